@@ -1,0 +1,280 @@
+"""A tree of raw values to typed, frozen dataclasses. Reports every mistake at once, each with its place.
+
+No config library names the line, suggests the nearest key and reports all mistakes together (docs/adr/0002), so this
+small loader does, over nothing but `dataclasses`, `difflib` and PyYAML's marks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+
+from trex.config.tree import Branch, Items, Leaf, Mistake, Node, override, read_tree
+from trex.errors import UserError
+
+T = TypeVar("T")
+
+_WHOLE = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
+
+
+class ConfigError(UserError):
+    """Everything that is wrong with a config, a line each."""
+
+    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        count = len(self.mistakes)
+        head = "1 mistake in the config" if count == 1 else f"{count} mistakes in the config"
+        super().__init__("\n".join([f"{head}:", *(f"  {mistake}" for mistake in self.mistakes)]))
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    pattern: str | None = None,
+    resumable: bool = False,
+) -> Any:
+    """A config field: its default, its meaning, the range of its values.
+
+    `resumable` marks a field that may change between the attempts of one run because it cannot change its result.
+    """
+    meta = {
+        "doc": doc,
+        "at_least": at_least,
+        "at_most": at_most,
+        "above": above,
+        "pattern": pattern,
+        "resumable": resumable,
+    }
+    if isinstance(default, dict | list):
+        return dataclasses.field(default_factory=functools.partial(type(default), default), metadata=meta)
+    return dataclasses.field(default=default, metadata=meta)
+
+
+def section(cls: type[T], doc: str, *, resumable: bool = False) -> T:
+    """A config field that holds a group of settings."""
+    field: T = dataclasses.field(default_factory=cls, metadata={"doc": doc, "resumable": resumable})
+    return field
+
+
+def load(path: Path, cls: type[T], overrides: Iterable[str] = ()) -> T:
+    """Read the YAML file `path` as a `cls`, with `section.key=value` overrides on top.
+
+    Raises:
+        ConfigError: with all the mistakes of file and overrides; nothing is created or changed before that.
+    """
+    mistakes: list[Mistake] = []
+    tree = read_tree(path, mistakes)
+    for assignment in overrides:
+        override(tree, assignment, mistakes)
+    value = _Converter(mistakes).dataclass(tree, cls, prefix="")
+    if mistakes or value is None:
+        raise ConfigError(mistakes)
+    return value
+
+
+def to_dict(value: Any) -> Any:
+    """Plain dicts, lists and scalars of a config, in the order of its fields."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_dict(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_dict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_dict(item) for item in value]
+    return value
+
+
+def to_yaml(value: Any) -> str:
+    """YAML text of a whole config; `load` reads it back to an equal object."""
+    return yaml.safe_dump(to_dict(value), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+
+class _Converter:
+    """Turns nodes into values of the wanted type, collecting mistakes; None stands for a value that is not usable."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        self.mistakes = mistakes
+
+    def fail(self, where: str, message: str) -> None:
+        self.mistakes.append(Mistake(where, message))
+
+    def dataclass(self, node: Node, cls: type[T], prefix: str) -> T | None:
+        if isinstance(node, Leaf) and node.is_null:
+            node = Branch(node.where)
+        if not isinstance(node, Branch):
+            self.fail(node.where, f"'{prefix.rstrip('.')}' is a section: expected `key: value` lines under it")
+            return None
+        hints = _hints(cls)
+        before = len(self.mistakes)
+        values: dict[str, Any] = {}
+        for key, child in node.values.items():
+            if key not in hints:
+                self.fail(node.places[key], _unknown(prefix + key, key, list(hints)))
+                continue
+            values[key] = self.field(child, hints[key], prefix + key, _metadata(cls)[key])
+        required = [f.name for f in dataclasses.fields(cls) if _is_required(f) and f.name not in values]  # type: ignore[arg-type]
+        for name in required:
+            self.fail(
+                node.where,
+                f"'{prefix}{name}' is missing: {_metadata(cls)[name].get('doc', 'it has no default')}",
+            )
+        if len(self.mistakes) > before:
+            return None
+        made = cls(**values)
+        for key, message in getattr(made, "problems", list)():
+            self.fail(node.places.get(key, node.where), f"'{prefix}{key}' {message}")
+        return made
+
+    def field(self, node: Node, kind: Any, key: str, meta: Mapping[str, Any]) -> Any:
+        if dataclasses.is_dataclass(kind):
+            return self.dataclass(node, typing.cast(type[Any], kind), key + ".")
+        value = self.value(node, kind, key)
+        values = value if isinstance(value, tuple | list) else [value]
+        for item in values:
+            problem = _out_of_range(item, meta)
+            if problem:
+                self.fail(node.where, f"'{key}' is {item!r}: {problem}")
+        return value
+
+    def value(self, node: Node, kind: Any, key: str) -> Any:
+        origin, inner = get_origin(kind), get_args(kind)
+        if origin in (Union, types.UnionType):
+            if isinstance(node, Leaf) and node.is_null:
+                return None
+            return self.value(node, next(item for item in inner if item is not type(None)), key)
+        if origin is tuple:
+            return self.sequence(node, inner, key)
+        if origin is dict:
+            return self.mapping(node, inner[1], key)
+        if not isinstance(node, Leaf):
+            self.fail(
+                node.where,
+                f"'{key}' expected {_wanted(kind)}, got a {'list' if isinstance(node, Items) else 'section'}",
+            )
+            return None
+        if origin is Literal:
+            return self.choice(node, inner, key)
+        return self.scalar(node, kind, key)
+
+    def scalar(self, node: Leaf, kind: Any, key: str) -> Any:
+        if node.is_null:
+            self.fail(node.where, f"'{key}' is empty: expected {_wanted(kind)}")
+            return None
+        if kind is str:
+            if any(ord(character) < 32 for character in node.text):
+                self.fail(node.where, f"'{key}' holds a line break or control character: expected one line of text")
+            return node.text
+        if node.quoted:
+            self.fail(node.where, f"'{key}' expected {_wanted(kind)}, got the text {node.text!r}: remove the quotes")
+            return None
+        parsed = _PARSERS[kind](node.text)
+        if parsed is None:
+            self.fail(node.where, f"'{key}' expected {_wanted(kind)}, got {node.text!r}")
+        return parsed
+
+    def choice(self, node: Leaf, choices: tuple[Any, ...], key: str) -> Any:
+        by_text = {str(choice): choice for choice in choices}
+        if node.text in by_text:
+            return by_text[node.text]
+        self.fail(
+            node.where,
+            f"'{key}' is {node.text!r}: expected one of {', '.join(by_text)}{_nearest(node.text, by_text)}",
+        )
+        return None
+
+    def sequence(self, node: Node, inner: tuple[Any, ...], key: str) -> Any:
+        if not isinstance(node, Items):
+            self.fail(node.where, f"'{key}' expected a list such as [a, b]")
+            return None
+        if inner[-1] is Ellipsis:
+            kinds = [inner[0]] * len(node.values)
+        elif len(inner) != len(node.values):
+            self.fail(node.where, f"'{key}' expected {len(inner)} values, got {len(node.values)}")
+            return None
+        else:
+            kinds = list(inner)
+        pairs = zip(node.values, kinds, strict=True)
+        return tuple(self.value(item, kind, f"{key}[{i}]") for i, (item, kind) in enumerate(pairs))
+
+    def mapping(self, node: Node, kind: Any, key: str) -> Any:
+        if isinstance(node, Leaf) and node.is_null:
+            return {}
+        if not isinstance(node, Branch):
+            self.fail(node.where, f"'{key}' expected `name: value` lines under it")
+            return None
+        return {name: self.field(child, kind, f"{key}.{name}", {}) for name, child in node.values.items()}
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _metadata(cls: type[Any]) -> dict[str, Mapping[str, Any]]:
+    return {field.name: field.metadata for field in dataclasses.fields(cls)}
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _unknown(full: str, key: str, known: list[str]) -> str:
+    hint = _nearest(key, known)
+    return f"unknown key '{full}'{hint or '; known here: ' + ', '.join(known)}"
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _out_of_range(value: Any, meta: Mapping[str, Any]) -> str | None:
+    if isinstance(value, str) and meta.get("pattern") and not re.fullmatch(meta["pattern"], value):
+        return f"expected text of the form {meta['pattern']}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if meta.get("at_least") is not None and value < meta["at_least"]:
+        return f"expected at least {meta['at_least']}"
+    if meta.get("above") is not None and value <= meta["above"]:
+        return f"expected more than {meta['above']}"
+    if meta.get("at_most") is not None and value > meta["at_most"]:
+        return f"expected at most {meta['at_most']}"
+    return None
+
+
+def _to_int(text: str) -> int | None:
+    return int(text) if _WHOLE.fullmatch(text) else None
+
+
+def _to_float(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _to_bool(text: str) -> bool | None:
+    return {"true": True, "false": False}.get(text.lower())
+
+
+_PARSERS: dict[Any, Any] = {int: _to_int, float: _to_float, bool: _to_bool}
+
+
+def _wanted(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(kind))
+    return names.get(kind, "a value")

@@ -1,0 +1,180 @@
+"""Every setting of a run, with its default and meaning. The defaults are the t-ReX* recipe (arXiv 2206.15369).
+
+`docs/config.md` is made from this file (`make docs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from trex.config.loader import section, setting
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+#: The sixteen transfer data sets of the published table, in its order.
+TRANSFER_DATASETS = (
+    "in1k", "cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5", "aircraft", "cars196", "dtd", "eurosat", "flowers",
+    "pets", "food101", "sun397", "inat2018", "inat2019",
+)  # fmt: skip
+
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images are."""
+
+    dataset: str = setting("in1k", "data set to train on; its test split is the validation set", pattern=NAME)
+    root: str = setting("data", "folder that holds a folder a data set", resumable=True)
+    folders: dict[str, str] = setting({}, "data set name: its folder, where that is not <root>/<name>", resumable=True)
+    subsets: tuple[str, ...] = setting(
+        (), "data sets that may differ from the official image counts; results are marked not comparable"
+    )
+    workers: int = setting(8, "processes that decode and crop, a rank", at_least=0, resumable=True)
+
+
+@dataclass(frozen=True)
+class CropsConfig:
+    """The crops of a training image and what is done to each, in this order: flip, jitter, grey, blur, solarise."""
+
+    global_count: int = setting(1, "global crops an image; the first one feeds the class means", at_least=1)
+    global_size: int = setting(224, "side of a global crop, pixels", at_least=8)
+    global_scale: Pair = setting((0.40, 1.0), "share of the image's area in a global crop", above=0, at_most=1)
+    local_count: int = setting(8, "local crops an image", at_least=0)
+    local_size: int = setting(96, "side of a local crop, pixels", at_least=8)
+    local_scale: Pair = setting((0.05, 0.40), "share of the image's area in a local crop", above=0, at_most=1)
+    flip: float = setting(0.5, "probability of a horizontal flip", at_least=0, at_most=1)
+    jitter: float = setting(0.8, "probability of colour jitter", at_least=0, at_most=1)
+    brightness: float = setting(0.4, "largest relative change of brightness", at_least=0, at_most=1)
+    contrast: float = setting(0.4, "largest relative change of contrast", at_least=0, at_most=1)
+    saturation: float = setting(0.2, "largest relative change of saturation", at_least=0, at_most=1)
+    hue: float = setting(0.1, "largest shift of hue, in turns", at_least=0, at_most=0.5)
+    grey: float = setting(0.2, "probability of greyscale", at_least=0, at_most=1)
+    global_blur: float = setting(0.2, "probability of Gaussian blur of a global crop", at_least=0, at_most=1)
+    local_blur: float = setting(0.5, "probability of Gaussian blur of a local crop", at_least=0, at_most=1)
+    blur_radius: Pair = setting((0.1, 2.0), "range of the blur's radius, as Pillow counts it", above=0, at_most=20)
+    solarise: float = setting(0.2, "probability of solarising a global crop at 128", at_least=0, at_most=1)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ranges that are upside down."""
+        for name in ("global_scale", "local_scale", "blur_radius"):
+            low, high = getattr(self, name)
+            if low > high:
+                yield name, f"is [{low}, {high}]: expected the smaller number first"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Encoder, projector and class weights."""
+
+    encoder: str = setting(
+        "resnet50", "a ResNet of torchvision, such as resnet18, resnet50, wide_resnet50_2", pattern=NAME
+    )
+    hidden_layers: int = setting(1, "hidden layers of the projector", at_least=0)
+    hidden_dim: int = setting(2048, "width of the projector's hidden layers", at_least=1)
+    output_dim: int = setting(256, "width of the projector's output", at_least=1)
+    normalise_input: bool = setting(True, "L2-normalise what enters the projector")
+    temperature: float = setting(0.1, "temperature of the cosine logits", above=0)
+    memory_size: int = setting(8192, "features kept for the online class means; 0: a learnt weight a class", at_least=0)
+    momentum: float = setting(0.999, "momentum of the encoder that feeds the memory", at_least=0, at_most=1)
+    start_from: str | None = setting(None, "checkpoint whose weights the run begins with")
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """SGD with linear warm-up and cosine decay, set anew at each step."""
+
+    lr: float = setting(0.1, "peak learning rate for a batch of 256; scaled by batch_size / 256", above=0)
+    final_lr: float = setting(1e-6, "learning rate at the end", at_least=0)
+    warmup_epochs: float = setting(10.0, "epochs of linear warm-up from 0", at_least=0)
+    momentum: float = setting(0.9, "momentum of SGD", at_least=0, at_most=1)
+    weight_decay: float = setting(1e-4, "L2 penalty; none on biases and 1-D parameters", at_least=0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how large, how precise."""
+
+    epochs: int = setting(100, "passes over the training set", at_least=1)
+    batch_size: int = setting(256, "images a step over all GPUs; an incomplete last batch is dropped", at_least=1)
+    precision: Literal["fp16", "bf16", "off"] = setting(
+        "fp16", "mixed precision: fp16 (with gradient scaling), bf16, or off"
+    )
+    seed: int = setting(0, "seed of initial weights, order and augmentation", at_least=0)
+    validate_every: int = setting(1, "epochs from one validation to the next", at_least=1)
+    log_every: int = setting(50, "steps from one log line to the next", at_least=1, resumable=True)
+    allow_world_change: bool = setting(
+        False,
+        "resume with another number of processes: same data order, results equal up to rounding only",
+        resumable=True,
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the full state is written. It is always written at an epoch's end and on interruption."""
+
+    every_minutes: float = setting(10.0, "minutes from one checkpoint to the next; 0: no timer", at_least=0)
+    every_steps: int = setting(0, "steps from one checkpoint to the next; 0: no count", at_least=0)
+    keep: int = setting(2, "newest checkpoints kept", at_least=1)
+    milestone_epochs: int = setting(0, "keep for good the checkpoint of every so many epochs; 0: none", at_least=0)
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """Features of the transfer data sets from the frozen encoder."""
+
+    datasets: tuple[str, ...] = setting(TRANSFER_DATASETS, "data sets to extract and probe", pattern=NAME)
+    weights: str = setting(
+        "trained",
+        "trained: this run's encoder; untrained: its start; pixels: no encoder; else a checkpoint file",
+    )
+    resize: int = setting(224, "shorter side after resizing (bicubic), pixels", at_least=8)
+    crop: int = setting(224, "side of the centre crop, pixels", at_least=8)
+    batch_size: int = setting(256, "images a pass, a rank", at_least=1)
+    dtype: Literal["float32", "float16"] = setting("float32", "type of the stored features")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """A crop that does not fit."""
+        if self.crop > self.resize:
+            yield "crop", f"is {self.crop}: expected at most extract.resize, {self.resize}"
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Linear classification of the stored features."""
+
+    protocol: Literal["exact", "published"] = setting(
+        "exact", "exact: certified optimum of a path over C; published: the paper's search"
+    )
+    seeds: int = setting(5, "repetitions, each with its own split of trainval", at_least=1)
+    shots: tuple[int, ...] = setting((), "further probes with only so many training images a class", at_least=1)
+    neighbours: int = setting(0, "further k-NN probe with this k; 0: none", at_least=0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run: a recipe on a data set, and how its encoder is evaluated."""
+
+    name: str = setting("run", "name of the run, and of its folder", pattern=NAME)
+    runs: str = setting("runs", "folder that holds a folder a run", resumable=True)
+    data: DataConfig = section(DataConfig, "where the images are")
+    crops: CropsConfig = section(CropsConfig, "multi-crop augmentation")
+    model: ModelConfig = section(ModelConfig, "encoder, projector, class weights")
+    optimiser: OptimiserConfig = section(OptimiserConfig, "SGD and its schedule")
+    train: TrainConfig = section(TrainConfig, "length, batch, precision")
+    checkpoint: CheckpointConfig = section(CheckpointConfig, "when the state is written", resumable=True)
+    extract: ExtractConfig = section(ExtractConfig, "feature extraction", resumable=True)
+    probe: ProbeConfig = section(ProbeConfig, "linear probes", resumable=True)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What no section can see alone."""
+        if self.optimiser.warmup_epochs > self.train.epochs:
+            yield (
+                "optimiser",
+                (
+                    f"warms up for {self.optimiser.warmup_epochs} epochs: expected at most train.epochs, {self.train.epochs}"
+                ),
+            )

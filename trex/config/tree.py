@@ -1,0 +1,164 @@
+"""YAML text to a tree of raw values that remember where they stand. No value is interpreted here.
+
+PyYAML's own typing is left out on purpose: it reads `1e-4` as text, `12:30:00` as 45000 and `no` as false. Every
+leaf keeps the text that was written, and the field it is for decides what it means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import yaml
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 20
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing wrong with a config: where it stands, and what to do about it."""
+
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A scalar as it was written; `quoted` tells `"64"` from `64`."""
+
+    text: str
+    quoted: bool
+    where: str
+
+    @property
+    def is_null(self) -> bool:
+        return not self.quoted and self.text in ("", "~", "null", "Null", "NULL")
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list."""
+
+    values: list[Node]
+    where: str
+
+
+@dataclass
+class Branch:
+    """A mapping; `places` holds where each key stands."""
+
+    where: str
+    values: dict[str, Node] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+
+
+Node = Leaf | Items | Branch
+
+
+def read_tree(path: Path, mistakes: list[Mistake]) -> Branch:
+    """Parse a YAML file. What cannot be read at all ends as mistakes and an empty branch."""
+    empty = Branch(str(path))
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            mistakes.append(Mistake(str(path), "larger than 1 MiB: a config is a page of text"))
+            return empty
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        mistakes.append(Mistake(str(path), f"cannot be read: {error.strerror}"))
+        return empty
+    except UnicodeDecodeError:
+        mistakes.append(Mistake(str(path), "is not UTF-8 text"))
+        return empty
+    node = parse(text, str(path), mistakes)
+    if node is None:
+        return empty
+    if not isinstance(node, Branch):
+        mistakes.append(Mistake(node.where, "expected `key: value` lines at the top of the file"))
+        return empty
+    return node
+
+
+def parse(text: str, source: str, mistakes: list[Mistake]) -> Node | None:
+    """Parse YAML text into a tree; None for an empty text or one that is not YAML."""
+    try:
+        node = yaml.compose(text, Loader=_PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+        mistakes.append(Mistake(where, f"not valid YAML: {error.problem}"))
+        return None
+    except yaml.YAMLError as error:
+        mistakes.append(Mistake(source, f"not valid YAML: {' '.join(str(error).split())}"))
+        return None
+    return None if node is None else _convert(node, source, mistakes, depth=0)
+
+
+def override(tree: Branch, assignment: str, mistakes: list[Mistake]) -> None:
+    """Apply one `section.key=value` from the command line to the tree."""
+    source = f"override '{assignment}'"
+    dotted, sign, text = assignment.partition("=")
+    keys = dotted.split(".")
+    if not sign or not all(key.isidentifier() for key in keys):
+        mistakes.append(Mistake(source, "expected the form section.key=value"))
+        return
+    value = parse(text, source, mistakes) if text.strip() else Leaf("", quoted=False, where=source)
+    if value is None:
+        return
+    branch = tree
+    for key in keys[:-1]:
+        child = branch.values.get(key)
+        if not isinstance(child, Branch):
+            child = Branch(source)
+            branch.values[key] = child
+            branch.places[key] = source
+        branch = child
+    branch.values[keys[-1]] = value
+    branch.places[keys[-1]] = source
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses what a config never needs and an attacker does: anchors, aliases and tags."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            _refuse("anchors and aliases are not allowed: write the value out", event)
+        if getattr(event, "tag", None):
+            _refuse(f"tags such as {event.tag} are not allowed: write a plain value", event)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+
+def _refuse(problem: str, event: yaml.Event) -> NoReturn:
+    raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
+
+
+def _convert(node: yaml.Node, source: str, mistakes: list[Mistake], depth: int) -> Node:
+    is_file = not source.startswith("override")
+    where = f"{source}:{node.start_mark.line + 1}:{node.start_mark.column + 1}" if is_file else source
+    if depth > MAX_DEPTH:
+        mistakes.append(Mistake(where, f"nested more than {MAX_DEPTH} levels deep"))
+        return Leaf("", quoted=False, where=where)
+    if isinstance(node, yaml.ScalarNode):
+        return Leaf(node.value, quoted=node.style is not None, where=where)
+    if isinstance(node, yaml.SequenceNode):
+        return Items([_convert(item, source, mistakes, depth + 1) for item in node.value], where)
+    branch = Branch(where)
+    for key_node, value_node in node.value:
+        mark = key_node.start_mark
+        place = f"{source}:{mark.line + 1}:{mark.column + 1}" if is_file else source
+        if not isinstance(key_node, yaml.ScalarNode):
+            mistakes.append(Mistake(place, "a key must be a plain word"))
+            continue
+        key = key_node.value
+        if key in branch.values:
+            mistakes.append(Mistake(place, f"'{key}' stands twice (first at {branch.places[key]}): keep one"))
+            continue
+        branch.values[key] = _convert(value_node, source, mistakes, depth + 1)
+        branch.places[key] = place
+    return branch
