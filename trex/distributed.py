@@ -104,7 +104,7 @@ class Agreement:
 
 
 @contextlib.contextmanager
-def joined(rank: int, world: int, device: torch.device, store: torch.distributed.Store | None) -> Iterator[Ranks]:
+def joined(rank: int, world: int, device: torch.device, store: dist.TCPStore | None) -> Iterator[Ranks]:
     """Join the other processes for the length of the block.
 
     Args:
@@ -125,7 +125,7 @@ def joined(rank: int, world: int, device: torch.device, store: torch.distributed
         device_id=device if backend == "nccl" else None,
     )  # fmt: skip
     try:
-        control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        control: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=TIMEOUT)  # type: ignore[assignment]
         yield Ranks(rank, world, device, control)
     finally:
         dist.destroy_process_group()
