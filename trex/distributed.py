@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store
+
+CPU = torch.device("cpu")
 
 #: A rank that died leaves the others in a collective; after this they end with an error instead of waiting on.
 TIMEOUT = timedelta(minutes=10)
@@ -25,7 +28,7 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     control: dist.ProcessGroup | None = None
 
     @property
@@ -104,7 +107,7 @@ class Agreement:
 
 
 @contextlib.contextmanager
-def joined(rank: int, world: int, device: torch.device, store: dist.TCPStore | None) -> Iterator[Ranks]:
+def joined(rank: int, world: int, device: torch.device, store: Store | None) -> Iterator[Ranks]:
     """Join the other processes for the length of the block.
 
     Args:

@@ -1,0 +1,38 @@
+"""Starting other programs: always a list of words, never a shell string, always with a time limit."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a program ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+
+def run(
+    words: Sequence[str], timeout: float = 30.0, env: Mapping[str, str] | None = None, stdin: str | None = None
+) -> Completed:
+    """Run a program to its end.
+
+    A program that is not installed ends with code 127, one that runs into `timeout` seconds with 124, as in a shell.
+    """
+    try:
+        done = subprocess.run(
+            list(words), capture_output=True, text=True, timeout=timeout, env=env, input=stdin, check=False
+        )
+    except FileNotFoundError:
+        return Completed(127, "", f"{words[0]}: not found")
+    except subprocess.TimeoutExpired:
+        return Completed(124, "", f"{words[0]}: no answer within {timeout:g} s")
+    return Completed(done.returncode, done.stdout, done.stderr)

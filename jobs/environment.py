@@ -1,0 +1,78 @@
+"""The process environment: the only place that reads or writes it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+#: Variables of an allocation or a job step; left in place at submission, they would leak into the new job.
+_OF_AN_ALLOCATION = re.compile(r"^(SLURM|SBATCH|SRUN|SUBMITIT|PMI|PMIX|MASTER_ADDR$|MASTER_PORT$)")
+#: What tells where Slurm itself is, and stays.
+_OF_THE_SITE = {"SLURM_CONF", "SLURM_TIME_FORMAT"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """This process's place in its job, from Slurm's variables or submitit's local ones."""
+
+    job_id: str  #: as `scontrol requeue` wants it: `123`, or `123_4` in an array
+    rank: int
+    world: int
+    local_rank: int
+    node: str
+    node_count: int
+    restart: int
+    is_slurm: bool
+
+
+def this_task() -> Task:
+    """Read this process's place; outside of a job, a job of one process."""
+    env = os.environ
+    if env.get("SUBMITIT_EXECUTOR") == "slurm" or ("SLURM_PROCID" in env and "SUBMITIT_LOCAL_JOB_ID" not in env):
+        job_id = env["SLURM_JOB_ID"]
+        if "SLURM_ARRAY_JOB_ID" in env:
+            job_id = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+        return Task(
+            job_id=job_id,
+            rank=int(env.get("SLURM_PROCID", "0")),
+            world=int(env.get("SLURM_NTASKS", "1")),
+            local_rank=int(env.get("SLURM_LOCALID", "0")),
+            node=env.get("SLURMD_NODENAME", socket.gethostname()),
+            node_count=int(env.get("SLURM_JOB_NUM_NODES", "1")),
+            restart=int(env.get("SLURM_RESTART_COUNT", "0")),
+            is_slurm=True,
+        )
+    return Task(
+        job_id=env.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid())),
+        rank=int(env.get("SUBMITIT_LOCAL_GLOBALID", "0")),
+        world=int(env.get("SUBMITIT_LOCAL_NTASKS", "1")),
+        local_rank=int(env.get("SUBMITIT_LOCAL_LOCALID", "0")),
+        node=socket.gethostname(),
+        node_count=1,
+        restart=0,
+        is_slurm=False,
+    )
+
+
+def outside_allocation() -> dict[str, str]:
+    """This environment without what belongs to an allocation: what a submission starts from."""
+    return {k: v for k, v in os.environ.items() if k in _OF_THE_SITE or not _OF_AN_ALLOCATION.match(k)}
+
+
+def leave_allocation() -> None:
+    """Drop the variables of an allocation from this process, before it submits a job from inside one."""
+    for key in set(os.environ) - set(outside_allocation()):
+        del os.environ[key]
+
+
+def get(name: str, default: str = "") -> str:
+    """One variable's value."""
+    return os.environ.get(name, default)
+
+
+def update(values: Mapping[str, str]) -> None:
+    """Set variables for this process and the programs it starts."""
+    os.environ.update(values)
