@@ -103,6 +103,9 @@ class TrainConfig:
         "fp16", "mixed precision: fp16 (with gradient scaling), bf16, or off"
     )
     seed: int = setting(0, "seed of initial weights, order and augmentation", at_least=0)
+    deterministic: bool = setting(
+        True, "GPU kernels that give the same bits each time, so that a resumed run is the same run; false is faster"
+    )
     validate_every: int = setting(1, "epochs from one validation to the next", at_least=1)
     log_every: int = setting(50, "steps from one log line to the next", at_least=1, resumable=True)
     allow_world_change: bool = setting(
@@ -172,9 +175,5 @@ class Config:
     def problems(self) -> Iterator[tuple[str, str]]:
         """What no section can see alone."""
         if self.optimiser.warmup_epochs > self.train.epochs:
-            yield (
-                "optimiser",
-                (
-                    f"warms up for {self.optimiser.warmup_epochs} epochs: expected at most train.epochs, {self.train.epochs}"
-                ),
-            )
+            warmup, epochs = self.optimiser.warmup_epochs, self.train.epochs
+            yield "optimiser", f"warms up for {warmup} epochs: expected at most train.epochs, {epochs}"

@@ -1,0 +1,39 @@
+"""Whether two configs describe the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trex.config.loader import to_dict
+
+_ABSENT = object()
+
+
+def differences(saved: Mapping[str, Any], config: Any) -> list[str]:
+    """What makes `config` another run than the one saved as plain values, a line a setting.
+
+    Settings marked `resumable` are left out: they cannot change the result, so attempts of one run may differ in them.
+    """
+    return list(_walk(saved, config, prefix=""))
+
+
+def _walk(saved: Mapping[str, Any], config: Any, prefix: str) -> Iterator[str]:
+    for field in dataclasses.fields(config):
+        if field.metadata.get("resumable"):
+            continue
+        now = getattr(config, field.name)
+        was = saved.get(field.name, _ABSENT)
+        if dataclasses.is_dataclass(now):
+            yield from _walk(was if isinstance(was, Mapping) else {}, now, f"{prefix}{field.name}.")
+        elif was is not _ABSENT and was != to_dict(now):
+            yield f"{prefix}{field.name}: was {was}, is now {to_dict(now)}"
+        elif was is _ABSENT and now != _default(field):
+            yield f"{prefix}{field.name}: did not exist, is now {to_dict(now)}"
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default

@@ -1,0 +1,154 @@
+"""Full training states on disk: one writer, one reader.
+
+checkpoints/
+  epoch-0003-step-00001000/   epochs finished, steps done in the next one
+    checkpoint.pt     everything the next step depends on (weights-only; see `trainer.py`, `State.to_dict`)
+    manifest.json     step, size and SHA-256 of checkpoint.pt; a folder without a true one is no checkpoint
+
+A checkpoint is written into a folder of another name and renamed when all of it is on disk, so a kill at any moment
+leaves the checkpoints before it whole. Reading starts at the newest and goes back past damaged ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trex import tensor_files
+from trex.errors import TrexError, UserError
+from trex.files import TEMPORARY, read_json, sha256, sync, write_json
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"epoch-[0-9]{4,}-step-[0-9]{8,}")
+STATE = "checkpoint.pt"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint whose content was compared with its manifest."""
+
+    path: Path
+    step: int
+    sha256: str
+    milestone: bool
+    finished: bool
+
+    def load(self) -> dict[str, Any]:
+        """Its whole state, tensors on the CPU. Raises UserError if it cannot be read."""
+        state: dict[str, Any] = tensor_files.load(self.path / STATE)
+        return state
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, state: dict[str, Any], keep: int, milestone: bool = False, finished: bool = False) -> Checkpoint:
+        """Write `state`, named for its "position"; afterwards remove all but the `keep` newest and the milestones.
+
+        Args:
+            state: tensors and plain values, as `TrainingState.to_dict` makes them.
+            keep: how many of the newest checkpoints stay.
+            milestone: whether this one stays for good.
+            finished: whether the training is complete with it.
+
+        Raises:
+            OSError: if the disk did not take it; what was there before is untouched.
+        """
+        position = state["position"]
+        target = self.folder / f"epoch-{position['epoch']:04d}-step-{position['step']:08d}"
+        step = position["global_step"]
+        temporary = self.folder / f"{TEMPORARY}{target.name}-{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            tensor_files.save(state, temporary / STATE)
+            digest = sha256(temporary / STATE)
+            size = (temporary / STATE).stat().st_size
+            about = {"step": step, "bytes": size, "sha256": digest, "milestone": milestone, "finished": finished}
+            write_json(temporary / MANIFEST, about)
+            if target.exists():  # only a damaged one: a whole one is not written again
+                _set_aside(target)
+            temporary.rename(target)
+            sync(self.folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self._prune(keep)
+        return Checkpoint(target, step, digest, milestone, finished)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint whose content is whole, or None where there is no checkpoint at all.
+
+        Raises:
+            TrexError: if there are checkpoints and every one is damaged: starting over is the user's decision.
+        """
+        damaged = []
+        for path in self._paths():
+            try:
+                return _verified(path)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                damaged.append(path)
+                log.warning("checkpoint %s is damaged (%s): going back to the one before", path, error)
+        if damaged:
+            raise TrexError(
+                f"{self.folder}: no checkpoint is whole ({', '.join(path.name for path in damaged)} are damaged). "
+                f"To start over, move that folder away."
+            )
+        return None
+
+    def read_newest(self) -> tuple[Checkpoint, dict[str, Any]] | None:
+        """The newest whole checkpoint with its state."""
+        checkpoint = self.newest()
+        return None if checkpoint is None else (checkpoint, checkpoint.load())
+
+    def at(self, path: Path) -> Checkpoint:
+        """The checkpoint in the folder `path`, compared with its manifest. Raises UserError if it is damaged."""
+        try:
+            return _verified(path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a whole checkpoint ({error})") from error
+
+    def remove_unfinished(self) -> None:
+        """Delete what killed writers left; only while holding the run's lock."""
+        for path in self.folder.glob(f"{TEMPORARY}epoch-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _paths(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return sorted((path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
+
+    def _prune(self, keep: int) -> None:
+        for path in self._paths()[keep:]:
+            try:
+                if read_json(path / MANIFEST)["milestone"]:
+                    continue
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # not one of ours as it stands: left for a person to look at
+            shutil.rmtree(path)
+
+
+def _verified(path: Path) -> Checkpoint:
+    about = read_json(path / MANIFEST)
+    state = path / STATE
+    if state.stat().st_size != about["bytes"]:
+        raise ValueError(f"{STATE} has {state.stat().st_size} bytes, {MANIFEST} says {about['bytes']}")
+    if sha256(state) != about["sha256"]:
+        raise ValueError(f"{STATE} differs from the SHA-256 in {MANIFEST}")
+    return Checkpoint(path, int(about["step"]), str(about["sha256"]), bool(about["milestone"]), bool(about["finished"]))
+
+
+def _set_aside(path: Path) -> None:
+    number = 0
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.rename(aside)

@@ -1,0 +1,80 @@
+"""Accuracy on the validation images, split over the ranks, every image counted once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from trex.distributed import Ranks
+from trex.errors import Interrupted
+from trex.images.evaluation import evaluation_batches
+from trex.images.normalise import normalise
+from trex.images.split import Split
+from trex.interruption import StopRequest
+from trex.model.trex import TrexModel
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Top-1 and top-5 accuracy in %, mean cross-entropy."""
+
+    top1: float
+    top5: float
+    loss: float
+
+
+def validate(
+    model: TrexModel, split: Split, ranks: Ranks, stop: StopRequest, *,
+    resize: int, crop: int, batch_size: int, workers: int, amp: torch.dtype | None,
+) -> Validation:  # fmt: skip
+    """Classify every image of `split` once, through the projector and the class weights.
+
+    Args:
+        model: in any mode; left in train mode.
+        split: the images with their labels.
+        ranks: who shares the work.
+        stop: looked at after every batch; all ranks leave together.
+        resize: shorter side after resizing, pixels.
+        crop: side of the centre crop, pixels.
+        batch_size: images a pass, a rank.
+        workers: loader processes of this rank.
+        amp: autocast type, or None for float32.
+
+    Raises:
+        Interrupted: if any rank was asked to stop; nothing has been counted then.
+    """
+    mine = np.arange(ranks.rank, len(split), ranks.world)
+    rounds = math.ceil(math.ceil(len(split) / ranks.world) / batch_size)
+    batches = iter(evaluation_batches(split, mine, resize, crop, batch_size, workers))
+    sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)  # top-1 hits, top-5 hits, loss, images
+    model.eval()
+    try:
+        for _ in range(rounds):
+            batch = next(batches, None)
+            if batch is not None:
+                sums += _score(model, batch[0], batch[1], ranks.device, amp)
+            if ranks.highest(int(bool(stop))):
+                raise Interrupted("asked to stop during validation")
+    finally:
+        model.train()
+    top1, top5, loss, count = ranks.sum_(sums).tolist()
+    assert count == len(split), f"validation saw {count} images of {len(split)}"
+    return Validation(100 * top1 / count, 100 * top5 / count, loss / count)
+
+
+@torch.no_grad()
+def _score(
+    model: TrexModel, images: torch.Tensor, labels: torch.Tensor, device: torch.device, amp: torch.dtype | None
+) -> torch.Tensor:
+    images = normalise(images.to(device, non_blocking=True))
+    labels = labels.to(device, non_blocking=True)
+    with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+        logits = model.classify(images)
+    logits = logits.float()
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    return torch.stack([ranked[:, 0].sum(), ranked.sum(), loss, torch.full_like(loss, len(labels))]).double()
