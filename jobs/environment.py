@@ -26,6 +26,7 @@ class Task:
     node_count: int
     restart: int
     is_slurm: bool
+    cpus: int  #: CPUs of this process
 
 
 def this_task() -> Task:
@@ -44,16 +45,19 @@ def this_task() -> Task:
             node_count=int(env.get("SLURM_JOB_NUM_NODES", "1")),
             restart=int(env.get("SLURM_RESTART_COUNT", "0")),
             is_slurm=True,
+            cpus=int(env.get("SLURM_CPUS_PER_TASK", "0")) or len(os.sched_getaffinity(0)),
         )
+    world = int(env.get("SUBMITIT_LOCAL_NTASKS", "1"))
     return Task(
         job_id=env.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid())),
         rank=int(env.get("SUBMITIT_LOCAL_GLOBALID", "0")),
-        world=int(env.get("SUBMITIT_LOCAL_NTASKS", "1")),
+        world=world,
         local_rank=int(env.get("SUBMITIT_LOCAL_LOCALID", "0")),
         node=socket.gethostname(),
         node_count=1,
         restart=0,
         is_slurm=False,
+        cpus=max(len(os.sched_getaffinity(0)) // world, 1),
     )
 
 

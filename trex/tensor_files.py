@@ -14,9 +14,16 @@ from trex.files import atomic_path
 
 
 def save(value: Any, path: Path) -> None:
-    """Write tensors and plain dicts, lists, strings and numbers to `path`, atomically and durably."""
+    """Write tensors and plain dicts, lists, strings and numbers to `path`, atomically and durably.
+
+    Raises:
+        OSError: if the disk did not take it.
+    """
     with atomic_path(path) as temporary:
-        torch.save(value, temporary)
+        try:
+            torch.save(value, temporary)
+        except RuntimeError as error:  # PyTorch's own stream reports a full disk so
+            raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
 
 
 def load(path: Path, allowed: tuple[type, ...] = ()) -> Any:

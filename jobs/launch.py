@@ -1,0 +1,83 @@
+"""Where a stage runs: on this machine, or on a Slurm cluster. The same job function either way."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+from jobs import commands
+from jobs.cluster import Cluster, load_cluster
+from jobs.local import run_here
+from jobs.runs import save_config
+from jobs.stages import plan
+from trex.config.schema import Config
+from trex.errors import ExitCode
+from trex.rundir import RunDir
+
+
+def command_modules() -> list[ModuleType]:
+    """The modules that bring further commands, each with a `register(subparsers)`."""
+    from jobs import chain, check, data_commands, status, zoo_commands
+
+    return [check, chain, status, data_commands, zoo_commands]
+
+
+def choose_cluster(name: str | None) -> Cluster:
+    """The cluster file of that name; without one, Slurm where `sbatch` answers, else this machine. Says which."""
+    if name is not None:
+        return load_cluster(name)
+    answers = (
+        commands.run(["sbatch", "--version"], timeout=10).ok and commands.run(["sinfo", "--noheader"], timeout=10).ok
+    )
+    chosen = "slurm" if answers else "local"
+    sys.stderr.write(
+        f"trex: no cluster named: {'Slurm answers here' if answers else 'no Slurm here, using this machine'}\n"
+    )
+    return load_cluster(chosen)
+
+
+def launch(run: RunDir, config: Config, cluster: Cluster, stage: str, processes: int | None, dry_run: bool) -> int:
+    """Do a stage, or with `run` all of them, where `cluster` says.
+
+    Returns:
+        The exit code: of the job itself on this machine, of the submission on Slurm.
+    """
+    if cluster.kind == "slurm":
+        from jobs.chain import submit
+
+        return submit(run, config, cluster, stage, dry_run=dry_run)
+    return _launch_here(run, config, cluster, stage, processes, dry_run)
+
+
+def _launch_here(
+    run: RunDir, config: Config, cluster: Cluster, stage: str, processes: int | None, dry_run: bool
+) -> ExitCode:
+    """Do what is missing, one stage after the other; stops at the first that does not end well."""
+    todo = plan(run, config, stage)
+    for skipped in todo.done:
+        sys.stderr.write(f"trex: {skipped}: nothing to do\n")
+    if dry_run:
+        for spec in todo.specs:
+            count = _processes(cluster, spec.stage, processes)
+            items = f" of {', '.join(spec.items)}" if spec.items else ""
+            sys.stdout.write(f"would run on this machine: {spec.stage}{items} with {count} processes, in {run.root}\n")
+        return ExitCode.DONE
+    save_config(run, config)
+    for spec in todo.specs:
+        code = run_here(spec, processes=_processes(cluster, spec.stage, processes), gpus=_gpus())
+        if code:
+            return code
+    return ExitCode.DONE
+
+
+def _processes(cluster: Cluster, stage: str, asked: int | None) -> int:
+    """Processes of a stage on this machine: as asked, as the cluster file says, or one a GPU. Probes use threads."""
+    if stage not in ("train", "extract"):
+        return 1
+    return asked or cluster.tasks(stage) or max(_gpus(), 1)
+
+
+def _gpus() -> int:
+    """GPUs of this machine, as the driver lists them; asking PyTorch would take seconds."""
+    answer = commands.run(["nvidia-smi", "--list-gpus"], timeout=20)
+    return sum(line.startswith("GPU ") for line in answer.stdout.splitlines()) if answer.ok else 0

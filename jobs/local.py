@@ -1,0 +1,99 @@
+"""Jobs on this machine: the same job function that Slurm runs, started through submitit's local executor."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from jobs import environment
+from jobs.task import TaskSpec, outcome_path, run_task
+from trex.errors import ExitCode
+from trex.files import read_json
+from trex.interruption import SIGNALS
+from trex.rundir import RunDir
+
+#: submitit ends a local job after its time limit; these have none.
+_TEN_YEARS_IN_MINUTES = 10 * 365 * 24 * 60
+
+
+def run_here(spec: TaskSpec, processes: int = 1, gpus: int = 0, quiet: bool = False) -> ExitCode:
+    """Run a job on this machine to its end, showing rank 0's log, and return its exit code.
+
+    Ctrl-C and SIGTERM are passed on to the job, which saves and ends with INTERRUPTED.
+    """
+    import submitit
+
+    run = RunDir(Path(spec.run))
+    folder = run.jobs / "local"
+    folder.mkdir(parents=True, exist_ok=True)
+    run.jobs.chmod(0o700)
+    environment.leave_allocation()
+    _silence_submitit()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    # Born ignoring Ctrl-C, submitit's controller leaves the tasks their time to save; they catch it themselves.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        executor = submitit.LocalExecutor(folder)
+        executor.update_parameters(
+            tasks_per_node=processes, gpus_per_node=gpus, timeout_min=_TEN_YEARS_IN_MINUTES, stderr_to_stdout=True
+        )
+        job = executor.submit(run_task, spec)
+        passed_on = _pass_signals_on(job)
+        _follow(job, echo=not quiet)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return _outcome(run, job, interrupted=bool(passed_on))
+
+
+def _pass_signals_on(job: Any) -> list[int]:
+    """From now on hand stop signals to the job's processes; returns the list of those that came."""
+    passed_on: list[int] = []
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        passed_on.append(number)
+        job._process.send_signal(signal.SIGTERM)
+
+    for number in SIGNALS:
+        signal.signal(number, forward)
+    return passed_on
+
+
+def _follow(job: Any, echo: bool) -> None:
+    """Print rank 0's log as it grows, until the job's processes have ended."""
+    position = 0
+    ended = False
+    while True:
+        path = job.paths.stdout
+        if echo and path.exists():
+            with path.open("r", encoding="utf-8", errors="replace") as file:
+                file.seek(position)
+                for line in file:
+                    if not line.startswith("submitit "):
+                        sys.stdout.write(line)
+                position = file.tell()
+            sys.stdout.flush()
+        if ended:
+            return
+        ended = job._process.poll() is not None
+        time.sleep(0 if ended else 0.1)
+
+
+def _outcome(run: RunDir, job: Any, interrupted: bool) -> ExitCode:
+    path = outcome_path(run, job.job_id)
+    if path.exists():
+        return ExitCode(read_json(path)["code"])
+    if interrupted:  # before the job could catch the signal: nothing was begun, nothing is lost
+        return ExitCode.INTERRUPTED
+    log = job.paths.stdout
+    sys.stderr.write(f"trex: error: the job's first process died without a word; its log is {log}\n")
+    return ExitCode.FAULT
+
+
+def _silence_submitit() -> None:
+    logging.getLogger("submitit").setLevel(logging.ERROR)

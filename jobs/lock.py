@@ -1,0 +1,116 @@
+"""One living job a stage of a run: the lock names its owner, and is taken over only when the owner is surely gone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jobs import commands
+from jobs.environment import Task
+from trex.errors import RunLocked
+
+
+@contextlib.contextmanager
+def locked(path: Path, task: Task) -> Iterator[None]:
+    """Hold the lock file `path` for the length of the block.
+
+    Raises:
+        RunLocked: if another living job holds it, or if it cannot be told whether its owner lives.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mine = {
+        "job": task.job_id, "restart": task.restart, "slurm": task.is_slurm, "host": socket.gethostname(),
+        "pid": os.getpid(), "process_start": _process_start(os.getpid()), "since": round(time.time(), 3),
+        "id": uuid.uuid4().hex,
+    }  # fmt: skip
+    while not _create(path, mine):
+        owner = _read(path)
+        if owner is None:
+            continue  # released in between
+        if _is_alive(owner, task, path):
+            raise RunLocked(
+                f"{path}: job {owner.get('job')} on {owner.get('host')} (process {owner.get('pid')}) is working on it. "
+                f"Wait for it, or cancel it first."
+            )
+        _remove_stale(path, owner)
+    try:
+        yield
+    finally:
+        if (_read(path) or {}).get("id") == mine["id"]:
+            path.unlink(missing_ok=True)
+
+
+def _create(path: Path, mine: dict[str, Any]) -> bool:
+    """Create the lock with its content in one step: a link to a finished file either exists or does not."""
+    temporary = path.with_name(f".{path.name}.{mine['id']}")
+    temporary.write_text(json.dumps(mine), encoding="utf-8")
+    try:
+        os.link(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        owner = None
+    if not isinstance(owner, dict):
+        raise RunLocked(f"{path}: not readable as a lock. If no job works on this run, delete that file.")
+    return owner
+
+
+def _is_alive(owner: dict[str, Any], task: Task, path: Path) -> bool:
+    if owner.get("slurm"):
+        if owner.get("job") == task.job_id:
+            return bool(owner.get("restart", 0) >= task.restart)  # an earlier life of this very job is over
+        answer = commands.run(["squeue", "--noheader", "--jobs", str(owner.get("job")), "--format", "%T"])
+        if answer.ok:
+            return answer.stdout.strip() not in ("", "PENDING")
+        if "Invalid job id" in answer.stderr:
+            return False
+        raise RunLocked(
+            f"{path}: held by Slurm job {owner.get('job')}, and squeue does not say whether it lives "
+            f"({answer.stderr.strip()}). If it does not, delete that file."
+        )
+    if owner.get("host") != socket.gethostname():
+        raise RunLocked(
+            f"{path}: held by process {owner.get('pid')} on {owner.get('host')}, which cannot be asked from here. "
+            f"If nothing runs there any more, delete that file."
+        )
+    return _process_start(int(owner.get("pid", -1))) == owner.get("process_start") is not None
+
+
+def _process_start(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot; with the pid it names a process for good."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return int(text.rsplit(")", 1)[1].split()[19])
+
+
+def _remove_stale(path: Path, owner: dict[str, Any]) -> None:
+    """Move a dead owner's lock away; if it was exchanged meanwhile, put the other's lock back."""
+    aside = path.with_name(f".{path.name}.stale-{uuid.uuid4().hex}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    moved = _read(aside)
+    if moved is not None and moved.get("id") != owner.get("id"):
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+    aside.unlink()

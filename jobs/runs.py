@@ -1,0 +1,56 @@
+"""From what a person names, a config file or a run, to the run folder and its resolved config."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from trex.config import Config, load, to_yaml
+from trex.config.compare import differences
+from trex.config.loader import to_dict
+from trex.errors import ResumeRefused, UserError
+from trex.files import write_text
+from trex.rundir import RunDir
+
+
+def open_run(target: str, overrides: Sequence[str] = ()) -> tuple[RunDir, Config]:
+    """Read the config file `target`, or the saved config of the run that `target` names. Creates nothing.
+
+    Raises:
+        UserError: if there is neither; ConfigError: if the config is wrong.
+    """
+    path = Path(target).expanduser()
+    for candidate in (path, Path("runs") / target):
+        if (candidate / "config.yaml").is_file():
+            config = load(candidate / "config.yaml", Config, overrides)
+            return RunDir(candidate.absolute()), config
+    for candidate in (path, Path("configs") / f"{target}.yaml"):
+        if candidate.is_file():
+            config = load(candidate, Config, overrides)
+            return RunDir.of(config), config
+    raise UserError(_nothing_named(target))
+
+
+def save_config(run: RunDir, config: Config) -> None:
+    """Write the resolved config into the run folder.
+
+    Raises:
+        ResumeRefused: if the folder holds another run, i.e. a setting differs that decides the result.
+    """
+    if run.config.exists():
+        changes = differences(to_dict(load(run.config, Config)), config)
+        if changes:
+            listed = "\n".join(f"  {change}" for change in changes)
+            raise ResumeRefused(
+                f"{run.root} holds a run with another config:\n{listed}\n"
+                f"Set these back to continue that run, or give this one a name of its own: name={run.name}_2"
+            )
+    write_text(run.config, to_yaml(config))
+
+
+def _nothing_named(target: str) -> str:
+    known = sorted(path.stem for path in Path("configs").glob("*.yaml"))
+    close = difflib.get_close_matches(Path(target).stem, known, n=1)
+    hint = f"; did you mean configs/{close[0]}.yaml?" if close else ""
+    return f"{target}: expected a config file or a run folder, found neither{hint}"

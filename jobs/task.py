@@ -1,0 +1,179 @@
+"""What every process of a job runs, on Slurm and on this machine alike: find the others, do the stage, record how it
+ended. The exit code is the answer to whoever started it (trex/errors.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jobs import environment, rendezvous
+from jobs.attempts import Attempt
+from jobs.environment import Task
+from trex.errors import ExitCode, TrexError
+from trex.files import write_json
+from trex.interruption import StopRequest
+from trex.rundir import RunDir
+
+if TYPE_CHECKING:
+    from torch import device as Device
+
+    from trex.config import Config
+    from trex.distributed import Ranks
+
+log = logging.getLogger(__name__)
+
+Stage = Literal["train", "extract", "probe", "report"]
+
+_PACKAGES = ("trex-toolkit", "torch", "torchvision", "numpy", "h5py", "submitit", "numba", "simplejpeg", "pillow")
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What to do, in plain values: all else is read from the run folder, so that a requeued job finds it as it is."""
+
+    stage: Stage
+    run: str  #: absolute path of the run folder
+    items: tuple[str, ...] = ()  #: data sets to extract or probe, one after the other; further runs for a report
+
+
+def run_task(spec: TaskSpec) -> None:
+    """Run one process's part of `spec`; ends the process with the stage's exit code unless that is 0.
+
+    Call it in the main thread before anything heavy is imported: the stop signals are caught from here on.
+    """
+    stop = StopRequest().install()
+    task = environment.this_task()
+    _set_up_logging(task)
+    run = RunDir(Path(spec.run))
+    attempt = Attempt(run, spec.stage, spec.items, task) if task.rank == 0 else None
+    code, reason = ExitCode.DONE, "finished"
+    with ExitStack() as held:
+        try:
+            if attempt is not None:
+                attempt.start(held)
+            _work(spec, run, task, stop, attempt)
+        except TrexError as error:
+            code, reason = error.exit_code, str(error)
+            log.log(logging.WARNING if code == ExitCode.INTERRUPTED else logging.ERROR, "%s", error)
+        except Exception as error:
+            code, reason = ExitCode.FAULT, f"{type(error).__name__}: {error}"
+            log.exception("a fault of the program, or of the machine")
+        if attempt is not None:
+            attempt.end(code, reason)
+            if code:
+                rendezvous.call_off(run.jobs, attempt.keys[0], task, reason)
+            if not task.is_slurm:
+                write_json(outcome_path(run, task.job_id), {"code": int(code), "reason": reason})
+    if code:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # not sys.exit: after a failed collective, threads of the back end may wait for other ranks
+
+
+def outcome_path(run: RunDir, job_id: str) -> Path:
+    """Where a job of this machine leaves its exit code: submitit's local controller passes none on."""
+    return run.jobs / "local" / f"{job_id}_outcome.json"
+
+
+def _work(spec: TaskSpec, run: RunDir, task: Task, stop: StopRequest, attempt: Attempt | None) -> None:
+    stop.check()
+    environment.update({"OMP_NUM_THREADS": str(task.cpus), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
+    from trex.config import Config, load
+
+    config = load(run.config, Config)
+    if spec.stage == "report":
+        _report(spec, run)
+        return
+    from trex.distributed import joined
+
+    key = attempt.keys[0] if attempt else Attempt(run, spec.stage, spec.items, task).keys[0]
+    store = rendezvous.meet(run.jobs, key, task, stop)
+    device = _device(task)
+    if attempt is not None:
+        _record_environment(run, task, device)
+    with joined(task.rank, task.world, device, store) as ranks:
+        if spec.stage == "train":
+            from trex.training.trainer import train
+
+            train(run, config, ranks, stop)
+            return
+        for item in spec.items:
+            _one_data_set(spec.stage, run, config, item, ranks, stop)
+            if attempt is not None:
+                attempt.finish_item(item)
+
+
+def _one_data_set(stage: Stage, run: RunDir, config: Config, item: str, ranks: Ranks, stop: StopRequest) -> None:
+    if stage == "extract":
+        from trex.features.extract import extract
+
+        extract(run, config, item, ranks, stop)
+    else:
+        from trex.probing.probe import probe
+
+        probe(run, config, item, range(config.probe.seeds), stop)
+
+
+def _report(spec: TaskSpec, run: RunDir) -> None:
+    from trex.reporting.write import write_report
+
+    page = write_report([run, *(RunDir(Path(other)) for other in spec.items)], run.report)
+    log.info("report: %s", page)
+
+
+def _device(task: Task) -> Device:
+    import torch
+
+    torch.set_num_threads(task.cpus)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # With one visible GPU a task, each sees its own as number 0.
+    return torch.device("cuda", task.local_rank if torch.cuda.device_count() > 1 else 0)
+
+
+def _record_environment(run: RunDir, task: Task, device: Device) -> None:
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    value = {
+        "time": round(time.time(), 3),
+        "job": task.job_id,
+        "node": task.node,
+        "world": task.world,
+        "device": f"{device.type}: {name}",
+        "threads": task.cpus,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {package: _version(package) for package in _PACKAGES},
+    }
+    write_json(run.environment, value)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _set_up_logging(task: Task) -> None:
+    """Readable lines from rank 0; from the others only what went wrong, with their rank."""
+    name = "" if task.world == 1 or task.rank == 0 else f"rank {task.rank} "
+    logging.basicConfig(
+        stream=sys.stdout,
+        level=logging.INFO if task.rank == 0 else logging.WARNING,
+        format=f"%(asctime)s {name}%(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        force=True,
+    )
+    logging.captureWarnings(capture=True)

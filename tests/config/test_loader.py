@@ -1,0 +1,143 @@
+"""What a person can write into a config, and what happens when it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trex.config import Config, ConfigError, load, to_yaml
+from trex.config.compare import differences
+from trex.config.loader import to_dict
+
+RECIPES = ["trex_star", "trex", "trex1", "trex3"]
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def read(tmp_path: Path, text: str, *overrides: str) -> Config:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return load(path, Config, overrides)
+
+
+def mistakes(tmp_path: Path, text: str, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text, *overrides)
+    return [str(mistake).replace(str(tmp_path) + "/", "") for mistake in caught.value.mistakes]
+
+
+def test_misspelt_key_names_file_line_and_nearest_key(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, "name: a\noptimiser:\n  learnign_rate: 1\n  momentun: 0.5\n")
+    assert found[0].startswith("recipe.yaml:3:3: unknown key 'optimiser.learnign_rate'")
+    assert found[1] == "recipe.yaml:4:3: unknown key 'optimiser.momentun'; did you mean 'momentum'?"
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    text = "name: a b\nmodle: {}\ntrain:\n  epochs: sixty\n  precision: fp17\ncrops:\n  flip: 2\n"
+    found = mistakes(tmp_path, text, "train.seed=-1")
+    assert len(found) == 6
+    assert found[-1] == "override 'train.seed=-1': 'train.seed' is -1: expected at least 0" or any(
+        "override 'train.seed=-1'" in line for line in found
+    )
+
+
+def test_key_that_stands_twice_is_a_mistake(tmp_path: Path) -> None:
+    assert "stands twice" in mistakes(tmp_path, "name: a\nname: b\n")[0]
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1.0e-4", "0.0001", "1E-4"])
+def test_a_number_means_the_number_however_it_is_written(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path, f"optimiser:\n  lr: {text}\n").optimiser.lr == 1e-4
+
+
+def test_words_that_yaml_takes_for_booleans_stay_words(tmp_path: Path) -> None:
+    assert read(tmp_path, "name: no\n").name == "no"
+    assert read(tmp_path, "train:\n  precision: off\n").train.precision == "off"
+    assert "expected true or false" in mistakes(tmp_path, "model:\n  normalise_input: yes\n")[0]
+
+
+def test_quoted_number_is_a_mistake_that_says_so(tmp_path: Path) -> None:
+    assert "remove the quotes" in mistakes(tmp_path, 'train:\n  batch_size: "64"\n')[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["name: &a x\n", "name: !!python/object/apply:os.system [ls]\n", "name: *a\n", "a: [1,\n", "- 1\n", "x: \x00\n"],
+)
+def test_what_a_config_never_needs_is_refused(tmp_path: Path, text: str) -> None:
+    assert mistakes(tmp_path, text)
+
+
+def test_file_of_two_megabytes_is_refused(tmp_path: Path) -> None:
+    assert "1 MiB" in mistakes(tmp_path, "#" * (2 << 20))[0]
+
+
+def test_missing_file_is_one_clear_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "none.yaml", Config)
+
+
+def test_override_beats_the_file_and_goes_through_the_same_checks(tmp_path: Path) -> None:
+    config = read(
+        tmp_path, "train:\n  epochs: 20\n", "train.epochs=30", "crops.local_scale=[0.1, 0.2]", "data.folders.dtd=/x"
+    )
+    assert (config.train.epochs, config.crops.local_scale, config.data.folders) == (30, (0.1, 0.2), {"dtd": "/x"})
+    assert "expected a whole number" in mistakes(tmp_path, "", "train.epochs=many")[0]
+    assert "section.key=value" in mistakes(tmp_path, "", "train.epochs")[0]
+
+
+def test_ranges_across_fields_are_checked(tmp_path: Path) -> None:
+    assert "smaller number first" in mistakes(tmp_path, "crops:\n  local_scale: [0.5, 0.1]\n")[0]
+    assert "at most train.epochs" in mistakes(tmp_path, "train: {epochs: 5}\n")[0]
+
+
+def test_resolved_config_reads_back_equal(tmp_path: Path) -> None:
+    config = read(tmp_path, "name: a\noptimiser: {final_lr: 1e-7}\ndata: {folders: {in1k: /d}}\nprobe: {shots: [5]}\n")
+    (tmp_path / "saved.yaml").write_text(to_yaml(config))
+    assert load(tmp_path / "saved.yaml", Config) == config
+
+
+@pytest.mark.parametrize(
+    ("recipe", "layers", "global_scale", "local_scale", "memory"),
+    [
+        ("trex_star", 1, (0.40, 1.0), (0.05, 0.40), 8192),
+        ("trex", 3, (0.25, 1.0), (0.05, 0.25), 8192),
+        ("trex1", 1, (0.40, 1.0), (0.05, 0.40), 0),
+        ("trex3", 3, (0.25, 1.0), (0.05, 0.25), 0),
+    ],
+)
+def test_recipes_hold_the_published_values(recipe, layers, global_scale, local_scale, memory) -> None:
+    config = load(CONFIGS / f"{recipe}.yaml", Config)
+    assert (config.name, config.model.hidden_layers, config.model.memory_size) == (recipe, layers, memory)
+    assert (config.crops.global_scale, config.crops.local_scale) == (global_scale, local_scale)
+    assert (config.crops.global_count, config.crops.local_count) == (1, 8)
+    assert (config.crops.global_size, config.crops.local_size) == (224, 96)
+    assert (config.optimiser.lr, config.optimiser.final_lr, config.optimiser.warmup_epochs) == (0.1, 1e-6, 10)
+    assert (config.optimiser.momentum, config.optimiser.weight_decay) == (0.9, 1e-4)
+    assert (config.train.epochs, config.train.batch_size, config.train.precision) == (100, 256, "fp16")
+    assert (config.model.temperature, config.model.momentum, config.model.output_dim) == (0.1, 0.999, 256)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_states_only_what_differs_from_the_defaults(recipe: str) -> None:
+    def leaves(tree: dict, prefix: str = "") -> dict:
+        flat = {}
+        for key, value in tree.items():
+            flat |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+        return flat
+
+    import yaml
+
+    stated = leaves(yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text()))
+    defaults = leaves(to_dict(Config()))
+    assert all(value != defaults[key] for key, value in stated.items())
+
+
+def test_only_settings_that_change_the_result_make_another_run(tmp_path: Path) -> None:
+    saved = to_dict(read(tmp_path, "name: a\n"))
+    same = read(
+        tmp_path, "name: a\n", "train.log_every=7", "data.workers=1", "checkpoint.keep=5", "data.root=/elsewhere"
+    )
+    assert differences(saved, same) == []
+    other = read(tmp_path, "name: a\n", "optimiser.lr=0.2")
+    assert differences(saved, other) == ["optimiser.lr: was 0.1, is now 0.2"]

@@ -1,0 +1,117 @@
+"""One living job a run: who may take a lock, and who may not."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.environment import Task
+from jobs.lock import locked
+from trex.errors import RunLocked
+
+TASK = Task("1", rank=0, world=1, local_rank=0, node="here", node_count=1, restart=0, is_slurm=False, cpus=1)
+
+
+def hold(path: Path, seconds: float) -> subprocess.Popen[bytes]:
+    """Another process that holds the lock."""
+    program = (
+        "import time; from pathlib import Path\n"
+        "from jobs.lock import locked; from jobs.environment import this_task\n"
+        f"with locked(Path({str(path)!r}), this_task()):\n    print('held', flush=True); time.sleep({seconds})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+def test_second_living_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / "train.lock"
+    other = hold(path, 30)
+    try:
+        before = path.read_bytes()
+        with pytest.raises(RunLocked, match=f"process {other.pid}"), locked(path, TASK):
+            pass
+        assert path.read_bytes() == before
+    finally:
+        other.kill()
+        other.communicate()
+
+
+def test_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "train.lock"
+    other = hold(path, 30)
+    other.send_signal(signal.SIGKILL)
+    other.communicate()
+    assert path.exists()
+    with locked(path, TASK):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert not path.exists()
+
+
+def test_reused_process_number_does_not_keep_a_dead_lock_alive(tmp_path: Path) -> None:
+    path = tmp_path / "train.lock"
+    with locked(path, TASK):
+        text = path.read_text()
+    owner = json.loads(text)
+    path.write_text(json.dumps({**owner, "process_start": owner["process_start"] - 1, "id": "old"}))
+    with locked(path, TASK):
+        pass
+
+
+def test_lock_of_another_host_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "train.lock"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "slurm": False, "id": "x"}))
+    with pytest.raises(RunLocked, match=r"elsewhere.*delete that file"), locked(path, TASK):
+        pass
+    assert path.exists()
+
+
+def test_unreadable_lock_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "train.lock"
+    path.write_text("garbage")
+    with pytest.raises(RunLocked, match="delete that file"), locked(path, TASK):
+        pass
+
+
+def test_requeued_job_takes_over_from_its_earlier_life(tmp_path: Path) -> None:
+    path = tmp_path / "train.lock"
+    path.write_text(json.dumps({"job": "7", "restart": 0, "slurm": True, "host": "n1", "pid": 1, "id": "x"}))
+    again = Task("7", rank=0, world=1, local_rank=0, node="n2", node_count=1, restart=1, is_slurm=True, cpus=1)
+    with locked(path, again):
+        assert json.loads(path.read_text())["restart"] == 1
+
+
+def _compete(path: Path, start: float, results: multiprocessing.Queue) -> None:
+    time.sleep(max(start - time.time(), 0))
+    try:
+        with locked(path, TASK):
+            results.put("won")
+            time.sleep(1.0)
+    except RunLocked:
+        results.put("lost")
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_of_several_at_the_same_moment_exactly_one_wins(tmp_path: Path, stale: bool) -> None:
+    path = tmp_path / "train.lock"
+    if stale:
+        path.write_text(json.dumps({"host": os.uname().nodename, "pid": 1 << 22, "slurm": False, "id": "dead"}))
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    start = time.time() + 0.2
+    racers = [context.Process(target=_compete, args=(path, start, results)) for _ in range(6)]
+    for racer in racers:
+        racer.start()
+    outcomes = sorted(results.get(timeout=10) for _ in racers)
+    for racer in racers:
+        racer.join()
+    assert outcomes == ["lost"] * 5 + ["won"]

@@ -1,0 +1,174 @@
+"""A run that was interrupted ends as the one that was not: bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.conftest import assert_same_bits
+from trex.config import Config
+from trex.distributed import Ranks
+from trex.errors import Interrupted, ResumeRefused
+from trex.files import read_lines
+from trex.interruption import StopRequest
+from trex.rundir import RunDir
+from trex.training.checkpoint import Checkpoints
+from trex.training.trainer import train
+
+
+class StopAfter(StopRequest):
+    """Asks to stop once it has been looked at so many times: after exactly that step, or in the validation."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.left = looks
+
+    def __bool__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def final(run: RunDir) -> dict:
+    newest = Checkpoints(run.checkpoints).newest()
+    assert newest is not None
+    assert newest.finished
+    return newest.load()
+
+
+def finish(run: RunDir, config: Config) -> None:
+    train(run, config, Ranks(), StopRequest())
+
+
+@pytest.mark.slow
+def test_interrupted_after_any_step_and_resumed_ends_with_the_same_bits(tiny, saved_run) -> None:
+    torch.set_num_threads(1)
+    reference = tiny("reference")
+    finish(saved_run(reference), reference)
+    expected = final(RunDir.of(reference))
+    steps = expected["position"]["global_step"]
+    config = tiny("interrupted")
+    run = saved_run(config)
+    interruptions = 0
+    for looks in [1, 0, 3, 2, 1, 4] * steps:  # also: stopped again before a single new step
+        try:
+            train(run, config, Ranks(), StopAfter(looks))
+            break
+        except Interrupted:
+            interruptions += 1
+    assert interruptions > steps / 3
+    assert_same_bits(expected, final(run))
+    assert curves(RunDir.of(reference)) == curves(run)
+
+
+def curves(run: RunDir) -> list[dict]:
+    timing = ("time", "images_per_second")
+    return [{key: value for key, value in line.items() if key not in timing} for line in read_lines(run.metrics)]
+
+
+@pytest.mark.slow
+def test_finished_run_does_nothing_when_run_again(tiny, saved_run) -> None:
+    config = tiny("finished", "train.epochs=1")
+    run = saved_run(config)
+    finish(run, config)
+    before = {path: path.stat().st_mtime_ns for path in run.root.rglob("*") if path.is_file()}
+    finish(run, config)
+    assert before == {path: path.stat().st_mtime_ns for path in run.root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_resume_with_another_config_is_refused_and_names_what_changed(tiny, saved_run) -> None:
+    config = tiny("changed")
+    run = saved_run(config)
+    with pytest.raises(Interrupted):
+        train(run, config, Ranks(), StopAfter(1))
+    with pytest.raises(ResumeRefused, match=r"optimiser.lr: was 0.05, is now 0.1"):
+        finish(run, tiny("changed", "optimiser.lr=0.1"))
+    with pytest.raises(ResumeRefused, match="training images"):
+        finish(run, tiny("changed", "data.dataset=digits_seen", "data.subsets=[digits_seen]"))
+
+
+def command(config: Config, processes: int, workers: int) -> list[str]:
+    return [
+        sys.executable, "-m", "jobs.cli", "train", str(RunDir.of(config).root), "--cluster", "local",
+        "--processes", str(processes), f"data.workers={workers}",
+    ]  # fmt: skip
+
+
+def run_to_end(config: Config, processes: int, workers: int = 0) -> None:
+    done = subprocess.run(command(config, processes, workers), capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def steps_saved(run: RunDir) -> int:
+    events = [event for event in read_lines(run.events) if event["event"] == "checkpoint"]
+    return max((event["step"] for event in events), default=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_real_processes_killed_at_random_moments_end_with_the_same_bits(tiny, saved_run, processes: int) -> None:
+    reference, config = tiny("reference"), tiny("killed")
+    saved_run(reference)
+    run_to_end(reference, processes)
+    run = saved_run(config)
+    chance = random.Random(processes)
+    signals = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGKILL]
+    for workers, number in enumerate(signals):
+        began = steps_saved(run)
+        job = subprocess.Popen(command(config, processes, workers % 3), start_new_session=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not logged_beyond(run, began) and job.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.3))
+        os.killpg(job.pid, number)  # the whole tree, loader workers too, as some clusters do
+        output, _ = job.communicate(timeout=120)
+        if number != signal.SIGKILL:
+            assert job.returncode in (75, 0), output
+            assert "killed by signal" not in output
+    run_to_end(config, processes)
+    assert_same_bits(final(RunDir.of(reference)), final(run))
+
+
+def logged_beyond(run: RunDir, step: int) -> bool:
+    return any(line["step"] > step for line in read_lines(run.metrics)) if run.metrics.exists() else False
+
+
+@pytest.mark.slow
+def test_signal_during_start_loses_nothing(tiny, saved_run) -> None:
+    config = tiny("early")
+    saved_run(config)
+    for delay in (0.1, 0.6, 1.5, 3.0):
+        job = subprocess.Popen(command(config, 2, 0), start_new_session=True, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+        time.sleep(delay)
+        job.send_signal(signal.SIGTERM)
+        _, errors = job.communicate(timeout=60)
+        assert job.returncode in (75, -signal.SIGTERM), errors
+    run_to_end(config, 2)
+
+
+def leftover_processes(mark: Path) -> list[str]:
+    listed = subprocess.run(["pgrep", "-af", str(mark)], capture_output=True, text=True).stdout
+    return [line for line in listed.splitlines() if "pgrep" not in line]
+
+
+@pytest.mark.slow
+def test_no_process_is_left_behind(tiny, saved_run, tmp_path: Path) -> None:
+    config = tiny("orphans")
+    run = saved_run(config)
+    job = subprocess.Popen(command(config, 2, 2), start_new_session=True, stdout=subprocess.DEVNULL)
+    while not logged_beyond(run, 0):
+        time.sleep(0.05)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=60) == 75
+    time.sleep(0.5)
+    assert leftover_processes(tmp_path) == []
