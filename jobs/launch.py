@@ -17,9 +17,7 @@ from trex.rundir import RunDir
 
 def command_modules() -> list[ModuleType]:
     """The modules that bring further commands, each with a `register(subparsers)`."""
-    from jobs import chain, check, data_commands, status, zoo_commands
-
-    return [check, chain, status, data_commands, zoo_commands]
+    return []
 
 
 def choose_cluster(name: str | None) -> Cluster:
@@ -74,7 +72,7 @@ def _processes(cluster: Cluster, stage: str, asked: int | None) -> int:
     """Processes of a stage on this machine: as asked, as the cluster file says, or one a GPU. Probes use threads."""
     if stage not in ("train", "extract"):
         return 1
-    return asked or cluster.tasks(stage) or max(_gpus(), 1)
+    return asked or cluster.stage(stage).tasks_per_node or max(_gpus(), 1)
 
 
 def _gpus() -> int:

@@ -177,3 +177,4 @@ def _set_up_logging(task: Task) -> None:
         force=True,
     )
     logging.captureWarnings(capture=True)
+    logging.getLogger("submitit").setLevel(logging.ERROR)

@@ -83,7 +83,7 @@ class Curves:
             os.truncate(self._run.metrics, position)
         from torch.utils.tensorboard import SummaryWriter
 
-        self._board = SummaryWriter(str(self._run.tensorboard), purge_step=step)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(self._run.tensorboard), purge_step=step)
 
     @property
     def position(self) -> int:

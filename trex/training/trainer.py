@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from dataclasses import replace
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -221,9 +223,16 @@ class Trainer:
         self.agreement.finish()
         try:
             result = validate(
-                self.state.model, self.validation_images, self.ranks, self.stop, resize=round(size * 256 / 224), crop=size,
-                batch_size=max(self.config.train.batch_size // self.ranks.world, 1), workers=self.config.data.workers, amp=self.amp,
-            )  # fmt: skip
+                self.state.model,
+                self.validation_images,
+                self.ranks,
+                self.stop,
+                resize=round(size * 256 / 224),
+                crop=size,
+                batch_size=self.config.train.batch_size // self.ranks.world,
+                workers=self.config.data.workers,
+                amp=self.amp,
+            )
         except Interrupted:
             self.save_and_stop()
         values = {"epoch": at.epoch + 1, "top1": result.top1, "top5": result.top5, "loss": result.loss}
@@ -319,13 +328,13 @@ def make_batches(config: Config, images: Split, ranks: Ranks) -> TrainingBatches
 def _wrap(model: TrexModel, ranks: Ranks) -> TrexModel | DistributedDataParallel:
     if ranks.world == 1:
         return model
+    # Buffers are the same on all ranks by construction: batch norm is synchronised, the memory is gathered.
+    modern = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    still: dict[str, Any] = {"forward_sync_buffers": False} if modern else {"broadcast_buffers": False}
     # With unused parameters allowed, DDP keeps its first gradient buckets. It otherwise rearranges them after the
     # first step, and a resumed run would sum the gradients of its first step in another order (docs/adr/0004).
     return DistributedDataParallel(
-        model,
-        device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
-        broadcast_buffers=False,
-        find_unused_parameters=True,
+        model, device_ids=[ranks.device] if ranks.device.type == "cuda" else None, find_unused_parameters=True, **still
     )
 
 

@@ -1,0 +1,185 @@
+"""Features of a data set from a frozen encoder: every image once, in the order of the set, by 1 … N ranks.
+
+The set is cut into blocks that do not depend on the number of ranks. A finished block is a file in a folder named for
+what makes it, so an interrupted extraction goes on with the missing blocks, also with other ranks, and blocks of another
+encoder or data set are never picked up. Rank 0 joins the blocks into the final file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+import torchvision
+
+from trex.config.schema import Config
+from trex.distributed import Ranks
+from trex.errors import Interrupted, UserError
+from trex.features.source import Source, make_source
+from trex.features.store import About, open_features, versions, write_features
+from trex.files import atomic_path, remove_leftovers
+from trex.images.evaluation import evaluation_batches
+from trex.images.registry import load_splits
+from trex.images.split import Split
+from trex.interruption import StopRequest
+from trex.rundir import RunDir
+from trex.training.metrics import duration
+
+log = logging.getLogger(__name__)
+
+MAX_BLOCK = 8192  #: images; what an interruption may cost a rank
+MIN_BLOCKS = 32  #: so that small sets too are shared among ranks
+
+
+def extract(run: RunDir, config: Config, dataset: str, ranks: Ranks, stop: StopRequest) -> None:
+    """Make both feature files of a data set; nothing is done for a file that is there and was made by the same.
+
+    Raises:
+        UserError: if there is a file made by another encoder, data set or transform: they are never mixed.
+        Interrupted: after a signal; the finished blocks are kept, and the same call goes on with the others.
+    """
+    source = make_source(run, config, ranks)
+    for part, split in load_splits(dataset, config.data).items():
+        target = run.features(dataset, part)
+        about = _about(run, config, split, source)
+        if ranks.from_main(_is_done(target, about) if ranks.is_main else None):
+            log.info("%s %s: features are there, made by the same weights", dataset, part)
+            continue
+        _Extraction(config, split, source, about, target, ranks, stop).run()
+
+
+def _about(run: RunDir, config: Config, split: Split, source: Source) -> About:
+    settings = config.extract
+    return About(
+        run=run.name,
+        dataset=split.dataset,
+        part=split.part,
+        split_digest=split.digest,
+        encoder_digest=source.digest,
+        weights=source.weights,
+        transform=f"resize {settings.resize} bicubic, centre crop {settings.crop}, {config.model.encoder}",
+        dtype=settings.dtype,
+        comparable=split.comparable,
+        versions=versions(
+            {"torch": torch.__version__, "torchvision": torchvision.__version__, "h5py": h5py.__version__}
+        ),
+    )
+
+
+def _is_done(target: Path, about: About) -> bool:
+    if not target.exists():
+        return False
+    differences = about.differences(open_features(target).about)
+    if differences:
+        listed = "\n".join(f"  {difference}" for difference in differences)
+        raise UserError(
+            f"{target} holds features made by something else (wanted, found):\n{listed}\n"
+            f"Delete it to make these anew, or keep both: give this run another name (name=…)."
+        )
+    return True
+
+
+@dataclass(frozen=True)
+class _Extraction:
+    """One feature file in the making."""
+
+    config: Config
+    split: Split
+    source: Source
+    about: About
+    target: Path
+    ranks: Ranks
+    stop: StopRequest
+
+    def run(self) -> None:
+        """Make the missing blocks, then the file."""
+        began = time.monotonic()
+        missing = self.ranks.from_main(self.missing_blocks() if self.ranks.is_main else None)
+        if len(missing) < self.block_count:
+            log.info("%s: %d of %d blocks are there", self.label, self.block_count - len(missing), self.block_count)
+        for first in range(0, len(missing), self.ranks.world):
+            mine = first + self.ranks.rank
+            self.make_block(missing[mine] if mine < len(missing) else None)
+            self.log_progress(min(first + self.ranks.world, len(missing)), len(missing), began)
+        self.ranks.barrier()
+        if self.ranks.is_main:
+            shape = (len(self.split), self.source.dim)
+            names = [self.split.name(i) for i in range(len(self.split))]
+            labels, classes = self.split.labels, self.split.classes
+            write_features(self.target, self.blocks(), shape, labels, names, classes, self.about)
+            for folder in self.target.parent.glob(f".{self.split.part}.parts-*"):
+                shutil.rmtree(folder)
+            log.info("%s: wrote %s", self.label, self.target)
+        self.ranks.barrier()
+
+    @property
+    def label(self) -> str:
+        return f"{self.split.dataset} {self.split.part}"
+
+    @property
+    def block_size(self) -> int:
+        """Images of a block: whole batches, independent of the number of ranks."""
+        batch = self.config.extract.batch_size
+        wanted = min(math.ceil(len(self.split) / MIN_BLOCKS), MAX_BLOCK)
+        return math.ceil(wanted / batch) * batch
+
+    @property
+    def block_count(self) -> int:
+        return math.ceil(len(self.split) / self.block_size)
+
+    @property
+    def folder(self) -> Path:
+        """Where finished blocks are, named for all that determines their content."""
+        made_by = f"{self.about.split_digest}{self.about.encoder_digest}{self.about.transform}{self.about.dtype}"
+        key = hashlib.sha256(f"{made_by}{self.block_size}".encode()).hexdigest()[:16]
+        return self.target.parent / f".{self.split.part}.parts-{key}"
+
+    def path(self, block: int) -> Path:
+        return self.folder / f"{block:06d}.npy"
+
+    def missing_blocks(self) -> list[int]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
+        return [block for block in range(self.block_count) if not self.path(block).exists()]
+
+    def make_block(self, block: int | None) -> None:
+        """Compute one block and write it. Ranks keep in step batch by batch, so that all leave together on a signal;
+        a rank without a block only takes part in that.
+        """
+        settings = self.config.extract
+        begin = 0 if block is None else block * self.block_size
+        end = begin if block is None else min(begin + self.block_size, len(self.split))
+        indices = np.arange(begin, end)
+        workers = self.config.data.workers
+        batches = evaluation_batches(self.split, indices, settings.resize, settings.crop, settings.batch_size, workers)
+        rows: list[np.ndarray] = []
+        for _ in range(self.block_size // settings.batch_size):
+            batch = next(batches, None) if block is not None else None
+            if batch is not None:
+                images = batch[0].to(self.ranks.device, non_blocking=True)
+                rows.append(self.source.features(images).cpu().numpy().astype(settings.dtype))
+            if self.ranks.highest(int(bool(self.stop))):
+                batches.close()
+                raise Interrupted(f"{self.label}: stopped; finished blocks are kept, the same command goes on")
+        if block is not None:
+            with atomic_path(self.path(block)) as temporary, temporary.open("wb") as file:
+                np.save(file, np.concatenate(rows))
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        for block in range(self.block_count):
+            yield np.load(self.path(block), allow_pickle=False)
+
+    def log_progress(self, done: int, of: int, began: float) -> None:
+        seconds = time.monotonic() - began
+        images = min(done * self.block_size, len(self.split))
+        left = duration(seconds / done * (of - done))
+        log.info("%s: block %d/%d, %.0f images/s, %s left", self.label, done, of, images / max(seconds, 1e-9), left)

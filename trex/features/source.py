@@ -1,0 +1,87 @@
+"""What turns images into features: a run's encoder, an untrained one, none at all, or that of a checkpoint file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trex.config.schema import Config
+from trex.distributed import Ranks
+from trex.errors import UserError
+from trex.images.normalise import normalise
+from trex.model.encoder import build_encoder
+from trex.model.trex import build_model
+from trex.rundir import RunDir
+from trex.training.checkpoint import Checkpoints
+
+
+@dataclass(frozen=True)
+class Source:
+    """A function from uint8 (B, 3, S, S) images on the device to float32 (B, dim) features, and where it is from."""
+
+    features: Callable[[Tensor], Tensor]
+    dim: int
+    weights: str
+    digest: str  #: SHA-256 of names, shapes and bytes of the encoder's weights
+
+
+def make_source(run: RunDir, config: Config, ranks: Ranks) -> Source:
+    """The source that `config.extract.weights` names.
+
+    Raises:
+        UserError: if the run has no checkpoint yet, or the file does not fit the encoder of the config.
+    """
+    weights = config.extract.weights
+    if weights == "pixels":
+        size = 3 * config.extract.crop**2
+        return Source(lambda images: images.flatten(1).float() / 255, size, "raw pixels", "pixels")
+    if weights == "trained":
+        path = ranks.from_main(_newest(run) if ranks.is_main else None)
+        if path is None:
+            raise UserError(
+                f"{run.root}: there is no checkpoint to extract features with. Train first: trex train {run.name}; or "
+                f"choose extract.weights=untrained, pixels, or a checkpoint file."
+            )
+        saved = Checkpoints(run.checkpoints).at(Path(path)).load()["model"]
+        state = {key.removeprefix("encoder."): value for key, value in saved.items() if key.startswith("encoder.")}
+        return _encoder_source(config, state, f"{run.name}, {Path(path).name}", ranks)
+    if weights == "untrained":
+        start = build_model(config.model, 2, Ranks(), config.train.seed).encoder.state_dict()
+        return _encoder_source(config, start, f"untrained {config.model.encoder}, seed {config.train.seed}", ranks)
+    from trex.model.weights import read_encoder
+
+    return _encoder_source(config, read_encoder(Path(weights), config.model.encoder), Path(weights).name, ranks)
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and float32 bytes of weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        if name.endswith("num_batches_tracked"):
+            continue  # a counter that no feature depends on, and that some files leave out
+        value = state[name].detach().cpu().contiguous().float()
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _newest(run: RunDir) -> str | None:
+    checkpoint = Checkpoints(run.checkpoints).newest()
+    return None if checkpoint is None else str(checkpoint.path)
+
+
+def _encoder_source(config: Config, state: Mapping[str, Tensor], weights: str, ranks: Ranks) -> Source:
+    encoder = build_encoder(config.model.encoder)
+    encoder.load_state_dict(dict(state))
+    encoder = encoder.to(ranks.device).eval()
+
+    def features(images: Tensor) -> Tensor:
+        made: Tensor = encoder(normalise(images))
+        return made
+
+    return Source(torch.inference_mode()(features), encoder.feature_dim, weights, state_digest(state))

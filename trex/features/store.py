@@ -1,0 +1,175 @@
+"""Feature files: plain HDF5, one a split, complete or absent (docs/features.md).
+
+    features  (n, D) float32 or float16, contiguous, uncompressed     labels  (n,) int64
+    names     (n,) UTF-8, paths within the data set                    classes (K,) UTF-8
+    attributes: what made them (see `About`)
+
+Opened files are not trusted: nothing in one can make the reader open another file or allocate more than its size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from trex.errors import UserError
+from trex.files import atomic_path
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class About:
+    """What made a feature file."""
+
+    run: str
+    dataset: str
+    part: str
+    split_digest: str  #: of names, labels and classes
+    encoder_digest: str  #: of the encoder's weights
+    weights: str  #: where the weights came from, for people
+    transform: str
+    dtype: str
+    comparable: bool  #: False where the data set's counts are not the official ones
+    versions: str  #: JSON: library versions
+
+    def differences(self, other: About) -> list[str]:
+        """What makes the other's features different ones; names of runs and library versions do not."""
+        keys = ("dataset", "part", "split_digest", "encoder_digest", "transform", "dtype")
+        mine, theirs = asdict(self), asdict(other)
+        return [f"{key}: {mine[key]} and {theirs[key]}" for key in keys if mine[key] != theirs[key]]
+
+
+@dataclass(frozen=True)
+class Features:
+    """A feature file, opened for reading; `features` is mapped, not read."""
+
+    features: np.ndarray  #: (n, D) float32 or float16, read-only
+    labels: np.ndarray  #: (n,) int64
+    names: list[str]
+    classes: tuple[str, ...]
+    about: About
+    digest: str  #: SHA-256 of the feature array's bytes
+
+
+def write_features(
+    path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], labels: np.ndarray, names: list[str],
+    classes: tuple[str, ...], about: About,
+) -> None:  # fmt: skip
+    """Write a feature file, atomically, from consecutive `blocks` of rows. Memory holds one block at a time.
+
+    Raises:
+        ValueError: if the blocks are not `shape` together, or hold a number that is not finite.
+    """
+    digest = hashlib.sha256()
+    with atomic_path(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+        array = file.create_dataset("features", shape=shape, dtype=about.dtype)
+        row = 0
+        for block in blocks:
+            if not np.isfinite(block).all():
+                raise ValueError(f"{path}: a feature between rows {row} and {row + len(block)} is not finite")
+            array[row : row + len(block)] = block
+            digest.update(np.ascontiguousarray(block).tobytes())
+            row += len(block)
+        if row != shape[0]:
+            raise ValueError(f"{path}: got {row} rows of features, expected {shape[0]}")
+        file["labels"] = labels.astype(np.int64)
+        file["names"] = _encoded(names)
+        file["classes"] = _encoded(classes)
+        for key, value in asdict(about).items():
+            file.attrs[key] = value
+        file.attrs["features_sha256"] = digest.hexdigest()
+        file.attrs["format"] = FORMAT
+
+
+def open_features(path: Path) -> Features:
+    """Open a feature file for reading.
+
+    Raises:
+        UserError: if it is missing, damaged, of another format, or holds what a feature file never does (links to
+            other files, external or virtual storage, filters, objects).
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such feature file; extract the features first")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            found = {key: _plain(file, key, path) for key in ("features", "labels", "names", "classes")}
+            attributes = {key: _attribute(file, key, path) for key in _ATTRIBUTES}
+            if attributes["format"] != FORMAT:
+                raise UserError(f"{path}: feature format {attributes['format']}; this version reads {FORMAT}")
+            about = About(**{key: value for key, value in attributes.items() if key in _ABOUT})
+            labels = found["labels"][()]
+            names = [name.decode() for name in found["names"][()]]
+            classes = tuple(name.decode() for name in found["classes"][()])
+            features = _mapped(path, found["features"])
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable feature file ({error}); delete it and extract again") from error
+    _check_shapes(path, features, labels, names, classes)
+    return Features(features, labels, names, classes, about, str(attributes["features_sha256"]))
+
+
+_ABOUT = [field.name for field in fields(About)]
+_ATTRIBUTES = [*_ABOUT, "features_sha256", "format"]
+
+
+def _encoded(texts: Iterable[str]) -> np.ndarray:
+    """Fixed-length UTF-8: readable with plain h5py, and without pointers that a reader would have to follow."""
+    encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+    return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1) or 1}")
+
+
+def _plain(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
+    """The data set `key` if it is stored in this very file, contiguous and uncompressed."""
+    if file.get(key, getlink=True, default=None) is None:
+        raise UserError(f"{path}: has no {key!r}; not a feature file")
+    if not isinstance(file.get(key, getlink=True), h5py.HardLink):
+        raise UserError(f"{path}: {key!r} is a link to somewhere else; refused")
+    found = file[key]
+    if not isinstance(found, h5py.Dataset):
+        raise UserError(f"{path}: {key!r} is not an array; not a feature file")
+    properties = found.id.get_create_plist()
+    if found.external or found.is_virtual or found.chunks or properties.get_nfilters():
+        raise UserError(f"{path}: {key!r} is not stored plainly in this file (external, virtual, chunked or filtered)")
+    if found.dtype.kind not in "fiS":
+        raise UserError(f"{path}: {key!r} has elements of type {found.dtype}; refused")
+    if found.size * found.dtype.itemsize > path.stat().st_size:
+        raise UserError(f"{path}: {key!r} claims to be larger than the file; it is damaged or forged")
+    return found
+
+
+def _attribute(file: h5py.File, key: str, path: Path) -> Any:
+    if key not in file.attrs:
+        raise UserError(f"{path}: has no attribute {key!r}; not a complete feature file")
+    value = file.attrs[key]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _mapped(path: Path, array: h5py.Dataset) -> np.ndarray:
+    """The array as a read-only memory map of its place in the file."""
+    if array.size == 0 or array.id.get_offset() is None:
+        return np.zeros(array.shape, array.dtype)
+    return np.memmap(path, dtype=array.dtype, mode="r", offset=array.id.get_offset(), shape=array.shape)
+
+
+def _check_shapes(
+    path: Path, features: np.ndarray, labels: np.ndarray, names: list[str], classes: tuple[str, ...]
+) -> None:
+    n = len(features)
+    if features.ndim != 2 or features.dtype.kind != "f" or labels.shape != (n,) or len(names) != n:
+        raise UserError(f"{path}: features {features.shape}, labels {labels.shape} and {len(names)} names do not fit")
+    if n and not (0 <= int(labels.min()) and int(labels.max()) < len(classes)):
+        raise UserError(f"{path}: labels from {labels.min()} to {labels.max()} for {len(classes)} classes")
+
+
+def versions(packages: dict[str, str]) -> str:
+    """Library versions as the attribute holds them."""
+    return json.dumps(packages, sort_keys=True)

@@ -1,0 +1,192 @@
+"""Colour operations on planar uint8 crops, compiled. Each does to a pixel what Pillow does, in place.
+
+`p` is a whole crop, (3 * n,) uint8; `r`, `g`, `b` are its planes, (n,) uint8 each. Nothing here uses fast-math: the same
+input gives the same bytes on every processor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numba import njit
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Plane = np.ndarray
+
+
+def _compiled(function: F) -> F:
+    """Compile on first use, keep the machine code on disk, release the interpreter's lock while running."""
+    compiled: Any = njit(nogil=True, cache=True, error_model="numpy")(function)
+    return cast(F, compiled)
+
+
+@_compiled
+def grey_of(r: int, g: int, b: int) -> int:
+    """Luma as Pillow's convert("L"): ITU-R 601 weights in 1/65536, rounded."""
+    return (np.int32(r) * 19595 + np.int32(g) * 38470 + np.int32(b) * 7471 + 32768) >> 16  # type: ignore[return-value]
+
+
+@_compiled
+def blend(p: Plane, grey: np.float32, factor: np.float32) -> None:
+    """grey + factor * (pixel - grey), cut to 0 … 255 and truncated, as Image.blend: brightness with grey 0, contrast
+    with the mean grey."""
+    for i in range(p.size):
+        value = grey + factor * (np.float32(p[i]) - grey)
+        p[i] = np.uint8(min(max(value, np.float32(0)), np.float32(255)))
+
+
+@_compiled
+def mean_grey(r: Plane, g: Plane, b: Plane) -> int:
+    """Mean luma, rounded: what contrast turns around."""
+    total = np.int64(0)
+    for i in range(r.size):
+        total += grey_of(r[i], g[i], b[i])
+    return int(total / r.size + 0.5)
+
+
+@_compiled
+def saturate(r: Plane, g: Plane, b: Plane, factor: np.float32) -> None:
+    """Blend each pixel with its own grey."""
+    low, high = np.float32(0), np.float32(255)
+    for i in range(r.size):
+        grey = np.float32(grey_of(r[i], g[i], b[i]))
+        r[i] = np.uint8(min(max(grey + factor * (np.float32(r[i]) - grey), low), high))
+        g[i] = np.uint8(min(max(grey + factor * (np.float32(g[i]) - grey), low), high))
+        b[i] = np.uint8(min(max(grey + factor * (np.float32(b[i]) - grey), low), high))
+
+
+@_compiled
+def to_grey(r: Plane, g: Plane, b: Plane) -> None:
+    """Replace each pixel by its grey."""
+    for i in range(r.size):
+        grey = np.uint8(grey_of(r[i], g[i], b[i]))
+        r[i] = grey
+        g[i] = grey
+        b[i] = grey
+
+
+@_compiled
+def shift_hue(r: Plane, g: Plane, b: Plane, shift: np.uint8) -> None:
+    """Add `shift` (in 1/255 turns, modulo 256) to the hue of Pillow's uint8 HSV and go back to RGB.
+
+    The rounding of hue and saturation to bytes is part of the distribution; float HSV differs by several grey levels.
+    """
+    for i in range(r.size):
+        red, green, blue = np.int32(r[i]), np.int32(g[i]), np.int32(b[i])
+        top, bottom = max(red, green, blue), min(red, green, blue)
+        if top == bottom:
+            continue  # saturation 0: the hue does not matter
+        spread = np.float32(top - bottom)
+        to_red = np.float32(top - red) / spread
+        to_green = np.float32(top - green) / spread
+        to_blue = np.float32(top - blue) / spread
+        if red == top:
+            hue = np.float32(to_blue - to_green)
+        elif green == top:
+            hue = np.float32(2.0 + to_red - to_blue)
+        else:
+            hue = np.float32(4.0 + to_green - to_red)
+        turn = np.float64(hue) / 6.0 + 1.0
+        turn -= math.floor(turn)
+        hue_byte = np.uint8(np.int32(np.float32(turn) * 255.0)) + shift
+        saturation = np.int32(np.float32(spread / np.float32(top)) * 255.0)
+        if saturation == 0:
+            r[i] = g[i] = b[i] = np.uint8(top)
+            continue
+        sixth = np.float32(np.uint8(hue_byte)) * 6.0 / 255.0
+        sector = math.floor(sixth)
+        rest = np.float32(sixth - sector)
+        strength = np.float32(saturation / 255.0)
+        low = np.uint8(math.floor(top * (1.0 - strength) + 0.5))
+        falling = np.uint8(math.floor(top * (1.0 - strength * rest) + 0.5))
+        rising = np.uint8(math.floor(top * (1.0 - strength * (1.0 - rest)) + 0.5))
+        high = np.uint8(top)
+        sector %= 6
+        if sector == 0:
+            r[i], g[i], b[i] = high, rising, low
+        elif sector == 1:
+            r[i], g[i], b[i] = falling, high, low
+        elif sector == 2:
+            r[i], g[i], b[i] = low, high, rising
+        elif sector == 3:
+            r[i], g[i], b[i] = low, falling, high
+        elif sector == 4:
+            r[i], g[i], b[i] = rising, low, high
+        else:
+            r[i], g[i], b[i] = high, low, falling
+
+
+@_compiled
+def solarise(p: Plane) -> None:
+    """Invert what is 128 or brighter."""
+    for i in range(p.size):
+        if p[i] >= 128:
+            p[i] = np.uint8(255 - p[i])
+
+
+def blur_kernel(radius: float) -> np.ndarray:
+    """Half of the symmetric kernel that Pillow's GaussianBlur(radius) amounts to, float32, centre first.
+
+    Pillow blurs three times with an extended box whose variance is a third of radius² (Gwosdek et al. 2011).
+    """
+    variance = radius * radius / 3.0
+    whole = math.floor((math.sqrt(12.0 * variance + 1.0) - 1.0) / 2.0)
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3.0 * variance) / (6.0 * (variance - (whole + 1) ** 2))
+    width = 2.0 * (whole + part) + 1.0
+    box = np.array([part, *[1.0] * (2 * whole + 1), part]) / width
+    kernel = np.convolve(np.convolve(box, box), box)
+    half = kernel[len(kernel) // 2 :]
+    return np.asarray(half[half > 1e-4], dtype=np.float32)
+
+
+# Loops over one type each: a loop that mixes bytes and floats is not vectorised, and four times slower.
+
+
+@_compiled
+def _to_float(source: np.ndarray, target: np.ndarray) -> None:
+    for x in range(source.size):
+        target[x] = np.float32(source[x])
+
+
+@_compiled
+def _to_bytes(source: np.ndarray, target: np.ndarray) -> None:
+    for x in range(source.size):
+        target[x] = np.uint8(min(source[x] + np.float32(0.5), np.float32(255)))
+
+
+@_compiled
+def _scaled(target: np.ndarray, source: np.ndarray, weight: np.float32) -> None:
+    for x in range(source.size):
+        target[x] = weight * source[x]
+
+
+@_compiled
+def _add_pair(target: np.ndarray, one: np.ndarray, other: np.ndarray, weight: np.float32) -> None:
+    for x in range(target.size):
+        target[x] += weight * (one[x] + other[x])
+
+
+@_compiled
+def blur(planes: np.ndarray, half: np.ndarray) -> None:
+    """Convolve (3, S, S) planes with a separable symmetric kernel, edges repeated; `half` is (taps,), centre first."""
+    side, reach = planes.shape[1], half.size - 1
+    rows = np.empty((side, side), np.float32)
+    line = np.empty(side + 2 * reach, np.float32)
+    out = np.empty(side, np.float32)
+    for plane in planes:
+        _to_float(plane.reshape(-1), rows.reshape(-1))
+        for y in range(side):
+            middle = line[reach : reach + side]
+            _scaled(middle, rows[y], half[0])
+            for k in range(1, reach + 1):
+                _add_pair(middle, rows[max(0, y - k)], rows[min(side - 1, y + k)], half[k])
+            line[:reach] = middle[0]
+            line[reach + side :] = middle[side - 1]
+            _scaled(out, middle, half[0])
+            for k in range(1, reach + 1):
+                _add_pair(out, line[reach - k : reach - k + side], line[reach + k : reach + k + side], half[k])
+            _to_bytes(out, plane[y])

@@ -1,0 +1,18 @@
+"""Pixels to what the encoder takes, on the device: the host sends bytes, a quarter of what floats would be."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: ImageNet's mean and standard deviation a channel, of pixel values in 0 … 1.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 (N, 3, H, W) to float32 (x / 255 - mean) / std of the same shape, channels last in memory."""
+    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
+    scaled = images.to(torch.float32).div_(255).sub_(mean).div_(std)
+    return scaled.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,73 @@
+"""Two ways to class weights: learnt ones, and online class means over a memory of features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PlainHead(nn.Module):
+    """Cosine logits with a learnt weight a class: normalise(z) · normalise(W)ᵀ / τ."""
+
+    def __init__(self, dim: int, classes: int, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.weight = nn.Parameter(nn.Linear(dim, classes, bias=False).weight.detach())
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """(N, dim) projector outputs to (N, classes) logits."""
+        return F.linear(F.normalize(outputs, dim=1), F.normalize(self.weight, dim=1)) / self.temperature
+
+
+class ClassMeans(nn.Module):
+    """Cosine logits against the normalised mean of each class's features in a memory (arXiv 2206.15369, section 3.2).
+
+    Buffers, identical on every rank: `features` (memory_size, dim) float32, not normalised; `labels` (memory_size,)
+    int64; `pointer` () int64, where the next feature goes.
+    """
+
+    features: Tensor
+    labels: Tensor
+    pointer: Tensor
+
+    def __init__(self, dim: int, classes: int, temperature: float, memory_size: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.temperature = temperature
+        self.register_buffer("features", torch.randn(memory_size, dim))
+        self.register_buffer("labels", torch.randint(classes, (memory_size,)))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+
+    def weights(self) -> Tensor:
+        """(classes, dim) float32: L2-normalised sums of the memory's features of each class, 0 for a class that the
+        memory does not hold. Float32 also under autocast; no gradient."""
+        with torch.autocast(self.features.device.type, enabled=False), torch.no_grad():
+            sums = torch.zeros(self.classes, self.features.shape[1], device=self.features.device)
+            return F.normalize(sums.index_add_(0, self.labels, self.features), dim=1)
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """(N, dim) projector outputs to (N, classes) logits."""
+        return F.linear(F.normalize(outputs, dim=1), self.weights().to(outputs.dtype)) / self.temperature
+
+    @torch.no_grad()
+    def remember(self, features: Tensor, labels: Tensor) -> None:
+        """Write a batch at the pointer; what does not fit before the end is left out and the pointer returns to 0.
+
+        Args:
+            features: (B, dim), as the momentum projector gives them, the same on every rank.
+            labels: (B,) int64.
+
+        The host never waits for the pointer: places beyond the end are written nowhere by index arithmetic.
+        """
+        size = self.labels.shape[0]
+        features, labels = features[:size], labels[:size]
+        places = self.pointer + torch.arange(labels.shape[0], device=labels.device)
+        fits = places < size
+        # Rows that do not fit rewrite their own old content in a place that no other row writes: (place - size) is
+        # below the pointer, and every row that fits is at or above it.
+        places = torch.where(fits, places, places - size)
+        self.features[places] = torch.where(fits[:, None], features.to(self.features.dtype), self.features[places])
+        self.labels[places] = torch.where(fits, labels, self.labels[places])
+        moved = self.pointer + labels.shape[0]
+        self.pointer.copy_(torch.where(moved >= size, torch.zeros_like(moved), moved))

@@ -1,0 +1,34 @@
+"""The projector between encoder and class weights; thrown away after training."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Projector(nn.Sequential):
+    """[L2-normalise] → hidden_layers x (Linear → BatchNorm1d → GELU) → Linear without bias."""
+
+    def __init__(
+        self, in_dim: int, hidden_layers: int, hidden_dim: int, output_dim: int, normalise_input: bool
+    ) -> None:
+        layers: list[nn.Module] = []
+        width = in_dim
+        for _ in range(hidden_layers):
+            layers += [nn.Linear(width, hidden_dim), nn.BatchNorm1d(hidden_dim), nn.GELU()]
+            width = hidden_dim
+        layers.append(nn.Linear(width, output_dim, bias=False))
+        super().__init__(*layers)
+        self.normalise_input = normalise_input
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, in_dim) features to (N, output_dim) outputs, not normalised."""
+        x = F.normalize(features, dim=1) if self.normalise_input else features
+        for layer in self:
+            x = layer(x)
+        return x
