@@ -1,0 +1,392 @@
+"""A real Slurm with accounting on this one machine, in seconds: four nodes with pretend GPUs.
+
+    python tools/sandbox.py up          start it (harmless when it runs already)
+    python tools/sandbox.py down        stop it, and every job in it; leaves no process and no file behind
+    python tools/sandbox.py status      nodes and jobs
+    python tools/sandbox.py env         the line that makes a shell talk to it: eval "$(python tools/sandbox.py env)"
+    python tools/sandbox.py fail-node n2      kill a node with all that runs on it; `revive-node n2` brings it back
+
+Everything stands in one folder (build/sandbox, or --folder) and nothing under /etc; all ports listen on the loopback
+address; no root rights are needed. It installs nothing: it names the Debian packages that are missing.
+
+Partitions: gpu (its jobs are preempted by urgent, after a grace time), urgent, cpu.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import getpass
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sandbox_files.processes import Process, kill_all
+
+DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / "build" / "sandbox"
+NODES = ("n1", "n2", "n3", "n4")
+GPUS_PER_NODE = 4
+#: Slurm's own sockets below the folder add up to 40 characters to it, and the system allows 107.
+LONGEST_FOLDER = 64
+#: Every daemon carries the folder in this variable, so that `down` finds it even after a killed `up`.
+MARK = "TREX_SANDBOX"
+
+PACKAGES = {
+    "slurm-wlm": ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo"),
+    "munge": ("munged",),
+    "slurmdbd": ("slurmdbd", "sacctmgr", "sacct"),
+    "mariadb-server": ("mariadbd", "mariadb-install-db", "mariadb-admin"),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What differs between clusters and changes how jobs are interrupted."""
+
+    grace: int = 30  #: seconds from the preemption's signal to its kill
+    user_signal: bool = False  #: a preemption sends the signal of `--signal` instead of SIGTERM
+    accounting: bool = True
+    max_array_size: int = 1001  #: 0: no job arrays
+    kill_wait: int = 10  #: seconds from SIGTERM to SIGKILL on scancel and at the time limit
+    node_timeout: int = 10  #: seconds until a silent node counts as failed
+
+
+class SandboxError(Exception):
+    """What the user has to know; `code` is the exit code."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Sandbox:
+    """One sandbox, named by its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(os.path.realpath(folder.expanduser()))
+        self.environment = {**_outside_of_jobs(), MARK: str(self.folder), "SLURM_CONF": str(self.conf)}
+        self.environment["MYSQL_UNIX_PORT"] = str(self.folder / "db" / "sock")
+        self.environment["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
+
+    @property
+    def conf(self) -> Path:
+        """Slurm's configuration; SLURM_CONF names it."""
+        return self.folder / "slurm.conf"
+
+    @property
+    def about(self) -> Path:
+        """The options and ports this sandbox runs with; also marks the folder as a sandbox's."""
+        return self.folder / "sandbox.json"
+
+    # ---- up and down
+
+    def up(self, options: Options) -> bool:
+        """Start it. Returns False if it ran already, with whatever options it was started."""
+        require_packages(options, self.environment["PATH"])
+        if len(str(self.folder)) > LONGEST_FOLDER:
+            message = f"{self.folder}: too long for socket names: give a folder of at most {LONGEST_FOLDER} characters"
+            raise SandboxError(message + ", such as --folder /tmp/sandbox", 2)
+        with self._alone():
+            if self.is_up():
+                return False
+            self._remove()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._start(options)
+            except BaseException as error:
+                logs = self._last_words() if isinstance(error, SandboxError) else ""
+                self._remove()
+                if logs and isinstance(error, SandboxError):
+                    raise SandboxError(f"{error}\n{logs}", error.code) from error
+                raise
+        return True
+
+    def down(self) -> bool:
+        """End every process of it and delete its folder. Returns False if there was nothing."""
+        with self._alone():
+            return self._remove()
+
+    def is_up(self) -> bool:
+        """Whether its controller answers and knows all nodes."""
+        if not self.about.exists():
+            return False
+        answer = self.ask("sinfo", "--noheader", "--format", "%D", timeout=10)
+        return answer is not None and answer.split()[:1] == [str(len(NODES))]
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One `up` or `down` of a folder at a time."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = self.folder.with_name(f".{self.folder.name}.lock")
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+
+    def _remove(self) -> bool:
+        found = kill_all(self._is_mine)
+        if not self.folder.exists():
+            return found
+        if any(self.folder.iterdir()) and not self.about.exists():
+            raise SandboxError(f"{self.folder}: not empty, and no sandbox of ours: nothing there was touched", 2)
+        shutil.rmtree(self.folder)
+        return True
+
+    def _is_mine(self, process: Process) -> bool:
+        """A daemon; or the keeper of a job step, which overwrites its environment; or a task of one of its jobs."""
+        of_a_step = process.name == "slurmstepd" and self.folder in (process.cwd, *process.cwd.parents)
+        return process.has(MARK, str(self.folder)) or of_a_step or self._is_task(process)
+
+    def _is_task(self, process: Process) -> bool:
+        return process.has("SLURM_CONF", str(self.conf)) and process.has("SLURM_JOB_ID")
+
+    def _is_on(self, node: str, process: Process) -> bool:
+        of_the_node = process.name in ("slurmd", "slurmstepd") and process.cwd == self._node_folder(node)
+        return of_the_node or (self._is_task(process) and process.has("SLURMD_NODENAME", node))
+
+    def _node_folder(self, node: str) -> Path:
+        return self.folder / "spool" / node
+
+    # ---- the daemons
+
+    def _start(self, options: Options) -> None:
+        """Write the configuration, then start each daemon and wait until it answers."""
+        self.about.write_text("{}", encoding="utf-8")
+        self.folder.chmod(0o755)
+        for name in ("munge", "state", "db", "spool", "log", "gpus", *(f"spool/{node}" for node in NODES)):
+            (self.folder / name).mkdir(mode=0o700)
+        address = own_address()
+        ports = free_ports(len(NODES) + 2, address)
+        self._write_configuration(options, address, ports)
+        key = self.folder / "munge" / "key"
+        key.write_bytes(secrets.token_bytes(1024))
+        key.chmod(0o400)
+        munge = ["--key-file", str(key), "--pid-file", f"{key.parent}/pid", "--log-file", f"{key.parent}/log"]
+        munge += ["--seed-file", f"{key.parent}/seed", "--socket", f"{key.parent}/sock"]
+        self._daemon("munged", "--foreground", "--force", *munge)
+        self._wait("munged", (key.parent / "sock").exists)
+        if options.accounting:
+            self._start_accounting()
+        self._daemon("slurmctld", "-D")
+        self._wait("slurmctld", lambda: self.ask("scontrol", "ping") is not None)
+        for node in NODES:
+            self.revive_node(node)
+        nodes = ("sinfo", "--noheader", "--Node", "--partition", "gpu", "--format", "%T")
+        self._wait("slurmd", lambda: (self.ask(*nodes) or "").split() == ["idle"] * len(NODES))
+        values = {"options": asdict(options), "address": address, "ports": ports}
+        self.about.write_text(json.dumps(values, indent=2), encoding="utf-8")
+
+    def _start_accounting(self) -> None:
+        data, log = self.folder / "db", self.folder / "log" / "mariadb-install-db"
+        words = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db"]
+        words += ["--auth-root-authentication-method=normal", f"--user={getpass.getuser()}"]
+        with log.open("wb") as file:
+            done = subprocess.run(words, stdout=file, stderr=file, env=self.environment, check=False)
+        if done.returncode:
+            raise SandboxError("mariadb-install-db failed")
+        self._daemon(
+            "mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={data}/sock", "--skip-networking",
+            f"--user={getpass.getuser()}", f"--pid-file={data}/pid", "--innodb-flush-log-at-trx-commit=0",
+        )  # fmt: skip
+        ping = ("mariadb-admin", "--no-defaults", f"--socket={data}/sock", "--user=root", "ping")
+        self._wait("mariadbd", lambda: self.ask(*ping) is not None)
+        self._daemon("slurmdbd", "-D")
+        self._wait("slurmdbd", lambda: self.ask("sacctmgr", "--noheader", "list", "cluster") is not None)
+        self.ask("sacctmgr", "--immediate", "add", "cluster", "sandbox")
+
+    def _daemon(self, *words: str, node: str | None = None) -> None:
+        """Start a daemon that stays when this program ends."""
+        log = self.folder / "log" / f"{words[0]}{'.' + node if node else ''}.out"
+        with log.open("ab") as file:
+            subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=self.environment, start_new_session=True,
+                cwd=self._node_folder(node) if node else self.folder,
+            )  # fmt: skip
+
+    def fail_node(self, node: str) -> None:
+        """End a node as a power cut does: its slurmd and all that runs on it, without a word to anyone."""
+        self._require_node(node)
+        kill_all(lambda process: self._is_on(node, process))
+
+    def revive_node(self, node: str) -> None:
+        """Start a node's slurmd again."""
+        self._require_node(node)
+        self._daemon("slurmd", "-D", "-N", node, node=node)
+
+    def _require_node(self, node: str) -> None:
+        if node not in NODES:
+            raise SandboxError(f"{node}: no such node, expected one of {', '.join(NODES)}", 2)
+        if not self.about.exists():
+            raise SandboxError(f"{self.folder}: no sandbox is up here", 2)
+
+    # ---- asking
+
+    def ask(self, *words: str, timeout: float = 20) -> str | None:
+        """What a program of Slurm or MariaDB prints, or None if it fails."""
+        try:
+            done = subprocess.run(
+                words, capture_output=True, text=True, env=self.environment, timeout=timeout, check=False
+            )
+        except (subprocess.TimeoutExpired, FileNotFoundError):
+            return None
+        return done.stdout if done.returncode == 0 else None
+
+    def _wait(self, daemon: str, ready: Callable[[], bool], seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if time.monotonic() > deadline:
+                raise SandboxError(f"{daemon} did not come up within {seconds:.0f} s")
+            time.sleep(0.05)
+
+    def _last_words(self) -> str:
+        parts = []
+        for path in sorted((self.folder / "log").glob("*")):
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-4:]
+            parts += [f"{path.name}: {line}" for line in lines if line.strip()]
+        return "\n".join(parts)
+
+    # ---- configuration
+
+    def _write_configuration(self, options: Options, address: str, ports: list[int]) -> None:
+        host, user, folder = socket.gethostname().split(".")[0], getpass.getuser(), self.folder
+        for number in range(GPUS_PER_NODE):
+            (folder / "gpus" / f"gpu{number}").symlink_to("/dev/null")  # slurmd insists on character devices
+        (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpus/gpu[0-{GPUS_PER_NODE - 1}]\n")
+        values = {
+            "host": host, "user": user, "folder": str(folder), "address": address, "grace": str(options.grace),
+            "controller_port": str(ports[0]), "database_port": str(ports[1]),
+            "max_array_size": str(options.max_array_size), "kill_wait": str(options.kill_wait),
+            "node_timeout": str(options.node_timeout), "gpus": str(GPUS_PER_NODE),
+            "user_signal": self._user_signal_line() if options.user_signal else "",
+            "accounting": _template("accounting.conf" if options.accounting else "no_accounting.conf"),
+            "nodes": "".join(
+                f"NodeName={node} NodeHostname={host} NodeAddr={address} Port={port} CPUs=8 RealMemory=20000 "
+                f"Gres=gpu:{GPUS_PER_NODE} State=UNKNOWN\n"
+                for node, port in zip(NODES, ports[2:], strict=True)
+            ),
+        }  # fmt: skip
+        self.conf.write_text(_fill(_template("slurm.conf"), values), encoding="utf-8")
+        database = folder / "slurmdbd.conf"
+        database.touch(mode=0o600)
+        database.write_text(_fill(_template("slurmdbd.conf"), values), encoding="utf-8")
+
+    def _user_signal_line(self) -> str:
+        """The option's name changed with Slurm 23.02."""
+        version = re.search(r"(\d+)\.(\d+)", self.ask("slurmctld", "-V") or "")
+        if version and (int(version[1]), int(version[2])) >= (23, 2):
+            return "PreemptParameters=send_user_signal\n"
+        return "SlurmctldParameters=preempt_send_user_signal\n"
+
+
+def require_packages(options: Options, path: str) -> None:
+    """Raise SandboxError that names the Debian packages that are missing."""
+    needed = [name for name in PACKAGES if options.accounting or name in ("slurm-wlm", "munge")]
+    missing = [
+        name for name in needed if not all(shutil.which(program, path=path) is not None for program in PACKAGES[name])
+    ]
+    if missing:
+        raise SandboxError(
+            f"missing on this machine: {', '.join(missing)}. On Debian or Ubuntu:\n"
+            f"  apt-get install --no-install-recommends {' '.join(missing)}",
+            2,
+        )
+
+
+def own_address() -> str:
+    """The address that this machine's name stands for: Slurm's daemons listen there, and nowhere else."""
+    host = socket.gethostname().split(".")[0]
+    try:
+        return str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
+    except OSError as error:
+        raise SandboxError(
+            f"the name of this machine, {host}, does not resolve: add '127.0.0.1 {host}' to /etc/hosts", 2
+        ) from error
+
+
+def free_ports(count: int, address: str) -> list[int]:
+    """Ports that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((address, 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _outside_of_jobs() -> dict[str, str]:
+    """This environment without another cluster's and without a job's variables."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH", MARK))}
+
+
+def _template(name: str) -> str:
+    return (Path(__file__).with_name("sandbox_files") / name).read_text(encoding="utf-8")
+
+
+def _fill(template: str, values: Mapping[str, str]) -> str:
+    """Replace @name@ until nothing is left to replace."""
+    while (text := re.sub(r"@(\w+)@", lambda match: values[match[1]], template)) != template:
+        template = text
+    return text
+
+
+def main() -> int:
+    """Read the command, do it, say what was done."""
+    defaults = Options()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("up", "down", "status", "env", "fail-node", "revive-node"))
+    parser.add_argument("node", nargs="?", help="for fail-node and revive-node: n1 to n4")
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="default: %(default)s")
+    parser.add_argument("--grace", type=int, default=defaults.grace, help="grace time of a preemption, s (%(default)s)")
+    parser.add_argument("--user-signal", action="store_true", help="preempt with the job's --signal, not SIGTERM")
+    parser.add_argument("--no-accounting", action="store_true", help="no database, no sacct; starts quicker")
+    parser.add_argument(
+        "--max-array-size", type=int, default=defaults.max_array_size, help="0: no arrays (%(default)s)"
+    )
+    args = parser.parse_args()
+    sandbox = Sandbox(args.folder)
+    options = Options(args.grace, args.user_signal, not args.no_accounting, args.max_array_size)
+    try:
+        return _do(args.command, args.node, sandbox, options)
+    except (SandboxError, TimeoutError) as error:
+        print(f"sandbox: error: {error}", file=sys.stderr)
+        return getattr(error, "code", 1)
+
+
+def _do(command: str, node: str | None, sandbox: Sandbox, options: Options) -> int:
+    if command in ("fail-node", "revive-node"):
+        (sandbox.fail_node if command == "fail-node" else sandbox.revive_node)(node or "without a name")
+        return 0
+    if command == "down":
+        print("stopped, nothing is left" if sandbox.down() else "nothing to stop", file=sys.stderr)
+        return 0
+    if command == "up":
+        began = time.monotonic()
+        started = sandbox.up(options)
+        words = (
+            f"a Slurm of {len(NODES)} nodes is up after {time.monotonic() - began:.1f} s"
+            if started
+            else "it is up already"
+        )
+        print(f"{words}; stop it with: python tools/sandbox.py down", file=sys.stderr)
+    if not sandbox.is_up():
+        raise SandboxError(f"{sandbox.folder}: no sandbox is up here: start it with `python tools/sandbox.py up`")
+    if command == "status":
+        print(sandbox.ask("sinfo") or "", sandbox.ask("squeue") or "", sep="\n")
+    else:
+        print(f"export SLURM_CONF={sandbox.conf}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
