@@ -17,8 +17,8 @@ TIME = r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2}"
 WORD = r"[A-Za-z0-9_][A-Za-z0-9_.,:@&|*()\[\]=/+-]{0,199}"
 #: sbatch options that the toolkit writes itself, or that would let a file run a command of its own.
 _OWNED = {
-    "array", "chdir", "dependency", "error", "export", "get-user-env", "gid", "input", "job-name", "kill-on-invalid-dep",
-    "nodes", "ntasks-per-node", "open-mode", "output", "requeue", "signal", "uid", "wrap",
+    "array", "chdir", "dependency", "error", "export", "get-user-env", "gid", "input", "job-name",
+    "kill-on-invalid-dep", "nodes", "ntasks-per-node", "open-mode", "output", "requeue", "signal", "uid", "wrap",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from jobs.local import run_here
 from jobs.runs import save_config
 from jobs.stages import plan
 from trex.config.schema import Config
-from trex.errors import ExitCode
+from trex.errors import ExitCode, UserError
 from trex.rundir import RunDir
 
 
@@ -41,9 +41,7 @@ def launch(run: RunDir, config: Config, cluster: Cluster, stage: str, processes:
         The exit code: of the job itself on this machine, of the submission on Slurm.
     """
     if cluster.kind == "slurm":
-        from jobs.chain import submit
-
-        return submit(run, config, cluster, stage, dry_run=dry_run)
+        raise UserError("Slurm submission is not part of this version")
     return _launch_here(run, config, cluster, stage, processes, dry_run)
 
 

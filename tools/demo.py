@@ -46,7 +46,9 @@ def train_interrupted() -> None:
     code = job.wait()
     if code not in (0, INTERRUPTED):
         sys.exit(f"demo: the training ended with exit code {code}, expected {INTERRUPTED} (saved, wants to go on)")
-    say(f"exit code {code}: " + ("saved; the same command goes on from that step" if code else "it had finished before"))
+    say(
+        f"exit code {code}: " + ("saved; the same command goes on from that step" if code else "it had finished before")
+    )
 
 
 def steps_logged() -> int:

@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.training.conftest import assert_same_bits
 from trex.config import Config
@@ -91,8 +93,24 @@ def test_resume_with_another_config_is_refused_and_names_what_changed(tiny, save
         train(run, config, Ranks(), StopAfter(1))
     with pytest.raises(ResumeRefused, match=r"optimiser.lr: was 0.05, is now 0.1"):
         finish(run, tiny("changed", "optimiser.lr=0.1"))
+
+
+@pytest.mark.slow
+def test_resume_on_other_images_is_refused(tiny, saved_run, tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for label in ("a", "b"):
+            (tmp_path / "images" / part / label).mkdir(parents=True)
+            for i in range(6):
+                pixels = chance.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "images" / part / label / f"{i}.png")
+    config = tiny("moved", "data.dataset=mine", f"data.folders.mine={tmp_path}/images", "train.batch_size=4")
+    run = saved_run(config)
+    with pytest.raises(Interrupted):
+        train(run, config, Ranks(), StopAfter(1))
+    (tmp_path / "images/train/a/0.png").rename(tmp_path / "images/train/b/9.png")
     with pytest.raises(ResumeRefused, match="training images"):
-        finish(run, tiny("changed", "data.dataset=digits_seen", "data.subsets=[digits_seen]"))
+        finish(run, config)
 
 
 def command(config: Config, processes: int, workers: int) -> list[str]:

@@ -79,7 +79,6 @@ class ModelConfig:
     temperature: float = setting(0.1, "temperature of the cosine logits", above=0)
     memory_size: int = setting(8192, "features kept for the online class means; 0: a learnt weight a class", at_least=0)
     momentum: float = setting(0.999, "momentum of the encoder that feeds the memory", at_least=0, at_most=1)
-    start_from: str | None = setting(None, "checkpoint whose weights the run begins with")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Features of a data set from a frozen encoder: every image once, in the order of the set, by 1 … N ranks.
 
 The set is cut into blocks that do not depend on the number of ranks. A finished block is a file in a folder named for
-what makes it, so an interrupted extraction goes on with the missing blocks, also with other ranks, and blocks of another
-encoder or data set are never picked up. Rank 0 joins the blocks into the final file.
+what makes it, so an interrupted extraction goes on with the missing blocks, also with other ranks, and blocks of
+another encoder or data set are never picked up. Rank 0 joins the blocks into the final file.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def _check_shapes(
     n = len(features)
     if features.ndim != 2 or features.dtype.kind != "f" or labels.shape != (n,) or len(names) != n:
         raise UserError(f"{path}: features {features.shape}, labels {labels.shape} and {len(names)} names do not fit")
-    if n and not (0 <= int(labels.min()) and int(labels.max()) < len(classes)):
+    if n and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
         raise UserError(f"{path}: labels from {labels.min()} to {labels.max()} for {len(classes)} classes")
 
 

@@ -1,7 +1,7 @@
 """Colour operations on planar uint8 crops, compiled. Each does to a pixel what Pillow does, in place.
 
-`p` is a whole crop, (3 * n,) uint8; `r`, `g`, `b` are its planes, (n,) uint8 each. Nothing here uses fast-math: the same
-input gives the same bytes on every processor.
+`p` is a whole crop, (3 * n,) uint8; `r`, `g`, `b` are its planes, (n,) uint8 each. Nothing here uses fast-math: the
+same input gives the same bytes on every processor.
 """
 
 from __future__ import annotations
@@ -177,7 +177,8 @@ def blur(planes: np.ndarray, half: np.ndarray) -> None:
     rows = np.empty((side, side), np.float32)
     line = np.empty(side + 2 * reach, np.float32)
     out = np.empty(side, np.float32)
-    for plane in planes:
+    for c in range(3):
+        plane = planes[c]
         _to_float(plane.reshape(-1), rows.reshape(-1))
         for y in range(side):
             middle = line[reach : reach + side]

@@ -42,7 +42,7 @@ def read_rgb(path: Path) -> RGB:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # oddities that decode all the same
             with Image.open(path, formats=FORMATS) as image:
-                return np.asarray(image.convert("RGB"))
+                return np.array(image.convert("RGB"))
     except FileNotFoundError:
         raise ImageFault(path, "there is no such file") from None
     except UnidentifiedImageError:

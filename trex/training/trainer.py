@@ -121,8 +121,6 @@ class Trainer:
             position = saved["metrics_position"]
             self.meter.restore(saved["meter"])
             self.saved = replace(self.state.position)
-        elif self.config.model.start_from is not None:
-            self.start_from_weights(self.config.model.start_from)
         at = self.state.position
         self.curves.open(position, at.global_step)
         self.logged = (at.global_step, time.monotonic())
@@ -132,12 +130,6 @@ class Trainer:
             self.config.model.encoder, self.ranks.world, self.ranks.device.type.upper(), len(self.images),
             len(self.images.classes), self.batches.steps_per_epoch, at.epoch + 1, at.step, at.global_step,
         )  # fmt: skip
-
-    def start_from_weights(self, path: str) -> None:
-        """Begin with the weights, and what else fits, of a checkpoint of this or the released layout."""
-        from trex.model.weights import start_training_from
-
-        start_training_from(path, self.state.model, self.state.optimiser, self.state.scaler)
 
     def close(self) -> None:
         """End the loader's workers and close the files."""

@@ -1,0 +1,144 @@
+"""What the runs' files say, as they are: nothing missing is filled in, nothing unreadable is dropped in silence."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from trex.config.schema import TRANSFER_DATASETS
+from trex.errors import UserError
+from trex.files import read_json, read_lines
+from trex.rundir import RunDir
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Results of one run on one data set with one kind of probe, over its seeds."""
+
+    results: list[Result]
+
+    @property
+    def top1(self) -> list[float]:
+        """Test accuracies, fractions, a seed each."""
+        return [result["test"]["top1"] for result in self.results]
+
+    @property
+    def mean(self) -> float:
+        return mean(self.top1)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the seeds; None for a single one."""
+        return stdev(self.top1) if len(self.results) > 1 else None
+
+    @property
+    def comparable(self) -> bool:
+        return all(result["comparable"] for result in self.results)
+
+    @property
+    def log_odds(self) -> float:
+        """log(p / (1 - p)) of the mean accuracy p, which counts as at most 1 - 1/(2n) and at least 1/(2n) for n test
+        images: 100 % would otherwise be infinite."""
+        half = 0.5 / max(self.results[0]["counts"]["test"], 1)
+        p = min(max(self.mean, half), 1 - half)
+        return math.log(p / (1 - p))
+
+
+@dataclass
+class RunData:
+    """Everything that the report shows of one run."""
+
+    run: RunDir
+    config: str
+    metrics: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    environment: dict[str, Any]
+    cells: dict[tuple[str, str], Cell] = field(default_factory=dict)  #: by (kind of probe, data set)
+    unreadable: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+
+def collect(run: RunDir) -> RunData:
+    """Read a run's files. Raises UserError if there is no run."""
+    if not run.root.is_dir():
+        raise UserError(f"{run.root}: there is no such run")
+    config = run.config.read_text(encoding="utf-8") if run.config.exists() else ""
+    try:
+        environment = read_json(run.environment)
+    except (OSError, ValueError):
+        environment = {}
+    data = RunData(run, config, read_lines(run.metrics), read_lines(run.events), environment)
+    found: dict[tuple[str, str], list[Result]] = {}
+    for path in sorted((run.root / "probes").glob("*/*/seed_*.json"), key=_seed):
+        result = _result(path)
+        if result is None:
+            data.unreadable.append(str(path.relative_to(run.root)))
+        else:
+            found.setdefault((result["probe"], result["dataset"]), []).append(result)
+    data.cells = {key: Cell(results) for key, results in found.items()}
+    return data
+
+
+def probe_kinds(runs: Sequence[RunData]) -> list[str]:
+    """Kinds of probes that any of the runs has, in a steady order."""
+    return sorted({kind for run in runs for kind, _ in run.cells})
+
+
+def datasets(runs: Sequence[RunData], kind: str) -> list[str]:
+    """Data sets that any run has results of, those of the published table first and in its order."""
+    present = {dataset for run in runs for found, dataset in run.cells if found == kind}
+    known = [name for name in TRANSFER_DATASETS if name in present]
+    return known + sorted(present - set(known))
+
+
+@dataclass(frozen=True)
+class Average:
+    """Mean accuracy and mean log-odds over data sets."""
+
+    mean: float | None
+    log_odds: float | None
+    count: int
+    of: int  #: data sets that it would be over if none were missing
+
+
+def average(run: RunData, kind: str, names: Sequence[str]) -> Average:
+    """Over the transfer sets without in1k if there are any among `names`, else over all of `names`.
+
+    The published figures are over fifteen sets; `count` and `of` say over how many this one is.
+    """
+    transfer = [name for name in TRANSFER_DATASETS if name != "in1k"]
+    wanted = transfer if any(name in TRANSFER_DATASETS for name in names) else list(names)
+    cells = [run.cells[kind, name] for name in wanted if (kind, name) in run.cells]
+    if not cells:
+        return Average(None, None, 0, len(wanted))
+    return Average(mean(cell.mean for cell in cells), mean(cell.log_odds for cell in cells), len(cells), len(wanted))
+
+
+def _seed(path: Path) -> tuple[str, int]:
+    number = path.stem.removeprefix("seed_")
+    return str(path.parent), int(number) if number.isdecimal() else -1
+
+
+def _result(path: Path) -> Result | None:
+    """A probe's result if the file holds all that the report uses."""
+    try:
+        value = read_json(path)
+        float(value["test"]["top1"]), float(value["test"]["mean_per_class"]), int(value["counts"]["test"])
+        if not (0 <= value["test"]["top1"] <= 1 and isinstance(value["trials"], list)):
+            return None
+        if (value["dataset"], value["probe"]) != (path.parts[-3], path.parts[-2]):
+            return None
+        json.dumps([value["seed"], value["best"], value["edge"], value["comparable"], value["features"]])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,246 @@
+"""The report as one HTML page that needs nothing but itself: inline styles, inline SVG, no script."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Sequence
+from html import escape
+from typing import Any
+
+from trex.reporting import tables
+from trex.reporting.charts import Series, legend, line_chart, whisker_chart
+from trex.reporting.collect import Cell, RunData, average, datasets, probe_kinds
+from trex.reporting.style import STYLE
+
+WORST = 10
+
+
+def page(runs: Sequence[RunData]) -> str:
+    """The whole page."""
+    title = " · ".join(run.name for run in runs)
+    body = "".join(_sections(runs))
+    made = time.strftime("%Y-%m-%d %H:%M")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>"
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
+        f'<body><main><header><h1>{escape(title)}</h1><p class="lead">{escape(_summary(runs))}</p>'
+        f"{legend([run.name for run in runs]) if len(runs) > 1 else ''}</header>{body}"
+        f"<footer>made {made}</footer></main></body></html>\n"
+    )
+
+
+def _summary(runs: Sequence[RunData]) -> str:
+    """One sentence: what is compared, on how many data sets, and who is ahead."""
+    kinds = probe_kinds(runs)
+    if not kinds:
+        return "Training so far; no probe results yet."
+    kind = kinds[0]
+    names = datasets(runs, kind)
+    means = {run.name: average(run, kind, names).mean for run in runs}
+    best = max((mean, name) for name, mean in means.items() if mean is not None)
+    sets = f"{len(names)} data set{'s' if len(names) != 1 else ''}"
+    if len(runs) == 1:
+        return f"Mean accuracy {100 * best[0]:.1f} % over {sets} ({kind} probe)."
+    return (
+        f"{len(runs)} models on {sets}; highest mean accuracy with the {kind} probe: {best[1]}, {100 * best[0]:.1f} %."
+    )
+
+
+def _sections(runs: Sequence[RunData]) -> Iterator[str]:
+    for kind in probe_kinds(runs):
+        yield _section(f"Probe: {kind}", _table(runs, kind) + _accuracies(runs, kind))
+    if not probe_kinds(runs):
+        yield _section("Results", '<p class="none">no probe results yet</p>')
+    yield f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in tables.notes(runs))}</ul>'
+    if len(runs) > 1:
+        yield _comparison(runs)
+    yield _section("Training", _training(runs))
+    yield _section("Search", _searches(runs))
+    yield _section("Classes", _classes(runs))
+    yield _published()
+    yield _section("Where it comes from", "".join(_provenance(run) for run in runs))
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>"
+
+
+def _html_table(head: Sequence[str], body: Sequence[Sequence[str]], best: Collection[tuple[int, int]] = ()) -> str:
+    """A table of texts; `best` holds (row, column) of cells to stand out."""
+    heads = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
+    lines = []
+    for i, row in enumerate(body):
+        cells = [f'<th scope="row">{escape(row[0])}</th>']
+        for j, text in enumerate(row[1:], start=1):
+            marked = ' class="best"' if (i, j) in best else ""
+            cells.append(f"<td{marked}>{escape(text)}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _table(runs: Sequence[RunData], kind: str) -> str:
+    head, body = tables.rows(runs, kind)
+    leaders = _best_of_columns(runs, kind)
+    best = {(i, j) for j, name in enumerate(head) for i, run in enumerate(runs) if leaders.get(name) == run.name}
+    return _html_table(head, body, best)
+
+
+def _best_of_columns(runs: Sequence[RunData], kind: str) -> dict[str, str]:
+    """For each data set the run with the highest mean, where there is more than one."""
+    best = {}
+    for name in datasets(runs, kind):
+        means = [(run.cells[kind, name].mean, run.name) for run in runs if (kind, name) in run.cells]
+        if len(means) > 1:
+            best[name] = max(means)[1]
+    return best
+
+
+def _accuracies(runs: Sequence[RunData], kind: str) -> str:
+    rows = []
+    for name in datasets(runs, kind):
+        items = []
+        for colour, run in enumerate(runs):
+            cell = run.cells.get((kind, name))
+            if cell is not None:
+                items.append((run.name, 100 * cell.mean, 100 * (cell.spread or 0.0), colour))
+        rows.append((name, items))
+    chart = whisker_chart(rows, "top-1 accuracy, %; whisker: one standard deviation over seeds")
+    return f'<figure class="half">{chart}</figure>'
+
+
+def _comparison(runs: Sequence[RunData]) -> str:
+    body = [
+        (pair, kind, name, f"{gain:+.1f}", tables.MISSING if p is None else f"{p:.2g}")
+        for pair, kind, name, gain, p in tables.comparisons(runs)
+    ]
+    if not body:
+        return ""
+    note = (
+        "<p>Paired t-test over the seeds that both runs have. The seeds share the test images, so p speaks of the "
+        "probe's randomness, not of other test images.</p>"
+    )
+    table = _html_table(("runs", "probe", "data set", "points", "p"), body)
+    return _section("Differences", f"<details><summary>{len(body)} comparisons</summary>{note}{table}</details>")
+
+
+def _training(runs: Sequence[RunData]) -> str:
+    charts = [
+        ("loss", "cross-entropy", ("train", "validation")),
+        ("top1", "top-1 accuracy, %", ("train", "validation")),
+        ("lr", "learning rate", ("train",)),
+        ("images_per_second", "images/s", ("train",)),
+    ]
+    if not any(run.metrics for run in runs):
+        return '<p class="none">no training in these runs</p>'
+    marks = [event["step"] for run in runs for event in run.events if _is_interruption(event)]
+    figures = []
+    for key, label, kinds in charts:
+        series = []
+        for colour, run in enumerate(runs):
+            for kind in kinds:
+                points = [(line["step"], line[key]) for line in run.metrics if line.get("kind") == kind and key in line]
+                if points:
+                    series.append(Series(f"{run.name}, {kind}", points, colour, kind == "validation"))
+        figures.append(f"<figure>{line_chart(series, 'step', label, marks=marks)}</figure>")
+    explained = "Solid: training; dashed: validation."
+    if marks:
+        explained += (
+            f" Vertical lines: interrupted and resumed, at step {', '.join(str(step) for step in sorted(set(marks)))}."
+        )
+    return f'<div class="grid-two">{"".join(figures)}</div><p class="caption">{explained}</p>'
+
+
+def _is_interruption(event: dict[str, Any]) -> bool:
+    return event.get("event") == "checkpoint" and event.get("reason") == "stop" and isinstance(event.get("step"), int)
+
+
+def _searches(runs: Sequence[RunData]) -> str:
+    """Validation accuracy against the first hyper-parameter of each search, a chart a data set and kind."""
+    figures = []
+    for kind in probe_kinds(runs):
+        for name in datasets(runs, kind):
+            series, chosen, edges = [], [], []
+            label = ""
+            for colour, run in enumerate(runs):
+                cell = run.cells.get((kind, name))
+                for result in (cell.results if cell else [])[:1]:
+                    label = next(iter(result["best"]), "")
+                    points = sorted(
+                        (trial[label], 100 * trial["validation_top1"]) for trial in result["trials"] if label in trial
+                    )
+                    if points:
+                        series.append(Series(run.name, points, colour))
+                        picked = [point for point in points if point[0] == result["best"][label]]
+                        chosen += [(x, y, colour) for x, y in picked[:1]]
+                if cell:
+                    edges += [f"{run.name} seed {r['seed']}: {r['edge']}" for r in cell.results if r["edge"]]
+            if series:
+                chart = line_chart(series, label, "validation top-1, %", log_x=True, dots=True, chosen=chosen)
+                warning = (
+                    f'<p class="warning">optimum at the edge of the range: {escape("; ".join(edges))}</p>'
+                    if edges
+                    else ""
+                )
+                caption = f"<figcaption>{escape(name)}, {escape(kind)}, first seed; ring: chosen</figcaption>"
+                figures.append(f"<figure>{chart}{caption}{warning}</figure>")
+    if not figures:
+        return '<p class="none">no search</p>'
+    return f'<div class="grid-two">{"".join(figures)}</div>'
+
+
+def _classes(runs: Sequence[RunData]) -> str:
+    blocks = []
+    for run in runs:
+        for (kind, name), cell in sorted(run.cells.items()):
+            title = escape(f"{run.name}: {name}, {kind}")
+            blocks.append(f"<details><summary>{title}</summary>{_class_table(cell)}</details>")
+    return "".join(blocks) or '<p class="none">no results</p>'
+
+
+def _class_table(cell: Cell) -> str:
+    """The classes with the lowest accuracy, and what each is taken for most often (first seed)."""
+    result = cell.results[0]
+    classes, test = result["classes"], result["test"]
+    taken: dict[int, list[tuple[int, int]]] = {}
+    for true, predicted, count in test["confusion"]:
+        if true != predicted:
+            taken.setdefault(true, []).append((count, predicted))
+    known = sorted((value, i) for i, value in enumerate(test["per_class"]) if value is not None)
+    body = []
+    for value, i in known[:WORST]:
+        wrong = ", ".join(f"{classes[other]} ({count})" for count, other in sorted(taken.get(i, []), reverse=True)[:3])
+        body.append((classes[i], f"{100 * value:.1f}", wrong))
+    mean = (
+        f"Mean per-class accuracy {100 * test['mean_per_class']:.1f} %; the lowest {len(body)} of {len(known)} classes:"
+    )
+    return f"<p>{mean}</p>{_html_table(('class', 'accuracy, %', 'taken for (images)'), body)}"
+
+
+def _published() -> str:
+    body = [(name, source, f"{top1:.1f}", f"{odds:.4f}") for name, source, top1, odds in tables.PUBLISHED]
+    note = "<p>arXiv 2206.15369, and the figures that came with its program; published protocol.</p>"
+    table = _html_table(("model", "source", "ImageNet-1K top-1, %", "mean log-odds, 15 sets"), body)
+    return _section("Published averages", f"<details><summary>four published lines</summary>{note}{table}</details>")
+
+
+def _provenance(run: RunData) -> str:
+    packages = run.environment.get("packages", {})
+    facts = [(key, run.environment.get(key)) for key in ("device", "node", "world", "python", "platform")]
+    facts += [(key, value) for key, value in packages.items() if value]
+    weights = sorted({f"{r['features'].get('weights')} ({str(r['features'].get('encoder_digest'))[:12]})"
+                      for cell in run.cells.values() for r in cell.results})  # fmt: skip
+    facts.append(("weights", "; ".join(weights)))
+    listed = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in facts if v not in (None, ""))
+    attempts = [event for event in run.events if event.get("event") == "attempt_ended"]
+    body = [
+        [str(event.get(key, ""))[:200] for key in ("stage", "job", "restart", "seconds", "code", "reason")]
+        for event in attempts
+    ]
+    log = _html_table(("stage", "job", "restart", "seconds", "exit code", "why it ended"), body) if body else ""
+    config = f"<details><summary>config</summary><pre>{escape(run.config)}</pre></details>"
+    return (
+        f"<details><summary>{escape(run.name)}</summary><dl>{listed}</dl>{config}"
+        f"<details><summary>{len(attempts)} attempts</summary>{log}</details></details>"
+    )

@@ -1,0 +1,171 @@
+"""The result table for the terminal, for papers and for spreadsheets: a row a run, a column a data set."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from itertools import combinations
+
+from trex.reporting.collect import Average, Cell, RunData, average, datasets, probe_kinds
+
+MISSING = "–"
+
+#: Averages that were published, and where (arXiv 2206.15369; the release notes of its program).
+PUBLISHED = (
+    ("t-ReX", "paper", 78.0, 1.1704),
+    ("t-ReX*", "paper", 80.2, 0.8829),
+    ("t-ReX", "released program", 77.9, 1.1664),
+    ("t-ReX*", "released program", 80.2, 0.8800),
+)
+
+
+def cell_text(cell: Cell | None, plus_minus: str = " ± ") -> str:
+    """Mean and spread over seeds in %, `*` where not comparable, a dash where there is no result."""
+    if cell is None:
+        return MISSING
+    spread = "" if cell.spread is None else f"{plus_minus}{100 * cell.spread:.1f}"
+    return f"{100 * cell.mean:.1f}{spread}{'' if cell.comparable else '*'}"
+
+
+def average_texts(found: Average) -> tuple[str, str]:
+    """Mean in % and mean log-odds; with how many sets they are over where some are missing."""
+    if found.mean is None or found.log_odds is None:
+        return MISSING, MISSING
+    over = "" if found.count == found.of else f" ({found.count}/{found.of} sets)"
+    return f"{100 * found.mean:.1f}{over}", f"{found.log_odds:.3f}{over}"
+
+
+def rows(runs: Sequence[RunData], kind: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of one kind of probe."""
+    names = datasets(runs, kind)
+    head = ["run", *names, "mean", "log-odds"]
+    body = [
+        [
+            run.name,
+            *(cell_text(run.cells.get((kind, name))) for name in names),
+            *average_texts(average(run, kind, names)),
+        ]
+        for run in runs
+    ]
+    return head, body
+
+
+def notes(runs: Sequence[RunData]) -> list[str]:
+    """What a reader of the tables must know."""
+    lines = [
+        "Top-1 accuracy on the test images in %, mean ± standard deviation over seeds; mean and log-odds without in1k."
+    ]
+    cells = [cell for run in runs for cell in run.cells.values()]
+    if any(not cell.comparable for cell in cells):
+        lines.append("* made from a subset of the data set: not comparable with published numbers.")
+    if any(value in (0.0, 1.0) for cell in cells for value in cell.top1):
+        lines.append("Log-odds count 100 % as 1 - 1/(2n) and 0 % as 1/(2n), n test images.")
+    for run in runs:
+        absent = missing(run, runs)
+        if absent:
+            lines.append(f"{run.name}: no results of {', '.join(absent)}.")
+        if run.unreadable:
+            lines.append(f"{run.name}: not readable, and left out: {', '.join(run.unreadable)}.")
+    return lines
+
+
+def missing(run: RunData, runs: Sequence[RunData]) -> list[str]:
+    """Cells that other runs fill and this one does not."""
+    wanted = [(kind, name) for kind in probe_kinds(runs) for name in datasets(runs, kind)]
+    return [f"{name} ({kind})" for kind, name in wanted if (kind, name) not in run.cells]
+
+
+def text_table(runs: Sequence[RunData]) -> str:
+    """All tables as aligned plain text."""
+    blocks = []
+    for kind in probe_kinds(runs):
+        head, body = rows(runs, kind)
+        widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+        aligned = [
+            "  ".join([line[0].ljust(widths[0]), *(line[i].rjust(widths[i]) for i in range(1, len(head)))]).rstrip()
+            for line in [head, *body]
+        ]
+        blocks.append("\n".join([f"probe: {kind}", aligned[0], "-" * len(aligned[0]), *aligned[1:]]))
+    if not blocks:
+        blocks.append("no probe results yet")
+    return "\n\n".join([*blocks, "\n".join(notes(runs))])
+
+
+def markdown(runs: Sequence[RunData]) -> str:
+    """All tables as Markdown."""
+    blocks = []
+    for kind in probe_kinds(runs):
+        head, body = rows(runs, kind)
+        lines = ["| " + " | ".join(_markdown(text) for text in line) + " |" for line in [head, *body]]
+        lines.insert(1, "|" + "---|" * len(head))
+        blocks.append(f"**{kind}**\n\n" + "\n".join(lines))
+    return "\n\n".join([*blocks, *notes(runs)]) + "\n"
+
+
+def latex(runs: Sequence[RunData]) -> str:
+    """All tables as LaTeX (booktabs)."""
+    blocks = []
+    for kind in probe_kinds(runs):
+        head, body = rows(runs, kind)
+        lines = [" & ".join(_latex(text) for text in line) + r" \\" for line in [head, *body]]
+        columns = "l" + "r" * (len(head) - 1)
+        inner = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+        blocks.append("\n".join([f"% probe: {kind}", *inner, r"\end{tabular}"]))
+    return "\n\n".join([*blocks, *(f"% {line}" for line in notes(runs))]) + "\n"
+
+
+def results_csv(runs: Sequence[RunData]) -> str:
+    """Every result, a line each."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["run", "dataset", "probe", "seed", "top1", "mean_per_class", "chosen", "comparable", "encoder"])
+    for run in runs:
+        for (kind, dataset), cell in sorted(run.cells.items()):
+            for result in cell.results:
+                chosen = " ".join(f"{key}={value:g}" for key, value in result["best"].items())
+                test = result["test"]
+                line = [run.name, dataset, kind, result["seed"], test["top1"], test["mean_per_class"], chosen]
+                encoder = result["features"].get("encoder_digest", "")
+                writer.writerow([_harmless(value) for value in [*line, result["comparable"], encoder]])
+    return out.getvalue()
+
+
+def comparisons(runs: Sequence[RunData]) -> list[tuple[str, str, str, float, float | None]]:
+    """For each two runs, kind and data set: names, kind and set, difference in points, p of a paired t-test over the
+    seeds that both have (None for fewer than two)."""
+    from scipy.stats import ttest_rel
+
+    found = []
+    for one, other in combinations(runs, 2):
+        for kind in probe_kinds(runs):
+            for name in datasets(runs, kind):
+                if (kind, name) not in one.cells or (kind, name) not in other.cells:
+                    continue
+                a = {result["seed"]: result["test"]["top1"] for result in one.cells[kind, name].results}
+                b = {result["seed"]: result["test"]["top1"] for result in other.cells[kind, name].results}
+                both = sorted(a.keys() & b.keys())
+                if not both:
+                    continue
+                differences = [a[seed] - b[seed] for seed in both]
+                p = None
+                if len(both) > 1 and len(set(differences)) > 1:
+                    p = float(ttest_rel([a[seed] for seed in both], [b[seed] for seed in both]).pvalue)
+                gain = 100 * sum(differences) / len(both)
+                found.append((f"{one.name} − {other.name}", kind, name, gain, p))
+    return found
+
+
+def _harmless(value: object) -> object:
+    """A text that a spreadsheet would run as a formula gets an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([|<>*_`\\])", r"\\\1", text)
+
+
+def _latex(text: str) -> str:
+    text = re.sub(r"([&%$#_{}])", r"\\\1", text)
+    return text.replace(" ± ", r" $\pm$ ").replace(MISSING, "--")

@@ -1,0 +1,31 @@
+"""The report of one run, or of several compared: a web page, CSV, Markdown, LaTeX and the terminal's table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trex.files import write_text
+from trex.reporting import tables
+from trex.reporting.collect import collect
+from trex.reporting.page import page
+from trex.rundir import RunDir
+
+
+def write_report(runs: Sequence[RunDir], folder: Path) -> Path:
+    """Write index.html, results.csv, table.md and table.tex into `folder`; returns the page's path.
+
+    Raises:
+        UserError: if one of the runs does not exist.
+    """
+    data = [collect(run) for run in runs]
+    write_text(folder / "results.csv", tables.results_csv(data))
+    write_text(folder / "table.md", tables.markdown(data))
+    write_text(folder / "table.tex", tables.latex(data))
+    write_text(folder / "index.html", page(data))
+    return folder / "index.html"
+
+
+def text_table(runs: Sequence[RunDir]) -> str:
+    """The result tables as aligned plain text."""
+    return tables.text_table([collect(run) for run in runs])
