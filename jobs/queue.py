@@ -1,0 +1,62 @@
+"""What Slurm says about the queue: one call each, whatever the number of jobs."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from jobs import commands
+from trex.errors import TrexError
+
+_FIELDS = ("%i", "%T", "%r", "%k", "%j", "%M", "%L", "%N")
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """A job, or one element of an array, that Slurm still holds."""
+
+    job_id: str  #: `123`, or `123_4` for an array's element
+    state: str  #: PENDING, RUNNING, …
+    reason: str  #: why it waits
+    comment: str
+    name: str
+    elapsed: str
+    left: str
+    nodes: str
+
+
+def queued_jobs() -> list[QueuedJob]:
+    """This user's jobs in the queue, array elements apart.
+
+    Raises:
+        TrexError: if Slurm does not answer.
+    """
+    words = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "|".join(_FIELDS)]
+    answer = commands.run(words, timeout=60)
+    if not answer.ok:
+        raise TrexError(f"squeue does not answer: {answer.stderr.strip()}")
+    rows = (line.split("|") for line in answer.stdout.splitlines())
+    return [QueuedJob(*row) for row in rows if len(row) == len(_FIELDS)]
+
+
+def cancel(job_ids: Iterable[str]) -> None:
+    """Cancel jobs; one that has ended meanwhile is no error.
+
+    Raises:
+        TrexError: if Slurm refuses.
+    """
+    ids = sorted(set(job_ids))
+    if not ids:
+        return
+    answer = commands.run(["scancel", *ids], timeout=60)
+    if not answer.ok and "Invalid job id" not in answer.stderr:
+        raise TrexError(f"scancel failed: {answer.stderr.strip()}")
+
+
+def largest_array() -> int:
+    """How many elements an array may have on this cluster; 1 where there are no arrays."""
+    answer = commands.run(["scontrol", "show", "config"], timeout=30)
+    limits = re.findall(r"(?:^MaxArraySize\s*=\s*|max_array_tasks=)(\d+)", answer.stdout, re.MULTILINE)
+    return max(min((int(limit) for limit in limits), default=1001), 1)
