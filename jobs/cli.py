@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +25,7 @@ _EXIT_CODES = """exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; prints a mistake of the user's as one message, without a traceback."""
-    parser = _parser()
-    args = parser.parse_args(arguments)
+    args = _parsed(arguments)
     try:
         return int(args.handler(args))
     except TrexError as error:
@@ -37,6 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The words as argparse reads them; settings may stand anywhere, also after options, where argparse leaves them."""
+    parser = _parser()
+    args, left = parser.parse_known_args(arguments)
+    wrong = [word for word in left if not re.match(r"[A-Za-z_][A-Za-z0-9_.]*=", word)]
+    if wrong or (left and not hasattr(args, "overrides")):
+        parser.error(f"not understood: {' '.join(wrong or left)}; trex {args.command} --help says what is")
+    if left:
+        args.overrides = [*args.overrides, *left]
+    return args
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="trex",
@@ -44,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
     _stage(commands, "train", "train the encoder; continues where the run stands")
     _stage(commands, "extract", "write the features of the transfer data sets to HDF5")
     _stage(commands, "probe", "fit the linear probes on the features")

@@ -99,7 +99,8 @@ def _process_start(pid: int) -> int | None:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return None
-    return int(text.rsplit(")", 1)[1].split()[19])
+    fields = text.rsplit(")", 1)[1].split()
+    return None if fields[0] in ("Z", "X") else int(fields[19])  # a zombie has ended; only its parent has not looked
 
 
 def _remove_stale(path: Path, owner: dict[str, Any]) -> None:

@@ -353,9 +353,12 @@ def main() -> int:
     parser.add_argument(
         "--max-array-size", type=int, default=defaults.max_array_size, help="0: no arrays (%(default)s)"
     )
+    parser.add_argument("--node-timeout", type=int, default=defaults.node_timeout, help="s until a silent node is down")
     args = parser.parse_args()
     sandbox = Sandbox(args.folder)
-    options = Options(args.grace, args.user_signal, not args.no_accounting, args.max_array_size)
+    options = Options(
+        args.grace, args.user_signal, not args.no_accounting, args.max_array_size, node_timeout=args.node_timeout
+    )
     try:
         return _do(args.command, args.node, sandbox, options)
     except (SandboxError, TimeoutError) as error:

@@ -184,7 +184,7 @@ def test_no_process_is_left_behind(tiny, saved_run, tmp_path: Path) -> None:
     config = tiny("orphans")
     run = saved_run(config)
     job = subprocess.Popen(command(config, 2, 2), start_new_session=True, stdout=subprocess.DEVNULL)
-    while not logged_beyond(run, 0):
+    while not logged_beyond(run, 0) and job.poll() is None:
         time.sleep(0.05)
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=60) == 75

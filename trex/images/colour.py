@@ -70,57 +70,6 @@ def to_grey(r: Plane, g: Plane, b: Plane) -> None:
 
 
 @_compiled
-def shift_hue(r: Plane, g: Plane, b: Plane, shift: np.uint8) -> None:
-    """Add `shift` (in 1/255 turns, modulo 256) to the hue of Pillow's uint8 HSV and go back to RGB.
-
-    The rounding of hue and saturation to bytes is part of the distribution; float HSV differs by several grey levels.
-    """
-    for i in range(r.size):
-        red, green, blue = np.int32(r[i]), np.int32(g[i]), np.int32(b[i])
-        top, bottom = max(red, green, blue), min(red, green, blue)
-        if top == bottom:
-            continue  # saturation 0: the hue does not matter
-        spread = np.float32(top - bottom)
-        to_red = np.float32(top - red) / spread
-        to_green = np.float32(top - green) / spread
-        to_blue = np.float32(top - blue) / spread
-        if red == top:
-            hue = np.float32(to_blue - to_green)
-        elif green == top:
-            hue = np.float32(2.0 + to_red - to_blue)
-        else:
-            hue = np.float32(4.0 + to_green - to_red)
-        turn = np.float64(hue) / 6.0 + 1.0
-        turn -= math.floor(turn)
-        hue_byte = np.uint8(np.int32(np.float32(turn) * 255.0)) + shift
-        saturation = np.int32(np.float32(spread / np.float32(top)) * 255.0)
-        if saturation == 0:
-            r[i] = g[i] = b[i] = np.uint8(top)
-            continue
-        sixth = np.float32(np.uint8(hue_byte)) * 6.0 / 255.0
-        sector = math.floor(sixth)
-        rest = np.float32(sixth - sector)
-        strength = np.float32(saturation / 255.0)
-        low = np.uint8(math.floor(top * (1.0 - strength) + 0.5))
-        falling = np.uint8(math.floor(top * (1.0 - strength * rest) + 0.5))
-        rising = np.uint8(math.floor(top * (1.0 - strength * (1.0 - rest)) + 0.5))
-        high = np.uint8(top)
-        sector %= 6
-        if sector == 0:
-            r[i], g[i], b[i] = high, rising, low
-        elif sector == 1:
-            r[i], g[i], b[i] = falling, high, low
-        elif sector == 2:
-            r[i], g[i], b[i] = low, high, rising
-        elif sector == 3:
-            r[i], g[i], b[i] = low, falling, high
-        elif sector == 4:
-            r[i], g[i], b[i] = rising, low, high
-        else:
-            r[i], g[i], b[i] = high, low, falling
-
-
-@_compiled
 def solarise(p: Plane) -> None:
     """Invert what is 128 or brighter."""
     for i in range(p.size):
@@ -191,3 +140,58 @@ def blur(planes: np.ndarray, half: np.ndarray) -> None:
             for k in range(1, reach + 1):
                 _add_pair(out, line[reach - k : reach - k + side], line[reach + k : reach + k + side], half[k])
             _to_bytes(out, plane[y])
+
+
+BLOCK = 1024  #: pixels whose floats stay in the processor's cache
+
+
+@_compiled
+def shift_hue(r: Plane, g: Plane, b: Plane, shift: int) -> None:
+    """Add `shift` (in 1/255 turns, modulo 256) to the hue of Pillow's uint8 HSV and go back to RGB.
+
+    The rounding of hue and saturation to bytes is part of the distribution; float HSV differs by several grey levels.
+    """
+    floats = np.empty((3, BLOCK), np.float32)
+    for begin in range(0, r.size, BLOCK):
+        end = min(begin + BLOCK, r.size)
+        red, green, blue = floats[0, : end - begin], floats[1, : end - begin], floats[2, : end - begin]
+        _to_float(r[begin:end], red)
+        _to_float(g[begin:end], green)
+        _to_float(b[begin:end], blue)
+        _shift_hue(red, green, blue, np.float64(shift))
+        _to_bytes(red, r[begin:end])
+        _to_bytes(green, g[begin:end])
+        _to_bytes(blue, b[begin:end])
+
+
+@_compiled
+def _shift_hue(red: np.ndarray, green: np.ndarray, blue: np.ndarray, shift: np.float64) -> None:
+    """The same on float32 planes of whole numbers, without branches so that it is vectorised. Where Pillow computes in
+    float and where in double decides how a value rounds; the casts here follow it."""
+    one = np.float32(1)
+    for i in range(red.size):
+        top = max(red[i], green[i], blue[i])
+        spread = top - min(red[i], green[i], blue[i])
+        divisor = max(spread, one)
+        to_red, to_green, to_blue = (top - red[i]) / divisor, (top - green[i]) / divisor, (top - blue[i]) / divisor
+        from_green = np.float32(2.0 + np.float64(to_red) - np.float64(to_blue))
+        from_blue = np.float32(4.0 + np.float64(to_green) - np.float64(to_red))
+        hue = to_blue - to_green if red[i] == top else (from_green if green[i] == top else from_blue)
+        turn = np.float64(hue) / 6.0 + 1.0
+        turn = np.float64(np.float32(turn - np.floor(turn)))
+        hue_byte = np.floor(turn * 255.0) + shift
+        hue_byte = hue_byte - 256.0 if hue_byte >= 256.0 else hue_byte
+        saturation = np.floor(np.float64(spread / max(top, one)) * 255.0)
+        sixth = hue_byte * 6.0 / 255.0
+        sector = np.floor(sixth)
+        rest = np.float32(sixth - sector)
+        strength = np.float32(saturation / 255.0)
+        value = np.float64(top)
+        low = np.float32(np.floor(value * (1.0 - np.float64(strength)) + 0.5))
+        falling = np.float32(np.floor(value * (1.0 - np.float64(strength * rest)) + 0.5))
+        rising = np.float32(np.floor(value * (1.0 - np.float64(strength) * (1.0 - np.float64(rest))) + 0.5))
+        sector = sector - 6.0 if sector >= 6.0 else sector
+        is_0, is_1, is_2, is_3, is_4 = sector == 0.0, sector == 1.0, sector == 2.0, sector == 3.0, sector == 4.0
+        red[i] = falling if is_1 else (low if is_2 or is_3 else (rising if is_4 else top))
+        green[i] = rising if is_0 else (top if is_1 or is_2 else (falling if is_3 else low))
+        blue[i] = rising if is_2 else (top if is_3 or is_4 else (low if is_0 or is_1 else falling))

@@ -164,4 +164,4 @@ def _jitter(flat: np.ndarray, r: np.ndarray, g: np.ndarray, b: np.ndarray, jitte
         elif operation == 2:
             colour.saturate(r, g, b, np.float32(jitter.saturation))
         else:
-            colour.shift_hue(r, g, b, np.uint8(int(jitter.hue * 255) % 256))
+            colour.shift_hue(r, g, b, int(jitter.hue * 255) % 256)
