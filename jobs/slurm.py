@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -39,8 +39,8 @@ class Work:
     """One call of sbatch: a job, or an array with an element a spec. All specs are of one stage of one run."""
 
     specs: tuple[TaskSpec, ...]
-    after: tuple[str, ...] = ()  #: ids of jobs that must have ended before
-    condition: Literal["afterok", "afterany"] = "afterok"
+    dependency: str = ""  #: what has to end before, in the words of sbatch, such as afterok:12
+    parallel: int = 0  #: elements that run at once; 0: as many as the cluster lets
 
     @property
     def stage(self) -> str:
@@ -86,7 +86,7 @@ class Submitter:
         jobs = dict(zip(work.keys, ids, strict=True))
         line = {
             "time": round(time.time(), 3), "stage": work.stage, "jobs": jobs, "comment": comment, "code": code.name,
-            "after": list(work.after),
+            "dependency": work.dependency,
         }  # fmt: skip
         append_line(submissions_path(self.run), line)
         return jobs
@@ -122,10 +122,10 @@ class Submitter:
         stage = self.cluster.stage(work.stage)
         # -P: without it Python would look for the code in the folder of the submission first, not in the snapshot.
         executor = _Executor(self.folder, max_num_timeout=1_000_000, python=f"{shlex.quote(sys.executable)} -P")
-        limit = stage.max_parallel or len(work.specs)
         executor.update_parameters(
             job_name=f"{self.run.name}-{work.stage}", nodes=stage.nodes, ntasks_per_node=stage.tasks,
-            cpus_per_task=stage.cpus_per_task, gpus_per_node=stage.gpus_per_node or None, array_parallelism=limit,
+            cpus_per_task=stage.cpus_per_task, gpus_per_node=stage.gpus_per_node or None,
+            array_parallelism=work.parallel or len(work.specs),
             stderr_to_stdout=True, wckey=None, comment=comment, setup=self._before(code), teardown=self._after(work),
             srun_args=_srun_arguments(stage.cpus_per_task), additional_parameters=self._options(work),
         )  # fmt: skip
@@ -141,8 +141,8 @@ class Submitter:
             values["constraint"] = stage.constraint
         if stage.memory_gb:
             values["mem"] = f"{stage.memory_gb}G"
-        if work.after:
-            values["dependency"] = f"{work.condition}:{':'.join(work.after)}"
+        if work.dependency:
+            values["dependency"] = work.dependency
             values["kill-on-invalid-dep"] = "yes"  # else it would wait for ever once a job before it has failed
         values |= {key: True if value == "yes" else value for key, value in stage.options.items()}
         return values

@@ -6,7 +6,6 @@ same input gives the same bytes on every processor.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -77,22 +76,7 @@ def solarise(p: Plane) -> None:
             p[i] = np.uint8(255 - p[i])
 
 
-def blur_kernel(radius: float) -> np.ndarray:
-    """Half of the symmetric kernel that Pillow's GaussianBlur(radius) amounts to, float32, centre first.
-
-    Pillow blurs three times with an extended box whose variance is a third of radius² (Gwosdek et al. 2011).
-    """
-    variance = radius * radius / 3.0
-    whole = math.floor((math.sqrt(12.0 * variance + 1.0) - 1.0) / 2.0)
-    part = (2 * whole + 1) * (whole * (whole + 1) - 3.0 * variance) / (6.0 * (variance - (whole + 1) ** 2))
-    width = 2.0 * (whole + part) + 1.0
-    box = np.array([part, *[1.0] * (2 * whole + 1), part]) / width
-    kernel = np.convolve(np.convolve(box, box), box)
-    half = kernel[len(kernel) // 2 :]
-    return np.asarray(half[half > 1e-4], dtype=np.float32)
-
-
-# Loops over one type each: a loop that mixes bytes and floats is not vectorised, and four times slower.
+# Loops over one type each: a loop that mixes bytes with floats or words is not vectorised, and four times slower.
 
 
 @_compiled
@@ -108,38 +92,89 @@ def _to_bytes(source: np.ndarray, target: np.ndarray) -> None:
 
 
 @_compiled
-def _scaled(target: np.ndarray, source: np.ndarray, weight: np.float32) -> None:
+def _to_words(source: np.ndarray, target: np.ndarray) -> None:
     for x in range(source.size):
-        target[x] = weight * source[x]
+        target[x] = source[x]
 
 
 @_compiled
-def _add_pair(target: np.ndarray, one: np.ndarray, other: np.ndarray, weight: np.float32) -> None:
+def _from_words(source: np.ndarray, target: np.ndarray) -> None:
+    for x in range(source.size):
+        target[x] = source[x]
+
+
+@_compiled
+def _weighted(target: np.ndarray, source: np.ndarray, weight: int) -> None:
+    factor = np.uint32(weight)
     for x in range(target.size):
-        target[x] += weight * (one[x] + other[x])
+        target[x] = source[x] * factor
 
 
 @_compiled
-def blur(planes: np.ndarray, half: np.ndarray) -> None:
-    """Convolve (3, S, S) planes with a separable symmetric kernel, edges repeated; `half` is (taps,), centre first."""
-    side, reach = planes.shape[1], half.size - 1
-    rows = np.empty((side, side), np.float32)
-    line = np.empty(side + 2 * reach, np.float32)
-    out = np.empty(side, np.float32)
+def _add_pair(target: np.ndarray, one: np.ndarray, other: np.ndarray, weight: int) -> None:
+    factor = np.uint32(weight)
+    for x in range(target.size):
+        target[x] += (one[x] + other[x]) * factor
+
+
+@_compiled
+def _rounded(row: np.ndarray) -> None:
+    for x in range(row.size):
+        row[x] = (row[x] + np.uint32(1 << 23)) >> np.uint32(24)
+
+
+def box_of(radius: float) -> tuple[int, int, int]:
+    """The extended box whose three passes are Pillow's GaussianBlur(radius): its variance is a third of radius²
+    (Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", 2011).
+
+    Returns:
+        Pixels with full weight on each side, and the weights in 1/2^24 of a full pixel and of the two beyond.
+    """
+    single = np.float32  # Pillow computes this in single precision, and its rounding decides the weights
+    variance = single(single(radius) * single(radius) / single(3))
+    side = np.floor((float(single(np.sqrt(12.0 * float(variance) + 1.0))) - 1.0) / 2.0)
+    part = single((2 * side + 1) * (side * (side + 1) - 3.0 * float(variance)))
+    part = part / single(6 * (variance - single((side + 1) ** 2)))
+    width = single(single(side) + part) * single(2) + single(1)
+    full = int(single(1 << 24) / width)
+    whole = int(side + part)
+    return whole, full, ((1 << 24) - (2 * whole + 1) * full) // 2
+
+
+@_compiled
+def blur(planes: np.ndarray, whole: int, full: int, beyond: int) -> None:
+    """Pillow's GaussianBlur on (3, S, S) planes, to the bit: three box passes along rows, three along columns, each
+    rounded to bytes, edges repeated. The box is as `box_of` gives it."""
+    side = planes.shape[1]
+    reach = whole + 1
+    now = np.empty((side, side), np.uint32)
+    before = np.empty((side, side), np.uint32)
+    line = np.empty(side + 2 * reach, np.uint32)
     for c in range(3):
-        plane = planes[c]
-        _to_float(plane.reshape(-1), rows.reshape(-1))
+        _to_words(planes[c].reshape(-1), now.reshape(-1))
         for y in range(side):
-            middle = line[reach : reach + side]
-            _scaled(middle, rows[y], half[0])
-            for k in range(1, reach + 1):
-                _add_pair(middle, rows[max(0, y - k)], rows[min(side - 1, y + k)], half[k])
-            line[:reach] = middle[0]
-            line[reach + side :] = middle[side - 1]
-            _scaled(out, middle, half[0])
-            for k in range(1, reach + 1):
-                _add_pair(out, line[reach - k : reach - k + side], line[reach + k : reach + k + side], half[k])
-            _to_bytes(out, plane[y])
+            row = now[y]
+            for _ in range(3):
+                middle = line[reach : reach + side]
+                _to_words(row, middle)
+                for k in range(reach):
+                    line[k] = row[0]
+                    line[reach + side + k] = row[side - 1]
+                _weighted(row, middle, full)
+                for k in range(1, reach + 1):
+                    left, right = line[reach - k : reach - k + side], line[reach + k : reach + k + side]
+                    _add_pair(row, left, right, full if k <= whole else beyond)
+                _rounded(row)
+        for _ in range(3):
+            now, before = before, now
+            for y in range(side):
+                row = now[y]
+                _weighted(row, before[y], full)
+                for k in range(1, reach + 1):
+                    above, below = before[max(0, y - k)], before[min(side - 1, y + k)]
+                    _add_pair(row, above, below, full if k <= whole else beyond)
+                _rounded(row)
+        _from_words(now.reshape(-1), planes[c].reshape(-1))
 
 
 BLOCK = 1024  #: pixels whose floats stay in the processor's cache

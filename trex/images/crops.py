@@ -121,7 +121,7 @@ def apply_crop(image: torch.Tensor, draw: CropDraw, size: int) -> np.ndarray:
     if draw.grey:
         colour.to_grey(r, g, b)
     if draw.blur_radius is not None:
-        colour.blur(planes, colour.blur_kernel(draw.blur_radius))
+        colour.blur(planes, *colour.box_of(draw.blur_radius))
     if draw.solarise:
         colour.solarise(flat)
     return planes

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from trex.errors import UserError
 
 #: Formats that data sets hold; Pillow's other parsers are never tried on a file.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 RGB = np.ndarray  #: uint8, (H, W, 3)
 

@@ -1,0 +1,81 @@
+"""Every image file has a defined outcome: as Pillow decodes it, or an error that names it."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trex.images.decode import ImageFault, read_rgb, read_rgb_fast
+
+
+def save(image: Image.Image, path: Path, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+@pytest.fixture
+def oddities(tmp_path: Path, photograph: np.ndarray) -> dict[str, Path]:
+    image = Image.fromarray(photograph)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown rotated
+    return {
+        "rgb": save(image, tmp_path / "a.jpg", quality=90),
+        "grey": save(image.convert("L"), tmp_path / "b.jpg"),
+        "cmyk": save(image.convert("CMYK"), tmp_path / "c.jpg"),
+        "rotated": save(image, tmp_path / "d.jpg", exif=exif),
+        "palette": save(image.convert("P"), tmp_path / "e.png"),
+        "alpha": save(image.convert("RGBA"), tmp_path / "f.png"),
+        "16 bit": save(Image.fromarray(photograph[..., 0].astype(np.uint16) << 8), tmp_path / "g.png"),
+        "gif": save(image, tmp_path / "h.gif"),
+        "webp": save(image, tmp_path / "i.webp"),
+        "png named jpeg": Path(shutil.copy(save(image, tmp_path / "j.png"), tmp_path / "j.JPEG")),
+    }
+
+
+@pytest.mark.parametrize("reader", [read_rgb, read_rgb_fast])
+def test_odd_files_decode_as_pillow_converts_them(oddities: dict[str, Path], reader) -> None:
+    for kind, path in oddities.items():
+        with Image.open(path) as image:
+            expected = np.asarray(image.convert("RGB")).astype(int)
+        found = reader(path)
+        assert found.dtype == np.uint8
+        assert found.shape == expected.shape, kind
+        assert np.abs(found - expected).mean() <= (0.5 if reader is read_rgb_fast else 0), kind
+
+
+def test_exif_orientation_is_ignored(oddities: dict[str, Path]) -> None:
+    assert read_rgb(oddities["rotated"]).shape == (375, 500, 3)
+
+
+@pytest.mark.parametrize("reader", [read_rgb, read_rgb_fast])
+@pytest.mark.parametrize("damage", ["empty", "text", "truncated", "header only", "missing"])
+def test_damaged_file_is_named(oddities: dict[str, Path], tmp_path: Path, reader, damage: str) -> None:
+    data = oddities["rgb"].read_bytes()
+    path = tmp_path / "bad.jpg"
+    content = {"empty": b"", "text": b"not an image", "truncated": data[: len(data) // 2], "header only": data[:20]}
+    if damage != "missing":
+        path.write_bytes(content[damage])
+    with pytest.raises(ImageFault, match=r"bad\.jpg"):
+        reader(path)
+
+
+def test_decompression_bomb_is_named(tmp_path: Path) -> None:
+    path = save(Image.new("1", (30000, 30000)), tmp_path / "bomb.png")
+    with pytest.raises(ImageFault, match=r"bomb.png"):
+        read_rgb(path)
+
+
+def test_formats_that_no_data_set_holds_are_not_even_tried(tmp_path: Path, photograph: np.ndarray) -> None:
+    path = save(Image.fromarray(photograph), tmp_path / "a.pcx")
+    with pytest.raises(ImageFault, match="no known image format"):
+        read_rgb(path)
+
+
+def test_fault_survives_the_way_between_processes(tmp_path: Path) -> None:
+    fault = ImageFault(tmp_path / "x.jpg", "truncated")
+    assert str(pickle.loads(pickle.dumps(fault))) == str(fault)
