@@ -1,0 +1,51 @@
+"""`trex logs RUN`: what the newest job of each stage printed, or prints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from jobs.runs import open_run
+from trex.errors import ExitCode, UserError
+from trex.rundir import RunDir
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `trex logs`."""
+    parser = commands.add_parser("logs", help="the log of a run's newest job, of one of its data sets or ranks")
+    parser.add_argument("run", metavar="RUN", help="a run folder, or just its name")
+    parser.add_argument("--follow", action="store_true", help="go on printing what is added")
+    parser.add_argument("--job", metavar="ID", help="another job than the newest, such as 123 or 123_4")
+    parser.add_argument("--rank", type=int, default=0, metavar="N", help="another process than the first")
+    parser.set_defaults(handler=_logs)
+
+
+def _logs(args: argparse.Namespace) -> int:
+    run, _ = open_run(args.run)
+    path = log_path(run, args.job, args.rank)
+    sys.stderr.write(f"trex: {path}\n")
+    position = 0
+    while True:
+        with path.open("rb") as file:
+            file.seek(position)
+            sys.stdout.write(file.read().decode(errors="replace"))
+            position = file.tell()
+        sys.stdout.flush()
+        if not args.follow:
+            return ExitCode.DONE
+        time.sleep(1.0)
+
+
+def log_path(run: RunDir, job: str | None, rank: int) -> Path:
+    """The newest log of a run's jobs, or the one of `job`.
+
+    Raises:
+        UserError: if there is none.
+    """
+    found = list(run.jobs.glob(f"*/{job or '*'}_{rank}_log.out"))
+    if not found:
+        what = f"job {job}" if job else "any job"
+        raise UserError(f"{run.jobs}: no log of {what}, process {rank}: it has not started yet, or it is another run's")
+    return max(found, key=lambda path: path.stat().st_mtime)
