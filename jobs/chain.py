@@ -55,6 +55,10 @@ def submit(run: RunDir, config: Config, cluster: Cluster, stage: str, dry_run: b
 
 
 def _submit(run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskSpec], dry_run: bool) -> int:
+    if [spec.stage for spec in specs] == ["report"] and (run.report / "index.html").exists():
+        specs = []  # nothing new to report on
+    if not specs:
+        _say(f"{run.name}: nothing is missing")
     submitter = Submitter(run, cluster)
     if dry_run:
         send = _printer(submitter)
@@ -178,10 +182,6 @@ def _retry(target: str, cluster_name: str | None, dry_run: bool) -> int:
     cluster = load_cluster(cluster_name) if cluster_name else load(cluster_path(run), Cluster)
     plans = [plan(run, config, stage) for stage in ("train", "extract", "probe", "report") if stage in stages]
     specs = [spec for one in plans for spec in one.specs]
-    if [spec.stage for spec in specs] == ["report"] and run.report.exists():
-        specs = []
-    if not specs:
-        _say("nothing failed, nothing is missing")
     return _submit(run, config, cluster, specs, dry_run)
 
 

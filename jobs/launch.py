@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType
 
-from jobs import commands
+from jobs import chain, commands
 from jobs.cluster import Cluster, load_cluster
 from jobs.local import run_here
 from jobs.runs import save_config
@@ -13,11 +12,6 @@ from jobs.stages import plan
 from trex.config.schema import Config
 from trex.errors import ExitCode, UserError
 from trex.rundir import RunDir
-
-
-def command_modules() -> list[ModuleType]:
-    """The modules that bring further commands, each with a `register(subparsers)`."""
-    return []
 
 
 def choose_cluster(name: str | None) -> Cluster:
@@ -41,8 +35,10 @@ def launch(run: RunDir, config: Config, cluster: Cluster, stage: str, processes:
         The exit code: of the job itself on this machine, of the submission on Slurm.
     """
     if cluster.kind == "slurm":
-        raise UserError("Slurm submission is not part of this version")
-    return _launch_here(run, config, cluster, stage, processes, dry_run)
+        if processes is not None:
+            raise UserError("--processes is for this machine; on Slurm the cluster file says nodes and tasks_per_node")
+        return chain.submit(run, config, cluster, stage, dry_run)
+    return _launch_here(run, cluster.adapt(config), cluster, stage, processes, dry_run)
 
 
 def _launch_here(

@@ -1,0 +1,212 @@
+"""A real Slurm for the tests: the sandbox of tools/, started once for all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SANDBOX = [sys.executable, str(ROOT / "tools" / "sandbox.py")]
+TREX = [sys.executable, "-m", "jobs.cli"]
+
+#: A training of two minutes on four processes of a small machine; each step is logged.
+TINY = """
+data: {dataset: digits_seen, workers: 1}
+crops: {global_size: 16, global_scale: [0.5, 1.0], local_count: 1, local_size: 16, local_scale: [0.2, 0.5], flip: 0,
+        jitter: 0.5, global_blur: 0, local_blur: 0, blur_radius: [0.1, 1.0], solarise: 0}
+model: {encoder: resnet18, hidden_dim: 32, output_dim: 16, memory_size: 64, momentum: 0.9}
+optimiser: {warmup_epochs: 1}
+train: {epochs: 3, batch_size: 32, precision: "off", log_every: 1}
+extract: {datasets: [digits, digits_unseen], resize: 32, crop: 32}
+probe: {seeds: 2}
+"""
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 120, every: float = 0.2) -> Any:
+    """The first true value of `what`."""
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline, f"did not happen within {seconds} s"
+        time.sleep(every)
+    return value
+
+
+@dataclass
+class Site:
+    """A running sandbox, and a folder where a user works."""
+
+    sandbox: Path
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        outside = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH"))}
+        outside |= {"SLURM_CONF": str(self.sandbox / "slurm.conf"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        return outside
+
+    def call(self, *words: str, check: bool = True, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Run a program as the user would."""
+        settings = {"env": self.environment, "cwd": self.home, "timeout": 120, **more}
+        done = subprocess.run(words, capture_output=True, text=True, **settings)
+        assert not check or done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def trex(self, *words: str, check: bool = True, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Run a `trex` command."""
+        return self.call(*TREX, *words, check=check, **more)
+
+    def run_of(self, name: str) -> Run:
+        return Run(self, self.home / "runs" / name)
+
+    def queue(self) -> dict[str, str]:
+        """State of each job in the queue."""
+        lines = self.call("squeue", "--noheader", "--array", "--format", "%i %T").stdout.splitlines()
+        return dict(line.split() for line in lines)
+
+    def ended(self, *job_ids: str, seconds: float = 240) -> None:
+        """Wait until none of the jobs is in the queue."""
+        wait_for(lambda: not set(job_ids) & set(self.queue()), seconds)
+
+    def accounting(self, job_id: str) -> list[str]:
+        """State of each start of a job, the last of which has ended."""
+
+        def states() -> list[str]:
+            words = ["sacct", "-D", "-X", "-n", "-P", "-j", job_id, "-o", "State"]
+            return [line.split()[0] for line in self.call(*words).stdout.splitlines()]
+
+        return wait_for(lambda: found if (found := states()) and found[-1] not in ("RUNNING", "PENDING") else None, 60)
+
+    def preempt(self, node: str) -> str:
+        """Take a node away for an urgent job; returns that job's id once it runs."""
+        words = [
+            "sbatch",
+            "--parsable",
+            "-p",
+            "urgent",
+            "-w",
+            node,
+            "--gres=gpu:4",
+            "-o",
+            "/dev/null",
+            "--wrap",
+            "sleep 1",
+        ]
+        job = self.call(*words).stdout.strip()
+        wait_for(lambda: self.queue().get(job) != "PENDING", 90)
+        return job
+
+    def node(self, command: str, name: str) -> None:
+        """`fail-node` or `revive-node`."""
+        self.call(*SANDBOX, command, name, "--folder", str(self.sandbox))
+
+
+@dataclass
+class Run:
+    """A run as its files show it."""
+
+    site: Site
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    def jobs(self) -> dict[str, str]:
+        """The newest job id of each key."""
+        return {
+            key: job for line in _lines(self.root / "jobs" / "submitted.jsonl") for key, job in line["jobs"].items()
+        }
+
+    def state(self, key: str = "train") -> dict[str, Any]:
+        path = self.root / "jobs" / f"{key}.state.json"
+        return json.loads(path.read_text()) if path.exists() else {"state": "nothing"}
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [line for line in _lines(self.root / "events.jsonl") if line["event"] == name]
+
+    def step(self) -> int:
+        """The newest step in the metrics."""
+        return max((line["step"] for line in _lines(self.root / "metrics.jsonl")), default=0)
+
+    def log(self, key: str = "train") -> str:
+        """What the job of a key printed."""
+        path = self.root / "jobs" / "slurm" / f"{self.jobs()[key]}_0_log.out"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def reach(self, step: int) -> None:
+        wait_for(lambda: self.step() >= step, 180)
+
+    def final_state(self) -> dict[str, Any]:
+        """Everything in the newest checkpoint."""
+        from trex.training.checkpoint import Checkpoints
+
+        checkpoint = Checkpoints(self.root / "checkpoints").newest()
+        assert checkpoint is not None
+        assert checkpoint.finished
+        return checkpoint.load()
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    from trex.files import read_lines
+
+    return read_lines(path)
+
+
+def start_sandbox(*options: str) -> Path:
+    """Start a sandbox in a folder of its own; without Slurm's packages the test is skipped, but fails in CI."""
+    folder = Path(tempfile.mkdtemp(prefix="trex-", dir="/tmp")) / "s"
+    done = subprocess.run(
+        [*SANDBOX, "up", "--folder", str(folder), *options], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 2 and "missing on this machine" in done.stderr and not os.environ.get("CI"):
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def stop_sandbox(folder: Path) -> None:
+    subprocess.run([*SANDBOX, "down", "--folder", str(folder)], check=True, capture_output=True)
+    shutil.rmtree(folder.parent)
+
+
+def make_site(folder: Path, home: Path) -> Site:
+    home.mkdir(exist_ok=True)
+    (home / "tiny.yaml").write_text(TINY)
+    return Site(folder, home)
+
+
+@pytest.fixture(scope="session")
+def cluster_folder() -> Iterator[Path]:
+    folder = start_sandbox()
+    try:
+        yield folder
+    finally:
+        stop_sandbox(folder)
+
+
+@pytest.fixture
+def site(cluster_folder: Path, tmp_path: Path) -> Iterator[Site]:
+    """The sandbox that all tests share, and a new folder to work in. Ends the test's jobs and revives its nodes."""
+    site = make_site(cluster_folder, tmp_path / "home")
+    yield site
+    site.call("scancel", "--user", str(os.getuid()), check=False)
+    wait_for(lambda: not site.queue(), 60)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of these need Slurm, and a restart or two of a training takes its time."""
+    for item in items:
+        if Path(item.path).is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.slurm)
+            item.add_marker(pytest.mark.timeout(600))

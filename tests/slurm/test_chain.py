@@ -1,0 +1,140 @@
+"""The chain of a run as Slurm jobs: what is submitted, what waits for what, what a failure takes along."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.slurm.conftest import Run, Site, make_site, start_sandbox, stop_sandbox
+
+#: No training, no network: the images' own pixels as features.
+PIXELS = ("extract.weights=pixels", "extract.resize=8", "extract.crop=8")
+
+
+def write_image_folder(folder: Path) -> None:
+    """A data set of two classes that a person could have: a folder a class."""
+    rng = np.random.default_rng(0)
+    for part, count in (("trainval", 12), ("test", 4)):
+        for label, brightness in (("dark", 60), ("light", 200)):
+            place = folder / part / label
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(brightness - 40, brightness + 40, (12, 12, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{number}.png")
+
+
+def submitted(text: str) -> list[str]:
+    """Stages that a command says it submitted."""
+    return re.findall(r"^trex: (\w+): submitted", text, re.MULTILINE)
+
+
+def run_chain(site: Site, name: str, *settings: str, cluster: str = "sandbox") -> Run:
+    site.trex("run", "tiny.yaml", f"name={name}", *settings, "--cluster", cluster)
+    return site.run_of(name)
+
+
+def results(run: Run) -> list[dict[str, str]]:
+    """Rows of the report's table, without what differs from one computation to the next."""
+    with (run.root / "report" / "results.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k not in ("seconds", "path")} for row in csv.DictReader(file)]
+
+
+def test_chain_gives_the_same_results_as_on_this_machine(site: Site, tmp_path: Path) -> None:
+    on_slurm = run_chain(site, "same", "train.epochs=1")
+    here = make_site(site.sandbox, tmp_path / "here")
+    here.trex("run", "tiny.yaml", "name=same", "train.epochs=1", "--cluster", "local", "--processes", "4", timeout=300)
+    site.ended(*on_slurm.jobs().values())
+    assert results(on_slurm)
+    assert results(on_slurm) == results(here.run_of("same"))
+
+
+def test_what_is_in_the_queue_or_done_is_not_submitted_again(site: Site) -> None:
+    words = ("run", "tiny.yaml", "name=once", *PIXELS, "--cluster", "sandbox")
+    first = site.trex(*words)
+    assert submitted(first.stderr) == ["extract", "probe", "probe", "report"]
+    again = site.trex(*words)
+    assert submitted(again.stderr) == []
+    assert "in the queue already" in again.stderr
+    site.ended(*site.run_of("once").jobs().values())
+    afterwards = site.trex(*words)
+    assert submitted(afterwards.stderr) == []
+    assert "probe: nothing to do" in afterwards.stderr
+
+
+def test_retry_submits_only_what_failed_and_what_waited_for_it(site: Site) -> None:
+    lists = ("extract.datasets=[digits, mine]", f"data.folders={{mine: {site.home}/mine}}")
+    run = run_chain(site, "half", *PIXELS, *lists)
+    before = run.jobs()
+    site.ended(*before.values())
+    assert run.state("extract-mine")["state"] == "failed"
+    assert site.accounting(before["probe-mine"]) == ["CANCELLED"], "it does not wait for ever"
+    assert run.state("probe-digits")["state"] == "done", "what can run is released"
+    assert site.accounting(before["report"]) == ["COMPLETED"]
+
+    write_image_folder(site.home / "mine")
+    retry = site.trex("retry", "half")
+    assert submitted(retry.stderr) == ["extract", "probe", "report"]
+    after = run.jobs()
+    assert {key for key in after if after[key] != before[key]} == {"extract-mine", "probe-mine", "report"}
+    site.ended(*after.values())
+    assert {row["dataset"] for row in results(run)} == {"digits", "mine"}
+    assert "nothing is missing" in site.trex("retry", "half").stderr
+
+
+def test_no_job_waits_for_ever_behind_a_failed_training(site: Site) -> None:
+    run = run_chain(site, "hopeless", "data.dataset=nowhere", "train.epochs=1")
+    jobs = run.jobs()
+    site.ended(*jobs.values(), seconds=120)
+    states = {key: site.accounting(job)[-1] for key, job in jobs.items()}
+    report = states.pop("report")
+    assert states.pop("train") == "FAILED"
+    assert set(states.values()) == {"CANCELLED"}
+    assert report in ("COMPLETED", "FAILED")
+
+
+def test_cancel_ends_the_whole_chain(site: Site) -> None:
+    run = run_chain(site, "unwanted", "train.epochs=50")
+    jobs = run.jobs()
+    assert "cancelled" in site.trex("cancel", "unwanted").stderr
+    site.ended(*jobs.values(), seconds=60)
+    assert {site.accounting(job)[-1] for job in jobs.values()} == {"CANCELLED"}
+    assert "no jobs in the queue" in site.trex("cancel", "unwanted").stderr
+
+
+def test_dry_run_prints_every_script_and_creates_nothing(site: Site) -> None:
+    done = site.trex("run", "tiny.yaml", "name=planned", "--cluster", "sandbox", "--dry-run")
+    assert done.stdout.count("#!/bin/bash") == 5
+    assert "#SBATCH --dependency='afterok:<train>'" in done.stdout
+    assert [path.name for path in site.home.iterdir()] == ["tiny.yaml"]
+    assert site.queue() == {}
+
+
+@pytest.fixture
+def odd_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """A site without accounting, and with little or no job arrays."""
+    folder = start_sandbox("--no-accounting", "--max-array-size", str(request.param))
+    try:
+        yield make_site(folder, tmp_path / "odd")
+    finally:
+        stop_sandbox(folder)
+
+
+@pytest.mark.parametrize("odd_site", [0, 2], indirect=True, ids=["no arrays", "arrays of two"])
+def test_chain_runs_without_accounting_and_with_little_or_no_arrays(odd_site: Site) -> None:
+    run = run_chain(odd_site, "odd", *PIXELS, "extract.datasets=[digits, digits_seen, digits_unseen]", "probe.seeds=1")
+    jobs = run.jobs()
+    arrays = {job.partition("_")[0] for key, job in jobs.items() if key.startswith("extract")}
+    assert len(arrays) >= 2
+    odd_site.ended(*jobs.values())
+    assert {row["dataset"] for row in results(run)} == {"digits", "digits_seen", "digits_unseen"}
+    status = json.loads(odd_site.trex("status", "--json").stdout)
+    assert {stage: value["state"] for stage, value in status[0]["stages"].items()} == {
+        "extract": "done", "probe": "done", "report": "done",
+    }  # fmt: skip

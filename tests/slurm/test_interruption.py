@@ -1,0 +1,132 @@
+"""What becomes of a training of two nodes and four processes when Slurm, or a person, takes its nodes away."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.slurm.conftest import Run, Site, make_site, wait_for
+
+
+def train(site: Site, name: str, *settings: str) -> Run:
+    """Submit a training on two nodes with two processes each."""
+    site.trex("train", "tiny.yaml", f"name={name}", *settings, "--cluster", "sandbox")
+    return site.run_of(name)
+
+
+def finish(run: Run) -> dict[str, Any]:
+    """Wait for the end of a training, and return everything in its last checkpoint."""
+    run.site.ended(run.jobs()["train"])
+    assert run.state()["state"] == "done", run.log()
+    return run.final_state()
+
+
+def assert_same(one: Any, other: Any, where: str = "state") -> None:
+    """Equal to the last bit."""
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype, where
+        assert torch.equal(one, other), f"{where} differs"
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}[{number}]")
+    else:
+        assert one == other, where
+
+
+def assert_equals_uninterrupted(run: Run, uninterrupted: dict[str, Any]) -> None:
+    """The same weights, optimiser, memory, order and random numbers as a run that nobody stopped."""
+    state = finish(run)
+    for part in set(state) - {"config", "metrics_position"}:
+        assert_same(state[part], uninterrupted[part], part)
+
+
+def steps_printed(run: Run) -> list[tuple[int, int]]:
+    """Epoch and step of every step that was ever computed, in order: each of them is logged, and logs are kept."""
+    found = re.findall(r"epoch (\d+)/\d+ step (\d+)/\d+: loss", run.log())
+    return [(int(epoch), int(step)) for epoch, step in found]
+
+
+def seconds_to_requeue(run: Run) -> list[float]:
+    """From each stop signal to the line that says the job is requeued."""
+    times = [
+        datetime.strptime(text, "%Y-%m-%d %H:%M:%S")
+        for text in re.findall(r"^(\S+ \S+) job \S+ requeued", run.log(), re.M)
+    ]
+    times = times or [
+        datetime.strptime(text, "%Y-%m-%d %H:%M:%S")
+        for text in re.findall(r"^(\S+ \S+) job \S+: requeued", run.log(), re.M)
+    ]
+    saves = [event for event in run.events("checkpoint") if event["reason"] == "stop"]
+    signals = [datetime.fromtimestamp(event["time"] - event["seconds_signal_to_saved"]) for event in saves]
+    return [(time - signal).total_seconds() for time, signal in zip(times, signals, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(cluster_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The last checkpoint of a run that nobody stopped."""
+    site = make_site(cluster_folder, tmp_path_factory.mktemp("uninterrupted"))
+    return finish(train(site, "plain"))
+
+
+def test_two_preemptions_and_a_time_limit_leave_no_trace_in_the_result(
+    site: Site, uninterrupted: dict[str, Any]
+) -> None:
+    run = train(site, "stopped")
+    job = run.jobs()["train"]
+    for step, node in ((12, "n1"), (30, "n2")):
+        run.reach(step)
+        site.preempt(node)
+    run.reach(45)
+    site.call("scontrol", "update", f"jobid={job}", "timelimit=1")
+    wait_for(lambda: len(run.events("attempt_ended")) == 3)
+    wait_for(lambda: site.queue().get(job) == "PENDING")
+    site.call("scontrol", "update", f"jobid={job}", "timelimit=30")
+    assert_equals_uninterrupted(run, uninterrupted)
+
+    assert site.accounting(job) == ["REQUEUED"] * 3 + ["COMPLETED"]
+    steps = steps_printed(run)
+    assert len(steps) == len(set(steps)) == 3 * 31, "each step is computed once"
+    assert max(seconds_to_requeue(run)) < 10
+
+
+def test_cancelled_job_stays_cancelled_and_the_same_command_continues_at_the_saved_step(
+    site: Site, uninterrupted: dict[str, Any]
+) -> None:
+    run = train(site, "cancelled")
+    run.reach(10)
+    job = run.jobs()["train"]
+    site.call("scancel", job)
+    site.ended(job)
+    assert site.accounting(job) == ["CANCELLED"]
+    saved = [event["step"] for event in run.events("checkpoint") if event["reason"] == "stop"]
+    assert len(saved) == 1
+
+    train(site, "cancelled")
+    assert run.jobs()["train"] != job
+    assert_equals_uninterrupted(run, uninterrupted)
+    assert [event["step"] for event in run.events("training_resumed")] == saved
+
+
+@pytest.mark.parametrize("node", ["n1", "n2"])
+def test_training_returns_after_a_node_failed(site: Site, uninterrupted: dict[str, Any], node: str) -> None:
+    run = train(site, f"lost_{node}", "checkpoint.every_steps=10")
+    run.reach(14)
+    site.node("fail-node", node)
+    job = run.jobs()["train"]
+    wait_for(lambda: site.queue().get(job) == "PENDING", 90)
+    site.node("revive-node", node)
+    assert_equals_uninterrupted(run, uninterrupted)
+    assert site.accounting(job)[-1] == "COMPLETED"
+    steps = steps_printed(run)
+    assert len(steps) - len(set(steps)) <= 10, "at most the steps since the last checkpoint are computed again"

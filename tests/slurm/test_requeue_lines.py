@@ -1,0 +1,132 @@
+"""The lines after srun, in real jobs whose processes are stand-ins that end in every way there is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.cluster import Cluster, load_cluster
+from jobs.slurm import Submitter, Work
+from jobs.task import TaskSpec
+from tests.slurm.conftest import Site, wait_for
+from trex.rundir import RunDir
+
+#: What a process of the job has at hand: `record STATE` writes the state file as rank 0 does.
+PROLOGUE = r"""
+restart=${SLURM_RESTART_COUNT:-0}
+id=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+id=${id:-$SLURM_JOB_ID}
+record() {
+    local reason='said \"state\": \"done\"'
+    printf '{\n  "state": "%s",\n  "reason": "%s",\n  "job": "%s",\n  "restart": %s\n}\n' \
+        "$1" "$reason" "$id" "$restart" > "$STATE"
+}
+"""
+
+
+class StandIn:
+    """A job with the toolkit's batch script around processes that run `body`."""
+
+    def __init__(self, site: Site, folder: Path, name: str, body: str, tasks: int = 1, setup: tuple[str, ...] = ()):
+        self.site, self.run = site, RunDir(folder / name)
+        (self.run.jobs / "slurm").mkdir(parents=True)
+        sandbox = load_cluster("sandbox")
+        cluster: Cluster = replace(
+            sandbox, setup=setup, train=replace(sandbox.train, nodes=1, gpus_per_node=0, tasks_per_node=tasks)
+        )
+        script = folder / f"{name}.sh"
+        script.write_text(f"STATE={self.state}\n{PROLOGUE}\n{body}\n")
+        text = Submitter(self.run, cluster).text(Work((TaskSpec("train", str(self.run.root)),)))
+        command = re.escape(shlex.quote(sys.executable)) + r" -P -u -m submitit\.core\._submit \S+"
+        text, count = re.subn(command, f"bash {script}", text)
+        assert count == 1
+        words = ["sbatch", "--parsable", "--partition", "cpu"]
+        self.job = site.call(*words, input=text).stdout.strip()
+
+    @property
+    def state(self) -> Path:
+        return self.run.jobs / "train.state.json"
+
+    def log(self) -> str:
+        return (self.run.jobs / "slurm" / f"{self.job}_0_log.out").read_text()
+
+
+CASES = {
+    # name: (what each process does, processes, what accounting says of each start)
+    "saved": ("[ $restart = 1 ] && record done && exit 0; record wants_requeue; exit 75", 1, ["REQUEUED", "COMPLETED"]),
+    "first_rank_out_gets_the_other_killed": (
+        """[ $restart = 1 ] && { [ $SLURM_PROCID = 0 ] && record done; exit 0; }
+        [ $SLURM_PROCID = 1 ] && exit 75
+        trap '' TERM; sleep 2; record wants_requeue; exit 75""",
+        2,
+        ["REQUEUED", "COMPLETED"],
+    ),
+    "stopped_before_anything_was_recorded": (
+        "[ $restart = 1 ] && record done && exit 0; exit 75",
+        1,
+        ["REQUEUED", "COMPLETED"],
+    ),
+    "killed": ("[ $restart = 1 ] && record done && exit 0; record running; kill -9 $$", 1, ["REQUEUED", "COMPLETED"]),
+    "killed_again_and_again": ("record running; kill -9 $$", 1, ["REQUEUED"] * 5 + ["FAILED"]),
+    "failed": ("record failed; exit 2", 1, ["FAILED"]),
+    "failed_and_the_others_killed": (
+        "[ $SLURM_PROCID = 0 ] && { sleep 1; kill -9 $$; }; record failed; exit 2",
+        2,
+        ["FAILED"],
+    ),
+    "fault_without_a_record": ("exit 1", 1, ["FAILED"]),
+    "no_progress": ("record failed; exit 78", 1, ["FAILED"]),
+    "locked_by_another_job": ("id=7 record wants_requeue; exit 3", 1, ["FAILED"]),
+    "out_of_memory": ("record running; exit 125", 1, ["FAILED"]),
+    "finished_although_a_process_died_later": ("record done; exit 1", 1, ["COMPLETED"]),
+}
+
+
+def test_every_way_to_end(site: Site) -> None:
+    jobs = {name: StandIn(site, site.home, name, body, tasks) for name, (body, tasks, _) in CASES.items()}
+    for job in jobs.values():
+        site.ended(job.job)
+    found = {name: site.accounting(job.job) for name, job in jobs.items()}
+    assert found == {name: states for name, (_, _, states) in CASES.items()}
+    assert "killed by signal 9, for the 6th time: not requeued" in jobs["killed_again_and_again"].log()
+    assert "memory_gb" in jobs["out_of_memory"].log()
+
+
+def test_state_of_an_earlier_start_is_not_believed(site: Site) -> None:
+    body = "[ $restart = 0 ] && record wants_requeue && exit 75; exit 1"
+    job = StandIn(site, site.home, "stale", body)
+    site.ended(job.job)
+    assert site.accounting(job.job) == ["REQUEUED", "FAILED"]
+
+
+def test_without_scontrol_the_job_says_how_to_continue_it(site: Site) -> None:
+    (site.home / "bin").mkdir()
+    for program in ("sed", "head", "date", "awk", "sort", "srun", "bash", "sleep", "rm"):
+        (site.home / "bin" / program).symlink_to(site.call("which", program).stdout.strip())
+    job = StandIn(site, site.home, "bare", "record wants_requeue; exit 75", setup=(f"export PATH={site.home}/bin",))
+    site.ended(job.job)
+    assert site.accounting(job.job) == ["FAILED"]
+    assert f"Continue with: trex train {job.run.root}" in job.log()
+    assert '"wants_requeue"' in job.state.read_text()
+
+
+def test_setup_lines_cannot_switch_off_the_requeueing(site: Site) -> None:
+    body = "[ $restart = 1 ] && record done && exit 0; record wants_requeue; exit 75"
+    job = StandIn(site, site.home, "strict", body, setup=("set -eu",))
+    site.ended(job.job)
+    assert site.accounting(job.job) == ["REQUEUED", "COMPLETED"]
+
+
+@pytest.mark.parametrize("signal", ["TERM", None])
+def test_scancel_is_final_even_when_the_job_says_that_it_wants_to_go_on(site: Site, signal: str | None) -> None:
+    body = "record running; trap 'record wants_requeue; exit 75' TERM; echo up; while true; do sleep 0.1; done"
+    job = StandIn(site, site.home, f"cancelled_{signal}", body)
+    wait_for(job.state.exists)
+    site.call("scancel", *(["--full"] if signal else []), job.job)
+    site.ended(job.job)
+    assert site.accounting(job.job) == ["CANCELLED"]

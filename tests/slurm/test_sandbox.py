@@ -1,0 +1,147 @@
+"""The one-machine Slurm: starts, stops, leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.conftest import ROOT, SANDBOX, make_site, start_sandbox, stop_sandbox, wait_for
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of the living processes that were started with, or for, the sandbox in `folder`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes() + (path / "environ").read_bytes()
+            if str(folder).encode() in words and int(path.name) != os.getpid():
+                found.append(words.split(b"\0")[0].decode(errors="replace"))
+        except OSError:
+            continue
+    return found
+
+
+def sandbox(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*SANDBOX, *words], capture_output=True, text=True, check=False, timeout=60, **more)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: Slurm's sockets live below it."""
+    parent = Path(tempfile.mkdtemp(prefix="trex-", dir="/tmp"))
+    yield parent / "s"
+    sandbox("down", "--folder", str(parent / "s"))
+    shutil.rmtree(parent)
+
+
+def test_down_ends_running_jobs_and_leaves_no_process_and_no_file(folder: Path, tmp_path: Path) -> None:
+    assert sandbox("up", "--folder", str(folder)).returncode == 0
+    site = make_site(folder, tmp_path / "home")
+    stubborn = "trap '' TERM; while true; do sleep 1; done"
+    site.call("sbatch", "-N2", "-n4", "--gres=gpu:2", "--wrap", f"srun bash -c {stubborn!r}")
+    wait_for(lambda: "RUNNING" in site.queue().values())
+    assert processes_of(folder)
+    assert sandbox("down", "--folder", str(folder)).returncode == 0
+    assert processes_of(folder) == []
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_second_up_changes_nothing_and_prints_the_same_line(folder: Path) -> None:
+    first = sandbox("up", "--folder", str(folder), "--no-accounting")
+    before = sorted(processes_of(folder))
+    second = sandbox("up", "--folder", str(folder))
+    assert second.stdout == first.stdout == f"export SLURM_CONF={folder}/slurm.conf\n"
+    assert "up already" in second.stderr
+    assert sorted(processes_of(folder)) == before
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.8, 1.3, 1.8])
+def test_down_clears_up_after_a_killed_up(folder: Path, seconds: float) -> None:
+    up = subprocess.Popen(
+        [*SANDBOX, "up", "--folder", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    time.sleep(seconds)
+    up.send_signal(signal.SIGKILL)
+    up.wait()
+    assert sandbox("down", "--folder", str(folder)).returncode == 0
+    assert processes_of(folder) == []
+    assert not folder.exists()
+
+
+def test_up_after_a_killed_up_works(folder: Path) -> None:
+    up = subprocess.Popen(
+        [*SANDBOX, "up", "--folder", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    time.sleep(1.0)
+    up.send_signal(signal.SIGKILL)
+    up.wait()
+    assert sandbox("up", "--folder", str(folder), "--no-accounting").returncode == 0
+    assert "idle" in sandbox("status", "--folder", str(folder)).stdout
+
+
+def test_missing_packages_are_named(folder: Path, tmp_path: Path) -> None:
+    empty = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r}); import sandbox; from pathlib import Path\n"
+        f"sandbox.require_packages(sandbox.Options(), {str(tmp_path)!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=empty, capture_output=True, text=True, check=False)
+    assert "apt-get install --no-install-recommends slurm-wlm munge slurmdbd mariadb-server" in done.stderr
+
+
+def test_a_folder_that_is_not_a_sandbox_is_left_alone(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("years of work")
+    for command in ("up", "down"):
+        assert sandbox(command, "--folder", str(folder)).returncode == 2
+    assert (folder / "thesis.tex").read_text() == "years of work"
+
+
+def test_daemons_listen_on_the_loopback_address_only(cluster_folder: Path) -> None:
+    listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
+    ours = [line for line in listening.splitlines() if "slurm" in line or "maria" in line]
+    assert len(ours) >= 6
+    assert all(line.split()[3].startswith("127.") for line in ours), ours
+
+
+def test_a_plain_user_can_run_it(folder: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("every other test here shows it: this is not root")
+    folder.parent.chmod(0o755)
+    work = folder.parent / "plain"
+    shutil.copytree(ROOT / "tools", work / "tools")
+    for path in (work, *work.rglob("*")):
+        os.chown(path, 65534, 65534)
+    tool, place = str(work / "tools" / "sandbox.py"), ["--folder", str(work / "s")]
+    settings = {"user": 65534, "group": 65534, "env": {"PATH": os.environ["PATH"], "HOME": str(work)}, "cwd": work}
+
+    def plain(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60, **settings)  # type: ignore[call-overload, no-any-return]
+
+    plain("python3", tool, "up", *place)
+    try:
+        settings["env"] |= {"SLURM_CONF": str(work / "s" / "slurm.conf")}  # type: ignore[operator]
+        words = ["srun", "-N2", "-n4", "--gres=gpu:2", "bash", "-c", "echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES"]
+        assert sorted(plain(*words).stdout.splitlines()) == ["n1 0,1"] * 2 + ["n2 0,1"] * 2
+    finally:
+        plain("python3", tool, "down", *place)
+    assert processes_of(work / "s") == []
+
+
+def test_accounting_keeps_what_has_ended() -> None:
+    folder = start_sandbox()
+    try:
+        site = make_site(folder, folder.parent / "home")
+        job = site.call("sbatch", "--parsable", "-o", "/dev/null", "--wrap", "exit 3").stdout.strip()
+        assert site.accounting(job) == ["FAILED"]
+    finally:
+        stop_sandbox(folder)
