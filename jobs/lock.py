@@ -90,7 +90,11 @@ def _is_alive(owner: dict[str, Any], task: Task, path: Path) -> bool:
             f"{path}: held by process {owner.get('pid')} on {owner.get('host')}, which cannot be asked from here. "
             f"If nothing runs there any more, delete that file."
         )
-    return _process_start(int(owner.get("pid", -1))) == owner.get("process_start") is not None
+    for _ in range(20):  # a process that was just killed takes a moment to go
+        if _process_start(int(owner.get("pid", -1))) != owner.get("process_start") or not owner.get("process_start"):
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _process_start(pid: int) -> int | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from jobs import commands, environment
 from jobs.environment import Task
-from trex.errors import TrexError
+from trex.errors import Interrupted, TrexError
 from trex.files import read_json, write_json
 from trex.interruption import StopRequest
 
@@ -37,6 +37,7 @@ def meet(folder: Path, key: str, task: Task, stop: StopRequest) -> Store | None:
         return None
     path = _place(folder, key, task)
     store = _open(path, task) if task.rank == 0 else _join(path, stop)
+    _wait_for_all(store, task, stop)
     if task.node_count > 1:
         _choose_interface(store, task)
     return store
@@ -78,6 +79,27 @@ def _join(path: Path, stop: StopRequest) -> Store:
                     return store
         time.sleep(0.1)
     raise TrexError(f"rank 0 could not be reached within {WAIT_SECONDS:.0f} s ({path}): did its process die?")
+
+
+def _wait_for_all(store: Store, task: Task, stop: StopRequest) -> None:
+    """Wait until every rank is at the store. All go on, or all leave: the first to decide decides for all.
+
+    A signal during start-up may end one rank before it can catch it, and find another here; without a decision that
+    rank would wait in the back end's own rendezvous until its time-out.
+    """
+    if store.add("arrived", 1) == task.world:
+        store.compare_set("decision", "", "go")
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        if stop:
+            store.compare_set("decision", "", "off")
+        if store.check(["decision"]):
+            if store.get("decision") == b"go":
+                return
+            raise Interrupted("stopped before all ranks had met; nothing was begun, the same command starts it")
+        if time.monotonic() > deadline:
+            raise TrexError(f"not all {task.world} ranks came within {WAIT_SECONDS:.0f} s: did one of them die?")
+        time.sleep(0.05)
 
 
 def _connect(address: str, port: int, token: str) -> Store | None:

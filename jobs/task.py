@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from jobs import environment, rendezvous
 from jobs.attempts import Attempt
 from jobs.environment import Task
-from trex.errors import ExitCode, TrexError
+from trex.errors import ExitCode, Interrupted, TrexError
 from trex.files import write_json
 from trex.interruption import StopRequest
 from trex.rundir import RunDir
@@ -102,6 +102,8 @@ def _work(spec: TaskSpec, run: RunDir, task: Task, stop: StopRequest, attempt: A
     if attempt is not None:
         _record_environment(run, task, device)
     with joined(task.rank, task.world, device, store) as ranks:
+        if ranks.highest(int(bool(stop))):
+            raise Interrupted("stopped before the work began; the same command starts it")
         if spec.stage == "train":
             from trex.training.trainer import train
 
