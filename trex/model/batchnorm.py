@@ -51,7 +51,9 @@ class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert self.running_mean is not None
         assert self.running_var is not None
         with torch.autocast("cpu", enabled=False):
-            output, mean, variance, count = _SyncNorm.apply(input.float(), self.weight, self.bias, self.eps)
+            output, mean, variance, count = _SyncNorm.apply(
+                input.to(torch.promote_types(input.dtype, torch.float32)), self.weight, self.bias, self.eps
+            )
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             momentum = 0.1 if self.momentum is None else self.momentum
@@ -85,7 +87,7 @@ class _SyncNorm(torch.autograd.Function):
         ctx.save_for_backward(normalised, weight, scale)
         ctx.axes, ctx.shape, ctx.total = axes, shape, float(total)
         ctx.mark_non_differentiable(mean, variance)
-        return normalised * weight.view(shape) + bias.view(shape), mean, variance, total.float()
+        return normalised * weight.view(shape) + bias.view(shape), mean, variance, total
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:

@@ -43,7 +43,7 @@ class ClassMeans(nn.Module):
         """(classes, dim) float32: L2-normalised sums of the memory's features of each class, 0 for a class that the
         memory does not hold. Float32 also under autocast; no gradient."""
         with torch.autocast(self.features.device.type, enabled=False), torch.no_grad():
-            sums = torch.zeros(self.classes, self.features.shape[1], device=self.features.device)
+            sums = self.features.new_zeros(self.classes, self.features.shape[1])
             return F.normalize(sums.index_add_(0, self.labels, self.features), dim=1)
 
     def forward(self, outputs: Tensor) -> Tensor:

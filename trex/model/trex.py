@@ -55,7 +55,8 @@ class TrexModel(nn.Module):
         """
         features = torch.cat([self.encoder(crop) for crop in crops])
         logits = self.classifier(self.projector(features))
-        loss = F.cross_entropy(logits.float(), labels.repeat(logits.shape[0] // labels.shape[0]))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = F.cross_entropy(logits, labels.repeat(logits.shape[0] // labels.shape[0]))
         if isinstance(self.classifier, ClassMeans):
             self._remember(crops[0][: labels.shape[0]], labels, self.classifier)
         return Output(loss, logits)
@@ -78,7 +79,7 @@ class TrexModel(nn.Module):
         fast: list[Tensor] = [*self.encoder.parameters(), *self.projector.parameters()]
         torch._foreach_lerp_(slow, fast, 1.0 - self.momentum)
         outputs = self.momentum_projector(self.momentum_encoder(first_crop))
-        memory.remember(self._gathered(outputs.float()), self._gathered(labels))
+        memory.remember(self._gathered(outputs.to(memory.features.dtype)), self._gathered(labels))
 
     def _gathered(self, tensor: Tensor) -> Tensor:
         """The rows of all ranks, in rank order."""

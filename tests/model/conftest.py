@@ -1,0 +1,34 @@
+"""Runs a function in several real gloo processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch.distributed import FileStore
+
+from trex.distributed import Ranks, joined
+
+
+def _entry(rank: int, world: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    store = FileStore(f"{folder}/store", world)
+    with joined(rank, world, torch.device("cpu"), store) as ranks:
+        torch.save(function(ranks, *args), f"{folder}/{rank}.pt")
+
+
+@pytest.fixture
+def on_ranks(tmp_path: Path):
+    """`on_ranks(world, function, *args)` gives what `function(ranks, *args)` returned on each rank."""
+
+    def run(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+        if world == 1:
+            return [function(Ranks(), *args)]
+        mp.spawn(_entry, (world, str(tmp_path), function, args), nprocs=world)
+        return [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
+
+    return run

@@ -1,0 +1,280 @@
+"""The method against short direct formulas in float64, step by step."""
+
+from __future__ import annotations
+
+import copy
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trex.config.schema import ModelConfig, OptimiserConfig
+from trex.distributed import Ranks
+from trex.errors import UserError
+from trex.model.encoder import build_encoder
+from trex.model.heads import ClassMeans, PlainHead
+from trex.model.projector import Projector
+from trex.model.trex import TrexModel, build_model
+from trex.training.schedule import learning_rate
+from trex.training.state import make_optimiser
+
+K, DIM = 5, 6
+SMALL = dict(encoder="resnet18", hidden_dim=8, output_dim=DIM, temperature=0.1)
+
+
+def model(memory: int = 20, layers: int = 1, seed: int = 0, momentum: float = 0.9) -> TrexModel:
+    config = ModelConfig(memory_size=memory, hidden_layers=layers, momentum=momentum, **SMALL)
+    return build_model(config, K, Ranks(), seed).double()
+
+
+def batch(seed: int, size: int = 4) -> tuple[list[Tensor], Tensor]:
+    chance = torch.Generator().manual_seed(seed)
+    crops = [
+        torch.randn(size, 3, 32, 32, generator=chance, dtype=torch.float64),
+        torch.randn(2 * size, 3, 16, 16, generator=chance, dtype=torch.float64),
+    ]
+    return crops, torch.randint(K, (size,), generator=chance)
+
+
+def test_encoder_has_torchvisions_keys_and_features() -> None:
+    import torchvision
+
+    reference = torchvision.models.resnet50()
+    encoder = build_encoder("resnet50")
+    missing, unexpected = reference.load_state_dict(encoder.state_dict(), strict=False)
+    assert (sorted(missing), unexpected) == (["fc.bias", "fc.weight"], [])
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    reference.fc = nn.Identity()
+    reference.double().eval(), encoder.double().eval()
+    assert torch.allclose(encoder(images), reference(images), rtol=1e-9)
+    assert encoder.feature_dim == 2048
+
+
+def test_unknown_encoder_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'resnet50'"):
+        build_encoder("resnet5")
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_projector_is_linear_norm_gelu_then_linear_without_bias(layers: int) -> None:
+    projector = Projector(10, layers, 8, DIM, normalise_input=True).double()
+    x = torch.randn(7, 10, dtype=torch.float64)
+    expected = x / x.norm(dim=1, keepdim=True)
+    weights = dict(projector.named_parameters())
+    for layer in range(layers):
+        linear, norm = f"{3 * layer}", f"{3 * layer + 1}"
+        expected = expected @ weights[f"{linear}.weight"].T + weights[f"{linear}.bias"]
+        expected = (expected - expected.mean(0)) / (expected.var(0, unbiased=False) + 1e-5).sqrt()
+        expected = expected * weights[f"{norm}.weight"] + weights[f"{norm}.bias"]
+        expected = expected * 0.5 * (1 + torch.erf(expected / math.sqrt(2)))
+    expected = expected @ weights[f"{3 * layers}.weight"].T
+    assert f"{3 * layers}.bias" not in weights
+    assert torch.allclose(projector(x), expected, atol=1e-12)
+    linears = [m for m in Projector(500, 1, 400, 300, normalise_input=True) if isinstance(m, nn.Linear)]
+    assert all(abs(float(m.weight.detach().std()) - 0.02) < 5e-4 for m in linears)
+    assert not linears[0].bias.any()
+
+
+def test_plain_logits_are_cosines_over_temperature() -> None:
+    head = PlainHead(DIM, K, 0.1)
+    z = torch.randn(4, DIM)
+    w = head.weight
+    expected = (z / z.norm(dim=1, keepdim=True)) @ (w / w.norm(dim=1, keepdim=True)).T / 0.1
+    assert torch.allclose(head(z), expected, atol=1e-5)
+    assert float(w.detach().abs().max()) <= 1 / math.sqrt(DIM)  # nn.Linear's default: uniform within 1/sqrt(fan in)
+
+
+def test_class_means_are_normalised_sums_of_the_memory() -> None:
+    head = ClassMeans(DIM, K, 0.1, memory_size=12)
+    head.labels[head.labels == 3] = 2  # one class without a feature
+    z = torch.randn(4, DIM)
+    means = torch.stack([head.features[head.labels == k].sum(0) for k in range(K)])
+    means = means / means.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    assert torch.allclose(head(z), (z / z.norm(dim=1, keepdim=True)) @ means.T / 0.1, atol=1e-4)
+    assert head(z)[:, 3].abs().max() == 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert head.weights().dtype == torch.float32
+
+
+def test_memory_is_cut_at_its_end_and_begins_again_at_zero() -> None:
+    head = ClassMeans(2, K, 0.1, memory_size=7)
+    rows = torch.arange(30.0).view(15, 2)
+    labels = torch.arange(15) % K
+    expected_features, expected_labels, pointer = head.features.clone(), head.labels.clone(), 0
+    for begin in range(0, 15, 3):
+        fits = min(3, 7 - pointer)
+        expected_features[pointer : pointer + fits] = rows[begin : begin + fits]
+        expected_labels[pointer : pointer + fits] = labels[begin : begin + fits]
+        pointer = 0 if pointer + 3 >= 7 else pointer + 3
+        head.remember(rows[begin : begin + 3], labels[begin : begin + 3])
+        assert torch.equal(head.features, expected_features)
+        assert torch.equal(head.labels, expected_labels)
+        assert int(head.pointer) == pointer
+
+
+def test_batch_larger_than_the_memory_fills_it() -> None:
+    head = ClassMeans(2, K, 0.1, memory_size=3)
+    rows = torch.arange(10.0).view(5, 2)
+    head.remember(rows, torch.zeros(5, dtype=torch.int64))
+    assert torch.equal(head.features, rows[:3])
+    assert int(head.pointer) == 0
+
+
+def test_memory_starts_with_normal_features_and_uniform_labels() -> None:
+    head = ClassMeans(64, K, 0.1, memory_size=4096)
+    assert abs(float(head.features.std()) - 1) < 0.01
+    assert torch.bincount(head.labels, minlength=K).min() > 4096 / K * 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", [0, 10])
+def test_steps_follow_the_equations(memory: int) -> None:
+    """Loss, gradient, momentum networks and memory of several steps, each in the order that the method prescribes."""
+    ours = model(memory)
+    reference = copy.deepcopy(ours)
+    slow = copy.deepcopy((reference.encoder, reference.projector))
+    optimiser = make_optimiser(ours, OptimiserConfig(), torch.device("cpu"))
+    theirs = make_optimiser(reference, OptimiserConfig(), torch.device("cpu"))
+    pointer = 0
+    for step in range(4):
+        crops, labels = batch(step)
+        output = ours(crops, labels)
+        z = reference.projector(torch.cat([reference.encoder(crop) for crop in crops]))
+        z = z / z.norm(dim=1, keepdim=True)
+        if memory:
+            bank = reference.classifier
+            means = torch.stack([bank.features[bank.labels == k].sum(0) for k in range(K)])
+            w = means / means.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        else:
+            w = reference.classifier.weight / reference.classifier.weight.norm(dim=1, keepdim=True)
+        logits = z @ w.detach().T / 0.1 if memory else z @ w.T / 0.1
+        log_p = logits - logits.logsumexp(1, keepdim=True)
+        repeated = torch.cat([labels] * 3)
+        loss = -log_p[torch.arange(12), repeated].mean()
+        assert torch.allclose(output.loss, loss, rtol=1e-10)
+        if memory:  # before the optimiser moves the weights, and after the logits were made from the old memory
+            with torch.no_grad():
+                for net, source in zip(slow, (reference.encoder, reference.projector), strict=True):
+                    for p, q in zip(net.parameters(), source.parameters(), strict=True):
+                        p.mul_(0.9).add_(q, alpha=0.1)
+                stored = slow[1](slow[0](crops[0]))
+            fits = min(4, memory - pointer)
+            bank.features[pointer : pointer + fits] = stored[:fits]
+            bank.labels[pointer : pointer + fits] = labels[:fits]
+            pointer = 0 if pointer + 4 >= memory else pointer + 4
+            assert torch.allclose(ours.classifier.features, bank.features, rtol=1e-10)
+            assert torch.equal(ours.classifier.labels, bank.labels)
+        for loss_, optim in ((output.loss, optimiser), (loss, theirs)):
+            optim.zero_grad()
+            loss_.backward()
+        for (name, p), q in zip(ours.named_parameters(), reference.parameters(), strict=True):
+            if p.requires_grad:
+                # a bias before a batch norm has no gradient but rounding
+                assert (p.grad - q.grad).norm() <= 1e-7 * q.grad.norm() + 1e-12, name
+        optimiser.step(), theirs.step()
+
+
+def test_momentum_moves_parameters_and_leaves_batch_norm_to_itself() -> None:
+    net = model()
+    crops, labels = batch(0)
+    with torch.no_grad():
+        next(net.encoder.parameters()).add_(1.0)
+    before = next(net.momentum_encoder.parameters()).clone()
+    net(crops, labels)
+    moved = next(net.momentum_encoder.parameters())
+    assert torch.allclose(moved, 0.9 * before + 0.1 * next(net.encoder.parameters()))
+    fast, slow = net.encoder.bn1.running_mean, net.momentum_encoder.bn1.running_mean
+    assert float(slow.abs().max()) > 0
+    assert not torch.allclose(fast, slow)
+    assert not any(p.requires_grad for p in net.momentum_encoder.parameters())
+
+
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    torch.rand(3)
+    before = torch.get_rng_state()
+    a, b, c = model(seed=1).state_dict(), model(seed=1).state_dict(), model(seed=2).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(a["encoder.conv1.weight"], c["encoder.conv1.weight"])
+    assert torch.equal(a["encoder.conv1.weight"], a["momentum_encoder.conv1.weight"])
+
+
+def test_weight_decay_spares_biases_and_one_dimensional_parameters() -> None:
+    optimiser = make_optimiser(model(), OptimiserConfig(), torch.device("cpu"))
+    decayed, spared = optimiser.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-4, 0)
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert all(p.ndim == 1 for p in spared["params"])
+
+
+def test_learning_rate_warms_up_to_the_peak_and_falls_as_a_cosine() -> None:
+    config = OptimiserConfig()
+    rates = [learning_rate(step, 50, 100, config, 512) for step in range(5000)]
+    peak = 0.1 * 512 / 256
+    assert rates[0] == 0
+    assert rates[499] == pytest.approx(peak)
+    assert rates[250] == pytest.approx(peak * 250 / 499)
+    assert rates[500] == pytest.approx(peak)
+    half = 500 + (4999 - 500) / 2
+    assert rates[math.floor(half)] == pytest.approx((peak + 1e-6) / 2, rel=1e-3)
+    assert rates[-1] == pytest.approx(1e-6)
+    assert all(a >= b for a, b in pairwise(rates[499:]))
+
+
+def test_no_warmup_begins_at_the_peak() -> None:
+    assert learning_rate(0, 10, 3, OptimiserConfig(warmup_epochs=0), 256) == pytest.approx(0.1)
+
+
+def _train(ranks: Ranks, memory: int, steps: int) -> dict[str, Tensor]:
+    config = ModelConfig(memory_size=memory, hidden_layers=1, momentum=0.9, **SMALL)
+    net = build_model(config, K, ranks, 0).double()
+    wrapped = net if ranks.world == 1 else nn.parallel.DistributedDataParallel(net, find_unused_parameters=True)
+    optimiser = make_optimiser(net, OptimiserConfig(), ranks.device)
+    share = 8 // ranks.world
+    part = slice(ranks.rank * share, (ranks.rank + 1) * share)
+    for step in range(steps):
+        crops, labels = batch(step, size=8)
+        mine = [crops[0][part], crops[1].unflatten(0, (2, 8))[:, part].flatten(0, 1)]
+        optimiser.zero_grad()
+        wrapped(mine, labels[part]).loss.backward()
+        optimiser.step()
+    return net.state_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:find_unused_parameters")
+@pytest.mark.parametrize("memory", [0, 20])
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_together_equal_one_process_with_the_whole_batch(on_ranks, memory: int, world: int) -> None:
+    alone = on_ranks(1, _train, memory, 4)[0]
+    together = on_ranks(world, _train, memory, 4)
+    for key, value in alone.items():
+        for rank in together:
+            assert torch.allclose(rank[key].double(), value.double(), rtol=1e-7, atol=1e-10), key
+        assert all(torch.equal(rank[key], together[0][key]) for rank in together), key
+
+
+def _normalised(ranks: Ranks, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    from trex.model.batchnorm import synchronise
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm2d(3))
+    net[0].weight.data.normal_()
+    net = synchronise(net, ranks)
+    sizes = [5, 3] if ranks.world == 2 else [8]  # ranks may hold different numbers of images
+    mine = x.split(sizes)[ranks.rank].clone().requires_grad_()
+    y = net(mine)
+    y.sin().sum().backward()
+    return y.detach(), mine.grad, net[0].running_var
+
+
+@pytest.mark.slow
+def test_synchronised_batch_norm_is_that_of_the_whole_batch(on_ranks) -> None:
+    x = torch.randn(8, 3, 4, 4) * 3 + 5
+    y, gradient, variance = on_ranks(1, _normalised, x)[0]
+    parts = on_ranks(2, _normalised, x)
+    assert torch.allclose(torch.cat([part[0] for part in parts]), y, atol=1e-5)
+    assert torch.allclose(torch.cat([part[1] for part in parts]), gradient, atol=1e-5)
+    assert torch.allclose(parts[0][2], variance, atol=1e-5)
