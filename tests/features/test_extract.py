@@ -1,0 +1,292 @@
+"""Feature files: the right numbers, every image once, complete or absent, never mixed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from jobs.runs import save_config
+from trex.config import Config, load
+from trex.distributed import Ranks
+from trex.errors import Interrupted, UserError
+from trex.features.extract import extract
+from trex.features.store import open_features
+from trex.interruption import StopRequest
+from trex.model.weights import read_encoder
+from trex.rundir import RunDir
+
+TEXT = """
+model: {encoder: resnet18}
+extract: {datasets: [photos], weights: untrained, resize: 64, crop: 56, batch_size: 8}
+data: {workers: 0}
+"""
+IMAGES = 44
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Cuts of two real photographs, as JPEG files in class folders."""
+    root = tmp_path_factory.mktemp("data")
+    chance = np.random.default_rng(0)
+    for part, count in (("train", IMAGES), ("val", 10)):
+        for i in range(count):
+            label = i % 2
+            image = Image.fromarray(load_sample_images().images[label])
+            left, top = int(chance.integers(0, 400)), int(chance.integers(0, 200))
+            folder = root / "photos" / part / f"class{label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            image.crop((left, top, left + 150, top + 120)).save(folder / f"{i:03d}.jpg")
+    return root
+
+
+@pytest.fixture
+def setup(tmp_path: Path, photos: Path):
+    def make(name: str = "run", *overrides: str) -> tuple[RunDir, Config]:
+        path = tmp_path / "config.yaml"
+        path.write_text(TEXT)
+        config = load(path, Config, [f"name={name}", f"runs={tmp_path}/runs", f"data.root={photos}", *overrides])
+        run = RunDir.of(config)
+        save_config(run, config)
+        return run, config
+
+    return make
+
+
+def make_features(run: RunDir, config: Config, stop: StopRequest | None = None) -> None:
+    extract(run, config, "photos", Ranks(), StopRequest() if stop is None else stop)
+
+
+def test_features_are_those_of_a_plain_torchvision_loop(setup, photos: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    reference = torchvision.models.resnet18()
+    torch.save(reference.state_dict(), tmp_path / "weights.pth")
+    run, config = setup("run", f"extract.weights={tmp_path}/weights.pth")
+    make_features(run, config)
+    reference.fc = torch.nn.Identity()
+    reference.eval()
+    transform = torchvision.transforms.Compose(
+        [
+            torchvision.transforms.Resize(64, torchvision.transforms.InterpolationMode.BICUBIC),
+            torchvision.transforms.CenterCrop(56),
+            torchvision.transforms.ToTensor(),
+            torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    folder = torchvision.datasets.ImageFolder(str(photos / "photos" / "train"), transform)
+    with torch.inference_mode():
+        expected = torch.stack([reference(image[None])[0] for image, _ in folder]).numpy()
+    found = open_features(run.features("photos", "trainval"))
+    assert np.abs(found.features - expected).max() < 1e-5
+    assert found.labels.tolist() == folder.targets
+    assert found.names == [f"train/{Path(p).parent.name}/{Path(p).name}" for p, _ in folder.samples]
+    assert found.classes == ("class0", "class1")
+
+
+def test_file_is_plain_hdf5(setup) -> None:
+    run, config = setup()
+    make_features(run, config)
+    with h5py.File(run.features("photos", "test")) as file:
+        features, labels = file["features"][:], file["labels"][:]
+        names = file["names"].asstr()[:]
+        assert (features.shape, features.dtype) == ((10, 512), np.float32)
+        assert file["features"].chunks is None
+        assert labels.tolist() == [0] * 5 + [1] * 5
+        assert names[0] == "val/class0/000.jpg"
+        assert file.attrs["weights"] == "untrained resnet18, seed 0"
+
+
+def test_float16_halves_the_file(setup) -> None:
+    run, config = setup("half", "extract.dtype=float16")
+    make_features(run, config)
+    assert open_features(run.features("photos", "test")).features.dtype == np.float16
+
+
+def test_pixels_are_the_centre_crop(setup) -> None:
+    run, config = setup("pixels", "extract.weights=pixels")
+    make_features(run, config)
+    found = open_features(run.features("photos", "test")).features
+    assert found.shape == (10, 3 * 56 * 56)
+    assert 0 <= found.min() < found.max() <= 1
+
+
+def test_same_features_again_are_left_and_others_refused(setup) -> None:
+    run, config = setup()
+    make_features(run, config)
+    path = run.features("photos", "trainval")
+    before = path.stat().st_mtime_ns
+    make_features(run, config)
+    assert path.stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"encoder_digest[\s\S]*Delete it"):
+        make_features(run, setup("run", "train.seed=1", "name=other")[1])
+    with pytest.raises(UserError, match=r"resize 60"):
+        make_features(run, load(run.config, Config, ["extract.resize=60"]))
+
+
+class StopAfter(StopRequest):
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.left = looks
+
+    def __bool__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_interrupted_anywhere_and_resumed_gives_the_same_content_and_leaves_nothing(setup) -> None:
+    run, config = setup("whole")
+    make_features(run, config)
+    again, same = setup("again")
+    interruptions = 0
+    for looks in [0, 1, 2, 3] * 10:
+        try:
+            make_features(again, same, StopAfter(looks))
+            break
+        except Interrupted:
+            interruptions += 1
+            assert not again.features("photos", "test").exists() or again.features("photos", "trainval").exists()
+    assert interruptions >= 4
+    for part in ("trainval", "test"):
+        assert (
+            open_features(run.features("photos", part)).digest == open_features(again.features("photos", part)).digest
+        )
+    assert sorted(path.name for path in again.features("photos", "test").parent.iterdir()) == ["test.h5", "trainval.h5"]
+
+
+def command(run: RunDir, processes: int) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "jobs.cli",
+        "extract",
+        str(run.root),
+        "--cluster",
+        "local",
+        "--processes",
+        str(processes),
+    ]
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_and_kills_give_the_same_content(setup) -> None:
+    digests = []
+    for processes in (1, 2, 4):
+        run, _ = setup(f"by{processes}")
+        done = subprocess.run(command(run, processes), capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        digests.append(open_features(run.features("photos", "trainval")).digest)
+    run, _ = setup("killed")
+    job = subprocess.Popen(command(run, 2), start_new_session=True, stdout=subprocess.DEVNULL)
+    while job.poll() is None and not list(run.root.glob("features/photos/.*/*.npy")):
+        time.sleep(0.005)
+    subprocess.run(["pkill", "-KILL", "-s", str(job.pid)], check=False)
+    job.wait()
+    done = subprocess.run(command(run, 1), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    digests.append(open_features(run.features("photos", "trainval")).digest)
+    assert len(set(digests)) == 1
+
+
+@pytest.mark.slow
+def test_signal_to_the_command_ends_it_with_75(setup) -> None:
+    run, _ = setup("stopped", "extract.batch_size=1")
+    job = subprocess.Popen(command(run, 2), stdout=subprocess.DEVNULL)
+    while job.poll() is None and not list(run.root.glob("features/photos/.*/*.npy")):
+        time.sleep(0.005)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=60) in (75, 0)
+
+
+@pytest.fixture
+def good(setup) -> Path:
+    run, config = setup()
+    make_features(run, config)
+    return run.features("photos", "test")
+
+
+def _external(file: h5py.File, secret: Path) -> None:
+    del file["features"]
+    file.create_dataset("features", (10, 4), "f4", external=[(str(secret), 0, 160)])
+
+
+def _link(file: h5py.File, secret: Path) -> None:
+    del file["features"]
+    file["features"] = h5py.ExternalLink(str(secret), "x")
+
+
+def _soft(file: h5py.File, secret: Path) -> None:
+    del file["features"]
+    file["features"] = h5py.SoftLink("/labels")
+
+
+def _virtual(file: h5py.File, secret: Path) -> None:
+    del file["features"]
+    layout = h5py.VirtualLayout((10, 4), "f4")
+    layout[:] = h5py.VirtualSource(str(secret), "x", (10, 4))
+    file.create_virtual_dataset("features", layout)
+
+
+def _bomb(file: h5py.File, secret: Path) -> None:
+    del file["features"]
+    file.create_dataset("features", (10**6, 10**6), "f4")
+
+
+def _packed(file: h5py.File, secret: Path) -> None:
+    del file["features"]
+    file.create_dataset("features", (10, 4), "f4", chunks=(5, 4), compression="gzip")
+
+
+def _labels(file: h5py.File, secret: Path) -> None:
+    file["labels"][0] = 99
+
+
+def _attribute(file: h5py.File, secret: Path) -> None:
+    del file.attrs["encoder_digest"]
+
+
+@pytest.mark.parametrize("attack", [_external, _link, _soft, _virtual, _bomb, _packed, _labels, _attribute])
+def test_hostile_or_damaged_file_is_refused_by_name(good: Path, tmp_path: Path, attack) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"canary" * 40)
+    with h5py.File(good, "r+") as file:
+        attack(file, secret)
+    with pytest.raises(UserError, match=r"test\.h5"):
+        open_features(good)
+
+
+def test_truncated_file_is_refused_by_name(good: Path) -> None:
+    good.write_bytes(good.read_bytes()[:3000])
+    with pytest.raises(UserError, match=r"test\.h5: not a readable feature file"):
+        open_features(good)
+
+
+def test_extraction_without_a_checkpoint_says_to_train_first(setup) -> None:
+    run, config = setup("empty", "extract.weights=trained")
+    with pytest.raises(UserError, match="Train first"):
+        make_features(run, config)
+
+
+def test_weights_of_another_architecture_are_refused_with_what_differs(tmp_path: Path) -> None:
+    torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "r34.pth")
+    with pytest.raises(UserError, match=r"does not hold the weights of a resnet18[\s\S]*unexpected"):
+        read_encoder(tmp_path / "r34.pth", "resnet18")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "backbone.", "module.encoder.", "base_encoder.", "module.model.encoder."]
+)
+def test_prefixes_are_stripped_from_the_front(tmp_path: Path, prefix: str) -> None:
+    state = torchvision.models.resnet18().state_dict()
+    torch.save({"model": {prefix + key: value for key, value in state.items()}}, tmp_path / "w.pth")
+    found = read_encoder(tmp_path / "w.pth", "resnet18")
+    assert torch.equal(found["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])

@@ -1,0 +1,282 @@
+"""Probes: splits, the certified solver, both protocols, results on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize
+from sklearn.datasets import load_digits
+
+from jobs.runs import save_config
+from trex.config import Config, load
+from trex.distributed import Ranks
+from trex.errors import Interrupted
+from trex.features.extract import extract
+from trex.interruption import StopRequest
+from trex.probing import exact, published
+from trex.probing.knn import knn_predict
+from trex.probing.path import RELATIVE_GAP, Basis
+from trex.probing.path import Path as SolverPath
+from trex.probing.probe import probe, scores
+from trex.probing.split import few_shot, few_shot_folds, validation_split
+from trex.rundir import RunDir
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = load_digits(return_X_y=True)
+    return torch.from_numpy(x.astype(np.float32) / 16), torch.from_numpy(y)
+
+
+def synthetic(n: int, d: int, k: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Non-negative features of a power-law spectrum with overlapping classes, as an encoder's are."""
+    chance = torch.Generator().manual_seed(seed)
+    scale = torch.arange(1, d + 1).float() ** -0.7
+    labels = torch.randint(k, (n,), generator=chance)
+    means = torch.randn(k, d, generator=chance) * scale * 0.7
+    mixing = torch.linalg.qr(torch.randn(d, d, generator=chance))[0]
+    return ((means[labels] + torch.randn(n, d, generator=chance) * scale) @ mixing).relu(), labels
+
+
+def test_validation_takes_a_fifth_of_each_class_and_never_the_last_image() -> None:
+    labels = np.repeat([0, 1, 2, 3], [100, 7, 2, 1])
+    train, validation = validation_split(labels, seed=0)
+    assert np.bincount(labels[validation], minlength=4).tolist() == [20, 1, 1, 0]
+    assert sorted([*train, *validation]) == list(range(110))
+
+
+def test_small_class_does_not_change_the_split_of_others() -> None:
+    with_small = validation_split(np.array([0] * 50 + [1] * 2 + [2] * 50), seed=1)[1]
+    without = validation_split(np.array([0] * 50 + [2] * 50), seed=1)[1]
+    assert [i for i in with_small if i < 50] == [i for i in without if i < 50]
+    assert [i - 2 for i in with_small if i >= 52] == [i for i in without if i >= 50]
+
+
+def test_splits_depend_on_the_seed_alone() -> None:
+    labels = np.arange(200) % 5
+    assert np.array_equal(validation_split(labels, 3)[1], validation_split(labels, 3)[1])
+    assert not np.array_equal(validation_split(labels, 3)[1], validation_split(labels, 4)[1])
+
+
+def test_few_shot_takes_so_many_of_each_class_and_all_of_a_smaller_one() -> None:
+    labels = np.repeat([0, 1, 2], [20, 9, 3])
+    assert np.bincount(labels[few_shot(labels, 5, 0)]).tolist() == [5, 5, 3]
+
+
+def test_few_shot_folds_validate_each_image_once() -> None:
+    labels = np.repeat([0, 1, 2], [5, 5, 1])
+    folds = few_shot_folds(labels, 0)
+    assert sorted(np.concatenate([validation for _, validation in folds])) == list(range(10))
+    assert all(set(labels[train]) == {0, 1, 2} for train, _ in folds)
+    assert few_shot_folds(np.arange(4), 0) == []
+
+
+def test_rotation_keeps_distances_and_decorrelates() -> None:
+    features, _ = synthetic(300, 40, 5)
+    basis = Basis.of(features)
+    rotated = basis.rotate(features)
+    assert torch.allclose(
+        torch.cdist(rotated[:9, :-1], rotated[:9, :-1]), torch.cdist(features[:9], features[:9]), atol=1e-4
+    )
+    covariance = rotated[:, :-1].T @ rotated[:, :-1] / len(rotated)
+    assert torch.allclose(covariance, torch.diag(basis.values), atol=1e-4)
+
+
+def float64_optimum(rotated: torch.Tensor, labels: torch.Tensor, start: torch.Tensor, c: float) -> tuple[float, float]:
+    """Objective of `start`, and the optimum by scipy's L-BFGS to the end of float64's precision from there."""
+    inputs = rotated.double()
+    strength = 1 / (c * len(labels))
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        w = torch.from_numpy(flat).view(start.shape).requires_grad_()
+        value = F.cross_entropy(inputs @ w.T, labels) + strength / 2 * w[:, :-1].square().sum()
+        value.backward()
+        return value.item(), w.grad.numpy().ravel()
+
+    x = start.double().numpy().ravel()
+    found = minimize(
+        objective,
+        x,
+        jac=True,
+        method="L-BFGS-B",
+        options=dict(maxiter=3000, maxfun=6000, ftol=1e-15, gtol=1e-12, maxcor=40),
+    )
+    return objective(x)[0], found.fun
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["digits", "synthetic 2048-d"])
+def test_path_is_within_a_thousandth_of_the_float64_optimum(digits, data: str) -> None:
+    features, labels = digits if data == "digits" else synthetic(1500, 2048, 12)
+    classes = int(labels.max()) + 1
+    basis = Basis.of(features)
+    rotated = basis.rotate(features)
+    path = SolverPath(rotated, labels, classes, basis)
+    for c in exact.GRID:
+        solution = path.solve(c)
+        assert solution.gap <= RELATIVE_GAP
+        if c in (1e-5, 1.0, 1e3, 1e6):
+            value, optimum = float64_optimum(rotated, labels, solution.weights, c)
+            assert (value - optimum) / optimum <= 1e-3, c
+            assert solution.objective == pytest.approx(value, rel=1e-4)
+
+
+def test_solver_agrees_with_scikit_learn_where_that_converges(digits) -> None:
+    """The weights differ by no more than the certified gap allows: f(W) - f* >= λ/2 ‖W - W*‖²."""
+    from sklearn.linear_model import LogisticRegression
+
+    features, labels = digits
+    basis = Basis.of(features)
+    rotated = basis.rotate(features)
+    solution = SolverPath(rotated, labels, 10, basis).solve(0.1)
+    reference = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000).fit(features.numpy(), labels.numpy())
+    theirs = torch.from_numpy(reference.coef_).double() @ basis.vectors.double()
+    distance = (solution.weights[:, :-1].double() - theirs).square().sum()
+    allowed = 2 * RELATIVE_GAP * solution.objective * 0.1 * len(labels)
+    assert 0 < distance < allowed
+    ours = (rotated @ solution.weights.T).argmax(1).numpy()
+    assert (ours == reference.predict(features.numpy())).mean() > 0.998
+
+
+def test_chosen_c_is_the_smallest_within_half_a_standard_error(digits) -> None:
+    features, labels = digits
+    basis = Basis.of(features)
+    choice = exact.choose_c(
+        basis.rotate(features), labels, 10, basis, [validation_split(labels.numpy(), 0)], StopRequest()
+    )
+    accuracies = [trial["validation_top1"] for trial in choice.trials]
+    best = max(accuracies)
+    half = 0.5 * math.sqrt(best * (1 - best) / 358)
+    first = next(trial for trial in choice.trials if trial["validation_top1"] >= best - half - 1e-9)
+    assert choice.best["C"] == first["C"]
+    assert best > 0.95
+    assert choice.edge is None
+
+
+def test_knn_votes_by_similarity(digits) -> None:
+    features, labels = digits
+    predicted = knn_predict(features[:1400].numpy(), labels[:1400].numpy(), features[1400:].numpy(), 20, 10)
+    assert (predicted == labels[1400:].numpy()).mean() > 0.93
+    own = knn_predict(features.numpy(), labels.numpy(), features.numpy(), 1, 10)
+    assert (own == labels.numpy()).all()
+
+
+def test_scores_leave_out_classes_without_test_images() -> None:
+    found = scores(np.array([0, 0, 0, 1]), np.array([0, 0, 2, 1]), 3)
+    assert found["top1"] == 0.75
+    assert found["mean_per_class"] == pytest.approx((2 / 3 + 1) / 2)
+    assert (found["per_class"][2], found["classes_without_test_images"]) == (None, 1)
+    assert found["confusion"] == [[0, 0, 2], [0, 2, 1], [1, 1, 1]]
+
+
+@pytest.mark.slow
+def test_published_protocol_is_scikit_learn_and_optuna(digits) -> None:
+    """The same trials, choice and accuracy as both libraries used directly on the same split with the same seed."""
+    import optuna
+    from sklearn.linear_model import LogisticRegression
+
+    features, labels = digits[0].numpy(), digits[1].numpy()
+    fold = validation_split(labels, 0)
+    ranges = {"C": published.C_RANGE}
+    choice = published.choose(published.fit_lbfgs, ranges, features, labels, fold, 0, StopRequest(), trials=8)
+
+    def accuracy(trial: optuna.Trial) -> float:
+        c = trial.suggest_float("C", 1e-5, 1e6, log=True)
+        model = LogisticRegression(C=c, max_iter=2000).fit(features[fold[0]], labels[fold[0]])
+        return float((model.predict(features[fold[1]]) == labels[fold[1]]).mean())
+
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+    study.optimize(accuracy, n_trials=8)
+    assert choice.best["C"] == pytest.approx(study.best_params["C"])
+    assert choice.validation_top1 == study.best_value
+    assert [t["validation_top1"] for t in choice.trials] == [t.value for t in study.trials]
+
+
+def test_sgd_of_the_large_sets_learns(digits, monkeypatch) -> None:
+    monkeypatch.setattr(published, "EPOCHS", 20)
+    features, labels = digits[0].numpy(), digits[1].numpy()
+    fit = published.sgd_fit(10, 0, StopRequest())
+    predict = fit(features[:1400], labels[:1400], {"lr": 30.0, "weight_decay": 1e-7})
+    assert (predict(features[1400:]) == labels[1400:]).mean() > 0.85
+    assert [published.uses_sgd(name) for name in ("in1k", "cog_l3", "inat2018", "dtd", "digits")] == [True] * 3 + [
+        False
+    ] * 2
+
+
+@pytest.fixture
+def features_of_pixels(tmp_path: Path) -> tuple[RunDir, Config]:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "extract: {datasets: [digits_unseen], weights: pixels, resize: 8, crop: 8}\n"
+        "probe: {seeds: 2, shots: [5], neighbours: 20}\ndata: {workers: 0}\n"
+    )
+    config = load(path, Config, [f"runs={tmp_path}/runs"])
+    run = RunDir.of(config)
+    save_config(run, config)
+    extract(run, config, "digits_unseen", Ranks(), StopRequest())
+    return run, config
+
+
+def results(run: RunDir) -> dict[str, dict]:
+    return {
+        str(p.relative_to(run.root / "probes")): json.loads(p.read_text()) for p in run.root.glob("probes/**/*.json")
+    }
+
+
+def test_one_result_a_kind_and_seed_with_everything_that_was_tried(features_of_pixels) -> None:
+    run, config = features_of_pixels
+    probe(run, config, "digits_unseen", range(2), StopRequest())
+    found = results(run)
+    kinds = ("exact", "exact-5shot", "knn20")
+    assert sorted(found) == sorted(f"digits_unseen/{kind}/seed_{seed}.json" for kind in kinds for seed in range(2))
+    one = found["digits_unseen/exact/seed_0.json"]
+    assert one["test"]["top1"] > 0.9
+    assert one["counts"] == {"train": 342, "validation": 86, "test": 105}
+    assert {"C", "validation_top1", "seconds"} == set(one["trials"][0])
+    assert found["digits_unseen/exact-5shot/seed_0.json"]["shots"] == 5
+
+
+def test_probes_are_deterministic_and_made_once(features_of_pixels) -> None:
+    run, config = features_of_pixels
+    probe(run, config, "digits_unseen", range(2), StopRequest())
+    before = {path: path.stat().st_mtime_ns for path in run.root.glob("probes/**/*.json")}
+    first = results(run)
+    probe(run, config, "digits_unseen", range(2), StopRequest())
+    assert before == {path: path.stat().st_mtime_ns for path in run.root.glob("probes/**/*.json")}
+    for path in before:
+        path.unlink()
+    probe(run, config, "digits_unseen", range(2), StopRequest())
+    assert {k: v["test"] for k, v in first.items()} == {k: v["test"] for k, v in results(run).items()}
+
+
+def test_result_of_other_features_is_made_anew(features_of_pixels) -> None:
+    run, config = features_of_pixels
+    probe(run, config, "digits_unseen", [0], StopRequest())
+    path = run.probe("digits_unseen", "exact", 0)
+    stale = json.loads(path.read_text())
+    stale["features"]["trainval_digest"] = "other"
+    path.write_text(json.dumps(stale))
+    probe(run, config, "digits_unseen", [0], StopRequest())
+    assert json.loads(path.read_text())["features"]["trainval_digest"] != "other"
+
+
+def test_interrupted_probe_keeps_whole_results_only(features_of_pixels) -> None:
+    run, config = features_of_pixels
+
+    class StopAfter(StopRequest):
+        left = 40
+
+        def __bool__(self) -> bool:
+            self.left -= 1
+            return self.left < 0
+
+    with pytest.raises(Interrupted):
+        probe(run, config, "digits_unseen", range(2), StopAfter())
+    assert 1 <= len(results(run)) < 6
+    assert all(result["test"]["top1"] > 0 for result in results(run).values())
