@@ -32,12 +32,22 @@ Send = Callable[[Work], dict[str, str]]
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `trex retry` and `trex cancel`."""
-    retry = commands.add_parser("retry", help="submit again only what failed or is missing of a run's jobs")
+    retry = commands.add_parser(
+        "retry",
+        help="submit again only what failed or is missing of a run's jobs",
+        description="Submit to Slurm again what failed, disappeared or is missing of a run's jobs, and nothing else. "
+        "What is done, waits or runs is left alone.",
+    )
     retry.add_argument("run", metavar="RUN", help="a run folder, or just its name")
     retry.add_argument("--cluster", metavar="NAME", help="another cluster file than the last time")
     retry.add_argument("--dry-run", action="store_true", help="print what would be submitted and create nothing")
     retry.set_defaults(handler=lambda args: _retry(args.run, args.cluster, args.dry_run))
-    cancel = commands.add_parser("cancel", help="cancel all of a run's jobs; `trex retry` continues them")
+    cancel = commands.add_parser(
+        "cancel",
+        help="cancel all of a run's jobs; `trex retry` continues them",
+        description="Cancel all of a run's jobs in Slurm's queue. Running ones save first and stay cancelled; "
+        "`trex retry RUN`, or the command that submitted them, continues them.",
+    )
     cancel.add_argument("run", metavar="RUN", help="a run folder, or just its name")
     cancel.set_defaults(handler=lambda args: _cancel(args.run))
 

@@ -32,7 +32,13 @@ class Finding:
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `trex check`."""
-    parser = subparsers.add_parser("check", help="find what would fail: config, data, Slurm's limits, disk, rights")
+    parser = subparsers.add_parser(
+        "check",
+        help="find what would fail: config, data, Slurm's limits, disk, rights",
+        description="Find what would fail before it is queued: the config, the data folders and their counts, whether "
+        "Slurm would take each stage's job (sbatch --test-only), disk space, write rights. Changes nothing; exits "
+        "with 2 if there is something to mend.",
+    )
     parser.add_argument("target", metavar="CONFIG", help="a config file, or a run folder")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings on top of the config")
     parser.add_argument("--cluster", metavar="NAME", help="a file of configs/clusters/ by name or path")

@@ -14,7 +14,12 @@ from trex.rundir import RunDir
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `trex logs`."""
-    parser = commands.add_parser("logs", help="the log of a run's newest job, of one of its data sets or ranks")
+    parser = commands.add_parser(
+        "logs",
+        help="the log of a run's newest job, of one of its data sets or ranks",
+        description="Print what the newest of a run's jobs wrote, on Slurm or on this machine; its path goes first, "
+        "to the error stream.",
+    )
     parser.add_argument("run", metavar="RUN", help="a run folder, or just its name")
     parser.add_argument("--follow", action="store_true", help="go on printing what is added")
     parser.add_argument("--job", metavar="ID", help="another job than the newest, such as 123 or 123_4")

@@ -55,6 +55,19 @@ def cancel(job_ids: Iterable[str]) -> None:
         raise TrexError(f"scancel failed: {answer.stderr.strip()}")
 
 
+def elements(job_id: str) -> list[str]:
+    """The jobs that an id of Slurm's stands for: `12_[0-2,7%4]`, an array that waits, is 12_0, 12_1, 12_2 and 12_7."""
+    found = re.fullmatch(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]", job_id)
+    if found is None:
+        return [job_id]
+    ids = []
+    for part in found[2].split(","):
+        span, _, step = part.partition(":")
+        first, _, last = span.partition("-")
+        ids += [f"{found[1]}_{number}" for number in range(int(first), int(last or first) + 1, int(step or 1))]
+    return ids
+
+
 def largest_array() -> int:
     """How many elements an array may have on this cluster; 1 where there are no arrays."""
     answer = commands.run(["scontrol", "show", "config"], timeout=30)

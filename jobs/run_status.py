@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jobs import commands, queue
+from jobs import commands, environment, queue
 from jobs.attempts import keys_of, read_state
 from jobs.slurm import submitted_jobs
 from jobs.stages import is_trained, missing_features, missing_probes
@@ -114,12 +114,14 @@ def ask_slurm(runs: Sequence[RunDir]) -> Slurm:
     except TrexError:
         return Slurm({}, {}, answers=False, accounting=False)
     ids = ",".join(sorted({job_id.partition("_")[0] for job_id, _ in places}))
-    words = ["sacct", "--duplicates", "--allocations", "--noheader", "--parsable2", "--array", f"--jobs={ids}"]
-    answer = commands.run([*words, "--format=JobID,State,ElapsedRaw"], timeout=60)
+    words = ["sacct", "--duplicates", "--allocations", "--noheader", "--parsable2", f"--jobs={ids}"]
+    whole = {**environment.outside_allocation(), "SLURM_BITSTR_LEN": "0"}  # else long lists of elements end in dots
+    answer = commands.run([*words, "--format=JobID,State,ElapsedRaw"], timeout=60, env=whole)
     records: dict[str, list[Record]] = {}
     for line in answer.stdout.splitlines() if answer.ok else []:
         job_id, state, seconds = line.split("|")[:3]
-        records.setdefault(job_id, []).append(Record(job_id, state.split()[0], int(seconds or 0)))
+        for one in queue.elements(job_id):
+            records.setdefault(one, []).append(Record(one, state.split()[0], int(seconds or 0)))
     return Slurm(jobs, records, answers=True, accounting=answer.ok)
 
 

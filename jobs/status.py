@@ -22,7 +22,13 @@ _WATCH_SECONDS = 30
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `trex status` and `trex logs`."""
-    status = commands.add_parser("status", help="every run: stages, step, speed, time left, restarts, goodput")
+    status = commands.add_parser(
+        "status",
+        help="every run: stages, step, speed, time left, restarts, goodput",
+        description="Where every run stands: the state of its stages, epoch and step, images/s, time left, restarts "
+        "and why, and goodput, the share of the training's allocated time that became kept steps. A run that left "
+        "the queue unfinished is shown as GONE, with the command that continues it.",
+    )
     status.add_argument("runs", nargs="*", metavar="RUN", help="run folders or names (default: all of runs/)")
     status.add_argument("--watch", action="store_true", help=f"show it anew every {_WATCH_SECONDS} s")
     status.add_argument("--json", action="store_true", help="for programs")

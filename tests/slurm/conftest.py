@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from jobs.queue import elements
+
 ROOT = Path(__file__).resolve().parents[2]
 SANDBOX = [sys.executable, str(ROOT / "tools" / "sandbox.py")]
 TREX = [sys.executable, "-m", "jobs.cli"]
@@ -82,8 +84,9 @@ class Site:
         """State of each start of a job, the last of which has ended."""
 
         def states() -> list[str]:
-            words = ["sacct", "-D", "-X", "-n", "-P", "-j", job_id, "-o", "State"]
-            return [line.split()[0] for line in self.call(*words).stdout.splitlines()]
+            words = ["sacct", "-D", "-X", "-n", "-P", "-j", job_id.partition("_")[0], "-o", "JobID,State"]
+            rows = [line.split("|") for line in self.call(*words).stdout.splitlines()]
+            return [state.split()[0] for found, state in rows if job_id in elements(found)]
 
         return wait_for(lambda: found if (found := states()) and found[-1] not in ("RUNNING", "PENDING") else None, 60)
 

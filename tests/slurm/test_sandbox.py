@@ -130,7 +130,15 @@ def test_a_plain_user_can_run_it(folder: Path) -> None:
     plain("python3", tool, "up", *place)
     try:
         settings["env"] |= {"SLURM_CONF": str(work / "s" / "slurm.conf")}  # type: ignore[operator]
-        words = ["srun", "-N2", "-n4", "--gres=gpu:2", "bash", "-c", "echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES"]
+        words = [
+            "srun",
+            "-N2",
+            "--ntasks-per-node=2",
+            "--gres=gpu:2",
+            "bash",
+            "-c",
+            "echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES",
+        ]
         assert sorted(plain(*words).stdout.splitlines()) == ["n1 0,1"] * 2 + ["n2 0,1"] * 2
     finally:
         plain("python3", tool, "down", *place)

@@ -1,0 +1,143 @@
+"""The `trex` command as a person uses it: what it says, what it creates, how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TINY = """
+data: {dataset: digits_seen, workers: 0}
+crops: {global_size: 16, local_size: 8, local_count: 1}
+model: {encoder: resnet18, hidden_dim: 32, output_dim: 16, memory_size: 64}
+optimiser: {lr: 0.05, warmup_epochs: 0}
+train: {epochs: 1, batch_size: 256, precision: "off", log_every: 2}
+extract: {datasets: [digits_unseen], resize: 16, crop: 16}
+probe: {seeds: 1}
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path
+
+
+def trex(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in `home`, where no Slurm is to be found."""
+    empty = home.parent / "no_slurm"
+    empty.mkdir(exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": str(empty), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "jobs.cli", *words]
+    return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def files(home: Path) -> list[str]:
+    return sorted(str(path.relative_to(home)) for path in home.rglob("*"))
+
+
+def test_every_mistake_is_named_with_file_line_and_nearest_key_and_nothing_is_created(home: Path) -> None:
+    (home / "wrong.yaml").write_text("train:\n  epoch: 3\n  batch_size: many\nmodel: {encoder: resnet18}\n")
+    before = files(home)
+    done = trex(home, "train", "wrong.yaml")
+    assert done.returncode == 2
+    assert "wrong.yaml:2" in done.stderr
+    assert "did you mean 'epochs'" in done.stderr
+    assert "wrong.yaml:3" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert files(home) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "tiny.yaml", "train.epoch=3"], "did you mean 'epochs'"),
+        (["train", "trex_sta"], "expected a config file or a run folder"),
+        (["train", "tiny.yaml", "--cluster", "locl"], "did you mean 'local'"),
+        (["train", "tiny.yaml", "--processes", "0"], "expected at least 1"),
+        (["train", "tiny.yaml", "data.dataset=digit_seen", "--cluster", "local"], "Did you mean 'digits_seen'"),
+        (["report", "tiny.yaml"], "there is no such run yet"),
+        (["retry", "tiny.yaml"], "was ever submitted"),
+        (["logs", "tiny.yaml"], "no log of any job"),
+        (["status", "nothing"], "expected a config file or a run folder"),
+        (["frobnicate"], "invalid choice"),
+        (["train", "tiny.yaml", "--proceses=2"], "not understood"),
+    ],
+)
+def test_mistake_of_the_command_is_one_clear_line(home: Path, words: list[str], expected: str) -> None:
+    done = trex(home, *words)
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_dry_run_says_what_would_run_and_creates_nothing(home: Path) -> None:
+    before = files(home)
+    done = trex(home, "run", "tiny.yaml", "--dry-run", "name=planned")
+    assert done.returncode == 0, done.stderr
+    assert "no Slurm here, using this machine" in done.stderr
+    assert [line.split(": ")[1].split(" ")[0] for line in done.stdout.splitlines()] == [
+        "train", "extract", "probe", "report",
+    ]  # fmt: skip
+    assert files(home) == before
+
+
+def test_submitting_imports_no_torch() -> None:
+    program = "import sys, jobs.cli, jobs.slurm; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'h5py')))"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["train", "extract", "probe", "run", "report", "check", "status", "logs", "retry", "cancel"])  # fmt: skip
+def test_every_command_has_help(home: Path, command: str) -> None:
+    done = trex(home, command, "--help")
+    assert done.returncode == 0
+    assert len(done.stdout) > 200
+
+
+@pytest.mark.slow
+def test_whole_way_then_nothing_to_do_then_refusals(home: Path) -> None:
+    done = trex(home, "run", "tiny.yaml", "name=way", "--cluster", "local", "--processes", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = home / "runs" / "way"
+    assert (run / "report" / "index.html").exists()
+    assert json.loads((run / "jobs" / "train.state.json").read_text())["state"] == "done"
+    saved = sorted(path.stat().st_mtime_ns for path in run.rglob("*.pt"))
+
+    again = trex(home, "run", "tiny.yaml", "name=way", "--cluster", "local", "--processes", "2")
+    assert again.returncode == 0
+    assert [f"{stage}: nothing to do" in again.stderr for stage in ("train", "extract", "probe")] == [True] * 3
+    assert sorted(path.stat().st_mtime_ns for path in run.rglob("*.pt")) == saved
+
+    changed = trex(home, "train", "tiny.yaml", "name=way", "train.epochs=2", "--cluster", "local")
+    assert changed.returncode == 77
+    assert "train.epochs" in changed.stderr
+
+    status = trex(home, "status", "way")
+    assert status.returncode == 0, status.stderr
+    assert "train   done" in status.stdout
+    logs = trex(home, "logs", "way")
+    assert "report" in logs.stdout or "digits_unseen" in logs.stdout
+
+
+@pytest.mark.slow
+def test_second_launcher_of_a_living_run_is_refused(home: Path) -> None:
+    words = [sys.executable, "-m", "jobs.cli", "train", "tiny.yaml", "name=twice", "train.epochs=200"]
+    first = subprocess.Popen(
+        [*words, "--cluster", "local"], cwd=home, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    try:
+        assert first.stdout is not None
+        assert any("step" in line for line in first.stdout)
+        second = trex(home, "train", "tiny.yaml", "name=twice", "train.epochs=200", "--cluster", "local")
+        assert second.returncode == 3, second.stdout + second.stderr
+    finally:
+        first.terminate()
+        first.communicate(timeout=60)
+    assert first.returncode == 75

@@ -1,0 +1,24 @@
+"""Slurm's ways to write job ids."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.queue import elements
+
+
+@pytest.mark.parametrize(
+    ("job_id", "expected"),
+    [
+        ("12", ["12"]),
+        ("12_3", ["12_3"]),
+        ("12_[3]", ["12_3"]),
+        ("12_[0-2%4]", ["12_0", "12_1", "12_2"]),
+        ("12_[0-1,5,8-9]", ["12_0", "12_1", "12_5", "12_8", "12_9"]),
+        ("12_[0-6:3%1]", ["12_0", "12_3", "12_6"]),
+        ("12_[0-3...]", ["12_[0-3...]"]),
+        ("12+0", ["12+0"]),
+    ],
+)
+def test_elements_of_an_array_id(job_id: str, expected: list[str]) -> None:
+    assert elements(job_id) == expected

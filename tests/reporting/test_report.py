@@ -1,0 +1,173 @@
+"""The report: what is missing stays missing, what is odd is named, nothing in a file can do anything."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from scipy.stats import ttest_rel
+
+from trex.config.schema import TRANSFER_DATASETS
+from trex.errors import UserError
+from trex.reporting import tables
+from trex.reporting.collect import average, collect
+from trex.reporting.write import text_table, write_report
+from trex.rundir import RunDir
+
+
+def result(run: RunDir, dataset: str, seed: int, top1: float, **more: object) -> None:
+    """A probe's result file, as a probe leaves it."""
+    value = {
+        "format": 1, "run": run.name, "dataset": dataset, "probe": "exact", "protocol": "exact", "seed": seed,
+        "shots": None, "comparable": True, "classes": ["cat", "dog"],
+        "counts": {"train": 8, "validation": 2, "test": 50}, "best": {"C": 1.0}, "edge": None,
+        "trials": [{"C": 0.1, "validation_top1": 0.5, "seconds": 0.1}, {"C": 1.0, "validation_top1": 0.6, "seconds": 0.1}],
+        "validation": {"top1": 0.6},
+        "test": {"top1": top1, "mean_per_class": top1, "per_class": [top1, None], "confusion": [[0, 0, 1], [0, 1, 2]],
+                 "classes_without_test_images": 1},
+        "seconds": 1.0, "features": {"encoder_digest": "abc", "weights": "epoch-0001"}, "versions": {}, **more,
+    }  # fmt: skip
+    path = run.root / "probes" / dataset / "exact" / f"seed_{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    run = RunDir(tmp_path / "one")
+    run.root.mkdir()
+    return run
+
+
+def test_mean_and_log_odds_are_over_the_fifteen_sets_without_in1k_and_say_how_many(run: RunDir) -> None:
+    result(run, "in1k", 0, 0.99)
+    for dataset, top1 in (("dtd", 0.7), ("pets", 0.9)):
+        for seed, shift in enumerate((-0.01, 0.01)):
+            result(run, dataset, seed, top1 + shift)
+    found = average(collect(run), "exact", ["in1k", "dtd", "pets"])
+    assert found.mean == pytest.approx(0.8)
+    assert found.log_odds == pytest.approx((math.log(0.7 / 0.3) + math.log(0.9 / 0.1)) / 2)
+    assert (found.count, found.of) == (2, len(TRANSFER_DATASETS) - 1)
+    assert "80.0 (2/15 sets)" in text_table([run])
+
+
+def test_hundred_percent_has_finite_log_odds_and_a_note(run: RunDir) -> None:
+    result(run, "dtd", 0, 1.0)
+    assert collect(run).cells["exact", "dtd"].log_odds == pytest.approx(math.log(0.99 / 0.01))
+    assert "Log-odds count 100 %" in text_table([run])
+
+
+def test_missing_cell_is_a_dash_and_named_never_zero(run: RunDir, tmp_path: Path) -> None:
+    other = RunDir(tmp_path / "other")
+    other.root.mkdir()
+    result(run, "dtd", 0, 0.7)
+    result(run, "pets", 0, 0.9)
+    result(other, "dtd", 0, 0.6)
+    _, body = tables.rows([collect(run), collect(other)], "exact")
+    assert body[1][1:3] == ["60.0", tables.MISSING]
+    assert "other: no results of pets (exact)." in text_table([run, other])
+    rows = list(csv.DictReader(io.StringIO(tables.results_csv([collect(run), collect(other)]))))
+    assert [(row["run"], row["dataset"]) for row in rows] == [("one", "dtd"), ("one", "pets"), ("other", "dtd")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "[]", "null", '{"test": {"top1": 0.5}}', '{"test": {"top1": NaN}}', "\x00\xff",
+        json.dumps({"dataset": "pets", "probe": "exact", "test": {"top1": 7}}),
+    ],
+)  # fmt: skip
+def test_junk_among_the_results_is_named_and_left_out(run: RunDir, content: str) -> None:
+    result(run, "dtd", 0, 0.7)
+    path = run.root / "probes" / "dtd" / "exact" / "seed_1.json"
+    path.write_text(content, encoding="latin-1")
+    assert "not readable, and left out: probes/dtd/exact/seed_1.json" in text_table([run])
+    assert collect(run).cells["exact", "dtd"].top1 == [0.7]
+
+
+def test_result_that_lies_about_its_data_set_is_left_out(run: RunDir) -> None:
+    result(run, "dtd", 0, 0.7)
+    moved = run.root / "probes" / "pets" / "exact" / "seed_0.json"
+    moved.parent.mkdir(parents=True)
+    moved.write_bytes((run.root / "probes" / "dtd" / "exact" / "seed_0.json").read_bytes())
+    assert ("exact", "pets") not in collect(run).cells
+    assert "probes/pets/exact/seed_0.json" in text_table([run])
+
+
+def test_subset_is_marked_down_to_every_table(run: RunDir) -> None:
+    result(run, "dtd", 0, 0.7, comparable=False)
+    write_report([run], run.report)
+    for name in ("table.md", "table.tex", "index.html"):
+        assert "not comparable with published numbers" in (run.report / name).read_text()
+    assert "70.0*" in (run.report / "index.html").read_text()
+
+
+class Page(HTMLParser):
+    """Tags and attributes of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_page_is_self_contained_and_hostile_texts_stay_text(run: RunDir) -> None:
+    attack = "<script>alert(1)</script><img src=https://evil.example/x onerror=alert(1)>"
+    result(run, "dtd", 0, 0.7, classes=[attack, "dog"], features={"encoder_digest": attack, "weights": attack})
+    run.config.write_text(f"name: {attack}\n")
+    page = write_report([run], run.report).read_text()
+    parser = Page()
+    parser.feed(page)
+    assert not {"script", "img", "link", "iframe", "object"} & {tag for tag, _ in parser.tags}
+    for _, attributes in parser.tags:
+        assert not any(name in ("src", "href") or name.startswith("on") for name in attributes)
+    assert "url(" not in page
+    assert not re.search(r"@import", page)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx"])
+def test_csv_text_cannot_be_a_formula(run: RunDir, text: str) -> None:
+    result(run, "dtd", 0, 0.7, features={"encoder_digest": text})
+    row = next(csv.DictReader(io.StringIO(tables.results_csv([collect(run)]))))
+    assert row["encoder"] == f"'{text}"
+
+
+def test_two_runs_are_compared_by_a_paired_test_over_their_common_seeds(run: RunDir, tmp_path: Path) -> None:
+    other = RunDir(tmp_path / "other")
+    ours, theirs = [0.70, 0.72, 0.71, 0.75], [0.65, 0.70, 0.66, 0.69]
+    for seed in range(4):
+        result(run, "dtd", seed, ours[seed])
+        result(other, "dtd", seed, theirs[seed])
+    result(other, "dtd", 9, 0.1)
+    [(names, kind, dataset, gain, p)] = tables.comparisons([collect(run), collect(other)])
+    assert (names, kind, dataset) == ("one − other", "exact", "dtd")
+    assert gain == pytest.approx(4.5)
+    assert p == pytest.approx(ttest_rel(ours, theirs).pvalue)
+
+
+def test_empty_run_gives_a_report_that_says_so(run: RunDir) -> None:
+    assert "no probe results yet" in text_table([run])
+    assert "no probe results yet" in write_report([run], run.report).read_text()
+
+
+def test_run_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such run"):
+        write_report([RunDir(tmp_path / "nowhere")], tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_markdown_and_latex_keep_names_readable(run: RunDir) -> None:
+    result(run, "cog_l1", 0, 0.7)
+    result(run, "cog_l1", 1, 0.8)
+    data = [collect(run)]
+    assert r"cog\_l1" in tables.latex(data)
+    assert r"75.0 $\pm$ 7.1" in tables.latex(data)
+    assert "| one | 75.0 ± 7.1 |" in tables.markdown(data)

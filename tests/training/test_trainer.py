@@ -1,0 +1,104 @@
+"""The loop's duties beside resuming: precision, validation, what is not finite, batches that do not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.conftest import assert_same_bits
+from tests.training.test_resume import StopAfter, final, finish
+from trex.distributed import Ranks
+from trex.errors import Interrupted, TrexError, UserError
+from trex.files import read_lines
+from trex.images.evaluation import evaluation_image
+from trex.images.normalise import normalise
+from trex.images.registry import load_split
+from trex.interruption import StopRequest
+from trex.model.trex import build_model
+from trex.rundir import RunDir
+from trex.training.checkpoint import Checkpoints
+from trex.training.trainer import make_batches, train
+from trex.training.validation import validate
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "size"),
+    # oneDNN's bf16 weight gradient of a strided convolution reads uninitialised memory for 1 x 1 images: hence 32.
+    [("bf16", 32), ("fp16", 16)],
+)
+def test_mixed_precision_resumes_with_the_same_bits(tiny, saved_run, precision: str, size: int) -> None:
+    data = ("data.dataset=digits_unseen", "train.batch_size=128", f"crops.global_size={size}", "crops.local_count=0")
+    settings = (*data, "train.epochs=1", f"train.precision={precision}")
+    reference, config = tiny("reference", *settings), tiny("stopped", *settings)
+    finish(saved_run(reference), reference)
+    run = saved_run(config)
+    for looks in (1, 0):
+        with pytest.raises(Interrupted):
+            train(run, config, Ranks(), StopAfter(looks))
+    finish(run, config)
+    expected = final(RunDir.of(reference))
+    assert_same_bits(expected, final(run))
+    assert bool(expected["scaler"]) == (precision == "fp16")
+    exact = tiny("exact", *settings[:-1])
+    finish(saved_run(exact), exact)
+    weights = (final(RunDir.of(one))["model"]["encoder.conv1.weight"] for one in (exact, reference))
+    assert not torch.equal(*weights), "autocast had no effect"
+
+
+@pytest.mark.slow
+def test_loss_that_is_not_finite_ends_the_run_and_is_never_saved(tiny, saved_run) -> None:
+    config = tiny("explodes", "optimiser.lr=1e30", "optimiser.warmup_epochs=0", "checkpoint.every_steps=1")
+    run = saved_run(config)
+    with pytest.raises(TrexError, match=r"the loss of step \d+ is not finite"):
+        finish(run, config)
+    newest = Checkpoints(run.checkpoints).newest()
+    losses = [line["loss"] for line in read_lines(run.metrics) if line["kind"] == "train"]
+    assert np.isfinite(losses).all()
+    assert newest is None or newest.load()["position"]["global_step"] <= 2
+
+
+@pytest.mark.slow
+def test_validation_is_that_of_each_image_by_itself(tiny) -> None:
+    config = tiny("unused")
+    split = load_split("digits_seen", "test", config.data)
+    model = build_model(config.model, len(split.classes), Ranks(), seed=3)
+    sizes = {"resize": 18, "crop": 16, "workers": 0, "amp": None}
+    found = validate(model, split, Ranks(), StopRequest(), batch_size=64, **sizes)
+    model.eval()
+    hits = hits5 = 0
+    for index in range(len(split)):
+        image = torch.from_numpy(evaluation_image(split.read(index), 18, 16))[None]
+        with torch.no_grad():
+            ranked = model.classify(normalise(image))[0].argsort(descending=True)
+        place = (ranked == int(split.labels[index])).nonzero().item()
+        hits, hits5 = hits + (place == 0), hits5 + (place < 5)
+    assert found.top1 == pytest.approx(100 * hits / len(split), abs=0.5)  # a batch may round one image differently
+    assert found.top5 == pytest.approx(100 * hits5 / len(split), abs=0.5)
+    assert model.training is False or model.train()
+
+
+def test_batch_that_does_not_divide_or_exceeds_the_data_is_refused(tiny, saved_run) -> None:
+    config = tiny("large", "train.batch_size=4096")
+    with pytest.raises(UserError, match=r"batch_size is 4096, but digits_seen has only 1014"):
+        finish(saved_run(config), config)
+    config = tiny("odd", "train.batch_size=127")
+    with pytest.raises(UserError, match=r"multiple of the number of processes, 2"):
+        make_batches(config, load_split("digits_seen", "trainval", config.data), replace(Ranks(), world=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", [0, 512])
+def test_plain_head_and_class_means_both_learn(tiny, saved_run, memory: int) -> None:
+    crops = ("crops.global_size=32", "crops.global_scale=[0.5, 1]", "crops.local_count=0", "crops.flip=0",
+             "crops.solarise=0", "crops.global_blur=0")  # fmt: skip
+    model = (f"model.memory_size={memory}", "model.momentum=0.99", "model.hidden_dim=256", "model.output_dim=64")
+    config = tiny("learns", *crops, *model, "train.epochs=6", "train.batch_size=64", "optimiser.lr=0.4")
+    run = saved_run(config)
+    finish(run, config)
+    validations = [line for line in read_lines(run.metrics) if line["kind"] == "validation"]
+    assert len(validations) == 6
+    assert validations[-1]["top1"] > 93, [round(line["top1"]) for line in validations]
