@@ -198,7 +198,7 @@ def _retry(target: str, cluster_name: str | None, dry_run: bool) -> int:
 def _cancel(target: str) -> int:
     run, _ = open_run(target)
     jobs = waiting_jobs(run)
-    queue.cancel(job.job_id for job in jobs.values())
+    queue.cancel(job.job_id.partition("_")[0] for job in jobs.values())  # arrays as a whole
     _say(
         f"cancelled {len(jobs)} jobs of {run.name}: {', '.join(jobs)}"
         if jobs

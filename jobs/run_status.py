@@ -179,7 +179,7 @@ def _vanished(key: str, job: str, recorded: dict[str, Any] | None, slurm: Slurm)
     """A submitted job that is in the queue no more, and did not finish."""
     if not slurm.answers:
         return Part(key, "waiting", job, "Slurm does not answer: not known whether it is in the queue")
-    records = slurm.records.get(job, [])
+    records = slurm.records.get(job) or slurm.records.get(job.partition("_")[0], [])
     ending = f"ended as {records[-1].state}" if records else "is in the queue no more"
     mine = recorded if recorded is not None and recorded["job"] == job else None
     if mine is not None and mine["state"] == "failed":

@@ -93,7 +93,9 @@ def test_submitting_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["train", "extract", "probe", "run", "report", "check", "status", "logs", "retry", "cancel"])  # fmt: skip
+@pytest.mark.parametrize(
+    "command", ["train", "extract", "probe", "run", "report", "check", "status", "logs", "retry", "cancel"]
+)
 def test_every_command_has_help(home: Path, command: str) -> None:
     done = trex(home, command, "--help")
     assert done.returncode == 0
