@@ -54,7 +54,7 @@ def _images(folder: Path, part: Path, classes: list[str]) -> tuple[list[str], li
     names: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(_image_names(part / name))
+        found = sorted(image_names(part / name))
         if not found:
             raise UserError(f"{part / name}: a class folder without images ({', '.join(EXTENSIONS)})")
         prefix = f"{part.relative_to(folder).as_posix()}/{name}/"
@@ -63,14 +63,15 @@ def _images(folder: Path, part: Path, classes: list[str]) -> tuple[list[str], li
     return names, labels
 
 
-def _image_names(folder: Path, prefix: str = "") -> list[str]:
+def image_names(folder: Path, prefix: str = "") -> list[str]:
+    """Paths of the images below a folder, in no order; hidden files and other kinds are left out."""
     names = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                names += _image_names(folder / entry.name, f"{prefix}{entry.name}/")
+                names += image_names(folder / entry.name, f"{prefix}{entry.name}/")
             elif entry.name.lower().endswith(EXTENSIONS):
                 names.append(prefix + entry.name)
     return names

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,13 @@ from trex.images.split import Names, Part, Split
 
 #: Modules that register data sets, imported when a name of theirs is asked for.
 MODULES = {
-    "digits": "trex.images.digits",
-    "digits_seen": "trex.images.digits",
-    "digits_unseen": "trex.images.digits",
+    **dict.fromkeys(("digits", "digits_seen", "digits_unseen"), "trex.images.digits"),
     "in1k": "trex.images.imagefolder",
+    **dict.fromkeys(("cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5"), "trex.images.transfer.cog"),
+    **dict.fromkeys(("aircraft", "dtd", "pets", "food101", "sun397"), "trex.images.transfer.lists"),
+    **dict.fromkeys(("cars196", "flowers"), "trex.images.transfer.mats"),
+    "eurosat": "trex.images.transfer.eurosat",
+    **dict.fromkeys(("inat2018", "inat2019"), "trex.images.transfer.inat"),
 }
 
 
@@ -45,6 +49,8 @@ class Listing:
     trainval_arrays: np.ndarray | None = None  #: (n, H, W, 3) uint8 for sets without files
     test_arrays: np.ndarray | None = None
     folder: Path | None = None  #: where the relative paths begin, if not in the data set's own folder
+    listed: bool = False  #: whether the paths are from a list, and not from looking at the files
+    remark: str = ""  #: what is known about a wrong count
 
 
 Reader = Callable[[Path], Listing]
@@ -58,22 +64,26 @@ class Dataset:
     read: Reader
     counts: Counts | None
     needs_files: bool = True
+    folder: str | None = None  #: name of the folder it is looked for in, where that is not its own name
 
 
 _REGISTERED: dict[str, Dataset] = {}
 
 
-def dataset(name: str, counts: Counts | None = None, needs_files: bool = True) -> Callable[[Reader], Reader]:
+def dataset(
+    name: str, counts: Counts | None = None, needs_files: bool = True, folder: str | None = None
+) -> Callable[[Reader], Reader]:
     """Register the decorated function as the reader of the data set `name`.
 
     Args:
         name: as configs name it.
         counts: the official numbers; a folder that differs is refused unless `data.subsets` names the set.
         needs_files: False for a set that is made without a folder.
+        folder: name of the folder that it shares with other sets.
     """
 
     def register(read: Reader) -> Reader:
-        _REGISTERED[name] = Dataset(name, read, counts, needs_files)
+        _REGISTERED[name] = Dataset(name, read, counts, needs_files, folder)
         return read
 
     return register
@@ -108,7 +118,11 @@ def find(name: str, data: DataConfig) -> Dataset:
 
 def folder_of(name: str, data: DataConfig) -> Path:
     """Where the data set is looked for: `data.folders`, else a folder of its name in `data.root`."""
-    return Path(data.folders.get(name, str(Path(data.root) / name))).expanduser()
+    shared = _REGISTERED[name].folder if name in _REGISTERED else None
+    for key in (name, shared):
+        if key is not None and key in data.folders:
+            return Path(data.folders[key]).expanduser()
+    return Path(data.root).expanduser() / (shared or name)
 
 
 def load_split(name: str, part: Part, data: DataConfig) -> Split:
@@ -131,13 +145,16 @@ def load_splits(name: str, data: DataConfig) -> dict[Part, Split]:
             f"say where it is: data.root=… for all sets, data.folders.{name}=… for this one."
         )
     listing = found.read(folder)
-    problem = _count_problem(found, listing)
+    base = (listing.folder or folder) if found.needs_files else None
+    missing = ""
+    if listing.listed and base is not None:
+        listing, missing = _without_missing(listing, base, name)
+    problem = _count_problem(found, listing) or missing
     if problem and name not in data.subsets:
         raise UserError(
-            f"data set {name!r} in {folder}: {problem}. A complete set gives comparable numbers; to use this one all "
-            f"the same, with results marked as not comparable: data.subsets=[{name}]"
+            f"data set {name!r} in {folder}: {missing or problem}. A complete set gives comparable numbers; to use "
+            f"this one all the same, with results marked as not comparable: data.subsets=[{name}]"
         )
-    base = (listing.folder or folder) if found.needs_files else None
     parts: dict[Part, Split] = {}
     for part, (paths, labels), arrays in (
         ("trainval", listing.trainval, listing.trainval_arrays),
@@ -145,18 +162,59 @@ def load_splits(name: str, data: DataConfig) -> dict[Part, Split]:
     ):
         key: Part = "trainval" if part == "trainval" else "test"
         parts[key] = Split(
-            name, key, listing.classes, np.asarray(labels, dtype=np.int64), Names(paths), base, problem is None, arrays
+            name, key, listing.classes, np.asarray(labels, dtype=np.int64), Names(paths), base, not problem, arrays
         )
     return parts
 
 
-def _count_problem(found: Dataset, listing: Listing) -> str | None:
+def _without_missing(listing: Listing, base: Path, name: str) -> tuple[Listing, str]:
+    """The listing without images that are not there, and words about those; each folder is read once.
+
+    Raises:
+        UserError: if a list names a path outside the data set's folder.
+    """
+    there: dict[str, frozenset[str]] = {}
+    absent: list[str] = []
+    parts = []
+    for paths, labels in (listing.trainval, listing.test):
+        kept: tuple[list[str], list[int]] = ([], [])
+        for path, label in zip(paths, labels, strict=True):
+            parent, _, file = path.rpartition("/")
+            if parent not in there:
+                if path.startswith("/") or ".." in path.split("/"):
+                    raise UserError(
+                        f"data set {name!r}: a list in {base} names {path!r}, outside of the folder: refused"
+                    )
+                there[parent] = _files_in(base / parent)
+            if file in there[parent]:
+                kept[0].append(path)
+                kept[1].append(label)
+            else:
+                absent.append(path)
+        parts.append(kept)
+    if not absent:
+        return listing, ""
+    shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+    words = f"{len(absent)} listed images are not in {base}: {shown}"
+    return replace(listing, trainval=parts[0], test=parts[1]), words
+
+
+def _files_in(folder: Path) -> frozenset[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries)
+    except OSError:
+        return frozenset()
+
+
+def _count_problem(found: Dataset, listing: Listing) -> str:
     if found.counts is None:
-        return None
+        return ""
     have = Counts(len(listing.classes), len(listing.trainval[0]), len(listing.test[0]))
     if have == found.counts:
-        return None
+        return ""
     return (
         f"found {have.classes} classes, {have.trainval} trainval and {have.test} test images; "
         f"expected {found.counts.classes}, {found.counts.trainval} and {found.counts.test}"
+        f"{f' ({listing.remark})' if listing.remark else ''}"
     )
