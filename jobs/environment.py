@@ -29,6 +29,11 @@ class Task:
     cpus: int  #: CPUs of this process
 
 
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def this_task() -> Task:
     """Read this process's place; outside of a job, a job of one process."""
     env = os.environ
@@ -45,7 +50,7 @@ def this_task() -> Task:
             node_count=int(env.get("SLURM_JOB_NUM_NODES", "1")),
             restart=int(env.get("SLURM_RESTART_COUNT", "0")),
             is_slurm=True,
-            cpus=int(env.get("SLURM_CPUS_PER_TASK", "0")) or len(os.sched_getaffinity(0)),
+            cpus=int(env.get("SLURM_CPUS_PER_TASK", "0")) or available_cpus(),
         )
     world = int(env.get("SUBMITIT_LOCAL_NTASKS", "1"))
     return Task(
@@ -57,7 +62,7 @@ def this_task() -> Task:
         node_count=1,
         restart=0,
         is_slurm=False,
-        cpus=max(len(os.sched_getaffinity(0)) // world, 1),
+        cpus=max(available_cpus() // world, 1),
     )
 
 

@@ -70,14 +70,14 @@ def section(cls: type[T], doc: str, *, resumable: bool = False) -> T:
     return field
 
 
-def load(path: Path, cls: type[T], overrides: Iterable[str] = ()) -> T:
-    """Read the YAML file `path` as a `cls`, with `section.key=value` overrides on top.
+def load(path: Path | None, cls: type[T], overrides: Iterable[str] = ()) -> T:
+    """Read the YAML file `path`, or nothing but defaults, as a `cls`, with `section.key=value` overrides on top.
 
     Raises:
         ConfigError: with all the mistakes of file and overrides; nothing is created or changed before that.
     """
     mistakes: list[Mistake] = []
-    tree = read_tree(path, mistakes)
+    tree = Branch("defaults") if path is None else read_tree(path, mistakes)
     for assignment in overrides:
         override(tree, assignment, mistakes)
     value = _Converter(mistakes).dataclass(tree, cls, prefix="")

@@ -149,10 +149,10 @@ def load_splits(name: str, data: DataConfig) -> dict[Part, Split]:
     missing = ""
     if listing.listed and base is not None:
         listing, missing = _without_missing(listing, base, name)
-    problem = _count_problem(found, listing) or missing
+    problem = missing or _count_problem(found, listing)
     if problem and name not in data.subsets:
         raise UserError(
-            f"data set {name!r} in {folder}: {missing or problem}. A complete set gives comparable numbers; to use "
+            f"data set {name!r} in {folder}: {problem}. A complete set gives comparable numbers; to use "
             f"this one all the same, with results marked as not comparable: data.subsets=[{name}]"
         )
     parts: dict[Part, Split] = {}
@@ -162,7 +162,7 @@ def load_splits(name: str, data: DataConfig) -> dict[Part, Split]:
     ):
         key: Part = "trainval" if part == "trainval" else "test"
         parts[key] = Split(
-            name, key, listing.classes, np.asarray(labels, dtype=np.int64), Names(paths), base, not problem, arrays
+            name, key, listing.classes, np.asarray(labels, dtype=np.int64), Names(paths), base, problem, arrays
         )
     return parts
 

@@ -46,11 +46,16 @@ class Split:
     labels: np.ndarray  #: (n,) int64
     names: Names  #: paths relative to `folder`, with forward slashes
     folder: Path | None = None
-    comparable: bool = True  #: False where the counts are not the official ones
+    problem: str = ""  #: how the data set differs from the official one, if it does
     arrays: np.ndarray | None = field(default=None, repr=False)  #: (n, H, W, 3) uint8, for sets that need no files
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether results compare with published ones: the counts are the official ones."""
+        return not self.problem
 
     def name(self, index: int) -> str:
         """Path of an image relative to the data set's folder."""
