@@ -108,14 +108,34 @@ def _process_start(pid: int) -> int | None:
 
 
 def _remove_stale(path: Path, owner: dict[str, Any]) -> None:
-    """Move a dead owner's lock away; if it was exchanged meanwhile, put the other's lock back."""
-    aside = path.with_name(f".{path.name}.stale-{uuid.uuid4().hex}")
+    """Remove a dead owner's lock; of several that find it dead, one does.
+
+    The right to remove it is a link to it, named for its owner: only one process can make that. Without it a slower
+    process would remove the lock of a quicker one that took over in between.
+    """
+    right = path.with_name(f".{path.name}.stale-{owner.get('id')}")
     try:
-        path.rename(aside)
+        os.link(path, right)
     except FileNotFoundError:
         return
-    moved = _read(aside)
-    if moved is not None and moved.get("id") != owner.get("id"):
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, path)
-    aside.unlink()
+    except FileExistsError:
+        _wait_for_removal(path, owner, right)
+        return
+    try:
+        if (_read(right) or {}).get("id") == owner.get("id"):
+            path.unlink(missing_ok=True)
+    finally:
+        right.unlink()
+
+
+def _wait_for_removal(path: Path, owner: dict[str, Any], right: Path) -> None:
+    """Wait until the process that has the right to remove a lock did so.
+
+    Raises:
+        RunLocked: if it did not: it was killed between two lines, and nobody can tell that from being slow.
+    """
+    for _ in range(100):
+        if (_read(path) or {}).get("id") != owner.get("id"):
+            return
+        time.sleep(0.05)
+    raise RunLocked(f"{path}: being taken over by a process that does not end. If none lives, delete it and {right}.")

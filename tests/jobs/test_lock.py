@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from jobs.environment import Task
-from jobs.lock import locked
+from jobs.lock import _remove_stale, locked
 from trex.errors import RunLocked
 
 TASK = Task("1", rank=0, world=1, local_rank=0, node="here", node_count=1, restart=0, is_slurm=False, cpus=1)
@@ -90,12 +90,12 @@ def test_requeued_job_takes_over_from_its_earlier_life(tmp_path: Path) -> None:
         assert json.loads(path.read_text())["restart"] == 1
 
 
-def _compete(path: Path, start: float, results: multiprocessing.Queue) -> None:
+def _compete(path: Path, start: float, results: multiprocessing.Queue, all_known: multiprocessing.Event) -> None:
     time.sleep(max(start - time.time(), 0))
     try:
         with locked(path, TASK):
             results.put("won")
-            time.sleep(1.0)
+            all_known.wait(30)
     except RunLocked:
         results.put("lost")
 
@@ -106,12 +106,24 @@ def test_of_several_at_the_same_moment_exactly_one_wins(tmp_path: Path, stale: b
     if stale:
         path.write_text(json.dumps({"host": os.uname().nodename, "pid": 1 << 22, "slurm": False, "id": "dead"}))
     context = multiprocessing.get_context("fork")
-    results = context.Queue()
+    results, all_known = context.Queue(), context.Event()
     start = time.time() + 0.2
-    racers = [context.Process(target=_compete, args=(path, start, results)) for _ in range(6)]
+    racers = [context.Process(target=_compete, args=(path, start, results, all_known)) for _ in range(6)]
     for racer in racers:
         racer.start()
-    outcomes = sorted(results.get(timeout=10) for _ in racers)
+    outcomes = sorted(results.get(timeout=20) for _ in racers)
+    all_known.set()
     for racer in racers:
         racer.join()
     assert outcomes == ["lost"] * 5 + ["won"]
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+def test_slow_process_does_not_remove_the_lock_of_one_that_took_over_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "train.lock"
+    dead = {"host": os.uname().nodename, "pid": 1 << 22, "slurm": False, "id": "dead"}
+    path.write_text(json.dumps(dead))
+    with locked(path, TASK):
+        mine = path.read_text()
+        _remove_stale(path, dead)  # by a process that read the dead owner's lock before it was exchanged
+        assert path.read_text() == mine
