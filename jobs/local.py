@@ -35,8 +35,10 @@ def run_here(spec: TaskSpec, processes: int = 1, gpus: int = 0, quiet: bool = Fa
     environment.leave_allocation()
     _silence_submitit()
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    # Born ignoring Ctrl-C, submitit's controller leaves the tasks their time to save; they catch it themselves.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Born ignoring what it has no handler for, submitit's controller outlives a signal to the whole process group and
+    # leaves the tasks their time to save; they catch the signals themselves.
+    for number in (signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     try:
         executor = submitit.LocalExecutor(folder)
         executor.update_parameters(
