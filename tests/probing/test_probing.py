@@ -15,15 +15,20 @@ from sklearn.datasets import load_digits
 
 from jobs.runs import save_config
 from trex.config import Config, load
+from trex.config.schema import TRANSFER_DATASETS, ProbeConfig
 from trex.distributed import Ranks
 from trex.errors import Interrupted
 from trex.features.extract import extract
 from trex.interruption import StopRequest
 from trex.probing import exact, published
+from trex.probing.design import Basis, Design
+from trex.probing.exact import Problem
 from trex.probing.knn import knn_predict
-from trex.probing.path import RELATIVE_GAP, Basis
+from trex.probing.partial import Partial
+from trex.probing.path import RELATIVE_GAP
 from trex.probing.path import Path as SolverPath
 from trex.probing.probe import probe, scores
+from trex.probing.rows import Rows
 from trex.probing.split import few_shot, few_shot_folds, validation_split
 from trex.rundir import RunDir
 
@@ -42,6 +47,16 @@ def synthetic(n: int, d: int, k: int, seed: int = 0) -> tuple[torch.Tensor, torc
     means = torch.randn(k, d, generator=chance) * scale * 0.7
     mixing = torch.linalg.qr(torch.randn(d, d, generator=chance))[0]
     return ((means[labels] + torch.randn(n, d, generator=chance) * scale) @ mixing).relu(), labels
+
+
+def design_of(features: torch.Tensor, classes: int, in_memory: bool = True) -> Design:
+    rows = Rows(features.numpy())
+    return Design.of(rows, Basis.of(rows), classes, in_memory)
+
+
+@pytest.fixture
+def unwritten(tmp_path: Path) -> Partial:
+    return Partial(tmp_path / "seed_0.json", {})
 
 
 def test_validation_takes_a_fifth_of_each_class_and_never_the_last_image() -> None:
@@ -79,7 +94,7 @@ def test_few_shot_folds_validate_each_image_once() -> None:
 
 def test_rotation_keeps_distances_and_decorrelates() -> None:
     features, _ = synthetic(300, 40, 5)
-    basis = Basis.of(features)
+    basis = Basis.of(Rows(features.numpy()))
     rotated = basis.rotate(features)
     assert torch.allclose(
         torch.cdist(rotated[:9, :-1], rotated[:9, :-1]), torch.cdist(features[:9], features[:9]), atol=1e-4
@@ -115,14 +130,13 @@ def float64_optimum(rotated: torch.Tensor, labels: torch.Tensor, start: torch.Te
 def test_path_is_within_a_thousandth_of_the_float64_optimum(digits, data: str) -> None:
     features, labels = digits if data == "digits" else synthetic(1500, 2048, 12)
     classes = int(labels.max()) + 1
-    basis = Basis.of(features)
-    rotated = basis.rotate(features)
-    path = SolverPath(rotated, labels, classes, basis)
+    design = design_of(features, classes)
+    path = SolverPath(design, labels, classes, StopRequest())
     for c in exact.GRID:
         solution = path.solve(c)
         assert solution.gap <= RELATIVE_GAP
         if c in (1e-5, 1.0, 1e3, 1e6):
-            value, optimum = float64_optimum(rotated, labels, solution.weights, c)
+            value, optimum = float64_optimum(design.rotated, labels, solution.weights, c)
             assert (value - optimum) / optimum <= 1e-3, c
             assert solution.objective == pytest.approx(value, rel=1e-4)
 
@@ -132,24 +146,20 @@ def test_solver_agrees_with_scikit_learn_where_that_converges(digits) -> None:
     from sklearn.linear_model import LogisticRegression
 
     features, labels = digits
-    basis = Basis.of(features)
-    rotated = basis.rotate(features)
-    solution = SolverPath(rotated, labels, 10, basis).solve(0.1)
+    design = design_of(features, 10)
+    solution = SolverPath(design, labels, 10, StopRequest()).solve(0.1)
     reference = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000).fit(features.numpy(), labels.numpy())
-    theirs = torch.from_numpy(reference.coef_).double() @ basis.vectors.double()
+    theirs = torch.from_numpy(reference.coef_).double() @ design.basis.vectors.double()
     distance = (solution.weights[:, :-1].double() - theirs).square().sum()
     allowed = 2 * RELATIVE_GAP * solution.objective * 0.1 * len(labels)
     assert 0 < distance < allowed
-    ours = (rotated @ solution.weights.T).argmax(1).numpy()
-    assert (ours == reference.predict(features.numpy())).mean() > 0.998
+    assert (design.predict(solution.weights) == reference.predict(features.numpy())).mean() > 0.998
 
 
-def test_chosen_c_is_the_smallest_within_half_a_standard_error(digits) -> None:
+def test_chosen_c_is_the_smallest_within_half_a_standard_error(digits, unwritten) -> None:
     features, labels = digits
-    basis = Basis.of(features)
-    choice = exact.choose_c(
-        basis.rotate(features), labels, 10, basis, [validation_split(labels.numpy(), 0)], StopRequest()
-    )
+    problem = Problem(design_of(features, 10), labels.numpy(), 10, keep_logits=True, stop=StopRequest())
+    choice = exact.choose_c(problem, [validation_split(labels.numpy(), 0)], unwritten)
     accuracies = [trial["validation_top1"] for trial in choice.trials]
     best = max(accuracies)
     half = 0.5 * math.sqrt(best * (1 - best) / 358)
@@ -160,11 +170,28 @@ def test_chosen_c_is_the_smallest_within_half_a_standard_error(digits) -> None:
 
 
 def test_knn_votes_by_similarity(digits) -> None:
-    features, labels = digits
-    predicted = knn_predict(features[:1400].numpy(), labels[:1400].numpy(), features[1400:].numpy(), 20, 10)
-    assert (predicted == labels[1400:].numpy()).mean() > 0.93
-    own = knn_predict(features.numpy(), labels.numpy(), features.numpy(), 1, 10)
-    assert (own == labels.numpy()).all()
+    features, labels = digits[0].numpy(), digits[1].numpy()
+    stop = StopRequest()
+    predicted = knn_predict(Rows(features[:1400]), labels[:1400], Rows(features[1400:]), 20, 10, stop)
+    assert (predicted == labels[1400:]).mean() > 0.93
+    assert (knn_predict(Rows(features), labels, Rows(features), 1, 10, stop) == labels).all()
+
+
+def test_knn_is_that_of_scikit_learn_also_in_pieces(digits, monkeypatch) -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    features, labels = digits[0].numpy(), digits[1].numpy()
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+
+    def weights(distances: np.ndarray) -> np.ndarray:  # cosine distance is 1 - similarity
+        return np.exp(-distances / 0.07)
+
+    reference = KNeighborsClassifier(20, metric="cosine", weights=weights).fit(unit[:1400], labels[:1400])
+    expected = reference.predict(unit[1400:])
+    for piece in (1 << 24, 64 * 100):
+        monkeypatch.setattr("trex.probing.memory.PIECE", piece)
+        found = knn_predict(Rows(features[:1400]), labels[:1400], Rows(features[1400:]), 20, 10, StopRequest())
+        assert (found == expected).mean() > 0.997  # ties in the last place fall differently
 
 
 def test_scores_leave_out_classes_without_test_images() -> None:
@@ -176,7 +203,7 @@ def test_scores_leave_out_classes_without_test_images() -> None:
 
 
 @pytest.mark.slow
-def test_published_protocol_is_scikit_learn_and_optuna(digits) -> None:
+def test_published_protocol_is_scikit_learn_and_optuna(digits, unwritten) -> None:
     """The same trials, choice and accuracy as both libraries used directly on the same split with the same seed."""
     import optuna
     from sklearn.linear_model import LogisticRegression
@@ -184,7 +211,8 @@ def test_published_protocol_is_scikit_learn_and_optuna(digits) -> None:
     features, labels = digits[0].numpy(), digits[1].numpy()
     fold = validation_split(labels, 0)
     ranges = {"C": published.C_RANGE}
-    choice = published.choose(published.fit_lbfgs, ranges, features, labels, fold, 0, StopRequest(), trials=8)
+    rows = Rows(features)
+    choice = published.choose(published.fit_lbfgs, ranges, rows, labels, fold, 0, StopRequest(), unwritten, trials=8)
 
     def accuracy(trial: optuna.Trial) -> float:
         c = trial.suggest_float("C", 1e-5, 1e6, log=True)
@@ -202,11 +230,14 @@ def test_sgd_of_the_large_sets_learns(digits, monkeypatch) -> None:
     monkeypatch.setattr(published, "EPOCHS", 20)
     features, labels = digits[0].numpy(), digits[1].numpy()
     fit = published.sgd_fit(10, 0, StopRequest())
-    predict = fit(features[:1400], labels[:1400], {"lr": 30.0, "weight_decay": 1e-7})
-    assert (predict(features[1400:]) == labels[1400:]).mean() > 0.85
-    assert [published.uses_sgd(name) for name in ("in1k", "cog_l3", "inat2018", "dtd", "digits")] == [True] * 3 + [
-        False
-    ] * 2
+    predict = fit(Rows(features[:1400], normalise=True), labels[:1400], {"lr": 30.0, "weight_decay": 1e-7})
+    assert (predict(Rows(features[1400:], normalise=True)) == labels[1400:]).mean() > 0.85
+
+
+def test_large_sets_are_normalised_and_fitted_by_sgd_unless_the_config_says_otherwise() -> None:
+    large = {name for name in TRANSFER_DATASETS if name == "in1k" or name.startswith(("cog_", "inat"))}
+    assert set(ProbeConfig().sgd) == set(ProbeConfig().normalise) == large
+    assert load(None, Config, ["probe.sgd=[mine]"]).probe.sgd == ("mine",)
 
 
 @pytest.fixture
@@ -270,7 +301,7 @@ def test_interrupted_probe_keeps_whole_results_only(features_of_pixels) -> None:
     run, config = features_of_pixels
 
     class StopAfter(StopRequest):
-        left = 40
+        left = 400
 
         def __bool__(self) -> bool:
             self.left -= 1

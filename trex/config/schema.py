@@ -19,6 +19,9 @@ TRANSFER_DATASETS = (
     "pets", "food101", "sun397", "inat2018", "inat2019",
 )  # fmt: skip
 
+#: Those of a million images and of many classes, whose probes the paper fits in another way.
+LARGE_DATASETS = ("in1k", "cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5", "inat2018", "inat2019")
+
 Pair = tuple[float, float]
 
 
@@ -154,6 +157,17 @@ class ProbeConfig:
     seeds: int = setting(5, "repetitions, each with its own split of trainval", at_least=1)
     shots: tuple[int, ...] = setting((), "further probes with only so many training images a class", at_least=1)
     neighbours: int = setting(0, "further k-NN probe with this k; 0: none", at_least=0)
+    normalise: tuple[str, ...] = setting(
+        LARGE_DATASETS, "data sets whose features are L2-normalised for their probes", pattern=NAME
+    )
+    sgd: tuple[str, ...] = setting(
+        LARGE_DATASETS, "data sets that the published protocol fits by SGD; the others by L-BFGS", pattern=NAME
+    )
+    memory_gb: float = setting(
+        16.0,
+        "memory that a probe may take, GB; what does not fit is read and computed in pieces, which is slower",
+        above=0,
+    )
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 
 from trex.interruption import StopRequest
-from trex.probing.path import Basis, Path
+from trex.probing.design import Design
+from trex.probing.partial import Partial
+from trex.probing.path import Path
 from trex.probing.split import Fold
 
 #: C from 1e-5 to 1e6, two values a decade.
 GRID = tuple(float(f"{10 ** (power / 2):.6g}") for power in range(-10, 13))
 #: The path ends when validation has not gained a quarter of a standard error over so many values (1.5 decades).
 PATIENCE = 3
+#: C of the coarse path that a refit takes up to the chosen one: a cold start at a large C is slow.
+STEPS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
 #: C of a set with one image a class, where there is nothing to choose by.
 FALLBACK_C = 1.0
 
@@ -33,48 +37,64 @@ class Choice:
     trials: list[dict[str, Any]]
 
 
-def choose_c(
-    rotated: Tensor, labels: Tensor, classes: int, basis: Basis, folds: Sequence[Fold], stop: StopRequest
-) -> Choice:
+@dataclass(frozen=True)
+class Problem:
+    """What is to be classified, and how its solver works."""
+
+    design: Design
+    labels: np.ndarray  #: (N,) int64
+    classes: int
+    keep_logits: bool
+    stop: StopRequest
+
+    def path(self, places: np.ndarray | None, saved: dict[str, Any] | None) -> Path:
+        """A path for the images at `places`, or all of them; where one was saved, from where that was."""
+        labels = torch.from_numpy(self.labels if places is None else self.labels[places])
+        design = self.design if places is None else self.design.subset(places)
+        return Path(design, labels, self.classes, self.stop, self.keep_logits, saved)
+
+
+def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial) -> Choice:
     """The smallest C whose validation accuracy is within half a standard error of the best.
 
     Args:
-        rotated: (N, r + 1) features in `basis`; labels: (N,) int64.
-        classes: number of classes.
-        basis: eigenbasis of the features.
+        problem: the images.
         folds: what to train and validate on; accuracies are means over them, weighted by their images.
-        stop: looked at before each solution.
+        partial: what an earlier call found, and where this one keeps what it finds.
+
+    Raises:
+        Interrupted: if asked to stop; `partial` holds each C that is done.
     """
     if not folds:
         return Choice({"C": FALLBACK_C}, None, None, [])
-    paths = [Path(rotated[fold[0]], labels[fold[0]], classes, basis) for fold in folds]
+    saved = partial.state.get("paths", [None] * len(folds))
+    paths = [problem.path(fold[0], one) for fold, one in zip(folds, saved, strict=True)]
+    validations = [problem.design.subset(fold[1]) for fold in folds]
     images = sum(len(fold[1]) for fold in folds)
-    trials: list[dict[str, Any]] = []
-    for c in GRID:
-        began = time.monotonic()
-        hits = 0
-        for path, (_, validation) in zip(paths, folds, strict=True):
-            stop.check()
-            predicted = predict(rotated[validation], path.solve(c).weights)
-            hits += int((predicted == labels[validation]).sum())
-        trials.append({"C": c, "validation_top1": hits / images, "seconds": round(time.monotonic() - began, 4)})
+    trials: list[dict[str, Any]] = list(partial.state.get("trials", []))
+    for c in GRID[len(trials) :]:
         if _flat(trials, images):
             break
+        began = time.monotonic()
+        hits = 0
+        for path, validation, fold in zip(paths, validations, folds, strict=True):
+            predicted = validation.predict(path.solve(c).weights)
+            hits += int((predicted == problem.labels[fold[1]]).sum())
+        trials.append({"C": c, "validation_top1": hits / images, "seconds": round(time.monotonic() - began, 4)})
+        partial.update(trials=trials, paths=[path.state() for path in paths])
     return _choice(trials, images)
 
 
-def fit(rotated: Tensor, labels: Tensor, classes: int, basis: Basis, c: float) -> Tensor:
-    """(K, r + 1) weights at C = `c`, by a coarse path up to it: a cold start at a large C is slow."""
-    path = Path(rotated, labels, classes, basis)
-    for start in (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5):
-        if start < c:
-            path.solve(start)
+def fit(problem: Problem, c: float, partial: Partial) -> Tensor:
+    """(K, r + 1) weights at C = `c` on all images, by a coarse path up to it. Raises Interrupted as `choose_c` does."""
+    saved = partial.state.get("refit")
+    done, state = saved if saved else (0, None)
+    path = problem.path(None, state)
+    steps = [step for step in STEPS if step < c]
+    for number, step in enumerate(steps[done:], start=done + 1):
+        path.solve(step)
+        partial.update(refit=(number, path.state()))
     return path.solve(c).weights
-
-
-def predict(rotated: Tensor, weights: Tensor) -> Tensor:
-    """(N,) int64 classes of the highest logit."""
-    return (rotated @ weights.T).argmax(1)
 
 
 def _standard_error(accuracy: float, images: int) -> float:
@@ -96,8 +116,3 @@ def _choice(trials: list[dict[str, Any]], images: int) -> Choice:
     chosen = trials[place]
     edge = "low" if chosen["C"] == GRID[0] else "high" if chosen["C"] == GRID[-1] else None
     return Choice({"C": chosen["C"]}, chosen["validation_top1"], edge, trials)
-
-
-def as_tensor(labels: np.ndarray) -> Tensor:
-    """Labels as the solver takes them, (N,) int64."""
-    return torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))

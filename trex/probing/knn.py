@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
-import torch.nn.functional as F
+
+from trex.interruption import StopRequest
+from trex.probing.memory import PIECE, piece_rows
+from trex.probing.rows import Rows
 
 TEMPERATURE = 0.07
-CHUNK = 1024
+_QUERIES = 1024
 
 
-def knn_predict(train: np.ndarray, labels: np.ndarray, test: np.ndarray, k: int, classes: int) -> np.ndarray:
+def knn_predict(train: Rows, labels: np.ndarray, test: Rows, k: int, classes: int, stop: StopRequest) -> np.ndarray:
     """Classes of the test features, (n_test,) int64.
 
-    Each of the `k` nearest training features votes for its label with weight exp(similarity / 0.07). Memory: CHUNK
-    rows of similarities at a time.
+    Each of the `k` nearest training features votes for its label with weight exp(similarity / 0.07). The training
+    features are gone through once, in pieces; memory holds the test features and one piece.
     """
-    bank = F.normalize(torch.from_numpy(np.array(train, dtype=np.float32)), dim=1)
+    queries = replace(test, normalise=True).take(slice(None))
+    k = min(k, len(train))
+    similarity = torch.full((len(queries), k), -torch.inf)
+    nearest = torch.zeros(len(queries), k, dtype=torch.int64)
+    size = min(piece_rows(train.dim, 1), PIECE // _QUERIES)
+    begin = 0
+    for bank in replace(train, normalise=True).pieces(size):
+        for first in range(0, len(queries), _QUERIES):
+            stop.check()
+            part = slice(first, first + _QUERIES)
+            found = queries[part] @ bank.T
+            places = torch.arange(begin, begin + len(bank)).expand_as(found)
+            best = torch.cat([similarity[part], found], dim=1).topk(k, dim=1)
+            similarity[part] = best.values
+            nearest[part] = torch.cat([nearest[part], places], dim=1).gather(1, best.indices)
+        begin += len(bank)
     targets = torch.from_numpy(np.ascontiguousarray(labels))
-    predicted = []
-    for begin in range(0, len(test), CHUNK):
-        queries = F.normalize(torch.from_numpy(np.array(test[begin : begin + CHUNK], dtype=np.float32)), dim=1)
-        similarity, nearest = (queries @ bank.T).topk(min(k, len(bank)), dim=1)
-        votes = torch.zeros(len(queries), classes)
-        votes.scatter_add_(1, targets[nearest], ((similarity - 1) / TEMPERATURE).exp())
-        predicted.append(votes.argmax(1))
-    return torch.cat(predicted).numpy()
+    parts = zip(torch.split(similarity, _QUERIES), torch.split(nearest, _QUERIES), strict=True)
+    return torch.cat([_votes(found, targets[places], classes) for found, places in parts]).numpy()
+
+
+def _votes(similarity: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
+    votes = torch.zeros(len(similarity), classes)
+    return votes.scatter_add_(1, labels, ((similarity - 1) / TEMPERATURE).exp()).argmax(1)

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from trex.interruption import StopRequest
 from trex.probing.exact import Choice
+from trex.probing.memory import piece_rows
+from trex.probing.partial import Partial
+from trex.probing.rows import Rows
 from trex.probing.split import Fold
 
 TRIALS = 30
@@ -26,32 +29,40 @@ DECAY_RANGE = (1e-12, 1e-4)
 EPOCHS = 100
 BATCH = 1024
 
-Fit = Callable[[np.ndarray, np.ndarray, dict[str, float]], Callable[[np.ndarray], np.ndarray]]
-
-
-def uses_sgd(dataset: str) -> bool:
-    """Whether the paper fits this set by SGD: ImageNet-1K, the CoG levels, iNaturalist."""
-    return dataset == "in1k" or dataset.startswith(("cog_", "inat"))
+Predict = Callable[[Rows], np.ndarray]
+Fit = Callable[[Rows, np.ndarray, dict[str, float]], Predict]
 
 
 def choose(
-    fit: Fit, ranges: dict[str, tuple[float, float]], features: np.ndarray, labels: np.ndarray, fold: Fold, seed: int,
-    stop: StopRequest, trials: int = TRIALS,
+    fit: Fit, ranges: dict[str, tuple[float, float]], rows: Rows, labels: np.ndarray, fold: Fold, seed: int,
+    stop: StopRequest, partial: Partial, trials: int = TRIALS,
 ) -> Choice:  # fmt: skip
-    """TPE over log-scaled `ranges`, by accuracy on the validation part of `fold`."""
+    """TPE over log-scaled `ranges`, by accuracy on the validation part of `fold`.
+
+    The sampler is a function of its seed and of the accuracies so far: told those of an ended search, it goes on as
+    that one would have.
+
+    Raises:
+        Interrupted: if asked to stop; `partial` holds each trial that is done.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     train, validation = fold
+    done: list[dict[str, Any]] = list(partial.state.get("trials", []))
     made: list[dict[str, Any]] = []
 
     def accuracy(trial: optuna.Trial) -> float:
+        values = {key: trial.suggest_float(key, low, high, log=True) for key, (low, high) in ranges.items()}
+        if trial.number < len(done):
+            made.append(done[trial.number])
+            return float(done[trial.number]["validation_top1"])
         stop.check()
         began = time.monotonic()
-        values = {key: trial.suggest_float(key, low, high, log=True) for key, (low, high) in ranges.items()}
-        predicted = fit(features[train], labels[train], values)(features[validation])
+        predicted = fit(rows.subset(train), labels[train], values)(rows.subset(validation))
         top1 = float((predicted == labels[validation]).mean())
         made.append({**values, "validation_top1": top1, "seconds": round(time.monotonic() - began, 4)})
+        partial.update(trials=list(made))
         return top1
 
     with warnings.catch_warnings():
@@ -63,7 +74,7 @@ def choose(
     return Choice(best, float(study.best_value), _edge(best, ranges), made)
 
 
-def fit_lbfgs(features: np.ndarray, labels: np.ndarray, values: dict[str, float]) -> Callable[[np.ndarray], np.ndarray]:
+def fit_lbfgs(rows: Rows, labels: np.ndarray, values: dict[str, float]) -> Predict:
     """scikit-learn's multinomial logistic regression, L2, L-BFGS, its default tolerance: at large C it stops early."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -71,44 +82,46 @@ def fit_lbfgs(features: np.ndarray, labels: np.ndarray, values: dict[str, float]
     model = LogisticRegression(C=values["C"], max_iter=2000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(features, labels)
-    return lambda images: np.asarray(model.predict(images))
+        model.fit(rows.take(slice(None)).numpy(), labels)
+    return lambda images: np.asarray(model.predict(images.take(slice(None)).numpy()))
 
 
 def sgd_fit(classes: int, seed: int, stop: StopRequest) -> Fit:
-    """A fit function for `choose`: one linear layer by SGD on L2-normalised features."""
+    """A fit function for `choose`: one linear layer by SGD."""
 
-    def fit(features: np.ndarray, labels: np.ndarray, values: dict[str, float]) -> Callable[[np.ndarray], np.ndarray]:
-        weight, bias = _sgd(features, labels, values, classes, seed, stop)
-        return lambda images: (_normalised(images) @ weight.T + bias).argmax(1).numpy()
+    def fit(rows: Rows, labels: np.ndarray, values: dict[str, float]) -> Predict:
+        weight, bias = _sgd(rows, labels, values, classes, seed, stop)
+
+        def predict(images: Rows) -> np.ndarray:
+            pieces = images.pieces(piece_rows(images.dim, classes))
+            return torch.cat([torch.addmm(bias, piece, weight.T).argmax(1) for piece in pieces]).numpy()
+
+        return predict
 
     return fit
 
 
 def _sgd(
-    features: np.ndarray, labels: np.ndarray, values: dict[str, float], classes: int, seed: int, stop: StopRequest
+    rows: Rows, labels: np.ndarray, values: dict[str, float], classes: int, seed: int, stop: StopRequest
 ) -> tuple[Tensor, Tensor]:
     """SGD with momentum .9, weight decay on weight and bias; after each epoch e the rate becomes
-    lr/2 · (1 + cos(π e/100)), so the first two epochs run at lr."""
-    inputs, targets = _normalised(features), torch.from_numpy(np.ascontiguousarray(labels))
+    lr/2 · (1 + cos(π e/100)), so the first two epochs run at lr. Each batch is read from the file."""
+    targets = torch.from_numpy(np.ascontiguousarray(labels))
     generator = torch.Generator().manual_seed(seed)
-    bound = 1 / math.sqrt(inputs.shape[1])
-    weight = torch.empty(classes, inputs.shape[1]).uniform_(-bound, bound, generator=generator).requires_grad_()
+    bound = 1 / math.sqrt(rows.dim)
+    weight = torch.empty(classes, rows.dim).uniform_(-bound, bound, generator=generator).requires_grad_()
     bias = torch.empty(classes).uniform_(-bound, bound, generator=generator).requires_grad_()
     optimiser = torch.optim.SGD([weight, bias], lr=values["lr"], momentum=0.9, weight_decay=values["weight_decay"])
     for epoch in range(EPOCHS):
-        stop.check()
-        for batch in torch.split(torch.randperm(len(inputs), generator=generator), BATCH):
+        for batch in torch.split(torch.randperm(len(rows), generator=generator), BATCH):
+            stop.check()
             optimiser.zero_grad()
-            loss = F.cross_entropy(inputs[batch] @ weight.T + bias, targets[batch])
+            inputs = rows.take(batch.numpy())
+            loss = F.cross_entropy(torch.addmm(bias, inputs, weight.T), targets[batch])
             torch.autograd.backward(loss)
             optimiser.step()
         optimiser.param_groups[0]["lr"] = values["lr"] / 2 * (1 + math.cos(math.pi * epoch / EPOCHS))
     return weight.detach(), bias.detach()
-
-
-def _normalised(features: np.ndarray) -> Tensor:
-    return F.normalize(torch.from_numpy(np.array(features, dtype=np.float32)), dim=1)
 
 
 def _edge(best: dict[str, float], ranges: dict[str, tuple[float, float]]) -> str | None:

@@ -1,0 +1,219 @@
+"""Sets that do not fit into memory, and searches that are ended in the middle: the same results."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.probing.test_probing import features_of_pixels, results, synthetic  # noqa: F401
+from trex.config.schema import ProbeConfig
+from trex.errors import Interrupted, UserError
+from trex.interruption import StopRequest
+from trex.probing import exact, published
+from trex.probing.design import Basis, Design
+from trex.probing.exact import Problem
+from trex.probing.memory import Size, least_bytes, needs_of, plan_exact, used_bytes
+from trex.probing.partial import Partial
+from trex.probing.path import Path as SolverPath
+from trex.probing.probe import probe
+from trex.probing.rows import Rows
+from trex.probing.split import validation_split
+
+#: The largest of the sixteen sets, with the features of a ResNet-50.
+IN1K = Size(1281167, 50000, 2048, 1000)
+INAT2018 = Size(437513, 24426, 2048, 8142)
+
+
+class StopAt(StopRequest):
+    """Asks to stop from the n-th look on."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.left = looks
+
+    def __bool__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def solved(features: np.ndarray, labels: torch.Tensor, in_memory: bool, keep: bool) -> list[torch.Tensor]:
+    rows = Rows(features, normalise=True)
+    design = Design.of(rows, Basis.of(rows), 8, in_memory)
+    path = SolverPath(design, labels, 8, StopRequest(), keep_logits=keep)
+    return [path.solve(c).weights for c in (1e-2, 1e-1, 1.0, 10.0, 100.0)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_features_that_are_read_in_pieces_give_the_same_optimum(monkeypatch, dtype: type) -> None:
+    features, labels = synthetic(700, 60, 8)
+    stored = features.numpy().astype(dtype)
+    whole = solved(stored, labels, in_memory=True, keep=True)
+    monkeypatch.setattr("trex.probing.memory.PIECE", 61 * 128)
+    rows = Rows(stored, normalise=True)
+    reference = Design.of(rows, Basis.of(rows), 8, in_memory=True)
+    for in_memory, keep in ((True, False), (False, True), (False, False)):
+        for c, one, other in zip(
+            (1e-2, 1e-1, 1.0, 10.0, 100.0), whole, solved(stored, labels, in_memory, keep), strict=True
+        ):
+            # both gaps are at most a thousandth of f, and f - f* >= λ/2 ‖W - W*‖²
+            objective = _objective(reference, labels, one, c)
+            assert _objective(reference, labels, other, c) == pytest.approx(objective, rel=1e-3)
+            distance = (one - other)[:, :-1].square().sum()
+            assert distance <= 2 * 2 * 1e-3 * objective * c * 700 * 2
+
+
+def _objective(design: Design, labels: torch.Tensor, weights: torch.Tensor, c: float) -> float:
+    assert design.rotated is not None
+    loss = torch.nn.functional.cross_entropy(design.rotated.double() @ weights.double().T, labels)
+    return float(loss + weights[:, :-1].double().square().sum() / (2 * c * len(labels)))
+
+
+def test_rows_are_those_of_the_array_however_they_are_chosen() -> None:
+    stored = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float16)
+    chosen = Rows(stored).subset(np.array([3, 7, 8, 20])).subset(np.array([1, 3]))
+    assert np.array_equal(chosen.take(slice(None)).numpy(), stored[[7, 20]].astype(np.float32))
+    assert np.array_equal(torch.cat(list(Rows(stored).pieces(7))).numpy(), stored.astype(np.float32))
+    lengths = Rows(stored, normalise=True).take(np.array([9, 2])).norm(dim=1)
+    assert torch.allclose(lengths, torch.ones(2))
+
+
+def problem(stop: StopRequest) -> Problem:
+    features, labels = synthetic(400, 30, 5)
+    rows = Rows(features.numpy())
+    design = Design.of(rows, Basis.of(rows), 5, in_memory=True)
+    return Problem(design, labels.numpy(), 5, keep_logits=True, stop=stop)
+
+
+def found(stop: StopRequest, path: Path) -> tuple[exact.Choice, torch.Tensor]:
+    partial = Partial(path, {"features": "these"})
+    one = problem(stop)
+    try:
+        choice = exact.choose_c(one, [validation_split(one.labels, 0)], partial)
+        return choice, exact.fit(one, choice.best["C"], partial)
+    except Interrupted:
+        partial.write()
+        raise
+
+
+def test_search_that_is_stopped_anywhere_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    expected, weights = found(StopRequest(), tmp_path / "plain" / "seed_0.json")
+    path = tmp_path / "stopped" / "seed_0.json"
+    stops = 0
+    while True:
+        try:
+            choice, ended = found(StopAt(40 * (stops + 1)), path)  # long enough in the end for the longest solution
+            break
+        except Interrupted:
+            stops += 1
+    assert stops >= 3
+    assert torch.equal(ended, weights)
+    assert choice.best == expected.best
+    assert [t["validation_top1"] for t in choice.trials] == [t["validation_top1"] for t in expected.trials]
+
+
+def test_published_search_that_is_stopped_goes_on_with_the_same_trials(tmp_path: Path) -> None:
+    features, labels = synthetic(300, 12, 4)
+    rows, targets = Rows(features.numpy()), labels.numpy()
+    fold = validation_split(targets, 1)
+
+    def search(stop: StopRequest, partial: Partial) -> exact.Choice:
+        ranges = {"C": published.C_RANGE}
+        return published.choose(published.fit_lbfgs, ranges, rows, targets, fold, 1, stop, partial, trials=14)
+
+    expected = search(StopRequest(), Partial(tmp_path / "a.json", {}))
+    partial = Partial(tmp_path / "b.json", {})
+    with pytest.raises(Interrupted):
+        search(StopAt(12), partial)
+    partial.write()
+    again = Partial(tmp_path / "b.json", {})
+    assert len(again.state["trials"]) == 12
+    choice = search(StopRequest(), again)
+    assert choice.best == expected.best
+    assert [t["C"] for t in choice.trials] == [t["C"] for t in expected.trials]
+
+
+def test_unfinished_search_of_other_features_is_not_taken_up(tmp_path: Path) -> None:
+    partial = Partial(tmp_path / "seed_0.json", {"features": "these"})
+    partial.update(trials=[1])
+    partial.write()
+    assert Partial(tmp_path / "seed_0.json", {"features": "these"}).state == {"trials": [1]}
+    assert Partial(tmp_path / "seed_0.json", {"features": "others"}).state == {}
+    partial.path.write_bytes(b"garbage")
+    assert Partial(tmp_path / "seed_0.json", {"features": "these"}).state == {}
+
+
+def test_interrupted_probe_leaves_its_search_and_takes_it_away_when_it_has_finished(features_of_pixels) -> None:  # noqa: F811
+    run, config = features_of_pixels
+    with pytest.raises(Interrupted):
+        probe(run, config, "digits_unseen", [0], StopAt(60))
+    assert [path.name for path in run.root.glob("probes/**/.*")] == [".seed_0.partial.pt"]
+    probe(run, config, "digits_unseen", [0], StopRequest())
+    assert list(run.root.glob("probes/**/.*")) == []
+    assert len(results(run)) == 3
+
+
+def test_plan_keeps_what_fits() -> None:
+    pets = Size(3680, 3669, 2048, 37)
+    assert plan_exact(pets, 16e9).rows
+    assert plan_exact(pets, 16e9).logits
+    for limit in (64e9, 32e9, 16e9, 4e9):
+        assert plan_exact(IN1K, limit).bytes <= limit
+    assert not plan_exact(IN1K, 4e9).rows
+    assert plan_exact(IN1K, 64e9).rows
+    assert plan_exact(IN1K, 64e9).logits
+
+
+def test_memory_that_suffices_for_no_way_is_said_with_what_would() -> None:
+    least = least_bytes(INAT2018, "exact")
+    assert 2e9 < least < 6e9
+    with pytest.raises(UserError, match=r"probe\.memory_gb is 1, .* set probe\.memory_gb=\d\.\d or more"):
+        plan_exact(INAT2018, 1e9)
+    plan_exact(INAT2018, least)
+    with pytest.raises(UserError, match="memory_gb"):
+        used_bytes(IN1K, "lbfgs", 16e9)
+    assert used_bytes(IN1K, "sgd", 16e9) < 2e9
+    assert list(needs_of("in1k", ProbeConfig(protocol="published", neighbours=20))) == ["sgd", "knn"]
+    assert list(needs_of("pets", ProbeConfig(protocol="published"))) == ["lbfgs"]
+
+
+_MEASURED = """
+import resource, sys
+import numpy as np, torch
+from trex.interruption import StopRequest
+from trex.probing.design import Basis, Design
+from trex.probing.memory import Size, plan_exact
+from trex.probing.path import Path
+from trex.probing.rows import Rows
+torch.set_num_threads(1)
+n, d, k, limit = 30000, 256, 1500, float(sys.argv[2])
+stored = np.memmap(sys.argv[1], np.float16, "r", shape=(n, d))
+plan = plan_exact(Size(n, 100, d, k), limit)
+rows = Rows(stored, normalise=True)
+design = Design.of(rows, Basis.of(rows), k, plan.rows)
+path = Path(design, torch.arange(n) % k, k, StopRequest(), plan.logits)
+path.solve(1e-3)
+path.solve(1e-2)
+print(plan.rows, plan.logits, plan.bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_below_the_limit(tmp_path: Path) -> None:
+    """30,000 x 256 features of 1500 classes: their logits alone are 180 MB, three times that to keep them all."""
+    chance = np.random.default_rng(0)
+    np.abs(chance.normal(size=(30000, 256))).astype(np.float16).tofile(tmp_path / "features")
+    for limit in (1.5e9, 4e9):
+        done = subprocess.run(
+            [sys.executable, "-c", _MEASURED, str(tmp_path / "features"), str(limit)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        rows, logits, planned, used = done.stdout.split()
+        mapped = 30000 * 256 * 2  # pages of the file, which the system takes back when it needs them
+        assert int(used) - mapped <= int(planned) <= limit, json.dumps([rows, logits, planned, used])
+        assert logits == str(limit > 2e9)
