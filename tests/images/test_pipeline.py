@@ -43,7 +43,7 @@ def usual_crop(rgb: np.ndarray, draw: CropDraw, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("is_global", "size"), [(True, 224), (False, 96)])
 def test_crop_of_the_same_draw_is_the_usual_pipelines(photograph: np.ndarray, is_global: bool, size: int) -> None:
-    """Measured: 69 dB (global) and 71 dB (local) on average, 48 dB at worst; colour operations are exact, the resize is not."""
+    """Measured: 69 dB (global) and 71 dB (local) on average, 48 dB at worst. Only the resize is not exact."""
     image = torch.from_numpy(photograph).permute(2, 0, 1)[None]
     decibels = []
     for index in range(100):

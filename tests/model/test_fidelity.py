@@ -95,8 +95,11 @@ def test_class_means_are_normalised_sums_of_the_memory() -> None:
     means = means / means.norm(dim=1, keepdim=True).clamp_min(1e-12)
     assert torch.allclose(head(z), (z / z.norm(dim=1, keepdim=True)) @ means.T / 0.1, atol=1e-4)
     assert head(z)[:, 3].abs().max() == 0
+    exact = head.weights()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert head.weights().dtype == torch.float32
+        assert torch.equal(head.weights(), exact)
+    assert not exact.requires_grad
 
 
 def test_memory_is_cut_at_its_end_and_begins_again_at_zero() -> None:

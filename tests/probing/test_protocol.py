@@ -11,6 +11,7 @@ import optuna
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from trex.interruption import StopRequest
@@ -59,8 +60,8 @@ def features(rows: int = 2500) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_sgd_of_the_large_sets_is_the_papers() -> None:
-    """Momentum .9, decay on weight and bias, batches of 1024, 100 epochs: the first two at lr, epoch e = 2, 3, … (counted
-    from 0) at lr/2 · (1 + cos(π (e - 1)/100))."""
+    """Momentum .9, decay on weight and bias, batches of 1024, 100 epochs: the first two at lr, epoch e = 2, 3, …,
+    counted from 0, at lr/2 · (1 + cos(π (e - 1)/100))."""
     x, y = features()
     seen: list[tuple[float, float, float, int]] = []
 
@@ -91,37 +92,43 @@ def test_sgd_sees_l2_normalised_features() -> None:
     assert (plain(x) == stretched(x * stretch)).mean() > 0.99
 
 
-def test_lbfgs_sees_the_features_as_they_are() -> None:
+@pytest.mark.parametrize("c", [1e-4, 1.0])
+def test_lbfgs_is_scikit_learns_on_the_features_as_they_are(c: float) -> None:
     x, y = features(300)
-    found = published.fit_lbfgs(x, y, {"C": 1e-4})(x)
-    assert (found != published.fit_lbfgs(x / 100, y, {"C": 1e-4})(x / 100)).any()
+    reference = LogisticRegression(C=c, max_iter=2000).fit(x, y)
+    stretched = LogisticRegression(C=c, max_iter=2000).fit(x / 100, y)
+    test = load_digits().data[300:].astype(np.float32)
+    found = published.fit_lbfgs(x, y, {"C": c})(test)
+    assert np.array_equal(found, reference.predict(test))
+    assert not np.array_equal(found, stretched.predict(test / 100))
 
 
-def test_search_over_two_values_is_optunas_multivariate_tpe_of_30_trials() -> None:
-    """The same 30 trials as Optuna used directly, for an objective that both can compute."""
+@pytest.mark.parametrize("values", [1, 2])
+def test_search_is_optunas_tpe_of_30_trials(values: int) -> None:
+    """The same 30 trials as Optuna used directly, for an objective that both can compute; multivariate for two."""
     ranges = {"lr": published.LR_RANGE, "weight_decay": published.DECAY_RANGE}
     assert (ranges["lr"], ranges["weight_decay"]) == ((0.1, 100), (1e-12, 1e-4))
+    ranges = dict(list(ranges.items())[:values])
     labels = np.arange(1000) % 2
 
-    def share(lr: float, decay: float) -> int:
+    def share(lr: float, decay: float = 1e-7) -> int:
         """How many of 200 validation images the pretended fit gets right: best around lr 5, decay 1e-7."""
         return int(200 / (1 + abs(math.log10(lr / 5)) + abs(math.log10(decay / 1e-7)) / 5))
 
-    def fit(train: np.ndarray, targets: np.ndarray, values: dict[str, float]):
+    def fit(train: np.ndarray, targets: np.ndarray, chosen: dict[str, float]):
         assert len(train) == len(targets) == 800
-        right = share(values["lr"], values["weight_decay"])
+        right = share(*chosen.values())
         return lambda images: np.where(np.arange(200) < right, images[:, 0] % 2, 2).astype(int)
 
     rows = np.arange(1000, dtype=np.float32)[:, None]
     found = published.choose(fit, ranges, rows, labels, validation_split(labels, 0), 3, StopRequest())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(seed=3, multivariate=True)
+        sampler = optuna.samplers.TPESampler(seed=3, multivariate=values > 1)
     study = optuna.create_study(direction="maximize", sampler=sampler)
 
     def accuracy(trial: optuna.Trial) -> float:
-        lr = trial.suggest_float("lr", 0.1, 100, log=True)
-        return share(lr, trial.suggest_float("weight_decay", 1e-12, 1e-4, log=True)) / 200
+        return share(*(trial.suggest_float(key, low, high, log=True) for key, (low, high) in ranges.items())) / 200
 
     study.optimize(accuracy, n_trials=30)
     assert [trial["validation_top1"] for trial in found.trials] == [trial.value for trial in study.trials]

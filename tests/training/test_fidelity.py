@@ -13,7 +13,6 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from tests.model.conftest import on_ranks as on_ranks
 from tests.training.test_resume import finish
 from trex.config import Config
 from trex.distributed import Ranks
@@ -84,7 +83,7 @@ def reference_step(net: TrexModel, crops: list[Tensor], labels: Tensor, rate: fl
         for name, p in net.named_parameters():
             if p.grad is not None:
                 velocity[name] = 0.9 * velocity.get(name, 0) + p.grad + (1e-4 * p if p.ndim > 1 else 0)
-                p -= rate * velocity[name]
+                p.sub_(rate * velocity[name])
                 p.grad = None
     return loss.item()
 
