@@ -1,52 +1,137 @@
-"""Print docs/config.md: every setting with its type, default and meaning, from trex/config/schema.py."""
+"""Print docs/config.md: every setting of a recipe and of a cluster file, with its allowed values, default and meaning.
+
+The settings are the dataclasses of trex/config/schema.py and jobs/cluster.py; nothing about one is written here.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jobs.cluster import TIME, WORD, Cluster, StageResources
 from trex.config import Config
 from trex.config.loader import to_dict
+from trex.config.schema import NAME
 
 HEAD = """# Settings
 
-Made from `trex/config/schema.py` by `make docs`. The defaults are the t-ReX* recipe. *resumable* settings may change
-between the attempts of one run; a change of any other makes it another run, which needs another name.
+Made from `trex/config/schema.py` and `jobs/cluster.py` by `make docs`.
+
+A recipe is a YAML file that states what differs from the defaults, which are the t-ReX* recipe. Any setting can also be
+given on the command line: `trex train configs/trex.yaml train.epochs=50 crops.local_scale='[0.05, 0.2]'`. All mistakes
+are reported at once, each with file, line, what was expected and the nearest right name, before anything is created or
+queued; `trex check` adds what data, checkpoints and cluster have to say.
+
+- A number may be written in any way: `0.0001`, `1e-4`. Quotes make text of it: refused where a number is wanted.
+- A *name* is letters, digits, `.`, `_` and `-`, at most 64, beginning with a letter or digit.
+- A list is `[a, b]`. YAML's anchors, aliases and tags are refused, and so is a key that stands twice.
+- Settings that must fit each other are checked too: a range begins with its smaller number, `extract.crop` is at most
+  `extract.resize`, `optimiser.warmup_epochs` at most `train.epochs`.
+- Settings marked ↻ may change between the attempts of one run, because they do not change its training. A change of any
+  other makes it another run: resuming is refused (code 77) until it is set back or the run has a new name.
 """
 
+CLUSTERS = """
+# Cluster files
 
-def lines(cls: type[Any], title: str) -> Iterator[str]:
-    """The section of one dataclass: its own settings first, then its sections."""
+`configs/clusters/<name>.yaml` says where the stages run and what each job asks for; `CLUSTER=<name>` or `--cluster`
+picks one. `example.yaml` there shows all of it in use, [slurm.md](slurm.md) says what happens.
+
+- A *time* is one of Slurm's forms: `minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours`,
+  `days-hours:minutes`, `days-hours:minutes:seconds`.
+- A *word* has no spaces, so that nothing in it can become a line of its own in the batch script.
+"""
+
+STAGES = """
+## A stage's resources
+
+The same for each `<stage>`: `train`, `extract`, `probe`, `report`.
+"""
+
+TABLE = "\n| setting | allowed | default | meaning |\n|---|---|---|---|"
+_KINDS = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}
+_PATTERNS = {NAME: "name", WORD: "word", TIME: "time"}
+
+
+def recipe() -> Iterator[str]:
+    """A table for the run's own settings, then one a section."""
+    yield "\n## The run\n" + TABLE
+    yield from rows(Config, prefix="", resumable=False)
+    for field, kind in sections(Config):
+        yield f"\n## {field.name}: {field.metadata['doc']}\n" + TABLE
+        yield from rows(kind, prefix=f"{field.name}.", resumable=field.metadata["resumable"])
+
+
+def cluster() -> Iterator[str]:
+    """A table for the cluster, and a single one for the stages: they have the same settings."""
+    yield TABLE
+    yield from rows(Cluster, prefix="", resumable=False)
+    yield STAGES + TABLE
+    yield from rows(StageResources, prefix="<stage>.", resumable=False)
+
+
+def sections(cls: type[Any]) -> Iterator[tuple[dataclasses.Field[Any], type[Any]]]:
+    """The fields that are groups of settings, with their dataclass."""
     hints = typing.get_type_hints(cls)
-    plain = [field for field in dataclasses.fields(cls) if not dataclasses.is_dataclass(hints[field.name])]
-    yield f"\n## {title}\n"
-    yield "| setting | type | default | meaning |\n|---|---|---|---|"
-    for field in plain:
-        default = field.default_factory() if callable(field.default_factory) else field.default
-        note = " *resumable*" if field.metadata["resumable"] else ""
-        kind = _type(hints[field.name]).replace("|", "\\|")
-        yield f"| `{field.name}` | {kind} | {_value(default)} | {field.metadata['doc']}{note} |"
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(hints[field.name]):
-            yield from lines(typing.cast(type[Any], hints[field.name]), f"{field.name}: {field.metadata['doc']}")
+            yield field, hints[field.name]
 
 
-def _type(kind: Any) -> str:
-    if typing.get_origin(kind) is typing.Literal:
-        return " | ".join(f"`{choice}`" for choice in typing.get_args(kind))
-    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "")
+def rows(cls: type[Any], prefix: str, resumable: bool) -> Iterator[str]:
+    """A table row for each plain setting of a dataclass."""
+    hints = typing.get_type_hints(cls)
+    groups = {field.name for field, _ in sections(cls)}
+    for field in dataclasses.fields(cls):
+        if field.name in groups:
+            continue
+        mark = " ↻" if resumable or field.metadata["resumable"] else ""
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        cells = (f"`{prefix}{field.name}`{mark}", allowed(hints[field.name], field.metadata), value(default))
+        meaning = field.metadata["doc"].replace("<", "&lt;")
+        yield "| " + " | ".join(text.replace("|", "\\|") for text in (*cells, meaning)) + " |"
 
 
-def _value(value: Any) -> str:
-    text = str(to_dict(value)) if not isinstance(value, str) else value
-    return f"`{text}`" if len(text) < 60 else f"`{text[:50]}…`"
+def allowed(kind: Any, meta: Mapping[str, Any]) -> str:
+    """What values a setting takes, in words."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return ", ".join(f"`{choice}`" for choice in inner)
+    if origin in (types.UnionType, typing.Union):
+        [given] = [item for item in inner if item is not type(None)]
+        return f"{allowed(given, meta)}, or nothing"
+    if origin is dict:
+        return f"`name: {_KINDS[inner[1]]}` lines"
+    if origin is tuple:
+        item = allowed(inner[0], meta)
+        return f"list, each: {item}" if inner[-1] is Ellipsis else f"list of {len(inner)}, each: {item}"
+    if meta["pattern"]:
+        return _PATTERNS.get(meta["pattern"], f"text of the form `{meta['pattern']}`")
+    return _KINDS[kind] + _range(meta)
+
+
+def _range(meta: Mapping[str, Any]) -> str:
+    signs = {"above": ">", "at_least": "≥", "at_most": "≤"}
+    bounds = [f"{sign} {meta[key]}" for key, sign in signs.items() if meta[key] is not None]
+    return " " + ", ".join(bounds) if bounds else ""
+
+
+def value(default: Any) -> str:
+    """A default as YAML would have it."""
+    if default is None:
+        return "nothing"
+    plain = to_dict(default)
+    if isinstance(plain, bool):
+        return f"`{str(plain).lower()}`"
+    return "`" + str(plain).replace("'", "") + "`"
 
 
 def main() -> None:
     """Write the page to standard output."""
-    print(HEAD + "\n".join(lines(Config, "The run")))
+    print("\n".join([HEAD.rstrip("\n"), *recipe(), CLUSTERS.rstrip("\n"), *cluster()]))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 runs/<name>/
   config.yaml  environment.json  code/          what runs, exactly
-  checkpoints/step-0000001000/                  full training states (trex/training/checkpoint.py)
+  checkpoints/epoch-0003-step-00001000/         full training states (trex/training/checkpoint.py)
   metrics.jsonl  events.jsonl  tensorboard/     curves; attempts and why each ended
   jobs/                                         sbatch scripts, logs, submitted ids, stage states, locks
   features/<data set>/{trainval,test}.h5

@@ -116,6 +116,12 @@ def test_recipes_hold_the_published_values(recipe, layers, global_scale, local_s
     assert (config.optimiser.momentum, config.optimiser.weight_decay) == (0.9, 1e-4)
     assert (config.train.epochs, config.train.batch_size, config.train.precision) == (100, 256, "fp16")
     assert (config.model.temperature, config.model.momentum, config.model.output_dim) == (0.1, 0.999, 256)
+    assert (config.model.encoder, config.model.hidden_dim, config.model.normalise_input) == ("resnet50", 2048, True)
+    crops = config.crops
+    assert (crops.flip, crops.jitter, crops.grey, crops.solarise) == (0.5, 0.8, 0.2, 0.2)
+    assert (crops.brightness, crops.contrast, crops.saturation, crops.hue) == (0.4, 0.4, 0.2, 0.1)
+    assert (crops.global_blur, crops.local_blur, crops.blur_radius) == (0.2, 0.5, (0.1, 2.0))
+    assert (config.extract.resize, config.extract.crop, config.probe.seeds) == (224, 224, 5)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

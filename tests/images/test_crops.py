@@ -56,6 +56,8 @@ def test_image_too_narrow_for_any_box_gives_torchvisions_central_one() -> None:
         (True, lambda d: d.blur_radius is not None, 0.2),
         (True, lambda d: d.solarise, 0.2),
         (False, lambda d: d.flip, 0.5),
+        (False, lambda d: d.jitter is not None, 0.8),
+        (False, lambda d: d.grey, 0.2),
         (False, lambda d: d.blur_radius is not None, 0.5),
     ],
 )
@@ -74,6 +76,19 @@ def test_local_crops_are_never_solarised(draws) -> None:
 def test_jitter_factors_are_uniform(draws, factor: str, low: float, high: float) -> None:
     values = [getattr(draw.jitter, factor) for draw in draws[True] if draw.jitter]
     assert kstest(values, "uniform", (low, high - low)).pvalue > LIKELY
+
+
+def test_jitter_is_torchvisions(draws) -> None:
+    """Order and factors of ColorJitter with the method's strengths."""
+    torch.manual_seed(1)
+    jitter = T.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    ranges = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+    drawn = [T.ColorJitter.get_params(*ranges) for _ in range(N)]
+    mine = [draw.jitter for draw in draws[True] if draw.jitter]
+    for place in range(4):
+        assert ks_2samp([j.order[place] for j in mine], [int(d[0][place]) for d in drawn]).pvalue > LIKELY
+    for number, factor in enumerate(("brightness", "contrast", "saturation", "hue")):
+        assert ks_2samp([getattr(j, factor) for j in mine], [d[1 + number] for d in drawn]).pvalue > LIKELY
 
 
 def test_blur_radius_is_uniform(draws) -> None:

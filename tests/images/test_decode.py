@@ -70,6 +70,16 @@ def test_decompression_bomb_is_named(tmp_path: Path) -> None:
         read_rgb(path)
 
 
+@pytest.mark.parametrize("reader", [read_rgb, read_rgb_fast])
+def test_jpeg_that_claims_a_billion_pixels_is_named(oddities: dict[str, Path], tmp_path: Path, reader) -> None:
+    data = bytearray(oddities["rgb"].read_bytes())
+    frame = data.index(b"\xff\xc0")  # marker, length (2), precision (1), height (2), width (2)
+    data[frame + 5 : frame + 9] = (32000).to_bytes(2, "big") * 2
+    (tmp_path / "claims.jpg").write_bytes(data)
+    with pytest.raises(ImageFault, match=r"claims\.jpg.*pixels"):
+        reader(tmp_path / "claims.jpg")
+
+
 def test_formats_that_no_data_set_holds_are_not_even_tried(tmp_path: Path, photograph: np.ndarray) -> None:
     path = save(Image.fromarray(photograph), tmp_path / "a.pcx")
     with pytest.raises(ImageFault, match="no known image format"):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from trex.config.schema import CropsConfig, DataConfig
+from trex.images.crops import multi_crop
 from trex.images.decode import ImageFault
 from trex.images.evaluation import evaluation_batches, evaluation_image
 from trex.images.loader import Batch, TrainingBatches
@@ -77,9 +78,17 @@ def test_ranks_parts_together_are_the_batch_of_one_process() -> None:
         assert torch.equal(torch.cat(by_crop, dim=1).flatten(0, 1), crops)
 
 
-def test_crops_are_crop_major() -> None:
-    batch = take(batches(), 0, 0, 1)[0]
+def test_crops_are_crop_major_and_globals_first() -> None:
+    """Row c * B + i of a resolution is crop c of image i."""
+    made = batches()
+    batch = take(made, 0, 0, 1)[0]
     assert [crops.shape for crops in batch.crops] == [(128, 3, 16, 16), (256, 3, 8, 8)]
+    for i in (0, 1, 127):
+        epoch, index = next(made.places(0, 0))[i]
+        whole, parts = multi_crop(made.split.read(index), CROPS, 3, epoch, index)
+        assert batch.labels[i] == made.split.labels[index]
+        assert np.array_equal(batch.crops[0][i], whole[0])
+        assert all(np.array_equal(batch.crops[1][c * 128 + i], parts[c]) for c in range(2))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trex.config.schema import ModelConfig, OptimiserConfig
@@ -94,8 +95,11 @@ def test_class_means_are_normalised_sums_of_the_memory() -> None:
     means = means / means.norm(dim=1, keepdim=True).clamp_min(1e-12)
     assert torch.allclose(head(z), (z / z.norm(dim=1, keepdim=True)) @ means.T / 0.1, atol=1e-4)
     assert head(z)[:, 3].abs().max() == 0
+    exact = head.weights()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert head.weights().dtype == torch.float32
+        assert torch.equal(head.weights(), exact)
+    assert not exact.requires_grad
 
 
 def test_memory_is_cut_at_its_end_and_begins_again_at_zero() -> None:
@@ -191,6 +195,53 @@ def test_momentum_moves_parameters_and_leaves_batch_norm_to_itself() -> None:
     assert not any(p.requires_grad for p in net.momentum_encoder.parameters())
 
 
+@pytest.mark.parametrize("second", ["of the same size", "a resolution of its own"])
+def test_only_the_first_global_crop_enters_the_memory(second: str) -> None:
+    """Crop-major: rows 0 … B - 1 of the first resolution. The batch norms of the momentum networks see no other."""
+    net = model(memory=20)
+    (first, other), labels = batch(0)
+    crops = [first, other]
+    if second == "of the same size":
+        crops = [torch.cat([first, torch.flip(first, [0]) + 1, first.roll(1, 0) - 1])]
+    encoder, projector = copy.deepcopy((net.encoder, net.projector))  # the momentum networks begin as copies of these
+    with torch.no_grad():
+        expected = projector(encoder(first))
+    net(crops, labels)
+    assert torch.allclose(net.classifier.features[:4], expected, rtol=1e-10)
+    assert torch.equal(net.classifier.labels[:4], labels)
+    assert int(net.classifier.pointer) == 4
+    assert torch.allclose(net.momentum_encoder.bn1.running_mean, encoder.bn1.running_mean)
+
+
+@pytest.mark.parametrize("memory", [0, 20])
+def test_loss_and_class_weights_are_float32_under_autocast(memory: int) -> None:
+    net = model(memory).float()
+    crops, labels = batch(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, logits = net([crop.float() for crop in crops], labels)
+    assert (loss.dtype, logits.dtype) == (torch.float32, torch.float32)
+    assert loss.item() == pytest.approx(F.cross_entropy(logits, labels.repeat(3)).item(), rel=1e-6)
+    assert net.encoder.conv1.weight.dtype == torch.float32
+    if memory:
+        assert net.classifier.features.dtype == torch.float32
+
+
+def test_evaluation_is_by_the_trained_networks_and_leaves_the_memory_alone() -> None:
+    net = model(memory=20).eval()
+    with torch.no_grad():
+        for slow in (net.momentum_encoder, net.momentum_projector):
+            for parameter in slow.parameters():
+                parameter.zero_()
+    crops, _ = batch(0)
+    before = net.classifier.features.clone()
+    z = net.projector(net.encoder(crops[0]))
+    bank = net.classifier
+    means = torch.stack([bank.features[bank.labels == k].sum(0) for k in range(K)])
+    expected = (z / z.norm(dim=1, keepdim=True)) @ (means / means.norm(dim=1, keepdim=True)).T / 0.1
+    assert torch.allclose(net.classify(crops[0]), expected, rtol=1e-9)
+    assert torch.equal(net.classifier.features, before)
+
+
 def test_initial_weights_depend_on_the_seed_alone() -> None:
     torch.rand(3)
     before = torch.get_rng_state()
@@ -207,6 +258,37 @@ def test_weight_decay_spares_biases_and_one_dimensional_parameters() -> None:
     assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-4, 0)
     assert all(p.ndim > 1 for p in decayed["params"])
     assert all(p.ndim == 1 for p in spared["params"])
+
+
+@pytest.mark.parametrize("memory", [0, 20])
+def test_every_learnt_parameter_is_optimised_and_no_other(memory: int) -> None:
+    net = model(memory)
+    groups = make_optimiser(net, OptimiserConfig(), torch.device("cpu")).param_groups
+    optimised = {id(p) for group in groups for p in group["params"]}
+    expected = {
+        name for name, _ in net.named_parameters() if name.startswith(("encoder.", "projector.", "classifier."))
+    }
+    assert {name for name, p in net.named_parameters() if id(p) in optimised} == expected
+    assert ("classifier.weight" in expected) == (memory == 0)
+
+
+def test_optimiser_is_sgd_with_momentum_and_coupled_weight_decay() -> None:
+    """v ← 0.9 v + g + 1e-4 w (no decay where w is 1-D), w ← w - lr v, the velocity beginning at the first gradient."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
+    optimiser = make_optimiser(net, OptimiserConfig(), torch.device("cpu"))
+    chance = torch.Generator().manual_seed(0)
+    expected = [p.detach().clone() for p in net.parameters()]
+    velocities = [torch.zeros_like(w) for w in expected]
+    for rate in (0.0, 0.1, 0.2, 0.05):
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        for place, (p, w) in enumerate(zip(net.parameters(), expected, strict=True)):
+            p.grad = torch.randn(p.shape, generator=chance, dtype=torch.float64)
+            v = 0.9 * velocities[place] + p.grad + (1e-4 * w if w.ndim > 1 else 0)
+            expected[place], velocities[place] = w - rate * v, v
+        optimiser.step()
+    for p, w in zip(net.parameters(), expected, strict=True):
+        assert torch.allclose(p, w, rtol=1e-12, atol=1e-14)
 
 
 def test_learning_rate_warms_up_to_the_peak_and_falls_as_a_cosine() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.training.conftest import assert_same_bits
 from tests.training.test_resume import StopAfter, final, finish
@@ -93,6 +94,10 @@ def test_batch_that_does_not_divide_or_exceeds_the_data_is_refused(tiny, saved_r
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", [0, 512])
 def test_plain_head_and_class_means_both_learn(tiny, saved_run, memory: int) -> None:
+    """Measured with seeds 0, 1, 2: top-1 97.2 to 98.4 %, memory's features at a cosine of .903 to .908 to their class
+    mean. Broken on purpose: a momentum encoder that never moves 84 % and .46, memory labels shifted by one 23 % and
+    .74, an encoder without gradient 83 %. A memory that is never written has 100 % (on random class weights) and .11.
+    """
     crops = ("crops.global_size=32", "crops.global_scale=[0.5, 1]", "crops.local_count=0", "crops.flip=0",
              "crops.solarise=0", "crops.global_blur=0")  # fmt: skip
     model = (f"model.memory_size={memory}", "model.momentum=0.99", "model.hidden_dim=256", "model.output_dim=64")
@@ -101,4 +106,10 @@ def test_plain_head_and_class_means_both_learn(tiny, saved_run, memory: int) -> 
     finish(run, config)
     validations = [line for line in read_lines(run.metrics) if line["kind"] == "validation"]
     assert len(validations) == 6
-    assert validations[-1]["top1"] > 93, [round(line["top1"]) for line in validations]
+    assert validations[-1]["top1"] > 95, [round(line["top1"]) for line in validations]
+    assert validations[-1]["loss"] < 0.25
+    if memory:
+        state = final(run)["model"]
+        features, labels = F.normalize(state["classifier.features"], dim=1), state["classifier.labels"]
+        means = torch.stack([features[labels == k].mean(0) for k in range(7)])
+        assert F.cosine_similarity(features, means[labels]).mean() > 0.87

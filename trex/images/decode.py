@@ -62,8 +62,9 @@ def read_rgb_fast(path: Path) -> RGB:
         raise ImageFault(path, "there is no such file") from None
     if data[:2] == b"\xff\xd8":
         try:
-            _, _, colours, _ = simplejpeg.decode_jpeg_header(data)
-            if colours in ("YCbCr", "RGB"):
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            # more pixels than Pillow allows: it says so
+            if colours in ("YCbCr", "RGB") and height * width <= (Image.MAX_IMAGE_PIXELS or 0):
                 return simplejpeg.decode_jpeg(data, colorspace="RGB")  # type: ignore[no-any-return]
         except ValueError:
             pass  # damaged, or of a kind that Pillow may know: it decides

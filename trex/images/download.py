@@ -85,9 +85,9 @@ _COG = (
 )
 #: What a person has to do where a login, or a mirror of one's own choice, stands between.
 STEPS = {
-    "in1k": "Make an account at image-net.org, download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, unpack "
-    "each class's own archive into train/<WordNet id>/, and sort the validation images into val/<WordNet id>/ by the "
-    "development kit's labels (docs/datasets.md).",
+    "in1k": "Make an account at image-net.org, download ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and "
+    "ILSVRC2012_devkit_t12.tar.gz, and put them there. Three calls of torchvision then compare their MD5, unpack them "
+    "and sort the validation images by the development kit's labels: docs/datasets.md, ImageNet-1K.",
     "cars196": "The official site is closed. Get either car_ims/ with cars_annos.mat, or cars_train/, cars_test/, "
     "devkit/ and cars_test_annos_withlabels.mat, from a mirror that you trust; 16185 images. torchvision's issue 7545 "
     "lists some.",

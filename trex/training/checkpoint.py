@@ -2,7 +2,7 @@
 
 checkpoints/
   epoch-0003-step-00001000/   epochs finished, steps done in the next one
-    checkpoint.pt     everything the next step depends on (weights-only; see `trainer.py`, `State.to_dict`)
+    checkpoint.pt     everything the next step depends on, weights-only (`TrainingState.to_dict`)
     manifest.json     step, size and SHA-256 of checkpoint.pt; a folder without a true one is no checkpoint
 
 A checkpoint is written into a folder of another name and renamed when all of it is on disk, so a kill at any moment

@@ -1,0 +1,94 @@
+"""Whole crops against the usual pipeline, PIL images through torchvision's first transforms: given the same draw the
+same picture, and by its own draws the same distribution of pictures."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms as T
+from PIL import Image, ImageFilter, ImageOps
+from scipy.stats import ks_2samp
+from torchvision.transforms import functional as F
+
+from trex.config.schema import CropsConfig
+from trex.images.crops import CropDraw, apply_crop, draw_crop, multi_crop
+from trex.images.draws import generator
+
+CONFIG = CropsConfig()
+LIKELY = 1e-3  #: p below which a fixed seed would have to be very unlucky
+
+
+def usual_crop(rgb: np.ndarray, draw: CropDraw, size: int) -> np.ndarray:
+    """What PIL and torchvision make of a draw, uint8 (size, size, 3)."""
+    box, bicubic = draw.box, T.InterpolationMode.BICUBIC
+    image = F.resized_crop(Image.fromarray(rgb), box.top, box.left, box.height, box.width, [size, size], bicubic)
+    if draw.flip:
+        image = F.hflip(image)
+    if draw.jitter is not None:
+        jitter = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+        factors = (draw.jitter.brightness, draw.jitter.contrast, draw.jitter.saturation, draw.jitter.hue)
+        for operation in draw.jitter.order:
+            image = jitter[operation](image, factors[operation])
+    if draw.grey:
+        image = F.rgb_to_grayscale(image, 3)
+    if draw.blur_radius is not None:
+        image = image.filter(ImageFilter.GaussianBlur(draw.blur_radius))
+    if draw.solarise:
+        image = ImageOps.solarize(image, 128)
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize(("is_global", "size"), [(True, 224), (False, 96)])
+def test_crop_of_the_same_draw_is_the_usual_pipelines(photograph: np.ndarray, is_global: bool, size: int) -> None:
+    """Measured: 69 dB (global) and 71 dB (local) on average, 48 dB at worst. Only the resize is not exact."""
+    image = torch.from_numpy(photograph).permute(2, 0, 1)[None]
+    decibels = []
+    for index in range(100):
+        draw = draw_crop(*photograph.shape[:2], is_global, CONFIG, generator(0, 0, index, 0))
+        off = apply_crop(image, draw, size).transpose(1, 2, 0) - usual_crop(photograph, draw, size).astype(float)
+        decibels.append(10 * math.log10(255**2 / max(np.mean(off**2), 1e-9)))
+    assert np.mean(decibels) > 65
+    assert min(decibels) > 44
+
+
+def usual_transform(is_global: bool) -> T.Compose:
+    """The method's augmentation as torchvision's transforms make it, on PIL images."""
+    size, scale, blur = (224, (0.4, 1.0), 0.2) if is_global else (96, (0.05, 0.4), 0.5)
+    steps = [
+        T.RandomResizedCrop(size, scale, interpolation=T.InterpolationMode.BICUBIC),
+        T.RandomHorizontalFlip(0.5),
+        T.RandomApply([T.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)], 0.8),
+        T.RandomGrayscale(0.2),
+        T.RandomApply([T.Lambda(_random_blur)], blur),
+    ]
+    return T.Compose([*steps, *([T.RandomSolarize(128, 0.2)] if is_global else [])])
+
+
+def _random_blur(image: Image.Image) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(float(torch.empty(1).uniform_(0.1, 2.0))))
+
+
+def statistics(crop: np.ndarray) -> list[float]:
+    """Of a (S, S, 3) crop: mean and spread of each channel, saturation, roughness (what blur takes away)."""
+    values = crop.astype(np.float32)
+    saturation = (values.max(2) - values.min(2)).mean()
+    roughness = np.abs(np.diff(values, axis=1)).mean()
+    return [*values.mean((0, 1)), *values.std((0, 1)), float(saturation), float(roughness)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_global", [True, False])
+def test_crops_have_the_usual_pipelines_statistics(photograph: np.ndarray, is_global: bool) -> None:
+    """Kolmogorov-Smirnov on eight statistics of 1500 crops each."""
+    torch.manual_seed(0)
+    transform, image, count = usual_transform(is_global), Image.fromarray(photograph), 1500
+    config = CropsConfig(local_count=0) if is_global else CONFIG
+    each = 1 if is_global else config.local_count
+    theirs = np.array([statistics(np.asarray(transform(image))) for _ in range(count)])
+    crops = [crop for i in range(math.ceil(count / each)) for crop in multi_crop(photograph, config, 1, 0, i)[-1]]
+    mine = np.array([statistics(crop.transpose(1, 2, 0)) for crop in crops])
+    for column in range(mine.shape[1]):
+        assert ks_2samp(mine[:, column], theirs[:, column]).pvalue > LIKELY, column

@@ -1,0 +1,135 @@
+"""The published protocol's rules, each against the paper's words or a direct computation."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from itertools import groupby
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from trex.interruption import StopRequest
+from trex.probing import exact, published
+from trex.probing.split import validation_split
+
+
+@pytest.mark.parametrize(("images", "validated"), [(1, 0), (2, 1), (3, 1), (5, 1), (10, 2), (50, 10), (732, 146)])
+def test_a_fifth_of_each_class_validates_and_a_single_image_trains(images: int, validated: int) -> None:
+    labels = np.repeat([0, 1, 2], [100, images, 40])
+    train, validation = validation_split(labels, seed=0)
+    assert np.bincount(labels[validation], minlength=3).tolist() == [20, validated, 8]
+    assert sorted([*train, *validation]) == list(range(len(labels)))
+
+
+def test_validation_images_are_drawn_anew_for_each_seed_and_uniformly() -> None:
+    labels = np.repeat([0, 1], [50, 10])
+    times = np.zeros(60)
+    for seed in range(500):
+        times[validation_split(labels, seed)[1]] += 1
+    expected = 500 * 0.2
+    assert np.abs(times - expected).max() < 5 * math.sqrt(500 * 0.2 * 0.8)
+
+
+def test_c_goes_from_1e_minus_5_to_1e6_in_both_protocols() -> None:
+    assert published.C_RANGE == (1e-5, 1e6)
+    assert (exact.GRID[0], exact.GRID[-1]) == (1e-5, 1e6)
+    steps = np.diff(np.log10(exact.GRID))
+    assert np.allclose(steps, 0.5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "by_sgd"),
+    [
+        *((name, True) for name in ("in1k", "cog_l1", "cog_l5", "inat2018", "inat2019")),
+        *((name, False) for name in ("aircraft", "cars196", "dtd", "eurosat", "flowers", "pets", "food101", "sun397")),
+    ],
+)
+def test_which_sets_the_paper_fits_by_sgd(name: str, by_sgd: bool) -> None:
+    assert published.uses_sgd(name) == by_sgd
+
+
+def features(rows: int = 2500) -> tuple[np.ndarray, np.ndarray]:
+    x, y = load_digits(return_X_y=True)
+    return np.resize(x, (rows, 64)).astype(np.float32), np.resize(y, rows)
+
+
+def test_sgd_of_the_large_sets_is_the_papers() -> None:
+    """Momentum .9, decay on weight and bias, batches of 1024, 100 epochs: the first two at lr, epoch e = 2, 3, …,
+    counted from 0, at lr/2 · (1 + cos(π (e - 1)/100))."""
+    x, y = features()
+    seen: list[tuple[float, float, float, int]] = []
+
+    def note(optimiser: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+        [group] = optimiser.param_groups
+        seen.append((group["lr"], group["momentum"], group["weight_decay"], len(group["params"])))
+
+    handle = register_optimizer_step_pre_hook(note)
+    try:
+        published.sgd_fit(10, 0, StopRequest())(x, y, {"lr": 3.0, "weight_decay": 1e-6})
+    finally:
+        handle.remove()
+    assert len(seen) == 100 * math.ceil(2500 / 1024)
+    assert {values[1:] for values in seen} == {(0.9, 1e-6, 2)}
+    rates = [rate for rate, *_ in seen]
+    expected = [3.0] + [1.5 * (1 + math.cos(math.pi * e / 100)) for e in range(99)]
+    assert rates[::3] == rates[1::3] == rates[2::3] == pytest.approx(expected)
+    assert [len(list(run)) for _, run in groupby(rates)][:2] == [6, 3]
+
+
+def test_sgd_sees_l2_normalised_features() -> None:
+    """The length of a feature changes nothing, neither in fitting nor in predicting."""
+    x, y = features(300)
+    stretch = np.random.default_rng(0).uniform(0.1, 10, (300, 1)).astype(np.float32)
+    values = {"lr": 10.0, "weight_decay": 1e-8}
+    plain = published.sgd_fit(10, 0, StopRequest())(x, y, values)
+    stretched = published.sgd_fit(10, 0, StopRequest())(x * stretch, y, values)
+    assert (plain(x) == stretched(x * stretch)).mean() > 0.99
+
+
+@pytest.mark.parametrize("c", [1e-4, 1.0])
+def test_lbfgs_is_scikit_learns_on_the_features_as_they_are(c: float) -> None:
+    x, y = features(300)
+    reference = LogisticRegression(C=c, max_iter=2000).fit(x, y)
+    stretched = LogisticRegression(C=c, max_iter=2000).fit(x / 100, y)
+    test = load_digits().data[300:].astype(np.float32)
+    found = published.fit_lbfgs(x, y, {"C": c})(test)
+    assert np.array_equal(found, reference.predict(test))
+    assert not np.array_equal(found, stretched.predict(test / 100))
+
+
+@pytest.mark.parametrize("values", [1, 2])
+def test_search_is_optunas_tpe_of_30_trials(values: int) -> None:
+    """The same 30 trials as Optuna used directly, for an objective that both can compute; multivariate for two."""
+    ranges = {"lr": published.LR_RANGE, "weight_decay": published.DECAY_RANGE}
+    assert (ranges["lr"], ranges["weight_decay"]) == ((0.1, 100), (1e-12, 1e-4))
+    ranges = dict(list(ranges.items())[:values])
+    labels = np.arange(1000) % 2
+
+    def share(lr: float, decay: float = 1e-7) -> int:
+        """How many of 200 validation images the pretended fit gets right: best around lr 5, decay 1e-7."""
+        return int(200 / (1 + abs(math.log10(lr / 5)) + abs(math.log10(decay / 1e-7)) / 5))
+
+    def fit(train: np.ndarray, targets: np.ndarray, chosen: dict[str, float]):
+        assert len(train) == len(targets) == 800
+        right = share(*chosen.values())
+        return lambda images: np.where(np.arange(200) < right, images[:, 0] % 2, 2).astype(int)
+
+    rows = np.arange(1000, dtype=np.float32)[:, None]
+    found = published.choose(fit, ranges, rows, labels, validation_split(labels, 0), 3, StopRequest())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(seed=3, multivariate=values > 1)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+
+    def accuracy(trial: optuna.Trial) -> float:
+        return share(*(trial.suggest_float(key, low, high, log=True) for key, (low, high) in ranges.items())) / 200
+
+    study.optimize(accuracy, n_trials=30)
+    assert [trial["validation_top1"] for trial in found.trials] == [trial.value for trial in study.trials]
+    assert found.best == pytest.approx(study.best_params)
