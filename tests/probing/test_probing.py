@@ -15,7 +15,6 @@ from sklearn.datasets import load_digits
 
 from jobs.runs import save_config
 from trex.config import Config, load
-from trex.config.schema import TRANSFER_DATASETS, ProbeConfig
 from trex.distributed import Ranks
 from trex.errors import Interrupted
 from trex.features.extract import extract
@@ -232,12 +231,6 @@ def test_sgd_of_the_large_sets_learns(digits, monkeypatch) -> None:
     fit = published.sgd_fit(10, 0, StopRequest())
     predict = fit(Rows(features[:1400], normalise=True), labels[:1400], {"lr": 30.0, "weight_decay": 1e-7})
     assert (predict(Rows(features[1400:], normalise=True)) == labels[1400:]).mean() > 0.85
-
-
-def test_large_sets_are_normalised_and_fitted_by_sgd_unless_the_config_says_otherwise() -> None:
-    large = {name for name in TRANSFER_DATASETS if name == "in1k" or name.startswith(("cog_", "inat"))}
-    assert set(ProbeConfig().sgd) == set(ProbeConfig().normalise) == large
-    assert load(None, Config, ["probe.sgd=[mine]"]).probe.sgd == ("mine",)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -14,8 +15,11 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from trex.config.schema import TRANSFER_DATASETS, ProbeConfig
 from trex.interruption import StopRequest
 from trex.probing import exact, published
+from trex.probing.partial import Partial
+from trex.probing.rows import Rows
 from trex.probing.split import validation_split
 
 
@@ -43,15 +47,10 @@ def test_c_goes_from_1e_minus_5_to_1e6_in_both_protocols() -> None:
     assert np.allclose(steps, 0.5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "by_sgd"),
-    [
-        *((name, True) for name in ("in1k", "cog_l1", "cog_l5", "inat2018", "inat2019")),
-        *((name, False) for name in ("aircraft", "cars196", "dtd", "eurosat", "flowers", "pets", "food101", "sun397")),
-    ],
-)
-def test_which_sets_the_paper_fits_by_sgd(name: str, by_sgd: bool) -> None:
-    assert published.uses_sgd(name) == by_sgd
+def test_which_sets_the_paper_fits_by_sgd_on_l2_normalised_features() -> None:
+    large = {"in1k", "cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5", "inat2018", "inat2019"}
+    assert large < set(TRANSFER_DATASETS)
+    assert set(ProbeConfig().sgd) == set(ProbeConfig().normalise) == large
 
 
 def features(rows: int = 2500) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +70,7 @@ def test_sgd_of_the_large_sets_is_the_papers() -> None:
 
     handle = register_optimizer_step_pre_hook(note)
     try:
-        published.sgd_fit(10, 0, StopRequest())(x, y, {"lr": 3.0, "weight_decay": 1e-6})
+        published.sgd_fit(10, 0, StopRequest())(Rows(x), y, {"lr": 3.0, "weight_decay": 1e-6})
     finally:
         handle.remove()
     assert len(seen) == 100 * math.ceil(2500 / 1024)
@@ -82,14 +81,15 @@ def test_sgd_of_the_large_sets_is_the_papers() -> None:
     assert [len(list(run)) for _, run in groupby(rates)][:2] == [6, 3]
 
 
-def test_sgd_sees_l2_normalised_features() -> None:
+def test_rows_of_large_sets_are_l2_normalised() -> None:
     """The length of a feature changes nothing, neither in fitting nor in predicting."""
     x, y = features(300)
     stretch = np.random.default_rng(0).uniform(0.1, 10, (300, 1)).astype(np.float32)
     values = {"lr": 10.0, "weight_decay": 1e-8}
-    plain = published.sgd_fit(10, 0, StopRequest())(x, y, values)
-    stretched = published.sgd_fit(10, 0, StopRequest())(x * stretch, y, values)
-    assert (plain(x) == stretched(x * stretch)).mean() > 0.99
+    short, long = Rows(x, normalise=True), Rows(x * stretch, normalise=True)
+    plain = published.sgd_fit(10, 0, StopRequest())(short, y, values)
+    stretched = published.sgd_fit(10, 0, StopRequest())(long, y, values)
+    assert (plain(short) == stretched(long)).mean() > 0.99
 
 
 @pytest.mark.parametrize("c", [1e-4, 1.0])
@@ -98,13 +98,13 @@ def test_lbfgs_is_scikit_learns_on_the_features_as_they_are(c: float) -> None:
     reference = LogisticRegression(C=c, max_iter=2000).fit(x, y)
     stretched = LogisticRegression(C=c, max_iter=2000).fit(x / 100, y)
     test = load_digits().data[300:].astype(np.float32)
-    found = published.fit_lbfgs(x, y, {"C": c})(test)
+    found = published.fit_lbfgs(Rows(x), y, {"C": c})(Rows(test))
     assert np.array_equal(found, reference.predict(test))
     assert not np.array_equal(found, stretched.predict(test / 100))
 
 
 @pytest.mark.parametrize("values", [1, 2])
-def test_search_is_optunas_tpe_of_30_trials(values: int) -> None:
+def test_search_is_optunas_tpe_of_30_trials(values: int, tmp_path: Path) -> None:
     """The same 30 trials as Optuna used directly, for an objective that both can compute; multivariate for two."""
     ranges = {"lr": published.LR_RANGE, "weight_decay": published.DECAY_RANGE}
     assert (ranges["lr"], ranges["weight_decay"]) == ((0.1, 100), (1e-12, 1e-4))
@@ -115,13 +115,14 @@ def test_search_is_optunas_tpe_of_30_trials(values: int) -> None:
         """How many of 200 validation images the pretended fit gets right: best around lr 5, decay 1e-7."""
         return int(200 / (1 + abs(math.log10(lr / 5)) + abs(math.log10(decay / 1e-7)) / 5))
 
-    def fit(train: np.ndarray, targets: np.ndarray, chosen: dict[str, float]):
+    def fit(train: Rows, targets: np.ndarray, chosen: dict[str, float]):
         assert len(train) == len(targets) == 800
         right = share(*chosen.values())
-        return lambda images: np.where(np.arange(200) < right, images[:, 0] % 2, 2).astype(int)
+        return lambda images: np.where(np.arange(200) < right, images.take(slice(None))[:, 0] % 2, 2).astype(int)
 
-    rows = np.arange(1000, dtype=np.float32)[:, None]
-    found = published.choose(fit, ranges, rows, labels, validation_split(labels, 0), 3, StopRequest())
+    rows = Rows(np.arange(1000, dtype=np.float32)[:, None])
+    partial = Partial(tmp_path / "seed_3.json", {})
+    found = published.choose(fit, ranges, rows, labels, validation_split(labels, 0), 3, StopRequest(), partial)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(seed=3, multivariate=values > 1)
