@@ -67,6 +67,16 @@ class Ranks:
         dist.broadcast(data, src=0, group=self.control)
         return json.loads(bytes(data.tolist()))
 
+    def texts(self, text: str) -> list[str]:
+        """Every rank's `text`, in rank order, on every rank."""
+        mine = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        padded = torch.zeros(self.highest(mine.numel()), dtype=torch.uint8)
+        padded[: mine.numel()] = mine
+        sizes = self.gather(torch.tensor([mine.numel()]))
+        return [
+            bytes(found[: int(size)].tolist()).decode() for found, size in zip(self.gather(padded), sizes, strict=True)
+        ]
+
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Every rank's CPU `tensor`, all of one shape and dtype, in rank order."""
         if self.world == 1:

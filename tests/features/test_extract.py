@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,6 +196,48 @@ def test_any_number_of_processes_and_kills_give_the_same_content(setup) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     digests.append(open_features(run.features("photos", "trainval")).digest)
     assert len(set(digests)) == 1
+
+
+def damaged(photos: Path, folder: Path) -> list[Path]:
+    """A copy of the photographs in `folder` with three files that are no images any more."""
+    shutil.copytree(photos, folder)
+    files = sorted((folder / "photos" / "train").rglob("*.jpg"))
+    broken = [files[1], files[20], files[-1]]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:300])
+    return broken
+
+
+def test_damaged_images_are_named_together_and_everything_else_is_kept(setup, photos: Path, tmp_path: Path) -> None:
+    broken = damaged(photos, tmp_path / "data")
+    run, config = setup("damaged", f"data.root={tmp_path}/data")
+    with pytest.raises(UserError, match="trex data check photos") as error:
+        make_features(run, config)
+    assert all(str(path) in str(error.value) for path in broken)
+    kept = {path: path.stat().st_mtime_ns for path in run.root.glob("features/photos/.*/*.npy")}
+    assert len(kept) == 3, "of six blocks of eight images"
+    assert not run.features("photos", "trainval").exists()
+    for path in broken:
+        shutil.copyfile(photos / path.relative_to(tmp_path / "data"), path)
+    with pytest.raises(Interrupted):  # after the first of the three blocks that are missing
+        make_features(run, config, StopAfter(1))
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
+    make_features(run, config)
+    whole, same = setup("whole")
+    make_features(whole, same)
+    digests = {open_features(one.features("photos", "trainval")).digest for one in (run, whole)}
+    assert len(digests) == 1
+
+
+@pytest.mark.slow
+def test_damaged_images_of_all_ranks_are_named_by_the_command(setup, photos: Path, tmp_path: Path) -> None:
+    broken = damaged(photos, tmp_path / "data")
+    run, _ = setup("ranks", f"data.root={tmp_path}/data")
+    done = subprocess.run(command(run, 2), capture_output=True, text=True)
+    assert done.returncode == 2
+    message = done.stdout[done.stdout.rindex("images that cannot be read") :]
+    assert all(str(path) in message for path in broken)
+    assert "Traceback" not in done.stdout
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from trex.errors import Interrupted, UserError
 from trex.features.source import Source, make_source
 from trex.features.store import About, open_features, versions, write_features
 from trex.files import atomic_path, remove_leftovers
+from trex.images.decode import ImageFault
 from trex.images.evaluation import evaluation_batches
 from trex.images.registry import load_splits
 from trex.images.split import Split
@@ -37,6 +38,7 @@ from trex.training.metrics import duration
 log = logging.getLogger(__name__)
 
 MAX_BLOCK = 8192  #: images; what an interruption may cost a rank
+MAX_NAMED = 20  #: images that an error names
 MIN_BLOCKS = 32  #: so that small sets too are shared among ranks
 
 
@@ -44,7 +46,8 @@ def extract(run: RunDir, config: Config, dataset: str, ranks: Ranks, stop: StopR
     """Make both feature files of a data set; nothing is done for a file that is there and was made by the same.
 
     Raises:
-        UserError: if there is a file made by another encoder, data set or transform: they are never mixed.
+        UserError: if there is a file made by another encoder, data set or transform: they are never mixed; or if images
+            cannot be read, when all the others are done.
         Interrupted: after a signal; the finished blocks are kept, and the same call goes on with the others.
     """
     source = make_source(run, config, ranks)
@@ -106,11 +109,14 @@ class _Extraction:
         missing = self.ranks.from_main(self.missing_blocks() if self.ranks.is_main else None)
         if len(missing) < self.block_count:
             log.info("%s: %d of %d blocks are there", self.label, self.block_count - len(missing), self.block_count)
+        faults: list[ImageFault] = []
         for first in range(0, len(missing), self.ranks.world):
             mine = first + self.ranks.rank
-            self.make_block(missing[mine] if mine < len(missing) else None)
+            faults += self.make_block(missing[mine] if mine < len(missing) else None)
             self.log_progress(min(first + self.ranks.world, len(missing)), len(missing), began)
-        self.ranks.barrier()
+        self.refuse_faults(
+            [line for text in self.ranks.texts("\n".join(map(_named, faults))) for line in text.split("\n")]
+        )
         if self.ranks.is_main:
             shape = (len(self.split), self.source.dim)
             names = [self.split.name(i) for i in range(len(self.split))]
@@ -151,9 +157,11 @@ class _Extraction:
         remove_leftovers(self.folder)
         return [block for block in range(self.block_count) if not self.path(block).exists()]
 
-    def make_block(self, block: int | None) -> None:
-        """Compute one block and write it. Ranks keep in step batch by batch, so that all leave together on a signal;
-        a rank without a block only takes part in that.
+    def make_block(self, block: int | None) -> list[ImageFault]:
+        """Compute one block and write it, or return the image for which that is not possible.
+
+        Ranks keep in step batch by batch, so that all leave together on a signal; a rank without a block, or whose
+        block came to an image that cannot be read, only takes part in that.
         """
         settings = self.config.extract
         begin = 0 if block is None else block * self.block_size
@@ -162,17 +170,37 @@ class _Extraction:
         workers = self.config.data.workers
         batches = evaluation_batches(self.split, indices, settings.resize, settings.crop, settings.batch_size, workers)
         rows: list[np.ndarray] = []
+        faults: list[ImageFault] = []
         for _ in range(self.block_size // settings.batch_size):
-            batch = next(batches, None) if block is not None else None
+            batch = None
+            if block is not None and not faults:
+                try:
+                    batch = next(batches, None)
+                except ImageFault as fault:
+                    log.warning("%s: %s", self.label, fault)
+                    faults.append(fault)
             if batch is not None:
                 images = batch[0].to(self.ranks.device, non_blocking=True)
                 rows.append(self.source.features(images).cpu().numpy().astype(settings.dtype))
             if self.ranks.highest(int(bool(self.stop))):
                 batches.close()
                 raise Interrupted(f"{self.label}: stopped; finished blocks are kept, the same command goes on")
-        if block is not None:
+        if block is not None and not faults:
             with atomic_path(self.path(block)) as temporary, temporary.open("wb") as file:
                 np.save(file, np.concatenate(rows))
+        return faults
+
+    def refuse_faults(self, named: Sequence[str]) -> None:
+        """Raise UserError on all ranks if any of them met an image that cannot be read."""
+        lines = [f"  {line}" for line in named if line]
+        if lines:
+            shown = [*lines[:MAX_NAMED], *(["  …"] if len(lines) > MAX_NAMED else [])]
+            raise UserError(
+                f"{self.label}: images that cannot be read, the first of each of {len(lines)} blocks:\n"
+                + "\n".join(shown)
+                + f"\nAll other blocks are kept. `trex data check {self.split.dataset}` names all of them; restore "
+                "them, and run the same command again."
+            )
 
     def blocks(self) -> Iterator[np.ndarray]:
         for block in range(self.block_count):
@@ -183,3 +211,7 @@ class _Extraction:
         images = min(done * self.block_size, len(self.split))
         left = duration(seconds / done * (of - done))
         log.info("%s: block %d/%d, %.0f images/s, %s left", self.label, done, of, images / max(seconds, 1e-9), left)
+
+
+def _named(fault: ImageFault) -> str:
+    return f"{fault.path}: {fault.problem}".replace("\n", " ")
