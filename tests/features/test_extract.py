@@ -23,7 +23,6 @@ from trex.errors import Interrupted, UserError
 from trex.features.extract import extract
 from trex.features.store import open_features
 from trex.interruption import StopRequest
-from trex.model.weights import read_encoder
 from trex.rundir import RunDir
 
 TEXT = """
@@ -274,19 +273,3 @@ def test_extraction_without_a_checkpoint_says_to_train_first(setup) -> None:
     run, config = setup("empty", "extract.weights=trained")
     with pytest.raises(UserError, match="Train first"):
         make_features(run, config)
-
-
-def test_weights_of_another_architecture_are_refused_with_what_differs(tmp_path: Path) -> None:
-    torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "r34.pth")
-    with pytest.raises(UserError, match=r"does not hold the weights of a resnet18[\s\S]*unexpected"):
-        read_encoder(tmp_path / "r34.pth", "resnet18")
-
-
-@pytest.mark.parametrize(
-    "prefix", ["", "module.", "backbone.", "module.encoder.", "base_encoder.", "module.model.encoder."]
-)
-def test_prefixes_are_stripped_from_the_front(tmp_path: Path, prefix: str) -> None:
-    state = torchvision.models.resnet18().state_dict()
-    torch.save({"model": {prefix + key: value for key, value in state.items()}}, tmp_path / "w.pth")
-    found = read_encoder(tmp_path / "w.pth", "resnet18")
-    assert torch.equal(found["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
