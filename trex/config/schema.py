@@ -19,6 +19,9 @@ TRANSFER_DATASETS = (
     "pets", "food101", "sun397", "inat2018", "inat2019",
 )  # fmt: skip
 
+#: Values of extract.weights that are not a file.
+WEIGHTS_OF_RUN = ("trained", "untrained", "pixels")
+
 Pair = tuple[float, float]
 
 
@@ -70,7 +73,10 @@ class ModelConfig:
     """Encoder, projector and class weights."""
 
     encoder: str = setting(
-        "resnet50", "a ResNet of torchvision, such as resnet18, resnet50, wide_resnet50_2", pattern=NAME
+        "resnet50",
+        "a ResNet of torchvision, such as resnet18, resnet50, wide_resnet50_2; to evaluate only: a ViT of torchvision, "
+        "such as vit_b_16, or timm/ and any name of timm",
+        pattern=rf"(timm/)?{NAME}",
     )
     hidden_layers: int = setting(1, "hidden layers of the projector", at_least=0)
     hidden_dim: int = setting(2048, "width of the projector's hidden layers", at_least=1)
@@ -100,6 +106,14 @@ class TrainConfig:
     batch_size: int = setting(256, "images a step over all GPUs; an incomplete last batch is dropped", at_least=1)
     precision: Literal["fp16", "bf16", "off"] = setting(
         "fp16", "mixed precision: fp16 (with gradient scaling), bf16, or off"
+    )
+    start: str | None = setting(
+        None, "file that training begins from instead of initial weights: an encoder's or a full checkpoint"
+    )
+    start_with: Literal["encoder", "weights", "all"] = setting(
+        "encoder",
+        "what of train.start: encoder; weights: the projector too; all: continue it, with optimiser, scaler, class "
+        "weights, memory, momentum networks, epoch. With the first two all else is new, and the first epoch is epoch 1",
     )
     seed: int = setting(0, "seed of initial weights, order and augmentation", at_least=0)
     deterministic: bool = setting(
