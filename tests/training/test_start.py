@@ -250,6 +250,10 @@ def _bad_epoch(checkpoint: dict[str, Any]) -> None:
     checkpoint["epoch"] = "last"
 
 
+def _bad_step(checkpoint: dict[str, Any]) -> None:
+    checkpoint["trex"] = {"step": -1, "global_step": 0}
+
+
 def _scaler(checkpoint: dict[str, Any]) -> None:
     checkpoint["fp16_scaler"] = {"scale": 2.0}
 
@@ -266,7 +270,8 @@ def _scaler(checkpoint: dict[str, Any]) -> None:
         (_adam, "its optimiser is not a state of torch's SGD"),
         (_finished, "2 epochs are finished and train.epochs is 2"),
         (_no_epoch, "does not say its epoch"),
-        (_bad_epoch, "`epoch` is 'last'"),
+        (_bad_epoch, "its epoch is 'last'"),
+        (_bad_step, "its step is -1"),
         (_scaler, "its scaler is not a state of torch's GradScaler"),
     ],
 )

@@ -62,25 +62,34 @@ def full_checkpoint(value: Any, path: Path) -> FullCheckpoint:
         return _from_released(value, model, path)
     if value.get("format") != FORMAT:
         raise UserError(f"{path}: a checkpoint of format {value.get('format')}; this version reads format {FORMAT}")
-    at = value["position"]
-    return FullCheckpoint(
-        model, value["optimiser"], value["scaler"], at["epoch"], at["step"], at["global_step"], tuple(value["classes"])
-    )
+    try:
+        at, parts = value["position"], (value["optimiser"], value["scaler"])
+        epoch, step, global_step = (_count(at[key], key, path) for key in ("epoch", "step", "global_step"))
+        return FullCheckpoint(model, *parts, epoch, step, global_step, tuple(value["classes"]))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a whole checkpoint ({error})") from error
 
 
 def _from_released(value: Mapping[str, Any], model: dict[str, Tensor], path: Path) -> FullCheckpoint:
-    epoch, ours = value.get("epoch"), value.get("trex")
-    if epoch is not None and (not isinstance(epoch, int) or epoch < 0):
-        raise UserError(f"{path}: `epoch` is {epoch!r}: expected the number of finished epochs")
     renamed = {_our_name(key): tensor for key, tensor in model.items()}
     if (pointer := renamed.get("classifier.pointer")) is not None and pointer.numel() == 1:
         renamed["classifier.pointer"] = pointer.reshape(())
-    more: Mapping[str, Any] = ours if isinstance(ours, Mapping) else {}
-    classes = more.get("classes")
+    epoch = _count(value["epoch"], "epoch", path) if "epoch" in value else None
+    parts = value.get("optimizer"), value.get("fp16_scaler")
+    ours = value.get("trex")
+    if not isinstance(ours, Mapping):
+        return FullCheckpoint(renamed, *parts, epoch)
+    step, global_step = (_count(ours.get(key), key, path) for key in ("step", "global_step"))
+    classes = ours.get("classes")
     return FullCheckpoint(
-        renamed, value.get("optimizer"), value.get("fp16_scaler"), epoch, int(more.get("step", 0)),
-        more.get("global_step"), None if classes is None else tuple(classes),
+        renamed, *parts, epoch, step, global_step, tuple(classes) if isinstance(classes, list) else None
     )  # fmt: skip
+
+
+def _count(value: Any, what: str, path: Path) -> int:
+    if type(value) is not int or value < 0:
+        raise UserError(f"{path}: its {what} is {value!r}: expected a whole number, 0 or more")
+    return value
 
 
 def to_released(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def _position(full: FullCheckpoint, config: Config, steps: int, path: Path) -> P
             f"Raise train.epochs, or begin a new schedule with train.start_with=weights"
         )
     position = Position(full.epoch, full.step, full.epoch * steps + full.step)
-    if full.step and full.global_step != position.global_step:
+    if full.step > steps or (full.step and full.global_step != position.global_step):
         raise UserError(
             f"{path}: it stopped within an epoch of another length than this run's {steps} steps (other data or "
             f"train.batch_size). {_ELSE}"

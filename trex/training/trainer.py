@@ -131,7 +131,8 @@ class Trainer:
         at = self.state.position
         self.curves.open(position, at.global_step)
         self.logged = (at.global_step, time.monotonic())
-        self._event("training_resumed" if path else "training_started", epoch=at.epoch, start=self.start)
+        began = {"start": self.start} if self.start else {}
+        self._event("training_resumed" if path else "training_started", epoch=at.epoch, **began)
         log.info(
             "%s, %d x %s: %d images of %d classes, %d steps an epoch; beginning at epoch %d, step %d (%d in all)",
             self.config.model.encoder, self.ranks.world, self.ranks.device.type.upper(), len(self.images),
