@@ -92,6 +92,29 @@ def test_features_are_those_of_a_plain_torchvision_loop(setup, photos: Path, tmp
     assert found.classes == ("class0", "class1")
 
 
+def test_vit_of_timm_sees_images_as_it_was_made_for_them(setup, photos: Path, tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()
+    torch.save(vit.state_dict(), tmp_path / "vit.pth")
+    sizes = ("extract.resize=224", "extract.crop=224")
+    run, config = setup("vit", "model.encoder=timm/vit_tiny_patch16_224", f"extract.weights={tmp_path}/vit.pth", *sizes)
+    make_features(run, config)
+    transform = timm.data.create_transform(**{**timm.data.resolve_model_data_config(vit), "crop_pct": 1.0})
+    folder = torchvision.datasets.ImageFolder(str(photos / "photos" / "val"), transform)
+    with torch.inference_mode():
+        expected = torch.stack([vit(image[None])[0] for image, _ in folder]).numpy()
+    found = open_features(run.features("photos", "test"))
+    assert np.abs(found.features - expected).max() < 1e-4
+
+
+def test_crop_that_the_vit_does_not_take_is_refused(setup) -> None:
+    run, config = setup("vit", "model.encoder=timm/vit_tiny_patch16_224")
+    with pytest.raises(UserError, match=r"extract\.crop is 56: .* takes images of 224 x 224 pixels only"):
+        make_features(run, config)
+
+
 def test_file_is_plain_hdf5(setup) -> None:
     run, config = setup()
     make_features(run, config)

@@ -145,7 +145,7 @@ class ExtractConfig:
     datasets: tuple[str, ...] = setting(TRANSFER_DATASETS, "data sets to extract and probe", pattern=NAME)
     weights: str = setting(
         "trained",
-        "trained: this run's encoder; untrained: its start; pixels: no encoder; else a checkpoint file",
+        "trained: this run's encoder; untrained: its initial weights; pixels: no encoder; else a weights file",
     )
     resize: int = setting(224, "shorter side after resizing (bicubic), pixels", at_least=8)
     crop: int = setting(224, "side of the centre crop, pixels", at_least=8)
