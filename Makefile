@@ -51,9 +51,10 @@ probe: $(READY)  ## linear probes on the features
 report: $(READY)  ## table and web page of CONFIG's run
 	@$(TREX) report $(CONFIG)
 
-transfer: $(READY)  ## evaluate CHECKPOINT=file.pth on the transfer data sets
+# The run's name is not the recipe's, so that features of a file never mix with those of a training of that name.
+transfer: $(READY)  ## evaluate CHECKPOINT=file.pth on the transfer data sets, without training
 	@test -n '$(CHECKPOINT)' || { echo 'usage: make transfer CHECKPOINT=trex.pth' >&2; exit 2; }
-	@$(TREX) run $(CONFIG) $(cluster) $(dry) 'extract.weights=$(CHECKPOINT)' 'name=$(basename $(notdir $(CHECKPOINT)))' $(ARGS)
+	@$(TREX) run $(CONFIG) $(cluster) $(dry) 'extract.weights=$(CHECKPOINT)' 'name=transfer_$(basename $(notdir $(CHECKPOINT)))' $(ARGS)
 
 status: $(READY)  ## every run: stage, epoch, speed, time left, restarts
 	@$(TREX) status $(ARGS)

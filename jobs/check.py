@@ -18,6 +18,7 @@ from jobs.task import Stage, TaskSpec
 from trex.config import Config, load
 from trex.config.compare import differences
 from trex.config.loader import to_dict
+from trex.config.schema import WEIGHTS_OF_RUN
 from trex.errors import ExitCode, TrexError, UserError
 from trex.rundir import RunDir
 
@@ -63,6 +64,7 @@ def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]
     yield Finding(True, f"config: {config.name}, {config.model.encoder} on {config.data.dataset}, all values valid")
     yield from _try(lambda: _same_run(run, config))
     yield from _try(lambda: _encoder(config))
+    yield from _files(run, config)
     yield from _try(lambda: _batch(config, cluster))
     images: dict[str, int] = {}
     for name in dict.fromkeys((config.data.dataset, *config.extract.datasets)):
@@ -94,18 +96,51 @@ def _same_run(run: RunDir, config: Config) -> str:
 
 
 def _encoder(config: Config) -> str:
+    from trex.features.source import require_crop
+    from trex.model.encoder import build_encoder_on_meta, require_trainable
+
+    require_crop(build_encoder_on_meta(config.model.encoder), config)
+    if config.extract.weights == "trained":
+        require_trainable(config.model.encoder)
     feature_dim, parameters = _encoder_size(config)
     return f"encoder: {config.model.encoder}, {parameters / 1e6:.1f} million parameters, {feature_dim} features"
 
 
-def _encoder_size(config: Config) -> tuple[int, int]:
-    """Features and parameters of the encoder. Raises UserError if there is none of that name."""
+def _files(run: RunDir, config: Config) -> Iterator[Finding]:
+    """The weights files that the config names, read and compared with its model."""
+    if config.extract.weights not in WEIGHTS_OF_RUN:
+        yield from _try(lambda: _weights(config))
+    if config.train.start is not None and not any(run.checkpoints.glob("epoch-*")):  # else it is not read any more
+        yield from _try(lambda: _start(config))
+
+
+def _weights(config: Config) -> str:
+    from trex.model.weights import read_encoder
+
+    read_encoder(Path(config.extract.weights), config.model.encoder)
+    return f"weights: {config.extract.weights} holds a {config.model.encoder}, every key of it"
+
+
+def _start(config: Config) -> str:
     import torch
 
-    from trex.model.encoder import build_encoder
+    from trex.distributed import Ranks
+    from trex.images.registry import load_split
+    from trex.model.trex import TrexModel
+    from trex.training.start import read_start
 
+    images = load_split(config.data.dataset, "trainval", config.data)
     with torch.device("meta"):
-        encoder = build_encoder(config.model.encoder)
+        model = TrexModel(config.model, len(images.classes), Ranks())
+    start = read_start(config, model, images.classes, len(images) // config.train.batch_size)
+    return f"start: {start.file}, {start.how}: every key fits; training begins at epoch {start.position.epoch + 1}"
+
+
+def _encoder_size(config: Config) -> tuple[int, int]:
+    """Features and parameters of the encoder. Raises UserError if there is none of that name."""
+    from trex.model.encoder import build_encoder_on_meta
+
+    encoder = build_encoder_on_meta(config.model.encoder)
     return encoder.feature_dim, sum(parameter.numel() for parameter in encoder.parameters())
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs import chain, check, data, launch, status
+from jobs import chain, check, data, export, launch, status
 from jobs.runs import open_run
 from trex.errors import ExitCode, TrexError, UserError
 from trex.rundir import RunDir
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _stage(commands, "probe", "fit the linear probes on the features")
     _stage(commands, "run", "the whole way: train, extract, probe, report; does what is missing")
     _report(commands)
-    for module in (check, status, chain, data):
+    for module in (check, status, chain, data, export):
         module.register(commands)
     return parser
 

@@ -8,7 +8,7 @@ from jobs import chain, commands
 from jobs.cluster import Cluster, load_cluster
 from jobs.local import run_here
 from jobs.runs import save_config
-from jobs.stages import plan
+from jobs.stages import plan, require_files
 from trex.config.schema import Config
 from trex.errors import ExitCode, UserError
 from trex.rundir import RunDir
@@ -34,6 +34,7 @@ def launch(run: RunDir, config: Config, cluster: Cluster, stage: str, processes:
     Returns:
         The exit code: of the job itself on this machine, of the submission on Slurm.
     """
+    require_files(run, config, stage)
     if cluster.kind == "slurm":
         if processes is not None:
             raise UserError("--processes is for this machine; on Slurm the cluster file says nodes and tasks_per_node")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trex.config import Config, load, to_yaml
 from trex.config.compare import differences
 from trex.config.loader import to_dict
+from trex.config.schema import WEIGHTS_OF_RUN
 from trex.errors import ResumeRefused, UserError
 from trex.files import write_text
 from trex.rundir import RunDir
@@ -17,19 +19,34 @@ from trex.rundir import RunDir
 def open_run(target: str, overrides: Sequence[str] = ()) -> tuple[RunDir, Config]:
     """Read the config file `target`, or the saved config of the run that `target` names. Creates nothing.
 
+    Weights files are named by absolute paths then: a run may be continued from another folder.
+
     Raises:
         UserError: if there is neither; ConfigError: if the config is wrong.
     """
     path = Path(target).expanduser()
     for candidate in (path, Path("runs") / target):
         if (candidate / "config.yaml").is_file():
-            config = load(candidate / "config.yaml", Config, overrides)
+            config = _with_absolute_files(load(candidate / "config.yaml", Config, overrides))
             return RunDir(candidate.absolute()), config
     for candidate in (path, Path("configs") / f"{target}.yaml"):
         if candidate.is_file():
-            config = load(candidate, Config, overrides)
+            config = _with_absolute_files(load(candidate, Config, overrides))
             return RunDir.of(config), config
     raise UserError(_nothing_named(target))
+
+
+def _with_absolute_files(config: Config) -> Config:
+    train, extract = config.train, config.extract
+    if train.start is not None:
+        train = replace(train, start=_absolute(train.start))
+    if extract.weights not in WEIGHTS_OF_RUN:
+        extract = replace(extract, weights=_absolute(extract.weights))
+    return replace(config, train=train, extract=extract)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def save_config(run: RunDir, config: Config) -> None:

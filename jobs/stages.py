@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from jobs.task import Stage, TaskSpec
-from trex.config.schema import Config
+from trex.config.schema import WEIGHTS_OF_RUN, Config
+from trex.errors import UserError
 from trex.files import read_json
 from trex.probing.kinds import probe_kinds
 from trex.rundir import RunDir
@@ -42,6 +44,20 @@ def _missing(run: RunDir, config: Config, stage: Stage, asked: str) -> tuple[str
     if stage == "probe":
         return missing_probes(run, config) or None
     return ()
+
+
+def require_files(run: RunDir, config: Config, stage: str) -> None:
+    """Raise UserError if a weights file is not there that the stage, or one of all with `run`, would read: a mistake
+    that should not wait in a queue. A started training does not read its file again."""
+    wanted = {}
+    if stage in ("extract", "run") and config.extract.weights not in WEIGHTS_OF_RUN:
+        wanted["extract.weights"] = config.extract.weights
+    if stage in ("train", "run") and config.train.start and not any(run.checkpoints.glob("epoch-*")):
+        wanted["train.start"] = config.train.start
+    for setting, path in wanted.items():
+        if not Path(path).is_file():
+            words = f"; expected {', '.join(WEIGHTS_OF_RUN)}, or a file" if setting == "extract.weights" else ""
+            raise UserError(f"{setting}: there is no file {path}{words}")
 
 
 def is_trained(run: RunDir) -> bool:

@@ -1,33 +1,46 @@
-"""The only place that writes tensors to disk and reads them: atomic, and without running code from a file."""
+"""The only place that writes tensors to disk and reads them: atomic, and without running code from a file.
+
+A path that ends in `.safetensors` is a safetensors file, any other one PyTorch's.
+"""
 
 from __future__ import annotations
 
 import pickle
-import zipfile
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trex.errors import UserError
 from trex.files import atomic_path
+
+SAFETENSORS = ".safetensors"
 
 
 def save(value: Any, path: Path) -> None:
     """Write tensors and plain dicts, lists, strings and numbers to `path`, atomically and durably.
 
+    Into a safetensors file goes a flat dict of contiguous tensors, nothing else.
+
     Raises:
         OSError: if the disk did not take it.
     """
     with atomic_path(path) as temporary:
+        if path.suffix == SAFETENSORS:
+            from safetensors.torch import save_file
+
+            save_file(value, temporary, metadata={"format": "pt"})
+            return
         try:
             torch.save(value, temporary)
         except RuntimeError as error:  # PyTorch's own stream reports a full disk so
-            raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+            raise OSError(f"cannot write {path}: {_first_line(error)}") from error
 
 
 def load(path: Path, allowed: tuple[type, ...] = ()) -> Any:
-    """Read what `torch.save` wrote, to the CPU, weights only: the file cannot run code.
+    """Read what `save`, `torch.save` or safetensors wrote, to the CPU, weights only: the file cannot run code.
 
     Args:
         path: the file.
@@ -36,13 +49,35 @@ def load(path: Path, allowed: tuple[type, ...] = ()) -> Any:
     Raises:
         UserError: if the file is missing, damaged, or holds anything else than that.
     """
+    if path.suffix == SAFETENSORS:
+        return _load_safetensors(path)
     try:
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n", 1)[0]
+        what = re.search(r"GLOBAL (\S+)", str(error))
+        reason = what[1] if what else str(error).split("\n", 1)[0]
         raise UserError(f"{path}: refused, it holds more than tensors and plain values ({reason})") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path}: not a readable PyTorch file ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # a damaged pickle or archive raises almost anything
+        raise UserError(f"{path}: not a readable PyTorch file ({_first_line(error)})") from error
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    """A flat dict. The library checks the header's size and that the tensors fill the file without gap or overlap."""
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise UserError(f"{path}: to read it, pip install safetensors") from None
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -24,7 +24,6 @@ from trex.errors import Interrupted, UserError
 from trex.features.extract import extract
 from trex.features.store import open_features
 from trex.interruption import StopRequest
-from trex.model.weights import read_encoder
 from trex.rundir import RunDir
 
 TEXT = """
@@ -92,6 +91,29 @@ def test_features_are_those_of_a_plain_torchvision_loop(setup, photos: Path, tmp
     assert found.labels.tolist() == folder.targets
     assert found.names == [f"train/{Path(p).parent.name}/{Path(p).name}" for p, _ in folder.samples]
     assert found.classes == ("class0", "class1")
+
+
+def test_vit_of_timm_sees_images_as_it_was_made_for_them(setup, photos: Path, tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()
+    torch.save(vit.state_dict(), tmp_path / "vit.pth")
+    sizes = ("extract.resize=224", "extract.crop=224")
+    run, config = setup("vit", "model.encoder=timm/vit_tiny_patch16_224", f"extract.weights={tmp_path}/vit.pth", *sizes)
+    make_features(run, config)
+    transform = timm.data.create_transform(**{**timm.data.resolve_model_data_config(vit), "crop_pct": 1.0})
+    folder = torchvision.datasets.ImageFolder(str(photos / "photos" / "val"), transform)
+    with torch.inference_mode():
+        expected = torch.stack([vit(image[None])[0] for image, _ in folder]).numpy()
+    found = open_features(run.features("photos", "test"))
+    assert np.abs(found.features - expected).max() < 1e-4
+
+
+def test_crop_that_the_vit_does_not_take_is_refused(setup) -> None:
+    run, config = setup("vit", "model.encoder=timm/vit_tiny_patch16_224")
+    with pytest.raises(UserError, match=r"extract\.crop is 56: .* takes images of 224 x 224 pixels only"):
+        make_features(run, config)
 
 
 def test_file_is_plain_hdf5(setup) -> None:
@@ -317,19 +339,3 @@ def test_extraction_without_a_checkpoint_says_to_train_first(setup) -> None:
     run, config = setup("empty", "extract.weights=trained")
     with pytest.raises(UserError, match="Train first"):
         make_features(run, config)
-
-
-def test_weights_of_another_architecture_are_refused_with_what_differs(tmp_path: Path) -> None:
-    torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "r34.pth")
-    with pytest.raises(UserError, match=r"does not hold the weights of a resnet18[\s\S]*unexpected"):
-        read_encoder(tmp_path / "r34.pth", "resnet18")
-
-
-@pytest.mark.parametrize(
-    "prefix", ["", "module.", "backbone.", "module.encoder.", "base_encoder.", "module.model.encoder."]
-)
-def test_prefixes_are_stripped_from_the_front(tmp_path: Path, prefix: str) -> None:
-    state = torchvision.models.resnet18().state_dict()
-    torch.save({"model": {prefix + key: value for key, value in state.items()}}, tmp_path / "w.pth")
-    found = read_encoder(tmp_path / "w.pth", "resnet18")
-    assert torch.equal(found["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])

@@ -65,6 +65,10 @@ def test_every_mistake_is_named_with_file_line_and_nearest_key_and_nothing_is_cr
         (["report", "tiny.yaml"], "there is no such run yet"),
         (["retry", "tiny.yaml"], "was ever submitted"),
         (["logs", "tiny.yaml"], "no log of any job"),
+        (["export", "tiny.yaml", "--to", "encoder.pth"], "Train first"),
+        (["run", "tiny.yaml", "extract.weights=gone.pth"], "extract.weights: there is no file"),
+        (["train", "tiny.yaml", "train.start=gone.pth", "--cluster", "local"], "train.start: there is no file"),
+        (["train", "tiny.yaml", "model.encoder=vit_b_32", "--cluster", "local"], "it can be evaluated, not trained"),
         (["status", "nothing"], "expected a config file or a run folder"),
         (["frobnicate"], "invalid choice"),
         (["train", "tiny.yaml", "--proceses=2"], "not understood"),
@@ -94,7 +98,7 @@ def test_submitting_imports_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "extract", "probe", "run", "report", "check", "status", "logs", "retry", "cancel"]
+    "command", ["train", "extract", "probe", "run", "report", "check", "status", "logs", "retry", "cancel", "export"]
 )
 def test_every_command_has_help(home: Path, command: str) -> None:
     done = trex(home, command, "--help")

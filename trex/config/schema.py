@@ -22,6 +22,9 @@ TRANSFER_DATASETS = (
 #: Those of a million images and of many classes, whose probes the paper fits in another way.
 LARGE_DATASETS = ("in1k", "cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5", "inat2018", "inat2019")
 
+#: Values of extract.weights that are not a file.
+WEIGHTS_OF_RUN = ("trained", "untrained", "pixels")
+
 Pair = tuple[float, float]
 
 
@@ -73,7 +76,10 @@ class ModelConfig:
     """Encoder, projector and class weights."""
 
     encoder: str = setting(
-        "resnet50", "a ResNet of torchvision, such as resnet18, resnet50, wide_resnet50_2", pattern=NAME
+        "resnet50",
+        "a ResNet of torchvision, such as resnet18, resnet50, wide_resnet50_2; to evaluate only: a ViT of torchvision, "
+        "such as vit_b_16, or timm/ and any name of timm",
+        pattern=rf"(timm/)?{NAME}",
     )
     hidden_layers: int = setting(1, "hidden layers of the projector", at_least=0)
     hidden_dim: int = setting(2048, "width of the projector's hidden layers", at_least=1)
@@ -103,6 +109,14 @@ class TrainConfig:
     batch_size: int = setting(256, "images a step over all GPUs; an incomplete last batch is dropped", at_least=1)
     precision: Literal["fp16", "bf16", "off"] = setting(
         "fp16", "mixed precision: fp16 (with gradient scaling), bf16, or off"
+    )
+    start: str | None = setting(
+        None, "file that training begins from instead of initial weights: an encoder's or a full checkpoint"
+    )
+    start_with: Literal["encoder", "weights", "all"] = setting(
+        "encoder",
+        "what of train.start: encoder; weights: the projector too; all: continue it, with optimiser, scaler, class "
+        "weights, memory, momentum networks, epoch. With the first two all else is new, and the first epoch is epoch 1",
     )
     seed: int = setting(0, "seed of initial weights, order and augmentation", at_least=0)
     deterministic: bool = setting(
@@ -134,7 +148,7 @@ class ExtractConfig:
     datasets: tuple[str, ...] = setting(TRANSFER_DATASETS, "data sets to extract and probe", pattern=NAME)
     weights: str = setting(
         "trained",
-        "trained: this run's encoder; untrained: its start; pixels: no encoder; else a checkpoint file",
+        "trained: this run's encoder; untrained: its initial weights; pixels: no encoder; else a weights file",
     )
     resize: int = setting(224, "shorter side after resizing (bicubic), pixels", at_least=8)
     crop: int = setting(224, "side of the centre crop, pixels", at_least=8)

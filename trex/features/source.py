@@ -14,8 +14,8 @@ from trex.config.schema import Config
 from trex.distributed import Ranks
 from trex.errors import UserError
 from trex.images.normalise import normalise
-from trex.model.encoder import build_encoder
-from trex.model.trex import build_model
+from trex.model.encoder import Encoder, build_encoder, initial_encoder
+from trex.model.weights import read_encoder
 from trex.rundir import RunDir
 from trex.training.checkpoint import Checkpoints
 
@@ -34,7 +34,8 @@ def make_source(run: RunDir, config: Config, ranks: Ranks) -> Source:
     """The source that `config.extract.weights` names.
 
     Raises:
-        UserError: if the run has no checkpoint yet, or the file does not fit the encoder of the config.
+        UserError: if the run has no checkpoint yet, the file does not fit the encoder of the config, or the crop does
+            not.
     """
     weights = config.extract.weights
     if weights == "pixels":
@@ -51,11 +52,18 @@ def make_source(run: RunDir, config: Config, ranks: Ranks) -> Source:
         state = {key.removeprefix("encoder."): value for key, value in saved.items() if key.startswith("encoder.")}
         return _encoder_source(config, state, f"{run.name}, {Path(path).name}", ranks)
     if weights == "untrained":
-        start = build_model(config.model, 2, Ranks(), config.train.seed).encoder.state_dict()
+        start = initial_encoder(config.model.encoder, config.train.seed).state_dict()
         return _encoder_source(config, start, f"untrained {config.model.encoder}, seed {config.train.seed}", ranks)
-    from trex.model.weights import read_encoder
-
     return _encoder_source(config, read_encoder(Path(weights), config.model.encoder), Path(weights).name, ranks)
+
+
+def require_crop(encoder: Encoder, config: Config) -> None:
+    """Raise UserError if the encoder takes images of one size only and the config's crop has another."""
+    if encoder.image_size not in (None, config.extract.crop):
+        raise UserError(
+            f"extract.crop is {config.extract.crop}: {config.model.encoder} takes images of "
+            f"{encoder.image_size} x {encoder.image_size} pixels only"
+        )
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
@@ -77,11 +85,12 @@ def _newest(run: RunDir) -> str | None:
 
 def _encoder_source(config: Config, state: Mapping[str, Tensor], weights: str, ranks: Ranks) -> Source:
     encoder = build_encoder(config.model.encoder)
+    require_crop(encoder, config)
     encoder.load_state_dict(dict(state))
     encoder = encoder.to(ranks.device).eval()
 
     def features(images: Tensor) -> Tensor:
-        made: Tensor = encoder(normalise(images))
+        made: Tensor = encoder(normalise(images, encoder.mean, encoder.std))
         return made
 
     return Source(torch.inference_mode()(features), encoder.feature_dim, weights, state_digest(state))

@@ -10,9 +10,9 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalise(images: Tensor, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Tensor:
     """uint8 (N, 3, H, W) to float32 (x / 255 - mean) / std of the same shape, channels last in memory."""
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
-    scaled = images.to(torch.float32).div_(255).sub_(mean).div_(std)
+    centre = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
+    scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+    scaled = images.to(torch.float32).div_(255).sub_(centre).div_(scale)
     return scaled.contiguous(memory_format=torch.channels_last)

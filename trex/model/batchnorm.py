@@ -34,9 +34,10 @@ class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     @classmethod
     def like(cls, norm: nn.modules.batchnorm._BatchNorm) -> CpuSyncBatchNorm:
-        """The same parameters and running statistics."""
+        """The same running statistics, and the same parameters: those of a momentum network stay without gradient."""
         made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         made.load_state_dict(norm.state_dict())
+        made.weight, made.bias = norm.weight, norm.bias
         return made.train(norm.training)
 
     def _check_input_dim(self, input: Tensor) -> None:

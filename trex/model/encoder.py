@@ -1,18 +1,32 @@
-"""The encoder: a torchvision ResNet up to its average pool."""
+"""Encoders: torchvision's ResNets, which train and transfer; ViTs of torchvision and all of timm, which transfer."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from trex.errors import UserError
+from trex.images.normalise import MEAN, STD
+
+TIMM = "timm/"
 
 
 class Encoder(nn.Module):
-    """A ResNet without its classifier; the state dict has torchvision's keys less `fc.*`."""
+    """What turns images into features, and what it expects of the images."""
+
+    feature_dim: int
+    image_size: int | None = None  #: the only side of an image that it takes, pixels; None: any
+    mean: tuple[float, ...] = MEAN  #: of the pixel values that it was made for, a channel, in 0 … 1
+    std: tuple[float, ...] = STD
+
+
+class ResNet(Encoder):
+    """A torchvision ResNet without its classifier; the state dict has torchvision's keys less `fc.*`."""
 
     def __init__(self, resnet: nn.Module) -> None:
         super().__init__()
@@ -22,7 +36,7 @@ class Encoder(nn.Module):
         self.feature_dim = int(resnet.fc.in_features)  # type: ignore[union-attr, arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Average-pooled features.
+        """The average pool's output.
 
         Args:
             images: (N, 3, H, W), normalised.
@@ -36,21 +50,132 @@ class Encoder(nn.Module):
         return torch.flatten(x, 1)
 
 
+class VisionTransformer(Encoder):
+    """A torchvision ViT without its classifier; the state dict has torchvision's keys less `heads.*`."""
+
+    def __init__(self, vit: Any) -> None:
+        super().__init__()
+        self.class_token, self.conv_proj, self.encoder = vit.class_token, vit.conv_proj, vit.encoder
+        self.feature_dim, self.image_size = int(vit.hidden_dim), int(vit.image_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The class token after the last block and the final layer norm: what torchvision's classifier is given.
+
+        Args:
+            images: (N, 3, image_size, image_size), normalised.
+
+        Returns:
+            (N, feature_dim).
+        """
+        patches = self.conv_proj(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches], dim=1)
+        return self.encoder(tokens)[:, 0]  # type: ignore[no-any-return]
+
+
+class TimmEncoder(Encoder):
+    """A timm model without its classifier (`num_classes=0`); the state dict has timm's keys less the classifier's."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+        about = network.pretrained_cfg
+        self.feature_dim = int(getattr(network, "head_hidden_size", network.num_features))
+        self.image_size = int(about["input_size"][-1]) if about.get("fixed_input_size") else None
+        self.mean, self.std = tuple(about["mean"]), tuple(about["std"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What timm's classifier would be given: `forward_features`, pooled as the model's `global_pool` says (the
+        class token for most ViTs, the average for others), then what the model's head does before its last layer.
+
+        Args:
+            images: (N, 3, H, W), normalised by `mean` and `std`.
+
+        Returns:
+            (N, feature_dim).
+        """
+        features: Tensor = self.network(images)
+        return features
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's own, so that files have timm's keys."""
+        return self.network.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """The network's own."""
+        return self.network.load_state_dict(state_dict, strict, assign)
+
+
 def encoder_names() -> list[str]:
-    """Names of the encoders that can be built: torchvision's ResNets, wide ResNets and ResNeXts."""
-    return sorted(torchvision.models.list_models(torchvision.models, include=["resnet*", "wide_resnet*", "resnext*"]))
+    """Names of torchvision's encoders that can be built: ResNets, wide ResNets, ResNeXts, ViTs."""
+    return sorted([*_resnets(), *torchvision.models.list_models(torchvision.models, include=["vit_*"])])
 
 
 def build_encoder(name: str) -> Encoder:
-    """The encoder of that name with torchvision's initial weights, drawn from torch's global generator.
+    """The encoder of that name with its library's initial weights, drawn from torch's global generator.
+
+    Args:
+        name: a name of `encoder_names()`, or `timm/` and any name that timm knows, with or without a tag.
 
     Raises:
-        UserError: if torchvision has no ResNet of that name.
+        UserError: if there is no such encoder, or timm is asked for and not installed.
     """
+    if name.startswith(TIMM):
+        return _timm(name)
     known = encoder_names()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"model.encoder is {name!r}: expected one of {', '.join(known)}{hint}")
-    encoder = Encoder(torchvision.models.get_model(name, weights=None))
+        raise UserError(
+            f"model.encoder is {name!r}: expected one of {', '.join(known)}, or timm/ and a name of timm"
+            f"{_nearest(name, known)}"
+        )
+    network = torchvision.models.get_model(name, weights=None)
+    encoder = ResNet(network) if name in _resnets() else VisionTransformer(network)
     return encoder.to(memory_format=torch.channels_last)
+
+
+def initial_encoder(name: str, seed: int) -> Encoder:
+    """The encoder with initial weights that depend on `seed` alone: those that a run of that seed begins from. The
+    global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_encoder(name)
+
+
+def require_trainable(name: str) -> None:
+    """Raise UserError unless the encoder takes crops of any size, as multi-crop training gives it, and has batch norms
+    that can be synchronised: the ResNets."""
+    if name not in _resnets():
+        build_encoder_on_meta(name)  # a name that nobody knows is that mistake, not this one
+        raise UserError(
+            f"model.encoder is {name!r}: it can be evaluated, not trained; training takes {', '.join(_resnets())}. "
+            f"To evaluate it: extract.weights=FILE (or untrained), then `trex extract` and `trex probe`, or `trex run`"
+        )
+
+
+def build_encoder_on_meta(name: str) -> Encoder:
+    """The encoder without storage, to ask for its shapes; see `build_encoder`."""
+    with torch.device("meta"):
+        return build_encoder(name)
+
+
+def _resnets() -> list[str]:
+    names = torchvision.models.list_models(torchvision.models, include=["resnet*", "wide_resnet*", "resnext*"])
+    return sorted(names)
+
+
+def _timm(name: str) -> Encoder:
+    try:
+        import timm
+    except ImportError:
+        raise UserError(f"model.encoder is {name!r}: timm is not installed; pip install 'trex-toolkit[timm]'") from None
+    wanted = name.removeprefix(TIMM)
+    if not timm.is_model(wanted):
+        raise UserError(f"model.encoder is {name!r}: timm has no such model{_nearest(wanted, timm.list_models())}")
+    try:
+        return TimmEncoder(timm.create_model(wanted, pretrained=False, num_classes=0))
+    except RuntimeError as error:  # a tag that it does not know
+        raise UserError(f"model.encoder is {name!r}: {error}") from error
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trex.config.schema import ModelConfig
 from trex.distributed import Ranks
 from trex.model.batchnorm import synchronise
-from trex.model.encoder import build_encoder
+from trex.model.encoder import build_encoder, require_trainable
 from trex.model.heads import ClassMeans, PlainHead
 from trex.model.projector import Projector
 
@@ -31,6 +31,7 @@ class TrexModel(nn.Module):
 
     def __init__(self, config: ModelConfig, classes: int, ranks: Ranks) -> None:
         super().__init__()
+        require_trainable(config.encoder)
         self.ranks = ranks
         self.momentum = config.momentum
         self.encoder = build_encoder(config.encoder)
@@ -94,6 +95,9 @@ def build_model(config: ModelConfig, classes: int, ranks: Ranks, seed: int) -> T
     """The model with initial weights that depend on `seed` alone, the same on every rank, on `ranks.device`.
 
     Batch norms are synchronised over the ranks. The global random state is left as it was.
+
+    Raises:
+        UserError: if there is no encoder of that name, or it can only be evaluated.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -27,6 +27,7 @@ from trex.rundir import RunDir
 from trex.training.checkpoint import Checkpoint, Checkpoints
 from trex.training.metrics import Curves, Meter, duration
 from trex.training.schedule import learning_rate
+from trex.training.start import read_start
 from trex.training.state import Position, TrainingState, make_optimiser, refuse_other_run
 from trex.training.validation import validate
 
@@ -101,6 +102,7 @@ class Trainer:
         self.curves = Curves(run, ranks)
         self.meter = Meter(ranks)
         self.agreement = Agreement(ranks)
+        self.start: dict[str, str] | None = None
         self.saved: Position | None = None
         self.saved_at = time.monotonic()
         self.failed_saves = 0
@@ -109,7 +111,9 @@ class Trainer:
     # ---- beginning and end
 
     def resume(self, path: str | None) -> None:
-        """Go on from the checkpoint in the folder `path`, the same one on every rank, or begin anew."""
+        """Go on from the checkpoint in the folder `path`, the same one on every rank, or begin anew: from initial
+        weights, or from the file that `train.start` names.
+        """
         position = 0
         if path is not None:
             saved = self.checkpoints.at(self.run.checkpoints / path).load()
@@ -120,16 +124,29 @@ class Trainer:
             self.state.restore(saved, self.ranks)
             position = saved["metrics_position"]
             self.meter.restore(saved["meter"])
+            self.start = saved.get("start")
             self.saved = replace(self.state.position)
+        elif self.config.train.start:
+            self._begin_from_file()
         at = self.state.position
         self.curves.open(position, at.global_step)
         self.logged = (at.global_step, time.monotonic())
-        self._event("training_resumed" if path else "training_started", epoch=at.epoch)
+        began = {"start": self.start} if self.start else {}
+        self._event("training_resumed" if path else "training_started", epoch=at.epoch, **began)
         log.info(
             "%s, %d x %s: %d images of %d classes, %d steps an epoch; beginning at epoch %d, step %d (%d in all)",
             self.config.model.encoder, self.ranks.world, self.ranks.device.type.upper(), len(self.images),
             len(self.images.classes), self.batches.steps_per_epoch, at.epoch + 1, at.step, at.global_step,
         )  # fmt: skip
+
+    def _begin_from_file(self) -> None:
+        state, steps = self.state, self.batches.steps_per_epoch
+        start = read_start(self.config, state.model, self.images.classes, steps)
+        if self.ranks.from_main(start.sha256) != start.sha256:
+            raise UserError(f"{start.file} is another file here than on rank 0: put it where all nodes see the same")
+        start.apply(state)
+        self.start = start.record
+        log.info("training begins from %s, SHA-256 %s: %s", start.file, start.sha256, start.how)
 
     def close(self) -> None:
         """End the loader's workers and close the files."""
@@ -277,6 +294,7 @@ class Trainer:
         state = self.state.to_dict(self.ranks, self.config, self.images.classes, self.images.digest)
         state["meter"] = self.meter.total()
         state["metrics_position"] = self.curves.position
+        state["start"] = self.start
         problem = ""
         if self.ranks.is_main:
             try:

@@ -1,0 +1,122 @@
+"""Weights in and out through the commands that people use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from tests.jobs.test_cli import ROOT, home, trex  # noqa: F401
+from tests.released import released
+from tests.reporting.test_export import trained
+from trex.features.store import open_features
+
+
+@pytest.mark.slow
+def test_export_says_what_it_wrote_and_that_the_run_has_not_finished(home: Path) -> None:  # noqa: F811
+    (home / "runs").mkdir()
+    run = trained(home, finished=False)
+    shutil.copy(home / "tiny.yaml", run.config)
+    done = trex(home, "export", "little", "--to", "encoder.pth")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        "encoder.pth: encoder of little, epoch-0003-step-00000002; its training has not finished\n"
+        "encoder.md: its card\n"
+    )
+    again = trex(home, "export", "little", "--to", "encoder.pth")
+    assert (again.returncode, "encoder.pth exists" in again.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_check_finds_files_that_do_not_fit_and_vits_that_would_be_trained(home: Path) -> None:  # noqa: F811
+    _, _, checkpoint = released()
+    torch.save(checkpoint, home / "x_checkpoint_full.pth")
+    files = ("extract.weights=x_checkpoint_full.pth", "train.start=x_checkpoint_full.pth", "train.start_with=all")
+    fits = trex(home, "check", "tiny.yaml", "--cluster", "local", *files, "model.memory_size=96", "train.epochs=2")
+    assert fits.returncode == 0, fits.stdout + fits.stderr
+    assert f"ok    weights: {home}/x_checkpoint_full.pth holds a resnet18, every key of it" in fits.stdout
+    assert f"ok    start: {home}/x_checkpoint_full.pth, all: every key fits; training begins at epoch 2" in fits.stdout
+    wrong = trex(home, "check", "tiny.yaml", "--cluster", "local", *files, "model.encoder=resnet50")
+    assert wrong.returncode == 2
+    assert wrong.stdout.count("FAIL") == 2
+    assert "They are those of a resnet18: model.encoder=resnet18" in wrong.stdout
+    vit = trex(home, "check", "tiny.yaml", "--cluster", "local", "model.encoder=vit_b_32", "extract.crop=224",
+               "extract.resize=224")  # fmt: skip
+    assert vit.returncode == 2
+    assert "FAIL  model.encoder is 'vit_b_32': it can be evaluated, not trained" in vit.stdout
+
+
+def test_make_transfer_evaluates_the_file_under_a_name_that_no_training_has() -> None:
+    words = ["make", "--dry-run", "transfer", "CHECKPOINT=../zoo/trex.pth", "VENV=.", "READY="]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "trex run trex_star   'extract.weights=../zoo/trex.pth' 'name=transfer_trex'" in done.stdout
+
+
+@pytest.mark.slow
+def test_released_checkpoint_is_evaluated_from_a_relative_path_without_training(home: Path) -> None:  # noqa: F811
+    _, _, checkpoint = released()
+    (home / "zoo").mkdir()
+    torch.save(checkpoint, home / "zoo" / "x_checkpoint_full.pth")
+    words = ["extract.weights=zoo/x_checkpoint_full.pth", "name=transfer_x", "--cluster", "local"]
+    done = trex(home, "run", "tiny.yaml", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = home / "runs" / "transfer_x"
+    assert not (run / "checkpoints").exists()
+    assert (run / "report" / "index.html").exists()
+    about = open_features(run / "features" / "digits_unseen" / "test.h5").about
+    assert about.weights == "x_checkpoint_full.pth"
+    assert list(run.glob("probes/digits_unseen/*/seed_0.json"))
+    elsewhere = home / "elsewhere"
+    elsewhere.mkdir()
+    shutil.rmtree(run / "features")
+    again = trex(elsewhere, "extract", str(run), "--cluster", "local")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert open_features(run / "features" / "digits_unseen" / "test.h5").about.encoder_digest == about.encoder_digest
+
+
+@pytest.mark.slow
+def test_export_of_a_finished_run_has_the_runs_features(home: Path) -> None:  # noqa: F811
+    first = trex(home, "run", "tiny.yaml", "name=first", "--cluster", "local")
+    assert first.returncode == 0, first.stdout + first.stderr
+    file = "first_checkpoint_full.pth"
+    done = trex(home, "export", "first", "--to", file)
+    assert done.returncode == 0, done.stderr
+    assert "not finished" not in done.stdout
+    again = trex(home, "extract", "tiny.yaml", "name=again", f"extract.weights={file}", "--cluster", "local")
+    assert again.returncode == 0, again.stdout + again.stderr
+    ours, theirs = (
+        open_features(home / "runs" / run / "features" / "digits_unseen" / "test.h5") for run in ("first", "again")
+    )
+    assert np.array_equal(ours.features, theirs.features)
+    assert ours.about.encoder_digest == theirs.about.encoder_digest
+    card = (home / "first_checkpoint_full.md").read_text()
+    assert r"digits\_unseen" in card
+    assert "Validation on digits_seen" in card
+
+
+@pytest.mark.slow
+def test_vit_of_torchvision_extracts_and_probes(home: Path) -> None:  # noqa: F811
+    chance = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 2)):
+        for label, shade in (("dark", 60), ("light", 200)):
+            folder = home / "data" / "shades" / part / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = (chance.integers(-50, 50, (40, 40, 3)) + shade).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    torch.manual_seed(0)
+    torch.save({"model": torchvision.models.vit_b_32().state_dict()}, home / "vit.pth")
+    words = ["model.encoder=vit_b_32", "extract.weights=vit.pth", "extract.datasets=[shades]", "extract.crop=224",
+             "extract.resize=224", "name=vit"]  # fmt: skip
+    done = trex(home, "run", "tiny.yaml", "--cluster", "local", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (result,) = (home / "runs/vit/probes/shades").glob("*/seed_0.json")
+    assert json.loads(result.read_text())["test"]["top1"] == 1.0

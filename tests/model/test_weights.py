@@ -1,0 +1,292 @@
+"""Encoder weights from files: every toolkit's names, nothing partial, nothing that runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tests.released import released
+from trex.errors import UserError
+from trex.model.encoder import build_encoder, encoder_names, initial_encoder, require_trainable
+from trex.model.weights import read_encoder
+
+
+@pytest.fixture(scope="module")
+def resnet() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return torchvision.models.resnet18().state_dict()
+
+
+def other(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: torch.zeros_like(value) for key, value in state.items()}
+
+
+def assert_read(path: Path, state: dict[str, Tensor], encoder: str = "resnet18") -> None:
+    found = read_encoder(path, encoder)
+    assert list(found) == list(build_encoder(encoder).state_dict())
+    assert all(torch.equal(found[key], state[key]) for key in found)
+
+
+def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "", "module.", "model.", "backbone.", "encoder.", "base_encoder.", "module.encoder_q.", "_orig_mod.",
+        "module.encoder.", "module.model.encoder.", "module._orig_mod.backbone.",
+    ],
+)  # fmt: skip
+def test_prefixes_of_toolkits_are_taken_off_the_front(tmp_path: Path, resnet, prefix: str) -> None:
+    torch.save(prefixed(prefix, resnet), tmp_path / "w.pth")
+    assert_read(tmp_path / "w.pth", resnet)
+
+
+@pytest.mark.parametrize("container", ["model", "state_dict", "model_ema", "state_dict_ema", "teacher", "student"])
+def test_containers_of_toolkits_are_opened(tmp_path: Path, resnet, container: str) -> None:
+    torch.save({"args": {"model": "resnet18"}, container: prefixed("module.", resnet), "epoch": 3}, tmp_path / "w.pth")
+    assert_read(tmp_path / "w.pth", resnet)
+
+
+@pytest.mark.parametrize("prefix", ["module.module.", "net.", "module.model_ema.encoder.", "encoder.module.encoder."])
+def test_prefix_comes_off_once_and_only_where_it_is_known(tmp_path: Path, resnet, prefix: str) -> None:
+    torch.save(prefixed(prefix, resnet), tmp_path / "w.pth")
+    with pytest.raises(UserError, match="does not hold the weights of a resnet18"):
+        read_encoder(tmp_path / "w.pth", "resnet18")
+
+
+def test_prefix_in_the_middle_of_a_key_stays(tmp_path: Path, resnet) -> None:
+    state = {key.replace("layer1.", "layer1.module."): value for key, value in resnet.items()}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"\+ layer1\.module\.0\.conv1\.weight"):
+        read_encoder(tmp_path / "w.pth", "resnet18")
+
+
+def test_full_checkpoint_gives_the_trained_encoder_not_its_average(tmp_path: Path) -> None:
+    model, _, checkpoint = released()
+    torch.save(checkpoint, tmp_path / "x_checkpoint_full.pth")
+    assert_read(tmp_path / "x_checkpoint_full.pth", model.module.model.encoder.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("taken", "left"), [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("teacher", "student")]
+)
+def test_of_two_networks_in_a_file_the_one_that_its_authors_evaluate_is_taken_and_named(
+    tmp_path: Path, resnet, caplog, taken: str, left: str
+) -> None:
+    torch.save({left: other(resnet), taken: prefixed("module.backbone.", resnet)}, tmp_path / "w.pth")
+    with caplog.at_level(logging.INFO):
+        assert_read(tmp_path / "w.pth", resnet)
+    assert f"taking {taken}" in caplog.text
+    assert left in caplog.text
+
+
+@pytest.mark.parametrize("part", ["fc.weight", "projection_head.0.weight", "prototypes.weight", "predictor.3.bias"])
+def test_heads_beside_the_encoder_are_no_fault(tmp_path: Path, resnet, part: str) -> None:
+    torch.save({**prefixed("module.", resnet), f"module.{part}": torch.zeros(3)}, tmp_path / "w.pth")
+    assert_read(tmp_path / "w.pth", resnet)
+
+
+def test_safetensors_is_read(tmp_path: Path, resnet) -> None:
+    save_file(prefixed("backbone.", resnet), tmp_path / "model.safetensors")
+    assert_read(tmp_path / "model.safetensors", resnet)
+
+
+def test_counter_that_files_leave_out_may_be_missing(tmp_path: Path, resnet) -> None:
+    torch.save({k: v for k, v in resnet.items() if not k.endswith("num_batches_tracked")}, tmp_path / "w.pth")
+    assert_read(tmp_path / "w.pth", resnet)
+
+
+# ---- what does not fit
+
+
+def test_another_architecture_is_an_error_that_shows_the_difference_and_names_the_right_one(tmp_path: Path) -> None:
+    torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "r34.pth")
+    with pytest.raises(UserError) as found:
+        read_encoder(tmp_path / "r34.pth", "resnet18")
+    assert str(found.value).splitlines() == [
+        f"{tmp_path}/r34.pth does not hold the weights of a resnet18:",
+        "  unexpected, 96:",
+        "    + layer1.2.conv1.weight",
+        *(f"    + layer1.2.bn1.{k}" for k in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
+        "    + layer1.2.conv2.weight",
+        "    + layer1.2.bn2.weight",
+        "    … and 88 more",
+        "They are those of a resnet34: model.encoder=resnet34",
+    ]
+
+
+def test_difference_lists_missing_and_mismatched_keys(tmp_path: Path, resnet) -> None:
+    state = {key: value for key, value in resnet.items() if key != "layer2.0.conv1.weight"}
+    state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError) as found:
+        read_encoder(tmp_path / "w.pth", "resnet18")
+    assert "  missing, 1:\n    - layer2.0.conv1.weight\n" in str(found.value)
+    assert "    ~ conv1.weight: (64, 1, 7, 7), expected (64, 3, 7, 7)\n" in str(found.value)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model": {"a": 1}}, {}, "text", torch.zeros(2)])
+def test_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth: (expected a state dict|there is no tensor)"):
+        read_encoder(tmp_path / "w.pth", "resnet18")
+
+
+# ---- what is hostile or damaged
+
+
+class Payload:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.canary),)
+
+
+@pytest.mark.parametrize("place", ["args", "model", "inside", "bare"])
+def test_pickle_with_a_payload_is_refused_and_nothing_of_it_runs(tmp_path: Path, place: str) -> None:
+    checkpoint = {"model": {"conv1.weight": torch.zeros(1)}, "args": argparse.Namespace(arch="resnet18"), "epoch": 1}
+    payload = Payload(tmp_path / "canary")
+    if place == "inside":
+        checkpoint["args"] = argparse.Namespace(note=payload)
+    elif place != "bare":
+        checkpoint[place] = payload
+    if place == "bare":
+        (tmp_path / "w.pth").write_bytes(pickle.dumps(payload, protocol=2))
+    else:
+        torch.save(checkpoint, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth: refused, it holds more than tensors.*mkdir"):
+        read_encoder(tmp_path / "w.pth", "resnet18")
+    assert not (tmp_path / "canary").exists()
+
+
+def tensor(begin: int, end: int, shape: tuple[int, ...] = (1,)) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("header", "size"),
+    [
+        ({"a": tensor(0, 4), "b": tensor(2, 6)}, None),  # overlap
+        ({"a": tensor(0, 400, (100,))}, None),  # beyond the end
+        ({"a": tensor(4, 0)}, None),  # backwards
+        ({"a": tensor(0, 8, (2**62, 2**62))}, None),  # a product that overflows
+        ({"a": tensor(0, 4)}, None),  # bytes that no tensor has
+        ({"a": tensor(0, 8, (2,))}, 2**60),  # a header beyond all memory
+        ({"a": tensor(0, 8, (2,))}, 3),  # cut JSON
+    ],
+)
+def test_hostile_safetensors_file_is_refused(tmp_path: Path, header: dict[str, Any], size: int | None) -> None:
+    text = json.dumps(header).encode()
+    length = len(text) if size is None else size
+    (tmp_path / "m.safetensors").write_bytes(length.to_bytes(8, "little") + text + bytes(8))
+    with pytest.raises(UserError, match=r"m\.safetensors: not a readable safetensors file"):
+        read_encoder(tmp_path / "m.safetensors", "resnet18")
+
+
+@pytest.mark.parametrize("name", ["w.pth", "m.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\0" * 100, None])
+def test_file_that_is_damaged_or_not_there_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        read_encoder(tmp_path / name, "resnet18")
+
+
+# ---- encoders beside the ResNets
+
+
+@pytest.mark.parametrize("name", encoder_names())
+def test_every_encoder_of_torchvision_makes_features_as_wide_as_it_says(name: str) -> None:
+    with torch.device("meta"):
+        encoder = build_encoder(name)
+        images = torch.zeros(2, 3, encoder.image_size or 96, encoder.image_size or 96)
+        assert encoder.eval()(images).shape == (2, encoder.feature_dim)
+
+
+@pytest.mark.parametrize("name", [name for name in encoder_names() if not name.startswith("vit")])
+def test_every_resnet_may_be_trained(name: str) -> None:
+    require_trainable(name)
+
+
+@pytest.mark.slow
+def test_vits_feature_is_the_class_token_after_the_final_norm(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vit = torchvision.models.vit_b_32()
+    torch.save({"model": prefixed("module.", vit.state_dict())}, tmp_path / "vit.pth")
+    encoder = build_encoder("vit_b_32").eval()
+    encoder.load_state_dict(read_encoder(tmp_path / "vit.pth", "vit_b_32"))
+    seen: list[Tensor] = []
+    vit.encoder.ln.register_forward_hook(lambda module, given, result: seen.append(result[:, 0]))
+    images = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        vit.eval()(images)
+        assert torch.equal(encoder(images), seen[0])
+
+
+def test_timms_feature_is_what_its_classifier_gets(tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224").eval()
+    save_file(vit.state_dict(), tmp_path / "model.safetensors")
+    name = "timm/vit_tiny_patch16_224"
+    encoder = build_encoder(name).eval()
+    encoder.load_state_dict(read_encoder(tmp_path / "model.safetensors", name))
+    images = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        expected = vit.forward_head(vit.forward_features(images), pre_logits=True)
+        assert torch.equal(encoder(images), expected)
+    assert (encoder.feature_dim, encoder.image_size, encoder.mean) == (192, 224, (0.5, 0.5, 0.5))
+
+
+@pytest.mark.slow
+def test_vits_file_gets_the_same_difference(tmp_path: Path) -> None:
+    state = torchvision.models.vit_b_32().state_dict()
+    del state["encoder.pos_embedding"]
+    torch.save(state, tmp_path / "vit.pth")
+    with pytest.raises(UserError, match=r"weights of a vit_b_32:\n  missing, 1:\n    - encoder\.pos_embedding\n"):
+        read_encoder(tmp_path / "vit.pth", "vit_b_32")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("vit_b16", "did you mean 'vit_b_16'"),
+        ("timm/vit_tny_patch16_224", "did you mean 'vit_tiny_patch16_224'"),
+        ("timm/vit_tiny_patch16_224.no_such_tag", "no_such_tag"),
+    ],
+)
+def test_unknown_encoder_names_the_nearest(name: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        build_encoder(name)
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "timm/resnet50"])
+def test_what_can_only_be_evaluated_says_so(name: str) -> None:
+    with pytest.raises(UserError, match=f"'{name}': it can be evaluated, not trained"):
+        require_trainable(name)
+
+
+def test_initial_encoder_depends_on_the_seed_alone() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    one = initial_encoder("resnet18", 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.randn(5)
+    again = initial_encoder("resnet18", 3)
+    assert torch.equal(one.conv1.weight, again.conv1.weight)
+    assert isinstance(one, nn.Module)

@@ -1,0 +1,114 @@
+"""A full checkpoint of the released layout with random weights, made from the layout's description alone: its own
+modules, real steps of torch's SGD, and an `argparse.Namespace`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ENCODER, HIDDEN, OUTPUT, MEMORY, CLASSES, EPOCH = "resnet18", 32, 16, 96, 7, 1
+
+
+class Head(nn.Module):
+    def __init__(self, width: int, hidden_layers: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(hidden_layers):
+            layers += [nn.Linear(width, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.GELU()]
+            width = HIDDEN
+        self.layers = nn.Sequential(*layers, nn.Linear(width, OUTPUT, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(F.normalize(x, dim=-1))
+
+
+class Network(nn.Module):
+    def __init__(self, hidden_layers: int) -> None:
+        super().__init__()
+        self.encoder = torchvision.models.get_model(ENCODER)
+        width = self.encoder.fc.in_features
+        self.encoder.fc = nn.Identity()
+        self.head = Head(width, hidden_layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(x))
+
+
+class Memory(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.randn(MEMORY, OUTPUT))
+        self.register_buffer("labels", torch.randint(CLASSES, (MEMORY,)))
+        self.register_buffer("ptr", torch.tensor([5]))
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(OUTPUT, CLASSES, bias=False)
+
+
+class Released(nn.Module):
+    """The model under test's counterpart; `memory` and `clf` as the recipe has them, or both."""
+
+    def __init__(self, memory: bool = True, clf: bool = True, hidden_layers: int = 1) -> None:
+        super().__init__()
+        self.model = Network(hidden_layers)
+        if memory:
+            self.model_ema = Network(hidden_layers).requires_grad_(False)
+            self.memory = Memory()
+        if clf:
+            self.clf = Classifier()
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self.model(x)
+        return self.clf.fc(outputs) if hasattr(self, "clf") else outputs[:, :CLASSES]
+
+
+class Wrapped(nn.Module):
+    """What torch's DDP does to names."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+def two_groups(model: nn.Module) -> list[dict[str, Any]]:
+    decayed = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim > 1 and not n.endswith("bias")]
+    others = [p for n, p in model.named_parameters() if p.requires_grad and (p.ndim <= 1 or n.endswith("bias"))]
+    return [{"params": decayed, "weight_decay": 1e-4}, {"params": others, "weight_decay": 0.0}]
+
+
+def released(**parts: Any) -> tuple[Wrapped, torch.optim.SGD, dict[str, Any]]:
+    """A model after two steps, its optimiser, and the checkpoint of both."""
+    torch.manual_seed(1)
+    model = Wrapped(Released(**parts))
+    optimiser = torch.optim.SGD(two_groups(model), lr=0.01, momentum=0.9)
+    for _ in range(2):
+        loss = F.cross_entropy(model.module(torch.randn(4, 3, 32, 32)), torch.randint(CLASSES, (4,)))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
+    checkpoint = {
+        "model": model.state_dict(),
+        "optimizer": optimiser.state_dict(),
+        "epoch": EPOCH,
+        "args": argparse.Namespace(arch=ENCODER, lr=0.01, crops=[1, 8], output_dir="x"),
+        "fp16_scaler": scaler.state_dict(),
+    }
+    return model, optimiser, checkpoint
+
+
+def shrunk(value: Any) -> Any:
+    """The same names and shapes in a small file: each large tensor is zeros that share one number's memory."""
+    if isinstance(value, dict):
+        return {key: shrunk(item) for key, item in value.items()}
+    if isinstance(value, Tensor) and value.numel() > 2 * MEMORY * OUTPUT:
+        return torch.zeros(1, dtype=value.dtype).expand(value.shape)
+    return value
