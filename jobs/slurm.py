@@ -9,7 +9,6 @@ import shlex
 import stat
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,11 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from jobs import environment, queue
-from jobs.attempts import keys_of, state_path
+from jobs.attempts import state_path
 from jobs.cluster import Cluster
 from jobs.snapshot import code_digest, take_snapshot
-from jobs.task import TaskSpec, run_task
+from jobs.spec import TaskSpec
+from jobs.task import run_task
 from trex.errors import TrexError, UserError
 from trex.files import append_line, read_lines
 from trex.rundir import RunDir
@@ -50,7 +50,7 @@ class Work:
     @property
     def keys(self) -> tuple[str, ...]:
         """Name of the state file of each spec."""
-        return tuple(keys_of(spec.stage, spec.items)[0] for spec in self.specs)
+        return tuple(spec.keys[0] for spec in self.specs)
 
 
 class Submitter:
@@ -183,12 +183,9 @@ def _srun_arguments(cpus_per_task: int) -> list[str]:
     ]
 
 
-def array_chunks(specs: Sequence[TaskSpec], cluster: Cluster) -> Iterator[tuple[TaskSpec, ...]]:
-    """Cut specs into arrays that the cluster takes; an element each where it has no arrays."""
-    size = queue.largest_array() if len(specs) > 1 else 1
-    size = min(size, cluster.max_array_size or size)
-    for start in range(0, len(specs), size):
-        yield tuple(specs[start : start + size])
+def array_size(cluster: Cluster) -> int:
+    """How many elements an array may have; 1 where there are none."""
+    return min(queue.largest_array(), cluster.max_array_size or sys.maxsize)
 
 
 def submissions_path(run: RunDir) -> Path:

@@ -58,7 +58,7 @@ def test_chain_gives_the_same_results_as_on_this_machine(site: Site, tmp_path: P
 def test_what_is_in_the_queue_or_done_is_not_submitted_again(site: Site) -> None:
     words = ("run", "tiny.yaml", "name=once", *PIXELS, "--cluster", "sandbox")
     first = site.trex(*words)
-    assert submitted(first.stderr) == ["extract", "probe", "probe", "report"]
+    assert submitted(first.stderr) == ["extract", "probe", "report"]
     again = site.trex(*words)
     assert submitted(again.stderr) == []
     assert "in the queue already" in again.stderr
@@ -110,7 +110,7 @@ def test_cancel_ends_the_whole_chain(site: Site) -> None:
 
 def test_dry_run_prints_every_script_and_creates_nothing(site: Site) -> None:
     done = site.trex("run", "tiny.yaml", "name=planned", "--cluster", "sandbox", "--dry-run")
-    assert done.stdout.count("#!/bin/bash") == 5
+    assert done.stdout.count("#!/bin/bash") == 4
     assert "#SBATCH --dependency='afterok:<train>'" in done.stdout
     assert [path.name for path in site.home.iterdir()] == ["tiny.yaml"]
     assert site.queue() == {}

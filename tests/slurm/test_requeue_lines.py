@@ -12,7 +12,7 @@ import pytest
 
 from jobs.cluster import Cluster, load_cluster
 from jobs.slurm import Submitter, Work
-from jobs.task import TaskSpec
+from jobs.spec import TaskSpec
 from tests.slurm.conftest import Site, wait_for
 from trex.rundir import RunDir
 
