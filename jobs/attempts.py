@@ -50,6 +50,7 @@ class Attempt:
         self.keys = spec.keys
         self.open_keys = list(self.keys)
         self.began = time.time()
+        self.began_with = self.mark()
         self.started = False
 
     def start(self, held: ExitStack) -> None:
@@ -62,7 +63,7 @@ class Attempt:
         for key in self.keys:
             held.enter_context(locked(self.run.jobs / f"{key}.lock", self.task))
         self.started = True
-        mark = self.mark()
+        mark = self.began_with = self.mark()
         starts = [event for event in self._events("attempt_started") if event.get("job") == self.task.job_id]
         nodes = {"nodes": self.task.node_count, "node": self.task.node, "world": self.task.world}
         self._event("attempt_started", mark=mark, **nodes)
@@ -81,21 +82,24 @@ class Attempt:
         self.open_keys.remove(key)
         self._write_state(key, "done", ExitCode.DONE, "finished")
 
-    def end(self, code: ExitCode, reason: str) -> None:
-        """Record the end, with its exit code and why. Nothing was started where another job holds the lock."""
+    def end(self, code: ExitCode, reason: str, signal: str | None) -> None:
+        """Record the end: exit code, why, and the signal that came, if one did. Nothing was started where another job
+        holds the lock.
+        """
         if not self.started:
             return
         for key in self.open_keys:
             self._write_state(key, _STATES.get(code, "failed"), code, reason)
         seconds = round(time.time() - self.began, 3)
-        self._event("attempt_ended", code=int(code), reason=reason, mark=self.mark(), seconds=seconds)
+        values = {"code": int(code), "reason": reason, "signal": signal, "mark": self.mark(), "seconds": seconds}
+        self._event("attempt_ended", **values)
 
     def mark(self) -> str:
         """What the stage has on disk, in short; it differs as soon as something new is there."""
         if self.spec.stage == "train":
             return max((path.name for path in self.run.checkpoints.glob("epoch-*")), default="nothing")
         sizes = [path.stat().st_size for item in self.spec.items for path in self._files(item)]
-        return f"{len(sizes)} files, {sum(sizes)} bytes"
+        return f"{len(sizes)} files of {sum(sizes)} bytes"
 
     def _files(self, item: Item) -> Iterator[Path]:
         """What an item has on disk; other seeds of the same data set are another job's."""
@@ -120,6 +124,6 @@ class Attempt:
     def _write_state(self, key: str, state: State, code: ExitCode | None, reason: str) -> None:
         value = {
             "state": state, "code": None if code is None else int(code), "reason": reason, "job": self.task.job_id,
-            "restart": self.task.restart, "time": round(time.time(), 3),
+            "restart": self.task.restart, "time": round(time.time(), 3), "mark": self.began_with,
         }  # fmt: skip
         write_json(state_path(self.run, key), value)

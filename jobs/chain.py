@@ -10,9 +10,11 @@ failed is cancelled by Slurm instead of waiting for ever, and the report shows w
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from jobs import queue
@@ -72,14 +74,23 @@ def _submit(run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskS
         _say(f"{run.name}: nothing is missing")
     submitter = Submitter(run, cluster)
     if dry_run:
-        send = _printer(submitter)
-    else:
-        save_config(run, config)
-        make_private(run.jobs)
+        _Chain(cluster, _printer(submitter), {}).submit(specs)
+        return ExitCode.DONE
+    save_config(run, config)
+    make_private(run.jobs)
+    with _one_at_a_time(run):
         write_text(cluster_path(run), to_yaml(cluster))
-        send = _announcer(submitter)
-    _Chain(cluster, send, {} if dry_run else waiting_jobs(run)).submit(specs)
+        _Chain(cluster, _announcer(submitter), waiting_jobs(run)).submit(specs)
     return ExitCode.DONE
+
+
+@contextlib.contextmanager
+def _one_at_a_time(run: RunDir) -> Iterator[None]:
+    """Of two that submit the same run, the second sees what the first put into the queue."""
+    with (run.jobs / "submitting.lock").open("w") as file:
+        with contextlib.suppress(OSError):  # a file system without locks: a second job would end with LOCKED
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def cluster_path(run: RunDir) -> Path:

@@ -57,7 +57,7 @@ def run_task(spec: TaskSpec) -> None:
             code, reason = ExitCode.FAULT, f"{type(error).__name__}: {error}"
             log.exception("a fault of the program, or of the machine")
         if attempt is not None:
-            attempt.end(code, reason)
+            attempt.end(code, reason, stop.signal_name)
             if code:
                 rendezvous.call_off(run.jobs, spec.keys[0], task, reason)
             if not task.is_slurm:
