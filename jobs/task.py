@@ -76,7 +76,8 @@ def outcome_path(run: RunDir, job_id: str) -> Path:
 
 def _work(spec: TaskSpec, run: RunDir, task: Task, stop: StopRequest, attempt: Attempt | None) -> None:
     stop.check()
-    environment.update({"OMP_NUM_THREADS": str(task.cpus), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(task.cpus))
+    environment.update({**threads, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"})  # read when PyTorch and NumPy are imported
     from trex.config import Config, load
 
     config = load(run.config, Config)
@@ -141,7 +142,7 @@ def _record_environment(run: RunDir, task: Task, device: Device) -> None:
         "node": task.node,
         "world": task.world,
         "device": f"{device.type}: {name}",
-        "threads": task.cpus,
+        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {package: _version(package) for package in _PACKAGES},

@@ -187,6 +187,7 @@ def test_cancel_ends_the_whole_chain(site: Site) -> None:
     site.ended(*jobs.values(), seconds=60)
     assert {site.accounting(job)[-1] for job in jobs.values()} == {"CANCELLED"}
     assert "no jobs in the queue" in site.trex("cancel", "unwanted").stderr
+    assert site.trex("retry", "unwanted", "--dry-run").stdout.count("#!/bin/bash") == 4, "retry continues them all"
 
 
 def test_dry_run_prints_every_script_and_creates_nothing(site: Site) -> None:

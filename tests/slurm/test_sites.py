@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -108,12 +109,15 @@ def test_job_is_submitted_from_inside_another(site: Site) -> None:
     command = (
         f"{sys.executable} -m jobs.cli extract tiny.yaml name=inner {' '.join(map(repr, PIXELS))} --cluster small.yaml"
     )
+    text = (site.home / "small.yaml").read_text().replace("extract: {", "extract: {cpus_per_task: 3, ")
+    (site.home / "small.yaml").write_text(text)
     site.call("sbatch", *words, "--wrap", command)
     assert "submitted as job" in (site.home / "outer.txt").read_text()
     run = site.run_of("inner")
     site.ended(*run.jobs().values())
     assert run.state(KEY)["state"] == "done", run.log(KEY)
     assert run.events("attempt_started")[0]["world"] == 1
+    assert json.loads((run.root / "environment.json").read_text())["threads"] == 3, "its own CPUs, not the outer job's"
 
 
 def test_job_runs_the_code_that_was_submitted(site: Site) -> None:
