@@ -6,14 +6,16 @@ runs/<name>/events.jsonl            attempt_started and attempt_ended, with why
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 from jobs.environment import Task
 from jobs.lock import locked
+from jobs.spec import Item, TaskSpec
 from trex.errors import ExitCode, NoProgress
 from trex.files import append_line, read_json, read_lines, write_json
 from trex.rundir import RunDir
@@ -40,19 +42,15 @@ def read_state(run: RunDir, key: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def keys_of(stage: str, items: Sequence[str]) -> tuple[str, ...]:
-    """Names of the state files of a stage: one, or one for each data set that it goes through."""
-    return tuple(f"{stage}-{item}" for item in items) if stage in ("extract", "probe") else (stage,)
-
-
 class Attempt:
     """One start of one job of a run; the main rank keeps its records."""
 
-    def __init__(self, run: RunDir, stage: str, items: Sequence[str], task: Task) -> None:
-        self.run, self.stage, self.items, self.task = run, stage, tuple(items), task
-        self.keys = keys_of(stage, items)
+    def __init__(self, run: RunDir, spec: TaskSpec, task: Task) -> None:
+        self.run, self.spec, self.task = run, spec, task
+        self.keys = spec.keys
         self.open_keys = list(self.keys)
         self.began = time.time()
+        self.began_with = self.mark()
         self.started = False
 
     def start(self, held: ExitStack) -> None:
@@ -65,7 +63,7 @@ class Attempt:
         for key in self.keys:
             held.enter_context(locked(self.run.jobs / f"{key}.lock", self.task))
         self.started = True
-        mark = self.mark()
+        mark = self.began_with = self.mark()
         starts = [event for event in self._events("attempt_started") if event.get("job") == self.task.job_id]
         nodes = {"nodes": self.task.node_count, "node": self.task.node, "world": self.task.world}
         self._event("attempt_started", mark=mark, **nodes)
@@ -78,32 +76,39 @@ class Attempt:
         for key in self.keys:
             self._write_state(key, "running", None, "")
 
-    def finish_item(self, item: str) -> None:
+    def finish_item(self, item: Item) -> None:
         """Record that one of several data sets is done."""
-        key = f"{self.stage}-{item}"
+        key = f"{self.spec.stage}-{item.name}"
         self.open_keys.remove(key)
         self._write_state(key, "done", ExitCode.DONE, "finished")
 
-    def end(self, code: ExitCode, reason: str) -> None:
-        """Record the end, with its exit code and why. Nothing was started where another job holds the lock."""
+    def end(self, code: ExitCode, reason: str, signal: str | None) -> None:
+        """Record the end: exit code, why, and the signal that came, if one did. Nothing was started where another job
+        holds the lock.
+        """
         if not self.started:
             return
         for key in self.open_keys:
             self._write_state(key, _STATES.get(code, "failed"), code, reason)
         seconds = round(time.time() - self.began, 3)
-        self._event("attempt_ended", code=int(code), reason=reason, mark=self.mark(), seconds=seconds)
+        values = {"code": int(code), "reason": reason, "signal": signal, "mark": self.mark(), "seconds": seconds}
+        self._event("attempt_ended", **values)
 
     def mark(self) -> str:
         """What the stage has on disk, in short; it differs as soon as something new is there."""
-        if self.stage == "train":
+        if self.spec.stage == "train":
             return max((path.name for path in self.run.checkpoints.glob("epoch-*")), default="nothing")
-        count = size = 0
-        for item in self.items if self.stage in ("extract", "probe") else ():
-            folder = self.run.features(item, "test").parent if self.stage == "extract" else self.run.probes(item)
-            for path in folder.rglob("*"):
-                if path.is_file():
-                    count, size = count + 1, size + path.stat().st_size
-        return f"{count} files, {size} bytes"
+        sizes = [path.stat().st_size for item in self.spec.items for path in self._files(item)]
+        return f"{len(sizes)} files of {sum(sizes)} bytes"
+
+    def _files(self, item: Item) -> Iterator[Path]:
+        """What an item has on disk; other seeds of the same data set are another job's."""
+        probe = self.spec.stage == "probe"
+        folder = self.run.probes(item.dataset) if probe else self.run.features(item.dataset, "test").parent
+        for path in folder.rglob("*"):
+            seed = re.search(r"seed_(\d+)", path.name)
+            if path.is_file() and not (item.seeds and seed and int(seed[1]) not in item.seeds):
+                yield path
 
     def _events(self, name: str) -> list[dict[str, Any]]:
         lines = read_lines(self.run.events)
@@ -111,7 +116,7 @@ class Attempt:
 
     def _event(self, name: str, **values: Any) -> None:
         line = {
-            "event": name, "time": round(time.time(), 3), "stage": self.stage, "keys": list(self.keys),
+            "event": name, "time": round(time.time(), 3), "stage": self.spec.stage, "keys": list(self.keys),
             "job": self.task.job_id, "restart": self.task.restart, **values,
         }  # fmt: skip
         append_line(self.run.events, line)
@@ -119,6 +124,6 @@ class Attempt:
     def _write_state(self, key: str, state: State, code: ExitCode | None, reason: str) -> None:
         value = {
             "state": state, "code": None if code is None else int(code), "reason": reason, "job": self.task.job_id,
-            "restart": self.task.restart, "time": round(time.time(), 3),
+            "restart": self.task.restart, "time": round(time.time(), 3), "mark": self.began_with,
         }  # fmt: skip
         write_json(state_path(self.run, key), value)

@@ -1,7 +1,7 @@
 """The way of a run through the queue: which jobs its stages become, what waits for what, retrying, cancelling.
 
-    train ──afterok──▶ extract (array, an element a data set) ──afterok──▶ probe (for each data set an array over seeds,
-    released as soon as that data set is extracted) ──afterany──▶ report
+    train ──afterok──▶ extract (array, an element a data set) ──aftercorr──▶ probe (array, an element a data set, or a
+    data set and seed; each starts as soon as the same data set is extracted) ──afterany──▶ report
 
 What is done is not submitted; what is in the queue is not submitted again but waited for. A job whose predecessor
 failed is cancelled by Slurm instead of waiting for ever, and the report shows what there is.
@@ -10,17 +10,19 @@ failed is cancelled by Slurm instead of waiting for ever, and the report shows w
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from jobs import queue
-from jobs.attempts import keys_of
 from jobs.cluster import Cluster, load_cluster
 from jobs.runs import open_run, save_config
-from jobs.slurm import Submitter, Work, array_chunks, make_private, submissions_path, submitted_jobs
+from jobs.slurm import Submitter, Work, array_size, make_private, submissions_path, submitted_jobs
+from jobs.spec import STAGES, TaskSpec
 from jobs.stages import plan
-from jobs.task import TaskSpec
 from trex.config import Config, load
 from trex.config.loader import to_yaml
 from trex.errors import ExitCode, UserError
@@ -28,6 +30,7 @@ from trex.files import read_lines, write_text
 from trex.rundir import RunDir
 
 Send = Callable[[Work], dict[str, str]]
+Batch = tuple[list[TaskSpec], str]  #: of one stage, and what they wait for in the words of sbatch
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -71,14 +74,23 @@ def _submit(run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskS
         _say(f"{run.name}: nothing is missing")
     submitter = Submitter(run, cluster)
     if dry_run:
-        send = _printer(submitter)
-    else:
-        save_config(run, config)
-        make_private(run.jobs)
+        _Chain(cluster, _printer(submitter), {}).submit(specs)
+        return ExitCode.DONE
+    save_config(run, config)
+    make_private(run.jobs)
+    with _one_at_a_time(run):
         write_text(cluster_path(run), to_yaml(cluster))
-        send = _announcer(submitter)
-    _Chain(cluster, send, {} if dry_run else waiting_jobs(run)).submit(specs)
+        _Chain(cluster, _announcer(submitter), waiting_jobs(run)).submit(specs)
     return ExitCode.DONE
+
+
+@contextlib.contextmanager
+def _one_at_a_time(run: RunDir) -> Iterator[None]:
+    """Of two that submit the same run, the second sees what the first put into the queue."""
+    with (run.jobs / "submitting.lock").open("w") as file:
+        with contextlib.suppress(OSError):  # a file system without locks: a second job would end with LOCKED
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def cluster_path(run: RunDir) -> Path:
@@ -103,59 +115,93 @@ class _Chain:
         # A job on its way out counts as gone; whoever takes over waits for its end.
         self.jobs = {key: job.job_id for key, job in held.items() if job.state != "COMPLETING"}
         self.leaving = {key: job.job_id for key, job in held.items() if job.state == "COMPLETING"}
+        self.size = array_size(cluster)
 
     def submit(self, specs: Sequence[TaskSpec]) -> None:
-        """Submit the stages in their order."""
+        """Submit the stages in their order, what of them is not on its way."""
         for spec in specs:
-            if spec.stage == "train":
-                self.put([spec])
-            elif spec.stage == "extract":
-                self.put(_one_each(spec), _when("afterok", self.ids("train")), self.cluster.extract.max_parallel)
-            elif spec.stage == "probe":
-                self.probe(spec)
+            new = self.new(_one_each(spec))
+            if spec.stage == "probe":
+                batches = self.as_features_come(new)
+            elif spec.stage == "report":
+                batches = [(new, _when("afterany", self.jobs.values()))]
             else:
-                self.put([spec], _when("afterany", self.jobs.values()))
+                batches = [(new, _when("afterok", [self.jobs["train"]] if "train" in self.jobs else []))]
+            self.put(batches, self.cluster.stage(spec.stage).max_parallel)
 
-    def probe(self, spec: TaskSpec) -> None:
-        """One array for the data sets whose features are there; one for each other, to start when they are."""
-        groups: dict[str, list[TaskSpec]] = {}
-        for one in _one_each(spec):
-            dependency = _when("afterok", self.ids(*keys_of("extract", one.items)))
-            groups.setdefault(dependency, []).append(one)
-        limit = self.cluster.probe.max_parallel
-        for dependency, specs in groups.items():
-            self.put(specs, dependency, max(limit // len(groups), 1) if limit else 0)
-
-    def put(self, specs: Sequence[TaskSpec], dependency: str = "", parallel: int = 0) -> None:
-        """Submit what of `specs` is not on its way."""
-        new = [spec for spec in specs if _key(spec) not in self.jobs]
+    def new(self, specs: Sequence[TaskSpec]) -> list[TaskSpec]:
+        """Those that are not in the queue."""
         for spec in specs:
-            if spec not in new:
-                _say(f"{_key(spec)}: in the queue already, job {self.jobs[_key(spec)]}")
-        chunks = list(array_chunks(new, self.cluster))
-        for chunk in chunks:
-            leaving = [self.leaving[_key(spec)] for spec in chunk if _key(spec) in self.leaving]
-            waits = ",".join(filter(None, [dependency, _when("afterany", leaving)]))
-            share = max(parallel // len(chunks), 1) if parallel else 0
-            self.jobs.update(self.send(Work(chunk, waits, share)))
+            if spec.keys[0] in self.jobs:
+                _say(f"{spec.keys[0]}: in the queue already, job {self.jobs[spec.keys[0]]}")
+        return [spec for spec in specs if spec.keys[0] not in self.jobs]
 
-    def ids(self, *keys: str) -> list[str]:
-        """The jobs of these keys that are on their way."""
-        return [self.jobs[key] for key in keys if key in self.jobs]
+    def as_features_come(self, probes: Sequence[TaskSpec]) -> list[Batch]:
+        """One array of the probes whose features are there. Of the others an array for each choice of seeds, beside
+        the array of the extraction: its elements start one by one, as those of the same number succeed (aftercorr). A
+        probe that has no such partner waits for its own extraction.
+        """
+        groups: dict[tuple[str, tuple[int, ...]], dict[str, list[TaskSpec]]] = {}
+        for probe in probes:
+            item = probe.items[0]
+            parent = self.jobs.get(f"extract-{item.dataset}", "")
+            beside = (_array(parent), item.seeds) if parent else ("", ())
+            groups.setdefault(beside, {}).setdefault(parent, []).append(probe)
+        batches: list[Batch] = []
+        for (array, _), by_parent in groups.items():
+            if list(by_parent) == [f"{array}_{number}" for number in range(min(len(by_parent), self.size))]:
+                batches.append(([one for specs in by_parent.values() for one in specs], f"aftercorr:{array}"))
+            else:
+                batches += [
+                    (specs, _when("afterok", [parent] if parent else [])) for parent, specs in by_parent.items()
+                ]
+        return batches
+
+    def put(self, batches: Sequence[Batch], limit: int) -> None:
+        """Submit arrays of which at most `limit` elements run at once, all together; 0: as many as the cluster lets."""
+        chunks = [
+            (specs[start : start + self.size], dependency)
+            for specs, dependency in batches
+            for start in range(0, len(specs), self.size)
+        ]
+        shares = _shares([len(specs) for specs, _ in chunks], limit)
+        sent: list[dict[str, str]] = []
+        for (specs, dependency), share in zip(chunks, shares, strict=True):
+            leaving = [self.leaving[spec.keys[0]] for spec in specs if spec.keys[0] in self.leaving]
+            # More arrays than may run at once: each waits for the one that many before it.
+            turn = sent[len(sent) - limit].values() if 0 < limit <= len(sent) else []
+            waits = ",".join(filter(None, [dependency, _when("afterany", [*leaving, *turn])]))
+            sent.append(self.send(Work(tuple(specs), waits, share)))
+            self.jobs.update(sent[-1])
 
 
-def _key(spec: TaskSpec) -> str:
-    return keys_of(spec.stage, spec.items)[0]
+def _shares(sizes: Sequence[int], limit: int) -> list[int]:
+    """How many elements of each array may run at once: no more than `limit` of all of them, divided evenly, where
+    what a small array does not need goes to the others. With more arrays than `limit` one each, for they take turns.
+    """
+    if not limit or len(sizes) > limit:
+        return [min(limit, 1)] * len(sizes)
+    shares = [0] * len(sizes)
+    left = limit
+    for place, number in enumerate(sorted(range(len(sizes)), key=lambda one: sizes[one])):
+        shares[number] = min(sizes[number], left // (len(sizes) - place))
+        left -= shares[number]
+    return shares
 
 
 def _one_each(spec: TaskSpec) -> list[TaskSpec]:
-    """A spec for each data set."""
-    return [TaskSpec(spec.stage, spec.run, (item,)) for item in spec.items]
+    """A spec for each item."""
+    return [TaskSpec(spec.stage, spec.run, (item,)) for item in spec.items] or [spec]
+
+
+def _array(job_id: str) -> str:
+    """The array of an element `123_4`; a job's own id."""
+    return re.sub(r"_\d+$", "", job_id)
 
 
 def _when(condition: str, job_ids: Iterable[str]) -> str:
     """Words of sbatch for a dependency; whole arrays where every end will do."""
-    ids = job_ids if condition == "afterok" else (job_id.partition("_")[0] for job_id in job_ids)
+    ids = job_ids if condition == "afterok" else map(_array, job_ids)
     unique = dict.fromkeys(ids)
     return f"{condition}:{':'.join(unique)}" if unique else ""
 
@@ -165,7 +211,8 @@ def _printer(submitter: Submitter) -> Send:
 
     def send(work: Work) -> dict[str, str]:
         sys.stdout.write(f"# ---- would be submitted: {', '.join(work.keys)}\n{submitter.text(work)}\n\n")
-        return {key: f"<{key}>" for key in work.keys}
+        name = f"<{work.keys[0]}>"
+        return {key: f"{name}_{n}" if len(work.specs) > 1 else name for n, key in enumerate(work.keys)}
 
     return send
 
@@ -177,8 +224,8 @@ def _announcer(submitter: Submitter) -> Send:
         jobs = submitter.submit(work)
         first = next(iter(jobs.values()))
         count = f" (array of {len(jobs)})" if len(jobs) > 1 else ""
-        waits = f", after {work.dependency}" if work.dependency else ""
-        _say(f"{work.stage}: submitted as job {first.partition('_')[0]}{count}{waits}")
+        waits = f", waits for {work.dependency}" if work.dependency else ""
+        _say(f"{work.stage}: submitted as job {_array(first)}{count}{waits}")
         return jobs
 
     return send
@@ -190,7 +237,7 @@ def _retry(target: str, cluster_name: str | None, dry_run: bool) -> int:
     if not stages:
         raise UserError(f"{run.root}: none of its stages was ever submitted to Slurm; `trex run {target}` does them")
     cluster = load_cluster(cluster_name) if cluster_name else load(cluster_path(run), Cluster)
-    plans = [plan(run, config, stage) for stage in ("train", "extract", "probe", "report") if stage in stages]
+    plans = [plan(run, config, stage) for stage in STAGES if stage in stages]
     specs = [spec for one in plans for spec in one.specs]
     return _submit(run, config, cluster, specs, dry_run)
 
@@ -198,7 +245,7 @@ def _retry(target: str, cluster_name: str | None, dry_run: bool) -> int:
 def _cancel(target: str) -> int:
     run, _ = open_run(target)
     jobs = waiting_jobs(run)
-    queue.cancel(job.job_id.partition("_")[0] for job in jobs.values())  # arrays as a whole
+    queue.cancel(_array(job.job_id) for job in jobs.values())  # arrays as a whole
     _say(
         f"cancelled {len(jobs)} jobs of {run.name}: {', '.join(jobs)}"
         if jobs

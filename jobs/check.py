@@ -14,7 +14,7 @@ from jobs import commands, environment
 from jobs.cluster import Cluster, StageResources
 from jobs.launch import choose_cluster
 from jobs.runs import open_run
-from jobs.task import Stage, TaskSpec
+from jobs.spec import STAGES, Stage, TaskSpec
 from trex.config import Config, load
 from trex.config.compare import differences
 from trex.config.loader import to_dict
@@ -207,8 +207,7 @@ def _slurm(run: RunDir, cluster: Cluster) -> Iterator[Finding]:
         yield Finding(False, f"slurm: sinfo does not answer: {answer.stderr.strip()}")
         return
     partitions = sorted(set(answer.stdout.split()))
-    stages: tuple[Stage, ...] = ("train", "extract", "probe", "report")
-    for stage in stages:
+    for stage in STAGES:
         yield from _try(lambda stage=stage: _stage(run, cluster, stage, partitions))  # type: ignore[misc]
     accounting = commands.run(["sacct", "--noheader", "--allocations"], timeout=30).ok
     yield Finding(True, f"slurm: {'accounting answers' if accounting else 'no accounting; status works without'}")
@@ -224,7 +223,7 @@ def _stage(run: RunDir, cluster: Cluster, stage: Stage, partitions: list[str]) -
             raise UserError(
                 f"slurm: {stage}: there is no partition {partition!r} for you; there are: {', '.join(partitions)}"
             )
-    script = Submitter(run, cluster).text(Work((TaskSpec(stage, str(run.root), ("any",)),)))
+    script = Submitter(run, cluster).text(Work((TaskSpec(stage, str(run.root)),)))
     answer = commands.run(["sbatch", "--test-only"], timeout=60, env=environment.outside_allocation(), stdin=script)
     if not answer.ok:
         raise UserError(f"slurm: {stage}: {_asked(wanted)}: {_reason(answer.stderr)}")

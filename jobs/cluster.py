@@ -32,9 +32,9 @@ _OWNED = {
 class StageResources:
     """What one job of a stage asks for."""
 
-    partition: str | None = setting(None, "partition; none: the cluster's default", pattern=WORD)
-    account: str | None = setting(None, "account that is charged", pattern=WORD)
-    qos: str | None = setting(None, "quality of service", pattern=WORD)
+    partition: str | None = setting(None, "partition; none: SBATCH_PARTITION, or the cluster's default", pattern=WORD)
+    account: str | None = setting(None, "account that is charged; none: SBATCH_ACCOUNT, or your default", pattern=WORD)
+    qos: str | None = setting(None, "quality of service; none: SBATCH_QOS, or your default", pattern=WORD)
     constraint: str | None = setting(None, "node features, such as a100|h100", pattern=WORD)
     nodes: int = setting(1, "nodes of a job", at_least=1)
     gpus_per_node: int = setting(0, "GPUs a node", at_least=0)
@@ -47,7 +47,9 @@ class StageResources:
     signal_lead: int = setting(
         120, "seconds before the time limit at which the job is told to save; at most a third of the limit", at_least=10
     )
-    max_parallel: int = setting(0, "array tasks that run at once; 0: as many as the cluster lets", at_least=0)
+    max_parallel: int = setting(
+        0, "jobs of a stage that run at once, of one run; 0: as many as the cluster lets", at_least=0
+    )
     options: dict[str, str] = setting(
         {}, "further sbatch options by long name, without the dashes; yes: an option without a value"
     )
@@ -85,7 +87,9 @@ class Cluster:
     )
     train: StageResources = section(StageResources, "training")
     extract: StageResources = section(StageResources, "feature extraction, one job a data set")
-    probe: StageResources = section(StageResources, "linear probes on CPUs, one job a data set and seed")
+    probe: StageResources = section(
+        StageResources, "linear probes on CPUs, one job a data set, or a data set and seed (probe.seeds_per_job)"
+    )
     report: StageResources = section(StageResources, "the report")
 
     def stage(self, name: str) -> StageResources:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 #: Variables of an allocation or a job step; left in place at submission, they would leak into the new job.
 _OF_AN_ALLOCATION = re.compile(r"^(SLURM|SBATCH|SRUN|SUBMITIT|PMI|PMIX|MASTER_ADDR$|MASTER_PORT$)")
+#: Options of sbatch that sites tell people to set for all their jobs: SBATCH_ACCOUNT and so on. They are read apart
+#: and written into the batch script, for sbatch would give the variables precedence over what a cluster file says.
+_DEFAULTS = ("account", "partition", "qos", "reservation")
 #: What tells where Slurm itself is, and stays.
 _OF_THE_SITE = {"SLURM_CONF", "SLURM_TIME_FORMAT"}
 
@@ -75,6 +78,12 @@ def leave_allocation() -> None:
     """Drop the variables of an allocation from this process, before it submits a job from inside one."""
     for key in set(os.environ) - set(outside_allocation()):
         del os.environ[key]
+
+
+def sbatch_defaults() -> dict[str, str]:
+    """Options of sbatch that the user, or the site, chose for all jobs, such as SBATCH_ACCOUNT in a login script."""
+    names = {option: os.environ.get(f"SBATCH_{option.upper()}") for option in _DEFAULTS}
+    return {option: value for option, value in names.items() if value}
 
 
 def get(name: str, default: str = "") -> str:

@@ -52,7 +52,7 @@ def _launch_here(
     if dry_run:
         for spec in todo.specs:
             count = _processes(cluster, spec.stage, processes)
-            items = f" of {', '.join(spec.items)}" if spec.items else ""
+            items = f" of {', '.join(item.name for item in spec.items)}" if spec.items else ""
             sys.stdout.write(f"would run on this machine: {spec.stage}{items} with {count} processes, in {run.root}\n")
         return ExitCode.DONE
     save_config(run, config)

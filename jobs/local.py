@@ -11,7 +11,8 @@ from types import FrameType
 from typing import Any
 
 from jobs import environment
-from jobs.task import TaskSpec, outcome_path, run_task
+from jobs.spec import TaskSpec
+from jobs.task import outcome_path, run_task
 from trex.errors import ExitCode
 from trex.files import read_json
 from trex.interruption import SIGNALS

@@ -25,11 +25,12 @@ trex_lost_nodes() { # nodes of this job that do not answer any more
         awk '$2 ~ /[*]$|^down|^fail/ { print $1 }' | sort -u
 }
 
-trex_may_die_again() { # counts the deaths of this job
-    local job=none count=0
-    read -r job count 2>/dev/null < "$trex_state_file.deaths"
-    [ "$job" = "$trex_job" ] || count=0
-    echo "$trex_job $((count + 1))" > "$trex_state_file.deaths"
+trex_may_die_again() { # counts the deaths of this job since something new came onto the disk
+    local job=none count=0 mark=none now
+    now=$(trex_field mark) # what was there when the last start began
+    { read -r job count && read -r mark; } 2>/dev/null < "$trex_state_file.deaths"
+    [ "$job" = "$trex_job" ] && [ "$mark" = "$now" ] || count=0
+    printf '%s %s\n%s\n' "$trex_job" $((count + 1)) "$now" > "$trex_state_file.deaths"
     [ "$count" -lt $trex_most_deaths ]
 }
 
@@ -47,7 +48,7 @@ trex_after_death() {
     if trex_may_die_again; then
         trex_requeue "$1"
     else
-        trex_say "$1, for the $((trex_most_deaths + 1))th time: not requeued. Mend the cause, then: $trex_continue"
+        trex_say "$1, for the $((trex_most_deaths + 1))th time without anything new: not requeued. Mend the cause, then: $trex_continue"
     fi
 }
 

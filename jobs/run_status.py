@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jobs import commands, environment, queue
-from jobs.attempts import keys_of, read_state
+from jobs.attempts import read_state
 from jobs.slurm import submitted_jobs
-from jobs.stages import is_trained, missing_features, missing_probes
+from jobs.spec import STAGES, Stage
+from jobs.stages import is_done, is_trained, items
 from trex.config import Config
 from trex.errors import TrexError
 from trex.files import read_json, read_lines
@@ -128,19 +129,25 @@ def ask_slurm(runs: Sequence[RunDir]) -> Slurm:
 def status_of(run: RunDir, config: Config, slurm: Slurm) -> RunStatus:
     """Put together what is known of one run."""
     status = RunStatus(run.name, str(run.root), epochs=config.train.epochs)
-    undone = {"extract": missing_features(run, config), "probe": missing_probes(run, config)}
     submitted = submitted_jobs(run)
-    finished = {"train": is_trained(run), "report": (run.report / "index.html").exists()}
-    for name in config.extract.datasets:
-        finished |= {keys_of(stage, [name])[0]: name not in undone[stage] for stage in undone}
-    for stage in ("train", "extract", "probe", "report"):
+    for stage in STAGES:
         if stage == "train" and config.extract.weights != "trained" and "train" not in submitted:
             continue
-        keys = keys_of(stage, config.extract.datasets)
-        status.stages.append(StageStatus(stage, [_part(run, key, finished[key], submitted, slurm) for key in keys]))
+        finished = _finished(run, config, stage)
+        parts = [_part(run, key, is_finished, submitted, slurm) for key, is_finished in finished.items()]
+        status.stages.append(StageStatus(stage, parts))
     _read_progress(run, config, status)
     _read_attempts(run, status, slurm)
     return status
+
+
+def _finished(run: RunDir, config: Config, stage: Stage) -> dict[str, bool]:
+    """Whether each part of a stage is done, by the key of its state file."""
+    if stage == "train":
+        return {stage: is_trained(run)}
+    if stage == "report":
+        return {stage: (run.report / "index.html").exists()}
+    return {f"{stage}-{item.name}": is_done(run, config, stage, item) for item in items(stage, config)}
 
 
 def _part(run: RunDir, key: str, finished: bool, submitted: dict[str, tuple[str, str]], slurm: Slurm) -> Part:

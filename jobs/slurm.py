@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import shlex
 import stat
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from jobs import environment, queue
-from jobs.attempts import keys_of, state_path
-from jobs.cluster import Cluster
+from jobs.attempts import state_path
+from jobs.cluster import WORD, Cluster
 from jobs.snapshot import code_digest, take_snapshot
-from jobs.task import TaskSpec, run_task
+from jobs.spec import TaskSpec
+from jobs.task import run_task
 from trex.errors import TrexError, UserError
 from trex.files import append_line, read_lines
 from trex.rundir import RunDir
@@ -50,15 +51,24 @@ class Work:
     @property
     def keys(self) -> tuple[str, ...]:
         """Name of the state file of each spec."""
-        return tuple(keys_of(spec.stage, spec.items)[0] for spec in self.specs)
+        return tuple(spec.keys[0] for spec in self.specs)
 
 
 class Submitter:
     """Submits the work of one run to one cluster."""
 
     def __init__(self, run: RunDir, cluster: Cluster) -> None:
+        """Raises UserError if the run's path or one of the SBATCH_ variables cannot stand in a batch script."""
         self.run, self.cluster = run, cluster
         self.folder = run.jobs / "slurm"
+        self.defaults = environment.sbatch_defaults()
+        if not str(run.root).isprintable() or set("%\\") & set(str(run.root)):
+            raise UserError(
+                f"{str(run.root)!r}: Slurm cannot write logs there: choose a path without \\, % or controls"
+            )
+        for option, value in self.defaults.items():
+            if not re.fullmatch(WORD, value):
+                raise UserError(f"SBATCH_{option.upper()} is {value!r}: expected a plain word")
 
     def text(self, work: Work) -> str:
         """The batch script of `work`, as `submit` would write it; creates nothing."""
@@ -109,11 +119,11 @@ class Submitter:
                 raise UserError(
                     f"there is no Slurm on this machine ({error}); --cluster local works without"
                 ) from error
+            transient = any(word.lower() in message.lower() for word in _TRANSIENT)
+            time.sleep(pause if transient and pause else 0)
             _cancel_all(comment)
-            if not any(word.lower() in message.lower() for word in _TRANSIENT):
+            if not transient:
                 raise UserError(f"Slurm refused the {work.stage} job: {message}\n{_advice(message)}")
-            if pause is not None:
-                time.sleep(pause)
         raise TrexError(f"Slurm did not take the {work.stage} job, asked {len(_PAUSES) + 1} times: {message}")
 
     # ---- the batch script
@@ -136,7 +146,7 @@ class Submitter:
         stage = self.cluster.stage(work.stage)
         values: dict[str, Any] = {"time": stage.time, "signal": f"USR2@{stage.lead}", "requeue": True}
         named = {"partition": stage.partition, "account": stage.account, "qos": stage.qos}
-        values |= {key: value for key, value in named.items() if value}
+        values |= self.defaults | {key: value for key, value in named.items() if value}
         if stage.constraint:
             values["constraint"] = stage.constraint
         if stage.memory_gb:
@@ -183,12 +193,9 @@ def _srun_arguments(cpus_per_task: int) -> list[str]:
     ]
 
 
-def array_chunks(specs: Sequence[TaskSpec], cluster: Cluster) -> Iterator[tuple[TaskSpec, ...]]:
-    """Cut specs into arrays that the cluster takes; an element each where it has no arrays."""
-    size = queue.largest_array() if len(specs) > 1 else 1
-    size = min(size, cluster.max_array_size or size)
-    for start in range(0, len(specs), size):
-        yield tuple(specs[start : start + size])
+def array_size(cluster: Cluster) -> int:
+    """How many elements an array may have; 1 where there are none."""
+    return min(queue.largest_array(), cluster.max_array_size or sys.maxsize)
 
 
 def submissions_path(run: RunDir) -> Path:

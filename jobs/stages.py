@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.task import Stage, TaskSpec
-from trex.config.schema import WEIGHTS_OF_RUN, Config
+from jobs.spec import STAGES, Item, Stage, TaskSpec
+from trex.config.schema import WEIGHTS_OF_RUN, Config, ProbeConfig
 from trex.errors import UserError
 from trex.files import read_json
 from trex.probing.kinds import probe_kinds
@@ -23,27 +23,50 @@ class Plan:
 
 def plan(run: RunDir, config: Config, stage: str) -> Plan:
     """The missing work of one stage, or with `run` of all of them. A stage before the wanted one is not included."""
-    stages: tuple[Stage, ...] = ("train", "extract", "probe", "report")
     specs, done = [], []
-    for name in stages if stage == "run" else [one for one in stages if one == stage]:
-        items = _missing(run, config, name, asked=stage)
-        if items is None:
+    for name in STAGES if stage == "run" else [one for one in STAGES if one == stage]:
+        missing = _missing(run, config, name, asked=stage)
+        if missing is None:
             done.append(name)
         else:
-            specs.append(TaskSpec(name, str(run.root), items))
+            specs.append(TaskSpec(name, str(run.root), missing))
     return Plan(tuple(specs), tuple(done))
 
 
-def _missing(run: RunDir, config: Config, stage: Stage, asked: str) -> tuple[str, ...] | None:
-    """Data sets that the stage has still to go through; None where it has nothing to do."""
+def _missing(run: RunDir, config: Config, stage: Stage, asked: str) -> tuple[Item, ...] | None:
+    """What the stage has still to go through; None where it has nothing to do."""
     if stage == "train":
         wanted = asked == "train" or config.extract.weights == "trained"
         return () if wanted and not is_trained(run) else None
+    if stage == "report":
+        return ()
+    return tuple(item for item in items(stage, config) if not is_done(run, config, stage, item)) or None
+
+
+def items(stage: Stage, config: Config) -> tuple[Item, ...]:
+    """All that a stage goes through: data sets; for probes each with as many of the seeds as one job does."""
     if stage == "extract":
-        return missing_features(run, config) or None
+        return tuple(Item(name) for name in config.extract.datasets)
     if stage == "probe":
-        return missing_probes(run, config) or None
+        return tuple(Item(name, seeds) for name in config.extract.datasets for seeds in _seeds_of_jobs(config.probe))
     return ()
+
+
+def is_done(run: RunDir, config: Config, stage: Stage, item: Item) -> bool:
+    """Whether all files of an item are there: both parts' features; results of every kind of probe and every seed."""
+    if stage == "extract":
+        return all(run.features(item.dataset, part).exists() for part in ("trainval", "test"))
+    seeds = item.seeds or range(config.probe.seeds)
+    kinds = probe_kinds(config.probe)
+    return all(run.probe(item.dataset, kind, seed).exists() for kind in kinds for seed in seeds)
+
+
+def _seeds_of_jobs(config: ProbeConfig) -> list[tuple[int, ...]]:
+    size = config.seeds_per_job or (1 if config.protocol == "published" else config.seeds)
+    if size >= config.seeds:
+        return [()]
+    seeds = range(config.seeds)
+    return [tuple(seeds[start : start + size]) for start in seeds[::size]]
 
 
 def require_files(run: RunDir, config: Config, stage: str) -> None:
@@ -69,20 +92,3 @@ def is_trained(run: RunDir) -> bool:
         except (OSError, ValueError, KeyError, TypeError):
             return False
     return False
-
-
-def missing_features(run: RunDir, config: Config) -> tuple[str, ...]:
-    """Data sets whose feature files are not both there."""
-    parts = ("trainval", "test")
-    return tuple(name for name in config.extract.datasets if not all(run.features(name, p).exists() for p in parts))
-
-
-def missing_probes(run: RunDir, config: Config) -> tuple[str, ...]:
-    """Data sets for which a result of any kind of probe or any seed is not there."""
-    kinds = probe_kinds(config.probe)
-    seeds = range(config.probe.seeds)
-    return tuple(
-        name
-        for name in config.extract.datasets
-        if not all(run.probe(name, kind, seed).exists() for kind in kinds for seed in seeds)
-    )

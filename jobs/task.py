@@ -10,14 +10,14 @@ import platform
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from jobs import environment, rendezvous
 from jobs.attempts import Attempt
 from jobs.environment import Task
+from jobs.spec import Item, Stage, TaskSpec
 from trex.errors import ExitCode, Interrupted, TrexError
 from trex.files import write_json
 from trex.interruption import StopRequest
@@ -31,18 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Stage = Literal["train", "extract", "probe", "report"]
-
 _PACKAGES = ("trex-toolkit", "torch", "torchvision", "numpy", "h5py", "submitit", "numba", "simplejpeg", "pillow")
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """What to do, in plain values: all else is read from the run folder, so that a requeued job finds it as it is."""
-
-    stage: Stage
-    run: str  #: absolute path of the run folder
-    items: tuple[str, ...] = ()  #: data sets to extract or probe, one after the other; further runs for a report
 
 
 def run_task(spec: TaskSpec) -> None:
@@ -54,7 +43,7 @@ def run_task(spec: TaskSpec) -> None:
     task = environment.this_task()
     _set_up_logging(task)
     run = RunDir(Path(spec.run))
-    attempt = Attempt(run, spec.stage, spec.items, task) if task.rank == 0 else None
+    attempt = Attempt(run, spec, task) if task.rank == 0 else None
     code, reason = ExitCode.DONE, "finished"
     with ExitStack() as held:
         try:
@@ -68,9 +57,9 @@ def run_task(spec: TaskSpec) -> None:
             code, reason = ExitCode.FAULT, f"{type(error).__name__}: {error}"
             log.exception("a fault of the program, or of the machine")
         if attempt is not None:
-            attempt.end(code, reason)
+            attempt.end(code, reason, stop.signal_name)
             if code:
-                rendezvous.call_off(run.jobs, attempt.keys[0], task, reason)
+                rendezvous.call_off(run.jobs, spec.keys[0], task, reason)
             if not task.is_slurm:
                 write_json(outcome_path(run, task.job_id), {"code": int(code), "reason": reason})
     if code:
@@ -87,17 +76,17 @@ def outcome_path(run: RunDir, job_id: str) -> Path:
 
 def _work(spec: TaskSpec, run: RunDir, task: Task, stop: StopRequest, attempt: Attempt | None) -> None:
     stop.check()
-    environment.update({"OMP_NUM_THREADS": str(task.cpus), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(task.cpus))
+    environment.update({**threads, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"})  # read when PyTorch and NumPy are imported
     from trex.config import Config, load
 
     config = load(run.config, Config)
     if spec.stage == "report":
-        _report(spec, run)
+        _report(run)
         return
     from trex.distributed import joined
 
-    key = attempt.keys[0] if attempt else Attempt(run, spec.stage, spec.items, task).keys[0]
-    store = rendezvous.meet(run.jobs, key, task, stop)
+    store = rendezvous.meet(run.jobs, spec.keys[0], task, stop)
     device = _device(task)
     if attempt is not None:
         _record_environment(run, task, device)
@@ -115,21 +104,21 @@ def _work(spec: TaskSpec, run: RunDir, task: Task, stop: StopRequest, attempt: A
                 attempt.finish_item(item)
 
 
-def _one_data_set(stage: Stage, run: RunDir, config: Config, item: str, ranks: Ranks, stop: StopRequest) -> None:
+def _one_data_set(stage: Stage, run: RunDir, config: Config, item: Item, ranks: Ranks, stop: StopRequest) -> None:
     if stage == "extract":
         from trex.features.extract import extract
 
-        extract(run, config, item, ranks, stop)
+        extract(run, config, item.dataset, ranks, stop)
     else:
         from trex.probing.probe import probe
 
-        probe(run, config, item, range(config.probe.seeds), stop)
+        probe(run, config, item.dataset, item.seeds or range(config.probe.seeds), stop)
 
 
-def _report(spec: TaskSpec, run: RunDir) -> None:
+def _report(run: RunDir) -> None:
     from trex.reporting.write import write_report
 
-    page = write_report([run, *(RunDir(Path(other)) for other in spec.items)], run.report)
+    page = write_report([run], run.report)
     log.info("report: %s", page)
 
 
@@ -153,7 +142,7 @@ def _record_environment(run: RunDir, task: Task, device: Device) -> None:
         "node": task.node,
         "world": task.world,
         "device": f"{device.type}: {name}",
-        "threads": task.cpus,
+        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {package: _version(package) for package in _PACKAGES},

@@ -29,9 +29,19 @@ crops: {global_size: 16, global_scale: [0.5, 1.0], local_count: 1, local_size: 1
         jitter: 0.5, global_blur: 0, local_blur: 0, blur_radius: [0.1, 1.0], solarise: 0}
 model: {encoder: resnet18, hidden_dim: 32, output_dim: 16, memory_size: 64, momentum: 0.9}
 optimiser: {warmup_epochs: 1}
-train: {epochs: 3, batch_size: 32, precision: "off", log_every: 1}
+train: {epochs: 3, batch_size: 64, precision: "off", log_every: 1}
 extract: {datasets: [digits, digits_unseen], resize: 32, crop: 32}
 probe: {seeds: 2}
+"""
+
+
+#: Jobs of one process, all of them in the partition whose jobs are preempted.
+SMALL = """
+kind: slurm
+train: {partition: gpu, gpus_per_node: 1, time: "00:30:00", signal_lead: 20}
+extract: {partition: gpu, gpus_per_node: 1, time: "00:30:00", signal_lead: 20}
+probe: {partition: gpu, gpus_per_node: 1, time: "00:30:00", signal_lead: 20}
+report: {partition: cpu, time: "00:10:00"}
 """
 
 
@@ -76,6 +86,11 @@ class Site:
         lines = self.call("squeue", "--noheader", "--array", "--format", "%i %T").stdout.splitlines()
         return dict(line.split() for line in lines)
 
+    def mine(self) -> list[str]:
+        """Jobs in the queue that were submitted from here, arrays as a whole."""
+        rows = self.call("squeue", "--noheader", "--format", "%F %Z").stdout.splitlines()
+        return sorted({job for job, _, folder in (row.partition(" ") for row in rows) if folder == str(self.home)})
+
     def ended(self, *job_ids: str, seconds: float = 240) -> None:
         """Wait until none of the jobs is in the queue."""
         wait_for(lambda: not set(job_ids) & set(self.queue()), seconds)
@@ -92,22 +107,16 @@ class Site:
 
     def preempt(self, node: str) -> str:
         """Take a node away for an urgent job; returns that job's id once it runs."""
-        words = [
-            "sbatch",
-            "--parsable",
-            "-p",
-            "urgent",
-            "-w",
-            node,
-            "--gres=gpu:4",
-            "-o",
-            "/dev/null",
-            "--wrap",
-            "sleep 1",
-        ]
-        job = self.call(*words).stdout.strip()
+        words = ["--parsable", "-p", "urgent", "-w", node, "--gres=gpu:4", "-o", "/dev/null", "--wrap", "sleep 1"]
+        job = self.call("sbatch", *words).stdout.strip()
         wait_for(lambda: self.queue().get(job) != "PENDING", 90)
         return job
+
+    def node_of(self, job: str) -> str:
+        """The first node of a running job."""
+        found = self.call("squeue", "--noheader", "--jobs", job, "--format", "%B").stdout.strip()
+        assert found
+        return found
 
     def node(self, command: str, name: str) -> None:
         """`fail-node` or `revive-node`."""
@@ -186,6 +195,7 @@ def stop_sandbox(folder: Path) -> None:
 def make_site(folder: Path, home: Path) -> Site:
     home.mkdir(exist_ok=True)
     (home / "tiny.yaml").write_text(TINY)
+    (home / "small.yaml").write_text(SMALL)
     return Site(folder, home)
 
 
@@ -203,8 +213,8 @@ def site(cluster_folder: Path, tmp_path: Path) -> Iterator[Site]:
     """The sandbox that all tests share, and a new folder to work in. Ends the test's jobs and revives its nodes."""
     site = make_site(cluster_folder, tmp_path / "home")
     yield site
-    site.call("scancel", "--user", str(os.getuid()), check=False)
-    wait_for(lambda: not site.queue(), 60)
+    site.call("scancel", *site.mine(), check=False)
+    wait_for(lambda: not site.mine(), 60)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

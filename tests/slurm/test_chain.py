@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,16 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.slurm.conftest import Run, Site, make_site, start_sandbox, stop_sandbox
+from tests.slurm.conftest import Run, Site, make_site, start_sandbox, stop_sandbox, wait_for
 
 #: No training, no network: the images' own pixels as features.
 PIXELS = ("extract.weights=pixels", "extract.resize=8", "extract.crop=8")
 
 
-def write_image_folder(folder: Path) -> None:
-    """A data set of two classes that a person could have: a folder a class."""
+def write_image_folder(folder: Path, trainval: int = 12, test: int = 4) -> None:
+    """A data set of two classes that a person could have: a folder a class, so many images in each."""
     rng = np.random.default_rng(0)
-    for part, count in (("trainval", 12), ("test", 4)):
+    for part, count in (("trainval", trainval), ("test", test)):
         for label, brightness in (("dark", 60), ("light", 200)):
             place = folder / part / label
             place.mkdir(parents=True)
@@ -55,10 +57,89 @@ def test_chain_gives_the_same_results_as_on_this_machine(site: Site, tmp_path: P
     assert results(on_slurm) == results(here.run_of("same"))
 
 
+def test_signal_in_validation_extraction_and_probe_leaves_no_trace_in_the_report(site: Site, tmp_path: Path) -> None:
+    write_image_folder(site.home / "mine", trainval=32, test=900)
+    settings = (
+        "name=thrice", "data.dataset=mine", f"data.folders={{mine: {site.home}/mine}}", "train.epochs=1",
+        "extract.datasets=[mine, digits]", "extract.batch_size=32", "probe.seeds=5",
+    )  # fmt: skip
+    site.trex("run", "tiny.yaml", *settings, "--cluster", "small.yaml")
+    run, jobs = site.run_of("thrice"), site.run_of("thrice").jobs()
+    moments = {
+        "train": "epoch 1/1 step 1/1",
+        "extract-mine": "mine test: block 1/",
+        "probe-digits": "digits exact seed 0",
+    }
+    for key, text in moments.items():
+        wait_for(lambda key=key, text=text: text in run.log(key), 120, every=0.05)  # type: ignore[misc]
+        site.call("scancel", "--signal=TERM", jobs[key])  # to the processes, not the shell: as a preemption begins
+    site.ended(*jobs.values())
+    for key in moments:
+        assert site.accounting(jobs[key]) == ["REQUEUED", "COMPLETED"], run.log(key)
+    assert "validation: top-1" not in run.log("train").partition("requeued")[0]
+    assert len(re.findall(r"digits exact seed 0: top-1", run.log("probe-digits"))) == 1
+
+    here = make_site(site.sandbox, tmp_path / "here")
+    here.trex("run", "tiny.yaml", *settings, "--cluster", "local", "--processes", "1", timeout=300)
+    assert results(run) == results(here.run_of("thrice"))
+
+
+def test_killed_probes_come_back_and_retry_does_just_the_cancelled_one(site: Site, tmp_path: Path) -> None:
+    settings = (
+        "name=seeds",
+        *PIXELS,
+        "probe.seeds=5",
+        "probe.seeds_per_job=1",
+        "extract.datasets=[digits, digits_seen]",
+    )
+    site.trex("run", "tiny.yaml", *settings, "--cluster", "small.yaml")
+    run, jobs = site.run_of("seeds"), site.run_of("seeds").jobs()
+    probes = {key: job for key, job in jobs.items() if key.startswith("probe-")}
+    assert set(probes) == {f"probe-{name}-seed{seed}" for name in ("digits", "digits_seen") for seed in range(5)}
+
+    def running() -> str:
+        return wait_for(lambda: next((key for key in probes if run.state(key)["state"] == "running"), None))
+
+    killed = running()
+    os.kill(json.loads((run.root / "jobs" / f"{killed}.lock").read_text())["pid"], signal.SIGKILL)
+    del probes[killed]
+    cancelled = running()
+    site.call("scancel", jobs[cancelled])
+    site.ended(*jobs.values())
+    assert site.accounting(jobs[killed]) == ["REQUEUED", "COMPLETED"]
+    assert site.accounting(jobs[cancelled]) == ["CANCELLED"]
+
+    assert submitted(site.trex("retry", "seeds").stderr) == ["probe", "report"]
+    after = run.jobs()
+    assert {key for key in after if after[key] != jobs[key]} == {cancelled, "report"}
+    site.ended(*after.values())
+    here = make_site(site.sandbox, tmp_path / "here")
+    here.trex("run", "tiny.yaml", *settings, "--cluster", "local", timeout=300)
+    assert len(results(run)) == 10
+    assert results(run) == results(here.run_of("seeds"))
+
+
+def test_finished_job_that_is_requeued_ends_at_once_and_touches_nothing(site: Site) -> None:
+    run = run_chain(site, "again", *PIXELS, "extract.datasets=[digits_unseen]")
+    jobs = run.jobs()
+    site.ended(*jobs.values())
+    before = {path: path.stat().st_mtime_ns for path in run.root.rglob("*.h5")}
+    before |= {path: path.stat().st_mtime_ns for path in run.root.rglob("seed_*.json")}
+    assert len(before) >= 4
+    keys = ("extract-digits_unseen", "probe-digits_unseen")
+    for key in keys:
+        site.call("scontrol", "requeue", jobs[key])
+    site.ended(*jobs.values())
+    for key in keys:
+        assert site.accounting(jobs[key])[1:] == ["COMPLETED"]
+        assert [event["code"] for event in run.events("attempt_ended") if event["keys"] == [key]] == [0, 0]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
 def test_what_is_in_the_queue_or_done_is_not_submitted_again(site: Site) -> None:
     words = ("run", "tiny.yaml", "name=once", *PIXELS, "--cluster", "sandbox")
     first = site.trex(*words)
-    assert submitted(first.stderr) == ["extract", "probe", "probe", "report"]
+    assert submitted(first.stderr) == ["extract", "probe", "report"]
     again = site.trex(*words)
     assert submitted(again.stderr) == []
     assert "in the queue already" in again.stderr
@@ -106,11 +187,12 @@ def test_cancel_ends_the_whole_chain(site: Site) -> None:
     site.ended(*jobs.values(), seconds=60)
     assert {site.accounting(job)[-1] for job in jobs.values()} == {"CANCELLED"}
     assert "no jobs in the queue" in site.trex("cancel", "unwanted").stderr
+    assert site.trex("retry", "unwanted", "--dry-run").stdout.count("#!/bin/bash") == 4, "retry continues them all"
 
 
 def test_dry_run_prints_every_script_and_creates_nothing(site: Site) -> None:
     done = site.trex("run", "tiny.yaml", "name=planned", "--cluster", "sandbox", "--dry-run")
-    assert done.stdout.count("#!/bin/bash") == 5
+    assert done.stdout.count("#!/bin/bash") == 4
     assert "#SBATCH --dependency='afterok:<train>'" in done.stdout
     assert [path.name for path in site.home.iterdir()] == ["tiny.yaml"]
     assert site.queue() == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,12 @@ def finish(run: Run) -> dict[str, Any]:
     run.site.ended(run.jobs()["train"])
     assert run.state()["state"] == "done", run.log()
     return run.final_state()
+
+
+def modified(run: Run) -> dict[Path, int]:
+    """When each file of a run's checkpoints and metrics was written."""
+    paths = [*run.root.glob("checkpoints/*/*"), run.root / "metrics.jsonl"]
+    return {path: path.stat().st_mtime_ns for path in paths}
 
 
 def assert_same(one: Any, other: Any, where: str = "state") -> None:
@@ -73,21 +80,41 @@ def seconds_to_requeue(run: Run) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(cluster_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def plain(cluster_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nobody stopped."""
+    run = train(make_site(cluster_folder, tmp_path_factory.mktemp("plain")), "plain")
+    finish(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(plain: Run) -> dict[str, Any]:
     """The last checkpoint of a run that nobody stopped."""
-    site = make_site(cluster_folder, tmp_path_factory.mktemp("uninterrupted"))
-    return finish(train(site, "plain"))
+    return plain.final_state()
 
 
+@pytest.fixture(scope="module")
+def unlucky(cluster_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A training, submitted early because it takes its time, that is told to stop in each start as soon as it runs."""
+    site = make_site(cluster_folder, tmp_path_factory.mktemp("unlucky"))
+    state = site.run_of("unlucky").root / "jobs" / "train.state.json"
+    line = f"(until grep -q '\"running\"' {state}; do sleep 0.1; done; scancel --signal=TERM $SLURM_JOB_ID) &"
+    with (site.home / "small.yaml").open("a") as file:
+        file.write(f"setup: {json.dumps([line])}\n")
+    site.trex("train", "tiny.yaml", "name=unlucky", "--cluster", "small.yaml")
+    return site.run_of("unlucky")
+
+
+@pytest.mark.usefixtures("unlucky")
 def test_two_preemptions_and_a_time_limit_leave_no_trace_in_the_result(
     site: Site, uninterrupted: dict[str, Any]
 ) -> None:
     run = train(site, "stopped")
     job = run.jobs()["train"]
-    for step, node in ((12, "n1"), (30, "n2")):
+    for step, node in ((8, "n1"), (18, "n2")):
         run.reach(step)
         site.preempt(node)
-    run.reach(45)
+    run.reach(28)
     site.call("scontrol", "update", f"jobid={job}", "timelimit=1")
     wait_for(lambda: len(run.events("attempt_ended")) == 3)
     wait_for(lambda: site.queue().get(job) == "PENDING")
@@ -96,7 +123,7 @@ def test_two_preemptions_and_a_time_limit_leave_no_trace_in_the_result(
 
     assert site.accounting(job) == ["REQUEUED"] * 3 + ["COMPLETED"]
     steps = steps_printed(run)
-    assert len(steps) == len(set(steps)) == 3 * 31, "each step is computed once"
+    assert len(steps) == len(set(steps)) == 3 * 15, "each step is computed once"
     assert max(seconds_to_requeue(run)) < 10
 
 
@@ -130,3 +157,24 @@ def test_training_returns_after_a_node_failed(site: Site, uninterrupted: dict[st
     assert site.accounting(job)[-1] == "COMPLETED"
     steps = steps_printed(run)
     assert len(steps) - len(set(steps)) <= 10, "at most the steps since the last checkpoint are computed again"
+
+
+def test_finished_training_that_is_requeued_ends_at_once_and_touches_nothing(plain: Run) -> None:
+    before, job = modified(plain), plain.jobs()["train"]
+    plain.site.call("scontrol", "requeue", job)
+    plain.site.ended(job)
+    assert plain.site.accounting(job) == ["COMPLETED", "COMPLETED"]
+    assert [event["code"] for event in plain.events("attempt_ended")] == [0, 0]
+    assert modified(plain) == before
+
+
+def test_training_that_never_gets_any_further_is_given_up_and_says_so(unlucky: Run) -> None:
+    job = unlucky.jobs()["train"]
+    unlucky.site.ended(job)
+    assert unlucky.site.accounting(job) == ["REQUEUED"] * 5 + ["FAILED"]
+    assert [event["code"] for event in unlucky.events("attempt_ended")] == [75] * 5 + [78]
+    assert unlucky.events("training_started") == []
+    status = unlucky.site.trex("status", "unlucky").stdout
+    assert "FAILED" in status
+    assert "started 5 times without getting any further" in status
+    assert "continue with: trex retry unlucky" in status

@@ -12,8 +12,8 @@ import pytest
 
 from jobs.cluster import Cluster, load_cluster
 from jobs.slurm import Submitter, Work
-from jobs.task import TaskSpec
-from tests.slurm.conftest import Site, wait_for
+from jobs.spec import TaskSpec
+from tests.slurm.conftest import Site, make_site, wait_for
 from trex.rundir import RunDir
 
 #: What a process of the job has at hand: `record STATE` writes the state file as rank 0 does.
@@ -23,8 +23,8 @@ id=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 id=${id:-$SLURM_JOB_ID}
 record() {
     local reason='said \"state\": \"done\"'
-    printf '{\n  "state": "%s",\n  "reason": "%s",\n  "job": "%s",\n  "restart": %s\n}\n' \
-        "$1" "$reason" "$id" "$restart" > "$STATE"
+    printf '{\n  "state": "%s",\n  "reason": "%s",\n  "job": "%s",\n  "restart": %s,\n  "mark": "%s"\n}\n' \
+        "$1" "$reason" "$id" "$restart" "${2:-nothing}" > "$STATE"
 }
 """
 
@@ -32,13 +32,15 @@ record() {
 class StandIn:
     """A job with the toolkit's batch script around processes that run `body`."""
 
-    def __init__(self, site: Site, folder: Path, name: str, body: str, tasks: int = 1, setup: tuple[str, ...] = ()):
+    def __init__(
+        self, site: Site, folder: Path, name: str, body: str, tasks: int = 1, setup: tuple[str, ...] = (),
+        time: str = "00:05:00",
+    ):  # fmt: skip
         self.site, self.run = site, RunDir(folder / name)
         (self.run.jobs / "slurm").mkdir(parents=True)
         sandbox = load_cluster("sandbox")
-        cluster: Cluster = replace(
-            sandbox, setup=setup, train=replace(sandbox.train, nodes=1, gpus_per_node=0, tasks_per_node=tasks)
-        )
+        stage = replace(sandbox.train, nodes=1, gpus_per_node=0, tasks_per_node=tasks, time=time)
+        cluster: Cluster = replace(sandbox, setup=setup, train=stage)
         script = folder / f"{name}.sh"
         script.write_text(f"STATE={self.state}\n{PROLOGUE}\n{body}\n")
         text = Submitter(self.run, cluster).text(Work((TaskSpec("train", str(self.run.root)),)))
@@ -73,6 +75,11 @@ CASES = {
     ),
     "killed": ("[ $restart = 1 ] && record done && exit 0; record running; kill -9 $$", 1, ["REQUEUED", "COMPLETED"]),
     "killed_again_and_again": ("record running; kill -9 $$", 1, ["REQUEUED"] * 5 + ["FAILED"]),
+    "killed_often_but_gets_further": (
+        "[ $restart = 6 ] && record done && exit 0; record running epoch-$restart; kill -9 $$",
+        1,
+        ["REQUEUED"] * 6 + ["COMPLETED"],
+    ),
     "failed": ("record failed; exit 2", 1, ["FAILED"]),
     "failed_and_the_others_killed": (
         "[ $SLURM_PROCID = 0 ] && { sleep 1; kill -9 $$; }; record failed; exit 2",
@@ -87,13 +94,26 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module")
+def limited(cluster_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StandIn:
+    """A job with work for three of its time limits of a minute, submitted early."""
+    site = make_site(cluster_folder, tmp_path_factory.mktemp("limited"))
+    body = """[ $restart = 2 ] && record done && exit 0
+        trap 'record wants_requeue; exit 75' USR2; record running; while true; do sleep 0.2; done"""
+    return StandIn(site, site.home, "limited", body, time="00:01:00")
+
+
+@pytest.mark.usefixtures("limited")
 def test_every_way_to_end(site: Site) -> None:
     jobs = {name: StandIn(site, site.home, name, body, tasks) for name, (body, tasks, _) in CASES.items()}
     for job in jobs.values():
         site.ended(job.job)
     found = {name: site.accounting(job.job) for name, job in jobs.items()}
     assert found == {name: states for name, (_, _, states) in CASES.items()}
-    assert "killed by signal 9, for the 6th time: not requeued" in jobs["killed_again_and_again"].log()
+    assert (
+        "killed by signal 9, for the 6th time without anything new: not requeued"
+        in jobs["killed_again_and_again"].log()
+    )
     assert "memory_gb" in jobs["out_of_memory"].log()
 
 
@@ -130,3 +150,8 @@ def test_scancel_is_final_even_when_the_job_says_that_it_wants_to_go_on(site: Si
     site.call("scancel", *(["--full"] if signal else []), job.job)
     site.ended(job.job)
     assert site.accounting(job.job) == ["CANCELLED"]
+
+
+def test_time_limit_is_reached_again_and_again(limited: StandIn) -> None:
+    limited.site.ended(limited.job)
+    assert limited.site.accounting(limited.job) == ["REQUEUED", "REQUEUED", "COMPLETED"]

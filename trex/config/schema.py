@@ -169,6 +169,12 @@ class ProbeConfig:
         "exact", "exact: certified optimum of a path over C; published: the paper's search"
     )
     seeds: int = setting(5, "repetitions, each with its own split of trainval", at_least=1)
+    seeds_per_job: int = setting(
+        0,
+        "seeds of a data set that one Slurm job does; 0: all with exact, where they share the costly part, one with "
+        "published",
+        at_least=0,
+    )
     shots: tuple[int, ...] = setting((), "further probes with only so many training images a class", at_least=1)
     neighbours: int = setting(0, "further k-NN probe with this k; 0: none", at_least=0)
     normalise: tuple[str, ...] = setting(

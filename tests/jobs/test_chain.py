@@ -1,0 +1,113 @@
+"""Which jobs a chain becomes, as a dry run prints them: arrays, what each waits for, how many elements run at once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import main
+
+CLUSTER = """
+kind: slurm
+max_array_size: {size}
+probe: {{max_parallel: {parallel}}}
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, where no Slurm is to be found."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "no_slurm"))
+    return tmp_path
+
+
+def planned(
+    home: Path, capsys: pytest.CaptureFixture[str], *settings: str, parallel: int = 0, size: int = 0
+) -> list[tuple[str, str, str]]:
+    """Of each job of a whole chain: stage, array with its limit, what it waits for."""
+    (home / "recipe.yaml").write_text("extract: {datasets: [dtd, pets, eurosat, flowers]}\n")
+    (home / "cluster.yaml").write_text(CLUSTER.format(size=size, parallel=parallel))
+    words = ["run", "recipe.yaml", *settings, "--cluster", "cluster.yaml", "--dry-run"]
+    assert main(words) == 0
+    found = []
+    for script in capsys.readouterr().out.split("# ---- would be submitted: ")[1:]:
+        options = dict(re.findall(r"^#SBATCH --([a-z-]+)='?([^'\n]*)", script, re.MULTILINE))
+        found.append(
+            (script.partition("-")[0].partition("\n")[0], options.get("array", ""), options.get("dependency", ""))
+        )
+    return found
+
+
+def make_features(home: Path, *datasets: str) -> None:
+    for name in datasets:
+        for part in ("trainval", "test"):
+            path = home / "runs" / "run" / "features" / name / f"{part}.h5"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+
+def test_probes_of_all_seeds_are_one_array_beside_that_of_the_extraction(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert planned(home, capsys, parallel=3) == [
+        ("train", "", ""),
+        ("extract", "0-3%4", "afterok:<train>"),
+        ("probe", "0-3%3", "aftercorr:<extract-dtd>"),
+        ("report", "", "afterany:<train>:<extract-dtd>:<probe-dtd>"),
+    ]
+
+
+def test_published_protocol_has_an_array_a_seed_and_they_share_the_limit(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = planned(home, capsys, "probe.protocol=published", "probe.seeds=3", parallel=7)
+    assert [job[1:] for job in jobs if job[0] == "probe"] == [
+        ("0-3%2", "aftercorr:<extract-dtd>"),
+        ("0-3%2", "aftercorr:<extract-dtd>"),
+        ("0-3%3", "aftercorr:<extract-dtd>"),
+    ]
+
+
+def test_seeds_of_a_job_can_be_chosen(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = planned(home, capsys, "probe.seeds=5", "probe.seeds_per_job=2")
+    assert [job[1] for job in jobs if job[0] == "probe"] == ["0-3%4"] * 3
+
+
+def test_probes_whose_features_are_there_wait_for_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_features(home, "pets", "flowers")
+    jobs = planned(home, capsys, "extract.weights=pixels", parallel=3)
+    assert jobs[:3] == [
+        ("extract", "0-1%2", ""),
+        ("probe", "0-1%1", "aftercorr:<extract-dtd>"),
+        ("probe", "0-1%2", ""),
+    ]
+
+
+def test_arrays_that_are_too_large_are_cut_and_each_part_waits_for_its_own(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert planned(home, capsys, "extract.weights=pixels", size=3)[:-1] == [
+        ("extract", "0-2%3", ""),
+        ("extract", "", ""),
+        ("probe", "0-2%3", "aftercorr:<extract-dtd>"),
+        ("probe", "", "afterok:<extract-flowers>"),
+    ]
+
+
+def test_without_arrays_jobs_take_turns_to_keep_the_limit(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = planned(home, capsys, "extract.weights=pixels", size=1, parallel=2)
+    assert [job[1:] for job in jobs if job[0] == "probe"] == [
+        ("", "afterok:<extract-dtd>"),
+        ("", "afterok:<extract-pets>"),
+        ("", "afterok:<extract-eurosat>,afterany:<probe-dtd>"),
+        ("", "afterok:<extract-flowers>,afterany:<probe-pets>"),
+    ]
+
+
+def test_what_is_done_is_not_planned(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_features(home, "dtd", "pets", "eurosat", "flowers")
+    jobs = planned(home, capsys, "extract.weights=pixels")
+    assert [job[0] for job in jobs] == ["probe", "report"]

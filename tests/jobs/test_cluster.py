@@ -1,0 +1,85 @@
+"""Cluster files: what they may hold, and that nothing in them, or in a path, becomes a command of the batch script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import main
+from jobs.cluster import Cluster, load_cluster, seconds
+from jobs.slurm import Submitter, Work
+from jobs.spec import TaskSpec
+from trex.errors import TrexError, UserError
+from trex.rundir import RunDir
+
+HOSTILE = ("a\ntouch pwned", "a'; touch pwned; '", '"$(touch pwned)"', "`touch pwned`", "a b", "-n9", "a\u2028b", "")
+
+
+def script(folder: Path, cluster: Cluster, stage: str = "train") -> str:
+    return Submitter(RunDir(folder / "run"), cluster).text(Work((TaskSpec(stage, str(folder / "run")),)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize("field", ["partition", "account", "qos", "constraint", "time", "options"])
+def test_value_that_is_no_plain_word_is_refused_with_its_place(tmp_path: Path, field: str, value: str) -> None:
+    path = tmp_path / "cluster.yaml"
+    quoted = '"' + value.encode("unicode_escape").decode().replace('"', '\\"') + '"'
+    path.write_text(f"train:\n  {field}: " + (f"{{exclude: {quoted}}}\n" if field == "options" else f"{quoted}\n"))
+    with pytest.raises(TrexError, match=rf"cluster\.yaml:2.*{field}"):
+        load_cluster(str(path))
+
+
+@pytest.mark.parametrize("option", ["wrap", "output", "export", "array", "dependency", "uid", "Wrap", "a b", "x\n"])
+def test_option_that_is_the_toolkits_or_no_option_is_refused(tmp_path: Path, option: str) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(f'train:\n  options: {{"{option.encode("unicode_escape").decode()}": "1"}}\n')
+    with pytest.raises(TrexError, match=r"cluster\.yaml:2"):
+        load_cluster(str(path))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "50%j", "back\\slash"])
+def test_path_that_slurm_cannot_write_logs_to_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="choose a path"):
+        script(tmp_path / name, Cluster())
+
+
+def test_quotes_blanks_and_commands_in_a_path_stay_text(tmp_path: Path) -> None:
+    text = script(tmp_path / "it's $(touch pwned) `x`", Cluster())
+    assert all("touch pwned" not in line or "'\"'\"'s $(touch pwned) `x`/run" in line for line in text.splitlines())
+
+
+def test_defaults_of_the_site_hold_where_the_cluster_file_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
+    monkeypatch.setenv("SBATCH_PARTITION", "theirs")
+    path = tmp_path / "cluster.yaml"
+    path.write_text("train: {partition: gpu}\n")
+    lines = script(tmp_path, load_cluster(str(path))).splitlines()
+    assert "#SBATCH --account=mine" in lines
+    assert "#SBATCH --partition=gpu" in lines
+    monkeypatch.setenv("SBATCH_ACCOUNT", "mine\ntouch pwned")
+    with pytest.raises(UserError, match="SBATCH_ACCOUNT"):
+        script(tmp_path, Cluster())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("90", 5400), ("1:30", 90), ("12:30:00", 45000), ("1-2", 93600), ("1-02:30", 95400), ("1-02:30:05", 95405)],
+)
+def test_time_in_every_form_of_slurm(text: str, expected: int) -> None:
+    assert seconds(text) == expected
+
+
+def test_every_cluster_file_of_the_toolkit_is_valid_and_plans_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    for name in ("example", "sandbox", "slurm", "local"):
+        assert (
+            main(["run", str(Path(__file__).parents[2] / "configs" / "trex_star.yaml"), "--cluster", name, "--dry-run"])
+            == 0
+        )
+        assert "train" in capsys.readouterr().out

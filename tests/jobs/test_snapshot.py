@@ -1,0 +1,58 @@
+"""What a job runs and where its files lie: a copy of the code that nobody changes, a folder that nobody else enters."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.slurm import make_private
+from jobs.snapshot import code_digest, take_snapshot
+from trex.errors import UserError
+from trex.rundir import RunDir
+
+
+def test_snapshot_is_named_for_its_content_and_taken_once(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    first = take_snapshot(run)
+    assert first.name == code_digest() == code_digest(first)
+    assert take_snapshot(run) == first
+    assert [path.name for path in run.code.iterdir()] == [first.name]
+    assert sorted(path.name for path in first.iterdir()) == ["jobs", "trex"]
+
+
+def test_snapshot_runs_by_itself(tmp_path: Path) -> None:
+    code = take_snapshot(RunDir(tmp_path / "run"))
+    program = "import jobs.task, jobs.cli; print(jobs.task.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(code)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert Path(done.stdout.strip()).is_relative_to(code)
+
+
+def test_changed_snapshot_is_refused(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    edited = take_snapshot(run) / "jobs" / "task.py"
+    edited.chmod(0o644)
+    edited.write_text("import os\n")
+    with pytest.raises(UserError, match="was changed after jobs began to use it"):
+        take_snapshot(run)
+
+
+def test_folder_of_job_files_is_private_even_if_it_was_open(tmp_path: Path) -> None:
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    folder.chmod(0o777)
+    make_private(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_link_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "jobs").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="a link, or another user's"):
+        make_private(tmp_path / "jobs")

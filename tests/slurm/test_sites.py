@@ -1,0 +1,176 @@
+"""What sites do differently: how they preempt, what reaches a job's environment, where one submits from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.slurm.conftest import ROOT, Run, Site, make_site, start_sandbox, stop_sandbox, wait_for
+
+KEY = "extract-digits_unseen"
+PIXELS = ("extract.weights=pixels", "extract.resize=8", "extract.crop=8", "extract.datasets=[digits_unseen]")
+
+
+@pytest.fixture
+def own_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """A sandbox for one test, with the options it names."""
+    folder = start_sandbox(*request.param)
+    try:
+        yield make_site(folder, tmp_path / "own")
+    finally:
+        stop_sandbox(folder)
+
+
+def train(site: Site, name: str, *settings: str) -> Run:
+    site.trex("train", "tiny.yaml", f"name={name}", "train.epochs=8", *settings, "--cluster", "small.yaml")
+    return site.run_of(name)
+
+
+def saved_steps(run: Run) -> list[int]:
+    return [event["step"] for event in run.events("checkpoint") if event["reason"] == "stop"]
+
+
+def resumed_steps(run: Run) -> list[int]:
+    return [event["step"] for event in run.events("training_resumed")]
+
+
+@pytest.mark.parametrize("own_site", [("--user-signal",)], indirect=True, ids=["user signal"])
+def test_preemption_by_the_jobs_own_signal_and_a_restarted_controller_lose_nothing(own_site: Site) -> None:
+    run = train(own_site, "signalled")
+    job = run.jobs()["train"]
+    run.reach(8)
+    restart_controller(own_site)
+    run.reach(16)
+    own_site.preempt(own_site.node_of(job))
+    own_site.ended(job)
+    assert own_site.accounting(job) == ["REQUEUED", "COMPLETED"]
+    assert [event["signal"] for event in run.events("attempt_ended")] == ["SIGUSR2", None]
+    assert resumed_steps(run) == saved_steps(run)
+    assert run.state()["state"] == "done"
+
+
+def restart_controller(site: Site) -> None:
+    """End slurmctld and start it again, as an administrator does."""
+    pid = int((site.sandbox / "slurmctld.pid").read_text())
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), 30)
+    path = site.environment["PATH"] + ":/usr/local/sbin:/usr/sbin:/sbin"
+    environment = {**site.environment, "TREX_SANDBOX": str(site.sandbox), "PATH": path}
+    subprocess.run(["slurmctld"], env=environment, cwd=site.sandbox, check=True)
+    wait_for(lambda: site.call("scontrol", "ping", check=False).returncode == 0, 30)
+
+
+@pytest.mark.parametrize("own_site", [("--grace", "0")], indirect=True, ids=["no grace"])
+def test_preemption_without_grace_goes_on_and_is_never_completed_unfinished(own_site: Site) -> None:
+    run = train(own_site, "at_once", "checkpoint.every_steps=10")
+    job = run.jobs()["train"]
+    run.reach(14)
+    own_site.preempt(own_site.node_of(job))
+    own_site.ended(job)
+    assert own_site.accounting(job)[-1] == "COMPLETED"
+    assert "COMPLETED" not in own_site.accounting(job)[:-1]
+    assert len(resumed_steps(run)) == 1
+    assert resumed_steps(run)[0] >= 10, "at most what came after the last checkpoint is lost"
+    assert run.state()["state"] == "done"
+
+
+def with_sbatch(site: Site, lines: str) -> dict[str, Any]:
+    """Settings of a call for which `lines` stand in for sbatch; in them $real is the true one, $here a folder."""
+    here = site.home / "bin"
+    here.mkdir()
+    real = site.call("which", "sbatch").stdout.strip()
+    (here / "sbatch").write_text(f"#!/bin/sh\nhere='{here}' real={real}\n{lines}\n")
+    (here / "sbatch").chmod(0o755)
+    return {"env": {**site.environment, "PATH": f"{here}:{site.environment['PATH']}", "CANARY": "yellow"}}
+
+
+def test_job_runs_where_no_variable_reaches_it(site: Site) -> None:
+    settings = with_sbatch(site, 'exec $real --export=NONE "$@"')
+    with (site.home / "small.yaml").open("a") as file:
+        file.write(f"setup: ['env > {site.home}/environment.txt']\n")
+    site.trex("extract", "tiny.yaml", "name=bare", *PIXELS, "--cluster", "small.yaml", **settings)
+    run = site.run_of("bare")
+    site.ended(*run.jobs().values())
+    assert "CANARY" not in (site.home / "environment.txt").read_text()
+    assert run.state(KEY)["state"] == "done", run.log(KEY)
+
+
+def test_job_is_submitted_from_inside_another(site: Site) -> None:
+    words = ["--partition=cpu", "--ntasks=3", "--cpus-per-task=2", "--time=5", "--output=outer.txt", "--wait"]
+    command = (
+        f"{sys.executable} -m jobs.cli extract tiny.yaml name=inner {' '.join(map(repr, PIXELS))} --cluster small.yaml"
+    )
+    text = (site.home / "small.yaml").read_text().replace("extract: {", "extract: {cpus_per_task: 3, ")
+    (site.home / "small.yaml").write_text(text)
+    site.call("sbatch", *words, "--wrap", command)
+    assert "submitted as job" in (site.home / "outer.txt").read_text()
+    run = site.run_of("inner")
+    site.ended(*run.jobs().values())
+    assert run.state(KEY)["state"] == "done", run.log(KEY)
+    assert run.events("attempt_started")[0]["world"] == 1
+    assert json.loads((run.root / "environment.json").read_text())["threads"] == 3, "its own CPUs, not the outer job's"
+
+
+def test_job_runs_the_code_that_was_submitted(site: Site) -> None:
+    tree = site.home / "tree"
+    for package in ("jobs", "trex"):
+        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+    settings: dict[str, Any] = {"env": {**site.environment, "PYTHONPATH": str(tree)}}
+    text = (site.home / "small.yaml").read_text().replace("extract: {", "extract: {options: {begin: now+5}, ")
+    (site.home / "later.yaml").write_text(text)
+    site.trex("extract", "tiny.yaml", "name=frozen", *PIXELS, "--cluster", "later.yaml", **settings)
+    for path in (tree / "jobs" / "task.py", tree / "trex" / "features" / "extract.py"):
+        path.write_text("raise SystemExit('edited after the submission')\n")
+    run = site.run_of("frozen")
+    site.ended(*run.jobs().values())
+    assert run.state(KEY)["state"] == "done", run.log(KEY)
+
+
+@pytest.mark.parametrize("reply", ["lost", "refused"])
+def test_busy_controller_is_asked_again_and_no_job_is_submitted_twice(site: Site, reply: str) -> None:
+    first = '$real "$@" > /dev/null' if reply == "lost" else "true"
+    settings = with_sbatch(
+        site,
+        f'[ -e "$here/asked" ] && exec $real "$@"\n{first}\ntouch "$here/asked"\n'
+        "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2\nexit 1",
+    )
+    site.trex("extract", "tiny.yaml", "name=busy", *PIXELS, "--cluster", "small.yaml", **settings)
+    run = site.run_of("busy")
+    job = run.jobs()[KEY]
+    assert set(site.mine()) <= {job}
+    site.ended(job)
+    assert run.state(KEY)["job"] == job
+    assert len(run.events("attempt_started")) == 1
+
+
+def test_two_commands_at_the_same_moment_submit_one_job(site: Site) -> None:
+    words = ["train", "tiny.yaml", "name=both", "--cluster", "small.yaml"]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", *words], cwd=site.home, env=site.environment, stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    texts = [one.communicate(timeout=60)[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], texts
+    assert sorted("in the queue already" in text for text in texts) == [False, True]
+    assert len(site.mine()) == 1
+
+
+def test_run_folder_with_quotes_blanks_and_commands_in_its_name(site: Site) -> None:
+    odd = make_site(site.sandbox, site.home / 'it\'s $(touch pwned) "x" ; touch pwned')
+    odd.trex("extract", "tiny.yaml", "name=odd", *PIXELS, "--cluster", "small.yaml")
+    run = odd.run_of("odd")
+    odd.ended(*run.jobs().values())
+    assert run.state(KEY)["state"] == "done", run.log(KEY)
+    assert not list(site.home.rglob("pwned"))

@@ -1,0 +1,77 @@
+"""What `trex status` and `trex logs` say of a run while things happen to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.slurm.conftest import TREX, Run, Site, wait_for
+
+
+def status(run: Run) -> dict[str, Any]:
+    """The run as programs see it."""
+    return json.loads(run.site.trex("status", run.name, "--json").stdout)[0]
+
+
+def allocated(site: Site, job: str) -> int:
+    """Seconds that all starts of a job held their nodes, as accounting says."""
+    words = ["sacct", "-D", "-X", "-n", "-P", "-j", job, "-o", "ElapsedRaw"]
+    return sum(int(line) for line in site.call(*words).stdout.split())
+
+
+def test_status_and_logs_of_a_run_that_is_preempted_twice_and_cancelled(site: Site) -> None:
+    site.trex("train", "tiny.yaml", "name=watched", "train.epochs=200", "--cluster", "small.yaml")
+    run = site.run_of("watched")
+    job = run.jobs()["train"]
+    run.reach(4)
+    words = [*TREX, "logs", "watched", "--follow"]
+    with subprocess.Popen(
+        words, cwd=site.home, env=site.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as follow:
+        assert follow.stdout is not None
+        already = run.step()
+        assert any(f"step {(already + 3) % 15 + 1}/15" in line for line in follow.stdout), "what comes later is shown"
+        follow.terminate()
+
+    for preemptions in (1, 2):
+        site.preempt(site.node_of(job))
+        resumed = wait_for(lambda n=preemptions: run.events("training_resumed")[n - 1 :])[0]["step"]
+        run.reach(resumed + 5)
+    during = status(run)
+    train = during["stages"]["train"]
+    assert (train["state"], train["parts"][0]["job"]) == ("running", job)
+    assert during["step"] >= resumed + 5
+    assert during["steps"] == 200 * 15
+    assert during["images_per_second"] > 0
+    assert during["seconds_left"] > 0
+    assert during["restarts"] == 2
+    assert [stop.partition(",")[0] for stop in during["stops"]] == ["preempted or cancelled"] * 2
+    assert during["advice"] == ""
+
+    site.call("scancel", job)
+    site.ended(job)
+    site.accounting(job)
+    after = status(run)
+    assert after["allocated_seconds"] == pytest.approx(allocated(site, job), abs=1)
+    assert 0 < after["goodput"] < 1
+    assert after["stages"]["train"]["state"] == "gone"
+    text = site.trex("status", "watched").stdout
+    assert "GONE" in text
+    assert "ended as CANCELLED; saved at step" in text
+    assert "continue with: trex retry watched" in text
+
+
+def test_job_that_left_the_queue_before_it_began_is_shown_as_gone(site: Site) -> None:
+    held = (site.home / "small.yaml").read_text().replace("extract: {", 'extract: {options: {hold: "yes"}, ')
+    (site.home / "held.yaml").write_text(held)
+    site.trex("run", "tiny.yaml", "name=vanished", "extract.weights=pixels", "--cluster", "held.yaml")
+    run = site.run_of("vanished")
+    assert status(run)["stages"]["extract"]["state"] == "waiting"
+    site.call("scancel", run.jobs()["extract-digits"].partition("_")[0])
+    site.ended(*(job for key, job in run.jobs().items() if key != "report"))
+    after = status(run)
+    assert after["stages"]["extract"]["state"] == after["stages"]["probe"]["state"] == "gone"
+    assert after["advice"] == "trex retry vanished"
