@@ -19,6 +19,7 @@ from pathlib import Path
 
 from jobs import queue
 from jobs.cluster import Cluster, load_cluster
+from jobs.probe_memory import require_memory
 from jobs.runs import open_run, save_config
 from jobs.slurm import Submitter, Work, array_size, make_private, submissions_path, submitted_jobs
 from jobs.spec import STAGES, TaskSpec
@@ -62,6 +63,8 @@ def submit(run: RunDir, config: Config, cluster: Cluster, stage: str, dry_run: b
     """
     config = cluster.adapt(config)
     todo = plan(run, config, stage)
+    if any(spec.stage == "probe" for spec in todo.specs):
+        require_memory(config, cluster)
     for name in todo.done:
         _say(f"{name}: nothing to do")
     return _submit(run, config, cluster, todo.specs, dry_run)

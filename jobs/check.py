@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from jobs import commands, environment
 from jobs.cluster import Cluster, StageResources
 from jobs.launch import choose_cluster
+from jobs.probe_memory import require_memory
 from jobs.runs import open_run
 from jobs.spec import STAGES, Stage, TaskSpec
 from trex.config import Config, load
@@ -69,6 +71,7 @@ def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]
     images: dict[str, int] = {}
     for name in dict.fromkeys((config.data.dataset, *config.extract.datasets)):
         yield from _try(lambda name=name: _data(name, config, images))  # type: ignore[misc]
+    yield from _try(lambda: _memory(config, cluster))
     yield from _try(lambda: _write_rights(run))
     yield from _try(lambda: _space(run, config, images))
     if cluster.kind == "slurm":
@@ -166,6 +169,18 @@ def _data(name: str, config: Config, images: dict[str, int]) -> str:
     comparable = all(split.comparable for split in splits.values())
     note = "" if comparable else "; counts differ from the official ones: results will be marked not comparable"
     return f"data: {name}: {counts}, {len(splits['test'].classes)} classes{note}"
+
+
+def _memory(config: Config, cluster: Cluster) -> str:
+    largest = require_memory(config, cluster)
+    if not largest:
+        return "memory: not known before the extraction, for data sets without official counts"
+    if cluster.kind == "local":
+        here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+        if largest > here:
+            raise UserError(f"memory: a probe takes up to {largest:.1f} GB, this machine has {here:.1f}: set "
+                            f"probe.memory_gb={0.7 * here:.0f}, which is slower")  # fmt: skip
+    return f"memory: the largest probe takes {largest:.1f} GB"
 
 
 def _write_rights(run: RunDir) -> str:
