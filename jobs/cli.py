@@ -87,6 +87,11 @@ def _report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     parser.add_argument("targets", nargs="+", metavar="RUN", help=_TARGET)
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to write (default: report/ of the first run)")
+    parser.add_argument(
+        "--classes",
+        metavar="DATASET",
+        help="also the accuracy of each class of a data set and what it is taken for, with the confusion matrix as CSV",
+    )
     parser.set_defaults(handler=_write_report)
 
 
@@ -99,7 +104,7 @@ def _run_stage(args: argparse.Namespace) -> int:
 
 
 def _write_report(args: argparse.Namespace) -> int:
-    from trex.reporting.write import text_table, write_report
+    from trex.reporting.write import class_tables, text_table, write_report
 
     runs: list[RunDir] = []
     for target in args.targets:
@@ -110,6 +115,8 @@ def _write_report(args: argparse.Namespace) -> int:
     folder = args.to or runs[0].report
     page = write_report(runs, folder)
     sys.stdout.write(f"{text_table(runs)}\nreport: {page}\n")
+    if args.classes:
+        sys.stdout.write(f"\n{class_tables(runs, args.classes, folder)}\n")
     return ExitCode.DONE
 
 

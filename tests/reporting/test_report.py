@@ -17,7 +17,7 @@ from trex.config.schema import TRANSFER_DATASETS
 from trex.errors import UserError
 from trex.reporting import tables
 from trex.reporting.collect import average, collect
-from trex.reporting.write import text_table, write_report
+from trex.reporting.write import class_tables, text_table, write_report
 from trex.rundir import RunDir
 
 
@@ -171,3 +171,32 @@ def test_markdown_and_latex_keep_names_readable(run: RunDir) -> None:
     assert r"cog\_l1" in tables.latex(data)
     assert r"75.0 $\pm$ 7.1" in tables.latex(data)
     assert "| one | 75.0 ± 7.1 |" in tables.markdown(data)
+
+
+def three_classes(run: RunDir) -> None:
+    """Two seeds: cats are cats in 3 of 4 and 4 of 4 cases, dogs in 1 of 2, no bird was tested."""
+    for seed, (cat, confusion) in enumerate([(0.75, [[0, 0, 3], [0, 2, 1]]), (1.0, [[0, 0, 4]])]):
+        test = {
+            "top1": 0.8, "mean_per_class": (cat + 0.5) / 2, "per_class": [cat, 0.5, None],
+            "confusion": [*confusion, [1, 0, 1], [1, 1, 1]], "classes_without_test_images": 1,
+        }  # fmt: skip
+        result(run, "pets", seed, 0.8, classes=["=cat", "dog", "bird"], test=test)
+
+
+def test_classes_of_a_data_set_with_what_each_is_taken_for(run: RunDir, tmp_path: Path) -> None:
+    three_classes(run)
+    lines = class_tables([run], "pets", tmp_path / "out").splitlines()
+    assert lines[0] == "one: pets, exact: mean per-class accuracy 68.8 % over 2 classes"
+    assert [re.split(r"  +", line) for line in lines[3:]] == [
+        ["dog", "2", "50.0", "=cat 50 %"],
+        ["=cat", "4", "87.5", "bird 12 %"],
+    ]
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "confusion_pets.csv").read_text())))
+    assert sum(int(row["images"]) for row in rows) == 12
+    assert rows[0]["class"] == "'=cat", "a spreadsheet must not run it"
+
+
+def test_classes_of_a_data_set_without_results_says_which_have_some(run: RunDir, tmp_path: Path) -> None:
+    three_classes(run)
+    with pytest.raises(UserError, match="no probe results of 'dtd'; there are some of: pets"):
+        class_tables([run], "dtd", tmp_path)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from html import escape
+from statistics import mean
 from typing import Any
 
 from trex.reporting import tables
 from trex.reporting.charts import Series, legend, line_chart, whisker_chart
+from trex.reporting.classes import HEAD, class_rows
 from trex.reporting.collect import Cell, RunData, average, datasets, probe_kinds
 from trex.reporting.style import STYLE
 
@@ -200,22 +202,11 @@ def _classes(runs: Sequence[RunData]) -> str:
 
 
 def _class_table(cell: Cell) -> str:
-    """The classes with the lowest accuracy, and what each is taken for most often (first seed)."""
-    result = cell.results[0]
-    classes, test = result["classes"], result["test"]
-    taken: dict[int, list[tuple[int, int]]] = {}
-    for true, predicted, count in test["confusion"]:
-        if true != predicted:
-            taken.setdefault(true, []).append((count, predicted))
-    known = sorted((value, i) for i, value in enumerate(test["per_class"]) if value is not None)
-    body = []
-    for value, i in known[:WORST]:
-        wrong = ", ".join(f"{classes[other]} ({count})" for count, other in sorted(taken.get(i, []), reverse=True)[:3])
-        body.append((classes[i], f"{100 * value:.1f}", wrong))
-    mean = (
-        f"Mean per-class accuracy {100 * test['mean_per_class']:.1f} %; the lowest {len(body)} of {len(known)} classes:"
-    )
-    return f"<p>{mean}</p>{_html_table(('class', 'accuracy, %', 'taken for (images)'), body)}"
+    """The classes with the lowest accuracy, and what each is taken for most often."""
+    rows = class_rows(cell)
+    average = 100 * mean(result["test"]["mean_per_class"] for result in cell.results)
+    shown = f"the lowest {WORST} of {len(rows)} classes" if len(rows) > WORST else f"{len(rows)} classes"
+    return f"<p>Mean per-class accuracy {average:.1f} %; {shown}:</p>{_html_table(HEAD, rows[:WORST])}"
 
 
 def _published() -> str:

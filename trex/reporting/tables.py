@@ -82,15 +82,23 @@ def text_table(runs: Sequence[RunData]) -> str:
     blocks = []
     for kind in probe_kinds(runs):
         head, body = rows(runs, kind)
-        widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-        aligned = [
-            "  ".join([line[0].ljust(widths[0]), *(line[i].rjust(widths[i]) for i in range(1, len(head)))]).rstrip()
-            for line in [head, *body]
-        ]
-        blocks.append("\n".join([f"probe: {kind}", aligned[0], "-" * len(aligned[0]), *aligned[1:]]))
+        blocks.append("\n".join([f"probe: {kind}", *aligned([head, *body])]))
     if not blocks:
         blocks.append("no probe results yet")
     return "\n\n".join([*blocks, "\n".join(notes(runs))])
+
+
+def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """A header and rows in columns of equal width, with a rule between; columns `left` begin, others end together."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    texts = [
+        "  ".join(
+            text.ljust(width) if i in left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    return [texts[0], "-" * max(map(len, texts)), *texts[1:]]
 
 
 def markdown(runs: Sequence[RunData]) -> str:
@@ -128,7 +136,7 @@ def results_csv(runs: Sequence[RunData]) -> str:
                 test = result["test"]
                 line = [run.name, dataset, kind, result["seed"], test["top1"], test["mean_per_class"], chosen]
                 encoder = result["features"].get("encoder_digest", "")
-                writer.writerow([_harmless(value) for value in [*line, result["comparable"], encoder]])
+                writer.writerow([harmless(value) for value in [*line, result["comparable"], encoder]])
     return out.getvalue()
 
 
@@ -157,7 +165,7 @@ def comparisons(runs: Sequence[RunData]) -> list[tuple[str, str, str, float, flo
     return found
 
 
-def _harmless(value: object) -> object:
+def harmless(value: object) -> object:
     """A text that a spreadsheet would run as a formula gets an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trex.files import write_text
 from trex.reporting import tables
+from trex.reporting.classes import classes_text, confusion_csv
 from trex.reporting.collect import collect
 from trex.reporting.page import page
 from trex.rundir import RunDir
@@ -24,6 +25,18 @@ def write_report(runs: Sequence[RunDir], folder: Path) -> Path:
     write_text(folder / "table.tex", tables.latex(data))
     write_text(folder / "index.html", page(data))
     return folder / "index.html"
+
+
+def class_tables(runs: Sequence[RunDir], dataset: str, folder: Path) -> str:
+    """Accuracy of every class of a data set as text; the confusion matrices go to `folder`/confusion_<data set>.csv.
+
+    Raises:
+        UserError: if no run has results of that data set.
+    """
+    data = [collect(run) for run in runs]
+    text = classes_text(data, dataset)
+    write_text(folder / f"confusion_{dataset}.csv", confusion_csv(data, dataset))
+    return text
 
 
 def text_table(runs: Sequence[RunDir]) -> str:
