@@ -48,7 +48,7 @@ class StageResources:
         120, "seconds before the time limit at which the job is told to save; at most a third of the limit", at_least=10
     )
     max_parallel: int = setting(
-        0, "jobs of a stage that run at once, of one run; 0: as many as the cluster lets", at_least=0
+        0, "jobs of a stage that run at once, of one submission; 0: as many as the cluster lets", at_least=0
     )
     options: dict[str, str] = setting(
         {}, "further sbatch options by long name, without the dashes; yes: an option without a value"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,36 @@ def finish(run: Run) -> dict[str, Any]:
     run.site.ended(run.jobs()["train"])
     assert run.state()["state"] == "done", run.log()
     return run.final_state()
+
+
+def reach_time_limit(run: Run, job: str) -> None:
+    """Set the limit to a minute, and freeze the processes until its warning has come: Slurm takes up to half a minute
+    for that, in which a quick machine would finish the training.
+    """
+    processes = processes_of(run)
+    for process in processes:
+        os.kill(int(process.name), signal.SIGSTOP)
+    run.site.call("scontrol", "update", f"jobid={job}", "timelimit=1")
+    wait_for(lambda: sum(has_pending(process, signal.SIGUSR2) for process in processes) == 4)
+    for process in processes:
+        os.kill(int(process.name), signal.SIGCONT)
+
+
+def processes_of(run: Run) -> list[Path]:
+    """The living processes of a run's tasks, loader workers among them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (path / "cmdline").read_text().split("\0")
+            if "submitit.core._submit" in words and str(run.root / "jobs" / "slurm") in words and "srun" not in words:
+                found.append(path)
+    return found
+
+
+def has_pending(process: Path, number: signal.Signals) -> bool:
+    """Whether a signal waits for a frozen process."""
+    mask = re.search(r"^ShdPnd:\s*(\w+)", (process / "status").read_text(), re.MULTILINE)
+    return mask is not None and bool(int(mask[1], 16) >> (number - 1) & 1)
 
 
 def modified(run: Run) -> dict[Path, int]:
@@ -66,14 +99,8 @@ def steps_printed(run: Run) -> list[tuple[int, int]]:
 
 def seconds_to_requeue(run: Run) -> list[float]:
     """From each stop signal to the line that says the job is requeued."""
-    times = [
-        datetime.strptime(text, "%Y-%m-%d %H:%M:%S")
-        for text in re.findall(r"^(\S+ \S+) job \S+ requeued", run.log(), re.M)
-    ]
-    times = times or [
-        datetime.strptime(text, "%Y-%m-%d %H:%M:%S")
-        for text in re.findall(r"^(\S+ \S+) job \S+: requeued", run.log(), re.M)
-    ]
+    found = re.findall(r"^(\S+ \S+) job \S+: requeued", run.log(), re.MULTILINE)
+    times = [datetime.strptime(text, "%Y-%m-%d %H:%M:%S") for text in found]
     saves = [event for event in run.events("checkpoint") if event["reason"] == "stop"]
     signals = [datetime.fromtimestamp(event["time"] - event["seconds_signal_to_saved"]) for event in saves]
     return [(time - signal).total_seconds() for time, signal in zip(times, signals, strict=True)]
@@ -106,6 +133,15 @@ def unlucky(cluster_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> R
 
 
 @pytest.mark.usefixtures("unlucky")
+def test_finished_training_that_is_requeued_ends_at_once_and_touches_nothing(plain: Run) -> None:
+    before, job = modified(plain), plain.jobs()["train"]  # first: Slurm forgets a job after five minutes
+    plain.site.call("scontrol", "requeue", job)
+    plain.site.ended(job)
+    assert plain.site.accounting(job)[1:] == ["COMPLETED"]
+    assert [event["code"] for event in plain.events("attempt_ended")] == [0, 0]
+    assert modified(plain) == before
+
+
 def test_two_preemptions_and_a_time_limit_leave_no_trace_in_the_result(
     site: Site, uninterrupted: dict[str, Any]
 ) -> None:
@@ -115,7 +151,7 @@ def test_two_preemptions_and_a_time_limit_leave_no_trace_in_the_result(
         run.reach(step)
         site.preempt(node)
     run.reach(28)
-    site.call("scontrol", "update", f"jobid={job}", "timelimit=1")
+    reach_time_limit(run, job)
     wait_for(lambda: len(run.events("attempt_ended")) == 3)
     wait_for(lambda: site.queue().get(job) == "PENDING")
     site.call("scontrol", "update", f"jobid={job}", "timelimit=30")
@@ -157,15 +193,6 @@ def test_training_returns_after_a_node_failed(site: Site, uninterrupted: dict[st
     assert site.accounting(job)[-1] == "COMPLETED"
     steps = steps_printed(run)
     assert len(steps) - len(set(steps)) <= 10, "at most the steps since the last checkpoint are computed again"
-
-
-def test_finished_training_that_is_requeued_ends_at_once_and_touches_nothing(plain: Run) -> None:
-    before, job = modified(plain), plain.jobs()["train"]
-    plain.site.call("scontrol", "requeue", job)
-    plain.site.ended(job)
-    assert plain.site.accounting(job) == ["COMPLETED", "COMPLETED"]
-    assert [event["code"] for event in plain.events("attempt_ended")] == [0, 0]
-    assert modified(plain) == before
 
 
 def test_training_that_never_gets_any_further_is_given_up_and_says_so(unlucky: Run) -> None:

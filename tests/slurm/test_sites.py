@@ -174,3 +174,20 @@ def test_run_folder_with_quotes_blanks_and_commands_in_its_name(site: Site) -> N
     odd.ended(*run.jobs().values())
     assert run.state(KEY)["state"] == "done", run.log(KEY)
     assert not list(site.home.rglob("pwned"))
+
+
+def test_check_finds_what_slurm_would_refuse_and_creates_nothing(site: Site) -> None:
+    good = site.trex("check", "tiny.yaml", "--cluster", "small.yaml")
+    assert "FAIL" not in good.stdout
+    text = (site.home / "small.yaml").read_text()
+    text = text.replace("train: {partition: gpu", "train: {partition: gpus").replace(
+        "probe: {", "probe: {memory_gb: 99999, "
+    )
+    (site.home / "wrong.yaml").write_text(text)
+    wrong = site.trex("check", "tiny.yaml", "--cluster", "wrong.yaml", check=False)
+    assert wrong.returncode == 2
+    failed = [line for line in wrong.stdout.splitlines() if line.startswith("FAIL")]
+    assert len(failed) == 2, wrong.stdout
+    assert "there is no partition 'gpus' for you; there are: cpu, gpu, urgent" in failed[0]
+    assert "slurm: probe" in failed[1]
+    assert not (site.home / "runs").exists()
