@@ -202,12 +202,13 @@ def test_scores_leave_out_classes_without_test_images() -> None:
 
 
 @pytest.mark.slow
-def test_published_protocol_is_scikit_learn_and_optuna(digits, unwritten) -> None:
+@pytest.mark.parametrize("data", ["digits", "synthetic 2048-d"])
+def test_published_protocol_is_scikit_learn_and_optuna(digits, unwritten, data: str) -> None:
     """The same trials, choice and accuracy as both libraries used directly on the same split with the same seed."""
     import optuna
     from sklearn.linear_model import LogisticRegression
 
-    features, labels = digits[0].numpy(), digits[1].numpy()
+    features, labels = (part.numpy() for part in (digits if data == "digits" else synthetic(800, 2048, 12)))
     fold = validation_split(labels, 0)
     ranges = {"C": published.C_RANGE}
     rows = Rows(features)

@@ -53,10 +53,15 @@ class Features:
 
     features: np.ndarray  #: (n, D) float32 or float16, read-only
     labels: np.ndarray  #: (n,) int64
-    names: list[str]
+    encoded_names: np.ndarray  #: (n,) UTF-8, mapped as well
     classes: tuple[str, ...]
     about: About
     digest: str  #: SHA-256 of the feature array's bytes
+
+    @property
+    def names(self) -> list[str]:
+        """Paths of the images within the data set."""
+        return [name.decode("utf-8", "surrogateescape") for name in self.encoded_names]
 
 
 def write_features(
@@ -106,7 +111,7 @@ def open_features(path: Path) -> Features:
                 raise UserError(f"{path}: feature format {attributes['format']}; this version reads {FORMAT}")
             about = About(**{key: value for key, value in attributes.items() if key in _ABOUT})
             labels = found["labels"][()]
-            names = [name.decode() for name in found["names"][()]]
+            names = _mapped(path, found["names"])
             classes = tuple(name.decode() for name in found["classes"][()])
             features = _mapped(path, found["features"])
     except UserError:
@@ -161,10 +166,16 @@ def _mapped(path: Path, array: h5py.Dataset) -> np.ndarray:
 
 
 def _check_shapes(
-    path: Path, features: np.ndarray, labels: np.ndarray, names: list[str], classes: tuple[str, ...]
+    path: Path, features: np.ndarray, labels: np.ndarray, names: np.ndarray, classes: tuple[str, ...]
 ) -> None:
     n = len(features)
-    if features.ndim != 2 or features.dtype.kind != "f" or labels.shape != (n,) or len(names) != n:
+    if (
+        features.ndim != 2
+        or features.dtype.kind != "f"
+        or labels.shape != (n,)
+        or names.shape != (n,)
+        or names.dtype.kind != "S"
+    ):
         raise UserError(f"{path}: features {features.shape}, labels {labels.shape} and {len(names)} names do not fit")
     if n and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
         raise UserError(f"{path}: labels from {labels.min()} to {labels.max()} for {len(classes)} classes")
