@@ -23,7 +23,7 @@ from jobs.probe_memory import require_memory
 from jobs.runs import open_run, save_config
 from jobs.slurm import Submitter, Work, array_size, make_private, submissions_path, submitted_jobs
 from jobs.spec import STAGES, TaskSpec
-from jobs.stages import plan
+from jobs.stages import missing_data, plan
 from trex.config import Config, load
 from trex.config.loader import to_yaml
 from trex.errors import ExitCode, UserError
@@ -65,6 +65,9 @@ def submit(run: RunDir, config: Config, cluster: Cluster, stage: str, dry_run: b
     todo = plan(run, config, stage)
     if any(spec.stage == "probe" for spec in todo.specs):
         require_memory(config, cluster)
+    if missing := missing_data(config, todo.specs):
+        listed = ", ".join(f"{name} ({folder})" for name, folder in missing.items())
+        _say(f"warning: data sets that this machine does not have where they are looked for: {listed}")
     for name in todo.done:
         _say(f"{name}: nothing to do")
     return _submit(run, config, cluster, todo.specs, dry_run)

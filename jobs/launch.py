@@ -53,7 +53,8 @@ def _launch_here(
         for spec in todo.specs:
             count = _processes(cluster, spec.stage, processes)
             items = f" of {', '.join(item.name for item in spec.items)}" if spec.items else ""
-            sys.stdout.write(f"would run on this machine: {spec.stage}{items} with {count} processes, in {run.root}\n")
+            words = f"{count} process{'es' if count > 1 else ''}"
+            sys.stdout.write(f"would run on this machine: {spec.stage}{items} with {words}, in {run.root}\n")
         return ExitCode.DONE
     save_config(run, config)
     for spec in todo.specs:

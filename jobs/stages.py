@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,17 @@ def require_files(run: RunDir, config: Config, stage: str) -> None:
         if not Path(path).is_file():
             words = f"; expected {', '.join(WEIGHTS_OF_RUN)}, or a file" if setting == "extract.weights" else ""
             raise UserError(f"{setting}: there is no file {path}{words}")
+
+
+def missing_data(config: Config, specs: Sequence[TaskSpec]) -> dict[str, Path]:
+    """Data sets that these would read and that are not where they are looked for, with that folder, seen from this
+    machine: a cluster's nodes may have folders that its login node has not."""
+    from trex.images.registry import folder_of, made_without_files
+
+    names = [config.data.dataset] if any(spec.stage == "train" for spec in specs) else []
+    names += [item.dataset for spec in specs if spec.stage == "extract" for item in spec.items]
+    folders = {name: folder_of(name, config.data) for name in names if not made_without_files(name)}
+    return {name: folder.absolute() for name, folder in folders.items() if not folder.is_dir()}
 
 
 def is_trained(run: RunDir) -> bool:

@@ -100,10 +100,8 @@ def find(name: str, data: DataConfig) -> Dataset:
     Raises:
         UserError: if there is neither.
     """
-    if name not in _REGISTERED and name in MODULES:
-        importlib.import_module(MODULES[name])
-    if name in _REGISTERED:
-        return _REGISTERED[name]
+    if (known := _registered(name)) is not None:
+        return known
     if name in data.folders or folder_of(name, data).is_dir():
         from trex.images.imagefolder import read_image_folder
 
@@ -116,9 +114,22 @@ def find(name: str, data: DataConfig) -> Dataset:
     )
 
 
+def made_without_files(name: str) -> bool:
+    """Whether that is the name of a registered data set that needs no folder."""
+    known = _registered(name)
+    return known is not None and not known.needs_files
+
+
+def _registered(name: str) -> Dataset | None:
+    if name not in _REGISTERED and name in MODULES:
+        importlib.import_module(MODULES[name])
+    return _REGISTERED.get(name)
+
+
 def folder_of(name: str, data: DataConfig) -> Path:
     """Where the data set is looked for: `data.folders`, else a folder of its name in `data.root`."""
-    shared = _REGISTERED[name].folder if name in _REGISTERED else None
+    known = _registered(name)
+    shared = known.folder if known is not None else None
     for key in (name, shared):
         if key is not None and key in data.folders:
             return Path(data.folders[key]).expanduser()
