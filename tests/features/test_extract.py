@@ -18,6 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from jobs.runs import save_config
+from tests.stopping import StopAfter
 from trex.config import Config, load
 from trex.distributed import Ranks
 from trex.errors import Interrupted, UserError
@@ -154,16 +155,6 @@ def test_same_features_again_are_left_and_others_refused(setup) -> None:
         make_features(run, setup("run", "train.seed=1", "name=other")[1])
     with pytest.raises(UserError, match=r"resize 60"):
         make_features(run, load(run.config, Config, ["extract.resize=60"]))
-
-
-class StopAfter(StopRequest):
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self.left = looks
-
-    def __bool__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 def test_interrupted_anywhere_and_resumed_gives_the_same_content_and_leaves_nothing(setup) -> None:

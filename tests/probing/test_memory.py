@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.probing.test_probing import features_of_pixels, results, synthetic  # noqa: F401
+from tests.stopping import StopAfter
 from trex.config.schema import ProbeConfig
 from trex.errors import Interrupted, UserError
 from trex.interruption import StopRequest
@@ -28,18 +29,6 @@ from trex.probing.split import validation_split
 #: The largest of the sixteen sets, with the features of a ResNet-50.
 IN1K = Size(1281167, 50000, 2048, 1000)
 INAT2018 = Size(437513, 24426, 2048, 8142)
-
-
-class StopAt(StopRequest):
-    """Asks to stop from the n-th look on."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self.left = looks
-
-    def __bool__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 def solved(features: np.ndarray, labels: torch.Tensor, in_memory: bool, keep: bool) -> list[torch.Tensor]:
@@ -107,7 +96,7 @@ def test_search_that_is_stopped_anywhere_goes_on_to_the_same_bits(tmp_path: Path
     stops = 0
     while True:
         try:
-            choice, ended = found(StopAt(40 * (stops + 1)), path)  # long enough in the end for the longest solution
+            choice, ended = found(StopAfter(40 * (stops + 1)), path)  # long enough in the end for the longest solution
             break
         except Interrupted:
             stops += 1
@@ -129,7 +118,7 @@ def test_published_search_that_is_stopped_goes_on_with_the_same_trials(tmp_path:
     expected = search(StopRequest(), Partial(tmp_path / "a.json", {}))
     partial = Partial(tmp_path / "b.json", {})
     with pytest.raises(Interrupted):
-        search(StopAt(12), partial)
+        search(StopAfter(12), partial)
     partial.write()
     again = Partial(tmp_path / "b.json", {})
     assert len(again.state["trials"]) == 12
@@ -151,7 +140,7 @@ def test_unfinished_search_of_other_features_is_not_taken_up(tmp_path: Path) -> 
 def test_interrupted_probe_leaves_its_search_and_takes_it_away_when_it_has_finished(features_of_pixels) -> None:  # noqa: F811
     run, config = features_of_pixels
     with pytest.raises(Interrupted):
-        probe(run, config, "digits_unseen", [0], StopAt(60))
+        probe(run, config, "digits_unseen", [0], StopAfter(60))
     assert [path.name for path in run.root.glob("probes/**/.*")] == [".seed_0.partial.pt"]
     probe(run, config, "digits_unseen", [0], StopRequest())
     assert list(run.root.glob("probes/**/.*")) == []

@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 from sklearn.datasets import load_digits
 
 from jobs.runs import save_config
+from tests.stopping import StopAfter
 from trex.config import Config, load
 from trex.distributed import Ranks
 from trex.errors import Interrupted
@@ -294,14 +295,7 @@ def test_result_of_other_features_is_made_anew(features_of_pixels) -> None:
 def test_interrupted_probe_keeps_whole_results_only(features_of_pixels) -> None:
     run, config = features_of_pixels
 
-    class StopAfter(StopRequest):
-        left = 400
-
-        def __bool__(self) -> bool:
-            self.left -= 1
-            return self.left < 0
-
     with pytest.raises(Interrupted):
-        probe(run, config, "digits_unseen", range(2), StopAfter())
+        probe(run, config, "digits_unseen", range(2), StopAfter(400))
     assert 1 <= len(results(run)) < 6
     assert all(result["test"]["top1"] > 0 for result in results(run).values())

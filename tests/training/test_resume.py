@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.stopping import StopAfter
 from tests.training.conftest import assert_same_bits
 from trex.config import Config
 from trex.distributed import Ranks
@@ -24,18 +25,6 @@ from trex.interruption import StopRequest
 from trex.rundir import RunDir
 from trex.training.checkpoint import Checkpoints
 from trex.training.trainer import train
-
-
-class StopAfter(StopRequest):
-    """Asks to stop once it has been looked at so many times: after exactly that step, or in the validation."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self.left = looks
-
-    def __bool__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 def final(run: RunDir) -> dict:

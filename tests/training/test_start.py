@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from tests.released import EPOCH, released, shrunk
+from tests.stopping import StopAfter
 from tests.training.conftest import assert_same_bits, flat
-from tests.training.test_resume import StopAfter, final, finish, run_to_end
+from tests.training.test_resume import final, finish, run_to_end
 from trex.config import Config
 from trex.distributed import Ranks
 from trex.errors import Interrupted, ResumeRefused, UserError

@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.stopping import StopAfter
 from tests.training.conftest import assert_same_bits
-from tests.training.test_resume import StopAfter, final, finish
+from tests.training.test_resume import final, finish
 from trex.distributed import Ranks
 from trex.errors import Interrupted, TrexError, UserError
 from trex.files import read_lines
