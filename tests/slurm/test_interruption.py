@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.slurm.conftest import Run, Site, make_site, wait_for
+from tests.slurm.conftest import ROOT, Run, Site, make_site, wait_for
 
 
-def train(site: Site, name: str, *settings: str) -> Run:
+def train(site: Site, name: str, *settings: str, cluster: str = "sandbox") -> Run:
     """Submit a training on two nodes with two processes each."""
-    site.trex("train", "tiny.yaml", f"name={name}", *settings, "--cluster", "sandbox")
+    site.trex("train", "tiny.yaml", f"name={name}", *settings, "--cluster", cluster)
     return site.run_of(name)
 
 
@@ -31,13 +31,13 @@ def finish(run: Run) -> dict[str, Any]:
 
 
 def reach_time_limit(run: Run, job: str) -> None:
-    """Set the limit to a minute, and freeze the processes until its warning has come: Slurm takes up to half a minute
-    for that, in which a quick machine would finish the training.
+    """Shorten the limit so that its warning is due, and freeze the processes until it has come: Slurm takes up to half
+    a minute for that, in which a quick machine would finish the training.
     """
     processes = processes_of(run)
     for process in processes:
         os.kill(int(process.name), signal.SIGSTOP)
-    run.site.call("scontrol", "update", f"jobid={job}", "timelimit=1")
+    run.site.call("scontrol", "update", f"jobid={job}", "timelimit=5")
     wait_for(lambda: sum(has_pending(process, signal.SIGUSR2) for process in processes) == 4)
     for process in processes:
         os.kill(int(process.name), signal.SIGCONT)
@@ -145,7 +145,9 @@ def test_finished_training_that_is_requeued_ends_at_once_and_touches_nothing(pla
 def test_two_preemptions_and_a_time_limit_leave_no_trace_in_the_result(
     site: Site, uninterrupted: dict[str, Any]
 ) -> None:
-    run = train(site, "stopped")
+    text = (ROOT / "configs" / "clusters" / "sandbox.yaml").read_text()
+    (site.home / "warned.yaml").write_text(text.replace("signal_lead: 20", "signal_lead: 300", 1))
+    run = train(site, "stopped", cluster="warned.yaml")
     job = run.jobs()["train"]
     for step, node in ((8, "n1"), (18, "n2")):
         run.reach(step)
