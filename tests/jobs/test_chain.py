@@ -28,7 +28,7 @@ def planned(
     home: Path, capsys: pytest.CaptureFixture[str], *settings: str, parallel: int = 0, size: int = 0
 ) -> list[tuple[str, str, str]]:
     """Of each job of a whole chain: stage, array with its limit, what it waits for."""
-    (home / "recipe.yaml").write_text("extract: {datasets: [dtd, pets, eurosat, flowers]}\n")
+    (home / "recipe.yaml").write_text("extract: {datasets: [dtd, pets, eurosat, flowers], resize: 8, crop: 8}\n")
     (home / "cluster.yaml").write_text(CLUSTER.format(size=size, parallel=parallel))
     words = ["run", "recipe.yaml", *settings, "--cluster", "cluster.yaml", "--dry-run"]
     assert main(words) == 0
