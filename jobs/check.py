@@ -15,7 +15,7 @@ from jobs import commands, environment
 from jobs.cluster import Cluster, StageResources
 from jobs.launch import choose_cluster
 from jobs.probe_memory import require_memory
-from jobs.runs import open_run
+from jobs.runs import open_config
 from jobs.spec import STAGES, Stage, TaskSpec
 from trex.config import Config, load
 from trex.config.compare import differences
@@ -49,7 +49,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _check(args: argparse.Namespace) -> int:
-    run, config = open_run(args.target, args.overrides)
+    run, config = open_config(args.target, args.overrides)
     cluster = choose_cluster(args.cluster)
     failed = 0
     for finding in findings(run, cluster.adapt(config), cluster):

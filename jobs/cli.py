@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs import chain, check, data, export, launch, status
-from jobs.runs import open_run
+from jobs.runs import open_config, open_run
 from trex.errors import ExitCode, TrexError, UserError
 from trex.rundir import RunDir
 
@@ -98,7 +98,7 @@ def _report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 def _run_stage(args: argparse.Namespace) -> int:
     if args.processes is not None and args.processes < 1:
         raise UserError(f"--processes is {args.processes}: expected at least 1")
-    run, config = open_run(args.target, args.overrides)
+    run, config = open_config(args.target, args.overrides)
     cluster = launch.choose_cluster(args.cluster)
     return launch.launch(run, config, cluster, args.stage, processes=args.processes, dry_run=args.dry_run)
 

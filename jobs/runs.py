@@ -16,22 +16,32 @@ from trex.files import write_text
 from trex.rundir import RunDir
 
 
-def open_run(target: str, overrides: Sequence[str] = ()) -> tuple[RunDir, Config]:
-    """Read the config file `target`, or the saved config of the run that `target` names. Creates nothing.
+def open_config(target: str, overrides: Sequence[str] = ()) -> tuple[RunDir, Config]:
+    """Read what a command that does work is given: a config file or a run folder, by path or by name.
 
-    Weights files are named by absolute paths then: a run may be continued from another folder.
+    A name is a file of configs/ before it is a run: a config that was edited since the run began must not be passed
+    over in silence. Creates nothing. Weights files are named by absolute paths then: a run may be continued from
+    another folder.
 
     Raises:
         UserError: if there is neither; ConfigError: if the config is wrong.
     """
     path = Path(target).expanduser()
-    for candidate in (path, Path("runs") / target):
-        if (candidate / "config.yaml").is_file():
-            config = _with_absolute_files(load(candidate / "config.yaml", Config, overrides))
-            return RunDir(candidate.absolute()), config
-    for candidate in (path, Path("configs") / f"{target}.yaml"):
-        if candidate.is_file():
-            config = _with_absolute_files(load(candidate, Config, overrides))
+    return _open((path, Path("configs") / f"{target}.yaml", Path("runs") / target), target, overrides)
+
+
+def open_run(target: str) -> tuple[RunDir, Config]:
+    """Read what a command about a run is given: the run's folder or name; else as `open_config` does."""
+    path = Path(target).expanduser()
+    return _open((path, Path("runs") / target, Path("configs") / f"{target}.yaml"), target, ())
+
+
+def _open(places: Sequence[Path], target: str, overrides: Sequence[str]) -> tuple[RunDir, Config]:
+    for place in places:
+        if (place / "config.yaml").is_file():
+            return RunDir(place.absolute()), _with_absolute_files(load(place / "config.yaml", Config, overrides))
+        if place.is_file():
+            config = _with_absolute_files(load(place, Config, overrides))
             return RunDir.of(config), config
     raise UserError(_nothing_named(target))
 

@@ -92,6 +92,21 @@ def test_dry_run_says_what_would_run_and_creates_nothing(home: Path) -> None:
     assert files(home) == before
 
 
+def test_name_means_the_config_file_before_the_run_of_that_name(home: Path) -> None:
+    """An edited config is not passed over because a run of its name is there; commands about runs find the run."""
+    (home / "configs").mkdir(exist_ok=True)
+    (home / "configs" / "mine.yaml").write_text("name: mine\ntrain: {epochs: 17, batch_size: 64}\n")
+    (home / "runs" / "mine").mkdir(parents=True)
+    (home / "runs" / "mine" / "config.yaml").write_text("name: mine\ntrain: {epochs: 19, batch_size: 64}\n")
+    edited = trex(home, "check", "mine", "--cluster", "local")
+    assert "holds a run with another config (train.epochs: was 19, is now 17)" in edited.stdout
+    other = trex(home, "train", "mine", "name=other", "--cluster", "local", "--dry-run")
+    assert other.stdout.strip().endswith("runs/other"), other.stderr
+    by_path = trex(home, "check", "runs/mine", "--cluster", "local")
+    assert "runs/mine exists and would be continued" in by_path.stdout
+    assert json.loads(trex(home, "status", "mine", "--json").stdout)[0]["epochs"] == 19
+
+
 def test_submitting_imports_no_torch() -> None:
     program = "import sys, jobs.cli, jobs.slurm; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'h5py')))"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
