@@ -34,14 +34,15 @@ trex_may_die_again() { # counts the deaths of this job since something new came 
     [ "$count" -lt $trex_most_deaths ]
 }
 
-trex_requeue() {
+trex_requeue() { # Slurm may end this shell before scontrol has returned, so that the reason is logged first
     local pause
+    trex_say "requeue: $1"
     for pause in 1 2 4 8 0; do
-        scontrol requeue "$trex_job" && trex_say "requeued: $1" && return
+        scontrol requeue "$trex_job" && return
         command -v scontrol > /dev/null || break
         sleep $pause
     done
-    trex_say "$1, but scontrol cannot requeue it. Continue with: $trex_continue"
+    trex_say "scontrol cannot requeue it. Continue with: $trex_continue"
 }
 
 trex_after_death() {

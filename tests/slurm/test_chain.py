@@ -76,7 +76,7 @@ def test_signal_in_validation_extraction_and_probe_leaves_no_trace_in_the_report
     site.ended(*jobs.values())
     for key in moments:
         assert site.accounting(jobs[key]) == ["REQUEUED", "COMPLETED"], run.log(key)
-    assert "validation: top-1" not in run.log("train").partition("requeued")[0]
+    assert "validation: top-1" not in run.log("train").partition("requeue:")[0]
     assert len(re.findall(r"digits exact seed 0: top-1", run.log("probe-digits"))) == 1
 
     here = make_site(site.sandbox, tmp_path / "here")

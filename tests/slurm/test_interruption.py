@@ -98,9 +98,10 @@ def steps_printed(run: Run) -> list[tuple[int, int]]:
 
 
 def seconds_to_requeue(run: Run) -> list[float]:
-    """From each stop signal to the line that says the job is requeued."""
-    found = re.findall(r"^(\S+ \S+) job \S+: requeued", run.log(), re.MULTILINE)
-    times = [datetime.strptime(text, "%Y-%m-%d %H:%M:%S") for text in found]
+    """From each stop signal to the moment at which Slurm put the job back into the queue."""
+    words = ["sacct", "-D", "-X", "-n", "-P", "-j", run.jobs()["train"], "-o", "State,End"]
+    rows = [line.split("|") for line in run.site.call(*words).stdout.splitlines()]
+    times = [datetime.fromisoformat(end) for state, end in rows if state == "REQUEUED"]
     saves = [event for event in run.events("checkpoint") if event["reason"] == "stop"]
     signals = [datetime.fromtimestamp(event["time"] - event["seconds_signal_to_saved"]) for event in saves]
     return [(time - signal).total_seconds() for time, signal in zip(times, signals, strict=True)]
