@@ -22,8 +22,8 @@ from jobs.cluster import Cluster, load_cluster
 from jobs.probe_memory import require_memory
 from jobs.runs import open_run, save_config
 from jobs.slurm import Submitter, Work, array_size, make_private, submissions_path, submitted_jobs
-from jobs.spec import STAGES, TaskSpec
-from jobs.stages import missing_data, plan
+from jobs.spec import TaskSpec
+from jobs.stages import missing_data, plan, stages_of
 from trex.config import Config, load
 from trex.config.loader import to_yaml
 from trex.errors import ExitCode, UserError
@@ -62,7 +62,7 @@ def submit(run: RunDir, config: Config, cluster: Cluster, stage: str, dry_run: b
     A dry run prints the batch scripts and creates nothing.
     """
     config = cluster.adapt(config)
-    todo = plan(run, config, stage)
+    todo = plan(run, config, stages_of(stage))
     if any(spec.stage == "probe" for spec in todo.specs):
         require_memory(config, cluster)
     if missing := missing_data(config, todo.specs):
@@ -243,9 +243,7 @@ def _retry(target: str, cluster_name: str | None, dry_run: bool) -> int:
     if not stages:
         raise UserError(f"{run.root}: none of its stages was ever submitted to Slurm; `trex run {target}` does them")
     cluster = load_cluster(cluster_name) if cluster_name else load(cluster_path(run), Cluster)
-    plans = [plan(run, config, stage) for stage in STAGES if stage in stages]
-    specs = [spec for one in plans for spec in one.specs]
-    return _submit(run, config, cluster, specs, dry_run)
+    return _submit(run, config, cluster, plan(run, config, stages).specs, dry_run)
 
 
 def _cancel(target: str) -> int:

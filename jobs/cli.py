@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ _EXIT_CODES = """exit codes:
   75 stopped, saved; the same command continues     77 refused: config, data or number of processes changed
   78 restarted several times without progress"""
 
+#: What the place that a person chose may lack: rights, room, a folder where a file stands.
+_OF_THE_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; prints a mistake of the user's as one message, without a traceback."""
@@ -33,6 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(error.exit_code)
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE:
+            raise
+        sys.stderr.write(f"trex: error: {error.filename or 'cannot write'}: {error.strerror}\n")
+        return int(ExitCode.USER_ERROR)
     except KeyboardInterrupt:
         return 130
 

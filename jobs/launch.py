@@ -8,7 +8,7 @@ from jobs import chain, commands
 from jobs.cluster import Cluster, load_cluster
 from jobs.local import run_here
 from jobs.runs import save_config
-from jobs.stages import plan, require_files
+from jobs.stages import plan, require_files, stages_of
 from trex.config.schema import Config
 from trex.errors import ExitCode, UserError
 from trex.rundir import RunDir
@@ -46,7 +46,7 @@ def _launch_here(
     run: RunDir, config: Config, cluster: Cluster, stage: str, processes: int | None, dry_run: bool
 ) -> ExitCode:
     """Do what is missing, one stage after the other; stops at the first that does not end well."""
-    todo = plan(run, config, stage)
+    todo = plan(run, config, stages_of(stage))
     for skipped in todo.done:
         sys.stderr.write(f"trex: {skipped}: nothing to do\n")
     if dry_run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,11 +11,12 @@ from jobs import commands, environment, queue
 from jobs.attempts import read_state
 from jobs.slurm import submitted_jobs
 from jobs.spec import STAGES, Stage
-from jobs.stages import is_done, is_trained, items
+from jobs.stages import is_there, is_trained, items
 from trex.config import Config
 from trex.errors import TrexError
-from trex.files import read_json, read_lines
+from trex.files import read_lines
 from trex.rundir import RunDir
+from trex.training.manifest import newest_manifest
 
 State = Literal["done", "running", "waiting", "failed", "gone", "open"]
 #: Which state of its parts a stage shows, the most pressing first.
@@ -147,7 +147,7 @@ def _finished(run: RunDir, config: Config, stage: Stage) -> dict[str, bool]:
         return {stage: is_trained(run)}
     if stage == "report":
         return {stage: (run.report / "index.html").exists()}
-    return {f"{stage}-{item.name}": is_done(run, config, stage, item) for item in items(stage, config)}
+    return {f"{stage}-{item.name}": is_there(run, config, stage, item) for item in items(stage, config)}
 
 
 def _part(run: RunDir, key: str, finished: bool, submitted: dict[str, tuple[str, str]], slurm: Slurm) -> Part:
@@ -208,10 +208,9 @@ def _read_progress(run: RunDir, config: Config, status: RunStatus) -> None:
         last = lines[-1]
         status.step, status.epoch, status.images_per_second = last["step"], last["epoch"], last["images_per_second"]
         status.steps = round(last["step"] / last["epoch"]) * config.train.epochs if last["epoch"] else None
-    newest = max(run.checkpoints.glob("epoch-*/manifest.json"), default=None)
+    newest = newest_manifest(run.checkpoints)
     if newest is not None:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            status.step = max(int(read_json(newest)["step"]), status.step or 0)
+        status.step = max(newest[1]["step"], status.step or 0)
     if status.steps and status.step is not None and status.images_per_second:
         seconds = (status.steps - status.step) * config.train.batch_size / status.images_per_second
         status.seconds_left = max(seconds, 0.0)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jobs.spec import STAGES, Item, Stage, TaskSpec
 from trex.config.schema import WEIGHTS_OF_RUN, Config, ProbeConfig
 from trex.errors import UserError
-from trex.files import read_json
-from trex.probing.kinds import probe_kinds
+from trex.probing.kinds import is_result_of, made_from, probe_kinds
 from trex.rundir import RunDir
+from trex.training.manifest import newest_manifest
 
 
 @dataclass(frozen=True)
@@ -22,26 +22,68 @@ class Plan:
     done: tuple[Stage, ...]
 
 
-def plan(run: RunDir, config: Config, stage: str) -> Plan:
-    """The missing work of one stage, or with `run` of all of them. A stage before the wanted one is not included."""
+def plan(run: RunDir, config: Config, stages: Sequence[Stage]) -> Plan:
+    """The missing work of some stages, in order. A stage before the wanted ones is not included.
+
+    Raises:
+        UserError: if there are features that something else made than what this config would: they are never mixed.
+    """
     specs, done = [], []
-    for name in STAGES if stage == "run" else [one for one in STAGES if one == stage]:
-        missing = _missing(run, config, name, asked=stage)
-        if missing is None:
-            done.append(name)
+    wants_training = config.extract.weights == "trained" or tuple(stages) != STAGES  # or asked for by name
+    trains = "train" in stages and wants_training and not is_trained(run)
+    if "extract" in stages:
+        _refuse_other_features(run, config, to_be_trained=trains and config.extract.weights == "trained")
+    extracted: set[str] = set()
+    for stage in (one for one in STAGES if one in stages):
+        missing: tuple[Item, ...] = ()
+        if stage == "extract":
+            missing = tuple(item for item in items(stage, config) if not is_there(run, config, stage, item))
+            extracted = {item.dataset for item in missing}
+        elif stage == "probe":
+            missing = tuple(
+                item for item in items(stage, config) if item.dataset in extracted or not _is_probed(run, config, item)
+            )
+        if missing or stage == "report" or (stage == "train" and trains):
+            specs.append(TaskSpec(stage, str(run.root), missing))
         else:
-            specs.append(TaskSpec(name, str(run.root), missing))
+            done.append(stage)
     return Plan(tuple(specs), tuple(done))
 
 
-def _missing(run: RunDir, config: Config, stage: Stage, asked: str) -> tuple[Item, ...] | None:
-    """What the stage has still to go through; None where it has nothing to do."""
-    if stage == "train":
-        wanted = asked == "train" or config.extract.weights == "trained"
-        return () if wanted and not is_trained(run) else None
-    if stage == "report":
-        return ()
-    return tuple(item for item in items(stage, config) if not is_done(run, config, stage, item)) or None
+def stages_of(name: str) -> tuple[Stage, ...]:
+    """The stages that a command does: `run` all of them."""
+    return STAGES if name == "run" else tuple(stage for stage in STAGES if stage == name)
+
+
+def _refuse_other_features(run: RunDir, config: Config, to_be_trained: bool) -> None:
+    """Raise UserError if a feature file is there that these weights and settings did not make. Cheap: the images and
+    the weights' values are compared by the job itself."""
+    there = [path for name in config.extract.datasets for path in _feature_files(run, name) if path.exists()]
+    if not there:
+        return
+    from trex.features.origin import origin
+    from trex.features.store import others, read_about
+
+    wanted = origin(run, config, "the training, when it has finished" if to_be_trained else None)
+    for path in there:
+        found = asdict(read_about(path)[0])
+        if differences := [f"{key}: {wanted[key]} and {found[key]}" for key in wanted if wanted[key] != found[key]]:
+            raise others(path, differences)
+
+
+def _is_probed(run: RunDir, config: Config, item: Item) -> bool:
+    """Whether all results of an item are there, made from the features that are there. Features that were deleted
+    afterwards are not missed."""
+    files = _feature_files(run, item.dataset)
+    if not is_there(run, config, "probe", item) or not all(path.exists() for path in files):
+        return is_there(run, config, "probe", item)
+    from trex.features.store import read_about
+
+    (about, trainval), (_, test) = map(read_about, files)
+    return all(
+        is_result_of(run.probe(item.dataset, kind, seed), made_from(config.probe, kind, about, (trainval, test)))
+        for kind, seed in _results(config, item)
+    )
 
 
 def items(stage: Stage, config: Config) -> tuple[Item, ...]:
@@ -53,13 +95,21 @@ def items(stage: Stage, config: Config) -> tuple[Item, ...]:
     return ()
 
 
-def is_done(run: RunDir, config: Config, stage: Stage, item: Item) -> bool:
+def is_there(run: RunDir, config: Config, stage: Stage, item: Item) -> bool:
     """Whether all files of an item are there: both parts' features; results of every kind of probe and every seed."""
     if stage == "extract":
-        return all(run.features(item.dataset, part).exists() for part in ("trainval", "test"))
+        return all(path.exists() for path in _feature_files(run, item.dataset))
+    return all(run.probe(item.dataset, kind, seed).exists() for kind, seed in _results(config, item))
+
+
+def _feature_files(run: RunDir, dataset: str) -> tuple[Path, Path]:
+    return run.features(dataset, "trainval"), run.features(dataset, "test")
+
+
+def _results(config: Config, item: Item) -> list[tuple[str, int]]:
+    """Kind and seed of each probe of an item."""
     seeds = item.seeds or range(config.probe.seeds)
-    kinds = probe_kinds(config.probe)
-    return all(run.probe(item.dataset, kind, seed).exists() for kind in kinds for seed in seeds)
+    return [(kind, seed) for kind in probe_kinds(config.probe) for seed in seeds]
 
 
 def _seeds_of_jobs(config: ProbeConfig) -> list[tuple[int, ...]]:
@@ -97,10 +147,5 @@ def missing_data(config: Config, specs: Sequence[TaskSpec]) -> dict[str, Path]:
 
 def is_trained(run: RunDir) -> bool:
     """Whether the newest checkpoint says that the training is complete."""
-    folders = sorted(run.checkpoints.glob("epoch-*"), reverse=True)
-    for folder in folders[:1]:
-        try:
-            return bool(read_json(folder / "manifest.json")["finished"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-    return False
+    newest = newest_manifest(run.checkpoints)
+    return newest is not None and newest[1]["finished"]

@@ -130,6 +130,21 @@ def test_file_is_plain_hdf5(setup) -> None:
         assert file.attrs["weights"] == "untrained resnet18, seed 0"
 
 
+def test_names_beyond_ascii_are_read_by_the_documented_lines(setup, photos: Path, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        shutil.copytree(photos / "photos" / part / "class0", tmp_path / "bäume" / part / "Bäume 木")
+        shutil.copytree(photos / "photos" / part / "class1", tmp_path / "bäume" / part / "Büsche")
+    run, config = setup("run", f"data.folders={{photos: {tmp_path}/bäume}}", "extract.weights=pixels")
+    make_features(run, config)
+    path = run.features("photos", "test")
+    with h5py.File(path) as file:
+        names, classes = file["names"].asstr()[:], file["classes"].asstr()[:]
+    assert classes.tolist() == ["Bäume 木", "Büsche"]
+    assert names[0] == "val/Bäume 木/000.jpg"
+    assert open_features(path).classes == tuple(classes)
+    assert open_features(path).names == names.tolist()
+
+
 def test_float16_halves_the_file(setup) -> None:
     run, config = setup("half", "extract.dtype=float16")
     make_features(run, config)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.cli import main
+from trex.features.store import About, write_features
 
 CLUSTER = """
 kind: slurm
@@ -42,11 +44,14 @@ def planned(
 
 
 def make_features(home: Path, *datasets: str) -> None:
+    """Feature files of two images, as the recipe's run makes them from pixels."""
+    transform = "resize 8 bicubic, centre crop 8, resnet50"
     for name in datasets:
         for part in ("trainval", "test"):
+            about = About("run", name, part, "split", "pixels", "raw pixels", transform, "float32", False, "{}")
             path = home / "runs" / "run" / "features" / name / f"{part}.h5"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            features, labels = np.zeros((2, 192), np.float32), np.arange(2)
+            write_features(path, [features], features.shape, labels, ["a", "b"], ("a", "b"), about)
 
 
 def test_probes_of_all_seeds_are_one_array_beside_that_of_the_extraction(

@@ -81,6 +81,20 @@ def test_mistake_of_the_command_is_one_clear_line(home: Path, words: list[str], 
     assert "Traceback" not in done.stderr
 
 
+def test_place_that_cannot_be_written_is_one_clear_line(home: Path) -> None:
+    (home / "file").write_text("")
+    for words in (
+        ["data", "get", "pets", "data.root=file/sets"],
+        ["train", "tiny.yaml", "runs=file/runs", "--cluster", "local"],
+        ["run", "tiny.yaml", "runs=file", "extract.weights=pixels", "--cluster", "local"],
+    ):
+        done = trex(home, *words)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.splitlines()[-1].startswith("trex: error: "), done.stderr
+        assert "Traceback" not in done.stderr
+        assert "/" in done.stderr.splitlines()[-1]
+
+
 def test_dry_run_says_what_would_run_and_creates_nothing(home: Path) -> None:
     before = files(home)
     done = trex(home, "run", "tiny.yaml", "--dry-run", "name=planned")

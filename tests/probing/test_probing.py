@@ -292,6 +292,25 @@ def test_result_of_other_features_is_made_anew(features_of_pixels) -> None:
     assert json.loads(path.read_text())["features"]["trainval_digest"] != "other"
 
 
+@pytest.mark.parametrize("protocol", ["exact", "published"])
+@pytest.mark.parametrize("sgd", ["[]", "[digits_unseen]"])
+def test_one_image_a_class_leaves_nothing_to_search_with(
+    features_of_pixels, tmp_path: Path, monkeypatch, protocol: str, sgd: str
+) -> None:
+    monkeypatch.setattr(published, "EPOCHS", 3)
+    monkeypatch.setattr(published, "C_RANGE", (1e-2, 1e2))
+    run, _ = features_of_pixels
+    settings = (f"runs={tmp_path}/runs", f"probe.protocol={protocol}", "probe.shots=[1]", f"probe.sgd={sgd}")
+    config = load(tmp_path / "c.yaml", Config, settings)
+    probe(run, config, "digits_unseen", [0], StopRequest())
+    one = results(run)[f"digits_unseen/{protocol}-1shot/seed_0.json"]
+    assert one["counts"]["validation"] == 0
+    assert (one["trials"], one["validation"]["top1"], one["edge"]) == ([], None, None)
+    assert one["test"]["top1"] > 0.5
+    if protocol == "published" and sgd == "[]":
+        assert one["best"] == {"C": 1.0}
+
+
 def test_interrupted_probe_keeps_whole_results_only(features_of_pixels) -> None:
     run, config = features_of_pixels
 

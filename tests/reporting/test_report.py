@@ -76,6 +76,31 @@ def test_missing_cell_is_a_dash_and_named_never_zero(run: RunDir, tmp_path: Path
     assert [(row["run"], row["dataset"]) for row in rows] == [("one", "dtd"), ("one", "pets"), ("other", "dtd")]
 
 
+def test_sets_and_seeds_that_the_config_asks_for_are_shown_as_missing(run: RunDir) -> None:
+    result(run, "dtd", 0, 0.7)
+    run.config.write_text("extract: {datasets: [dtd, pets]}\nprobe: {seeds: 3, shots: [5]}\n")
+    head, body = tables.rows([collect(run)], "exact")
+    assert (head[1:3], body[0][1:3]) == (["dtd", "pets"], ["70.0", tables.MISSING])
+    text = text_table([run])
+    assert "one: no results of pets (exact), dtd (exact-5shot), pets (exact-5shot)." in text
+    assert "one: dtd (exact) has 1 of 3 seeds." in text
+    assert "dtd" in write_report([run], run.report).read_text()
+
+
+def test_sets_of_several_encoders_are_said_not_to_compare(run: RunDir) -> None:
+    result(run, "dtd", 0, 0.7)
+    assert "encoders" not in text_table([run])
+    result(run, "pets", 0, 0.7, features={"encoder_digest": "other", "weights": "epoch-0002"})
+    assert "one: made with 2 different encoders, so that its sets do not compare." in text_table([run])
+
+
+def test_in1k_alone_has_no_mean_and_still_a_report(run: RunDir) -> None:
+    result(run, "in1k", 0, 0.7)
+    page = write_report([run], run.report).read_text()
+    assert "Results of the exact probe on in1k only, which no mean includes." in page
+    assert "70.0" in text_table([run])
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -145,15 +145,17 @@ class CheckpointConfig:
 class ExtractConfig:
     """Features of the transfer data sets from the frozen encoder."""
 
-    datasets: tuple[str, ...] = setting(TRANSFER_DATASETS, "data sets to extract and probe", pattern=NAME)
+    datasets: tuple[str, ...] = setting(
+        TRANSFER_DATASETS, "data sets to extract and probe", pattern=NAME, resumable=True
+    )
     weights: str = setting(
         "trained",
         "trained: this run's encoder; untrained: its initial weights; pixels: no encoder; else a weights file",
     )
-    resize: int = setting(224, "shorter side after resizing (bicubic), pixels", at_least=8)
-    crop: int = setting(224, "side of the centre crop, pixels", at_least=8)
-    batch_size: int = setting(256, "images a pass, a rank", at_least=1)
-    dtype: Literal["float32", "float16"] = setting("float32", "type of the stored features")
+    resize: int = setting(224, "shorter side after resizing (bicubic), pixels", at_least=8, resumable=True)
+    crop: int = setting(224, "side of the centre crop, pixels", at_least=8, resumable=True)
+    batch_size: int = setting(256, "images a pass, a rank", at_least=1, resumable=True)
+    dtype: Literal["float32", "float16"] = setting("float32", "type of the stored features", resumable=True)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """A crop that does not fit."""
@@ -202,7 +204,7 @@ class Config:
     optimiser: OptimiserConfig = section(OptimiserConfig, "SGD and its schedule")
     train: TrainConfig = section(TrainConfig, "length, batch, precision")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "when the state is written", resumable=True)
-    extract: ExtractConfig = section(ExtractConfig, "feature extraction", resumable=True)
+    extract: ExtractConfig = section(ExtractConfig, "feature extraction")
     probe: ProbeConfig = section(ProbeConfig, "linear probes", resumable=True)
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -24,8 +24,9 @@ import torchvision
 from trex.config.schema import Config
 from trex.distributed import Ranks
 from trex.errors import Interrupted, UserError
+from trex.features.origin import transform
 from trex.features.source import Source, make_source
-from trex.features.store import About, open_features, versions, write_features
+from trex.features.store import About, others, read_about, versions, write_features
 from trex.files import atomic_path, remove_leftovers
 from trex.images.decode import ImageFault
 from trex.images.evaluation import evaluation_batches
@@ -61,7 +62,6 @@ def extract(run: RunDir, config: Config, dataset: str, ranks: Ranks, stop: StopR
 
 
 def _about(run: RunDir, config: Config, split: Split, source: Source) -> About:
-    settings = config.extract
     return About(
         run=run.name,
         dataset=split.dataset,
@@ -69,8 +69,8 @@ def _about(run: RunDir, config: Config, split: Split, source: Source) -> About:
         split_digest=split.digest,
         encoder_digest=source.digest,
         weights=source.weights,
-        transform=f"resize {settings.resize} bicubic, centre crop {settings.crop}, {config.model.encoder}",
-        dtype=settings.dtype,
+        transform=transform(config),
+        dtype=config.extract.dtype,
         comparable=split.comparable,
         versions=versions(
             {"torch": torch.__version__, "torchvision": torchvision.__version__, "h5py": h5py.__version__}
@@ -81,13 +81,8 @@ def _about(run: RunDir, config: Config, split: Split, source: Source) -> About:
 def _is_done(target: Path, about: About) -> bool:
     if not target.exists():
         return False
-    differences = about.differences(open_features(target).about)
-    if differences:
-        listed = "\n".join(f"  {difference}" for difference in differences)
-        raise UserError(
-            f"{target} holds features made by something else (wanted, found):\n{listed}\n"
-            f"Delete it to make these anew, or keep both: give this run another name (name=…)."
-        )
+    if differences := about.differences(read_about(target)[0]):
+        raise others(target, differences)
     return True
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from trex.config.schema import Config
 from trex.distributed import Ranks
 from trex.errors import UserError
+from trex.features import origin
 from trex.images.normalise import normalise
 from trex.model.encoder import Encoder, build_encoder, initial_encoder
 from trex.model.weights import read_encoder
@@ -40,21 +41,23 @@ def make_source(run: RunDir, config: Config, ranks: Ranks) -> Source:
     weights = config.extract.weights
     if weights == "pixels":
         size = 3 * config.extract.crop**2
-        return Source(lambda images: images.flatten(1).float() / 255, size, "raw pixels", "pixels")
+        return Source(lambda images: images.flatten(1).float() / 255, size, origin.PIXELS, "pixels")
     if weights == "trained":
-        path = ranks.from_main(_newest(run) if ranks.is_main else None)
-        if path is None:
+        newest = ranks.from_main(_newest(run) if ranks.is_main else None)
+        if newest is None:
             raise UserError(
                 f"{run.root}: there is no checkpoint to extract features with. Train first: trex train {run.name}; or "
                 f"choose extract.weights=untrained, pixels, or a checkpoint file."
             )
-        saved = Checkpoints(run.checkpoints).at(Path(path)).load()["model"]
+        checkpoint = Checkpoints(run.checkpoints).at(Path(newest))
+        saved = checkpoint.load()["model"]
         state = {key.removeprefix("encoder."): value for key, value in saved.items() if key.startswith("encoder.")}
-        return _encoder_source(config, state, f"{run.name}, {Path(path).name}", ranks)
+        return _encoder_source(config, state, origin.checkpoint(checkpoint.path, checkpoint.sha256), ranks)
     if weights == "untrained":
         start = initial_encoder(config.model.encoder, config.train.seed).state_dict()
-        return _encoder_source(config, start, f"untrained {config.model.encoder}, seed {config.train.seed}", ranks)
-    return _encoder_source(config, read_encoder(Path(weights), config.model.encoder), Path(weights).name, ranks)
+        return _encoder_source(config, start, origin.untrained(config), ranks)
+    path = Path(weights)
+    return _encoder_source(config, read_encoder(path, config.model.encoder), origin.weights_file(path), ranks)
 
 
 def require_crop(encoder: Encoder, config: Config) -> None:

@@ -106,30 +106,58 @@ def open_features(path: Path) -> Features:
     try:
         with h5py.File(path, "r", locking=False) as file:
             found = {key: _plain(file, key, path) for key in ("features", "labels", "names", "classes")}
-            attributes = {key: _attribute(file, key, path) for key in _ATTRIBUTES}
-            if attributes["format"] != FORMAT:
-                raise UserError(f"{path}: feature format {attributes['format']}; this version reads {FORMAT}")
-            about = About(**{key: value for key, value in attributes.items() if key in _ABOUT})
+            about, digest = _attributes(file, path)
             labels = found["labels"][()]
             names = _mapped(path, found["names"])
             classes = tuple(name.decode() for name in found["classes"][()])
             features = _mapped(path, found["features"])
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable feature file ({error}); delete it and extract again") from error
+    except _UNREADABLE as error:
+        raise _not_readable(path, error) from error
     _check_shapes(path, features, labels, names, classes)
-    return Features(features, labels, names, classes, about, str(attributes["features_sha256"]))
+    return Features(features, labels, names, classes, about, digest)
+
+
+def read_about(path: Path) -> tuple[About, str]:
+    """What made a feature file, and the SHA-256 of its features; reads nothing else of it.
+
+    Raises:
+        UserError: as `open_features`.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return _attributes(file, path)
+    except _UNREADABLE as error:
+        raise _not_readable(path, error) from error
+
+
+def others(path: Path, differences: Iterable[str]) -> UserError:
+    """The error of finding features that something else made than what is wanted."""
+    listed = "\n".join(f"  {difference}" for difference in differences)
+    return UserError(
+        f"{path} holds features made by something else (wanted and found):\n{listed}\n"
+        f"Delete it to make these anew, or keep both: give this run another name (name=…)."
+    )
 
 
 _ABOUT = [field.name for field in fields(About)]
-_ATTRIBUTES = [*_ABOUT, "features_sha256", "format"]
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, UnicodeDecodeError)
+
+
+def _not_readable(path: Path, error: BaseException) -> UserError:
+    return UserError(f"{path}: not a readable feature file ({error}); delete it and extract again")
+
+
+def _attributes(file: h5py.File, path: Path) -> tuple[About, str]:
+    values = {key: _attribute(file, key, path) for key in (*_ABOUT, "features_sha256", "format")}
+    if values["format"] != FORMAT:
+        raise UserError(f"{path}: feature format {values['format']}; this version reads {FORMAT}")
+    return About(**{key: values[key] for key in _ABOUT}), str(values["features_sha256"])
 
 
 def _encoded(texts: Iterable[str]) -> np.ndarray:
     """Fixed-length UTF-8: readable with plain h5py, and without pointers that a reader would have to follow."""
     encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
-    return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1) or 1}")
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded), default=1) or 1))
 
 
 def _plain(file: h5py.File, key: str, path: Path) -> h5py.Dataset:

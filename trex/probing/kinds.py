@@ -1,11 +1,51 @@
-"""The probes that a config asks for, by name. Imports nothing heavy: submitting asks it."""
+"""The probes that a config asks for, by name, and what their results are made from. Imports nothing heavy: submitting
+asks it.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from trex.config.schema import ProbeConfig
+from trex.files import read_json
+
+if TYPE_CHECKING:
+    from trex.features.store import About
 
 
 def probe_kinds(config: ProbeConfig) -> tuple[str, ...]:
     """Names of the probes: the protocol on all images, with few a class (`exact-5shot`), k-NN (`knn20`)."""
     few = [f"{config.protocol}-{shots}shot" for shots in config.shots]
     return (config.protocol, *few, *([f"knn{config.neighbours}"] if config.neighbours else []))
+
+
+def made_from(config: ProbeConfig, kind: str, about: About, digests: tuple[str, str]) -> dict[str, Any]:
+    """What identifies the features of a data set, and the way in which a kind of probe treats them; a result of
+    something else is made anew.
+
+    Args:
+        config: the probes' settings.
+        kind: name of the probe.
+        about: what made the features of trainval.
+        digests: SHA-256 of the features of trainval and test.
+    """
+    normalised = about.dataset in config.normalise or kind.startswith("knn")
+    identity = {
+        "trainval_digest": digests[0], "test_digest": digests[1], "encoder_digest": about.encoder_digest,
+        "weights": about.weights, "dtype": about.dtype, "normalised": normalised,
+    }  # fmt: skip
+    return {**identity, "fit": fitted_by(config, about.dataset)} if kind.startswith("published") else identity
+
+
+def is_result_of(path: Path, made_from: dict[str, Any]) -> bool:
+    """Whether `path` is a readable probe result with just this origin."""
+    try:
+        return bool(read_json(path)["features"] == made_from)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def fitted_by(config: ProbeConfig, dataset: str) -> str:
+    """Which of its two searches the published protocol does on a data set."""
+    return "SGD" if dataset in config.sgd else "L-BFGS"

@@ -15,12 +15,12 @@ import torch
 from trex.config.schema import Config
 from trex.errors import Interrupted, UserError
 from trex.features.store import Features, open_features
-from trex.files import read_json, write_json
+from trex.files import write_json
 from trex.interruption import StopRequest
 from trex.probing import exact, published
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Choice, Problem
-from trex.probing.kinds import probe_kinds
+from trex.probing.kinds import fitted_by, is_result_of, made_from, probe_kinds
 from trex.probing.knn import knn_predict
 from trex.probing.memory import Plan, Size, needs_of, plan_exact, used_bytes
 from trex.probing.partial import Partial
@@ -52,7 +52,7 @@ def probe(run: RunDir, config: Config, dataset: str, seeds: Sequence[int], stop:
     for kind in probe_kinds(config.probe):
         for seed in seeds:
             path = run.probe(dataset, kind, seed)
-            if path.exists() and _same_source(path, prober.made_from(kind)):
+            if is_result_of(path, prober.made_from(kind)):
                 log.info("%s %s seed %d: result is there", dataset, kind, seed)
                 continue
             stop.check()
@@ -74,13 +74,6 @@ def _finished(prober: _Prober, kind: str, seed: int, path: Path) -> dict[str, An
     return result
 
 
-def _same_source(path: Path, made_from: dict[str, Any]) -> bool:
-    try:
-        return bool(read_json(path)["features"] == made_from)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 class _Prober:
     """Shares what the kinds and seeds of one data set have in common: the features and their basis."""
 
@@ -97,20 +90,7 @@ class _Prober:
 
     def made_from(self, kind: str) -> dict[str, Any]:
         """What identifies the features, and the way in which a kind of probe treats them."""
-        about = self.trainval.about
-        identity = {
-            "trainval_digest": self.trainval.digest,
-            "test_digest": self.test.digest,
-            "encoder_digest": about.encoder_digest,
-            "weights": about.weights,
-            "dtype": about.dtype,
-            "normalised": self.normalised or kind.startswith("knn"),
-        }
-        return {**identity, "fit": self._fitted_by} if kind.startswith("published") else identity
-
-    @property
-    def _fitted_by(self) -> str:
-        return "SGD" if self.dataset in self.settings.sgd else "L-BFGS"
+        return made_from(self.settings, kind, self.trainval.about, (self.trainval.digest, self.test.digest))
 
     def check_memory(self) -> None:
         """Raise UserError if a probe takes more memory than it may."""
@@ -175,7 +155,7 @@ class _Prober:
         rows = self.rows if chosen is None else self.rows.subset(chosen)
         ranges = {"C": published.C_RANGE}
         fit: published.Fit = published.fit_lbfgs
-        if self._fitted_by == "SGD":
+        if fitted_by(self.settings, self.dataset) == "SGD":
             ranges = {"lr": published.LR_RANGE, "weight_decay": published.DECAY_RANGE}
             fit = published.sgd_fit(self.classes, seed, self.stop)
         choice = published.choose(fit, ranges, rows, labels, validation_split(labels, seed), seed, self.stop, partial)

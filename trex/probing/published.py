@@ -39,6 +39,8 @@ def choose(
 ) -> Choice:  # fmt: skip
     """TPE over log-scaled `ranges`, by accuracy on the validation part of `fold`.
 
+    With no image to validate on there is no search: each value is the middle of its range, on the log scale.
+
     The sampler is a function of its seed and of the accuracies so far: told those of an ended search, it goes on as
     that one would have.
 
@@ -47,8 +49,10 @@ def choose(
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     train, validation = fold
+    if not len(validation):
+        return Choice({key: math.sqrt(low * high) for key, (low, high) in ranges.items()}, None, None, [])
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     done: list[dict[str, Any]] = list(partial.state.get("trials", []))
     made: list[dict[str, Any]] = []
 

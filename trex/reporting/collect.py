@@ -10,9 +10,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from trex.config import Config, load
 from trex.config.schema import TRANSFER_DATASETS
-from trex.errors import UserError
+from trex.errors import TrexError, UserError
 from trex.files import read_json, read_lines
+from trex.probing.kinds import probe_kinds as kinds_of
 from trex.rundir import RunDir
 
 Result = dict[str, Any]
@@ -61,6 +63,7 @@ class RunData:
     events: list[dict[str, Any]]
     environment: dict[str, Any]
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)  #: by (kind of probe, data set)
+    wanted: dict[tuple[str, str], int] = field(default_factory=dict)  #: seeds of each cell that the config asks for
     unreadable: list[str] = field(default_factory=list)
 
     @property
@@ -86,7 +89,16 @@ def collect(run: RunDir) -> RunData:
         else:
             found.setdefault((result["probe"], result["dataset"]), []).append(result)
     data.cells = {key: Cell(results) for key, results in found.items()}
+    data.wanted = _wanted(run)
     return data
+
+
+def _wanted(run: RunDir) -> dict[tuple[str, str], int]:
+    try:
+        config = load(run.config, Config)
+    except (OSError, TrexError):
+        return {}
+    return {(kind, name): config.probe.seeds for kind in kinds_of(config.probe) for name in config.extract.datasets}
 
 
 def probe_kinds(runs: Sequence[RunData]) -> list[str]:
@@ -95,8 +107,8 @@ def probe_kinds(runs: Sequence[RunData]) -> list[str]:
 
 
 def datasets(runs: Sequence[RunData], kind: str) -> list[str]:
-    """Data sets that any run has results of, those of the published table first and in its order."""
-    present = {dataset for run in runs for found, dataset in run.cells if found == kind}
+    """Data sets that any run has results of or was to have, those of the published table first and in its order."""
+    present = {dataset for run in runs for found, dataset in (*run.cells, *run.wanted) if found == kind}
     known = [name for name in TRANSFER_DATASETS if name in present]
     return known + sorted(present - set(known))
 

@@ -39,15 +39,15 @@ def _summary(runs: Sequence[RunData]) -> str:
     if not kinds:
         return "Training so far; no probe results yet."
     kind = kinds[0]
-    names = datasets(runs, kind)
-    means = {run.name: average(run, kind, names).mean for run in runs}
-    best = max((mean, name) for name, mean in means.items() if mean is not None)
-    sets = f"{len(names)} data set{'s' if len(names) != 1 else ''}"
+    averages = [(average(run, kind, datasets(runs, kind)), run.name) for run in runs]
+    means = [(found.mean, found.count, name) for found, name in averages if found.mean is not None]
+    if not means:
+        return f"Results of the {kind} probe on in1k only, which no mean includes."
+    best, count, name = max(means)
+    sets = f"{count} data set{'s' if count != 1 else ''}"
     if len(runs) == 1:
-        return f"Mean accuracy {100 * best[0]:.1f} % over {sets} ({kind} probe)."
-    return (
-        f"{len(runs)} models on {sets}; highest mean accuracy with the {kind} probe: {best[1]}, {100 * best[0]:.1f} %."
-    )
+        return f"Mean accuracy {100 * best:.1f} % over {sets} ({kind} probe)."
+    return f"{len(runs)} models; highest mean accuracy with the {kind} probe: {name}, {100 * best:.1f} % over {sets}."
 
 
 def _sections(runs: Sequence[RunData]) -> Iterator[str]:
@@ -107,7 +107,8 @@ def _accuracies(runs: Sequence[RunData], kind: str) -> str:
             cell = run.cells.get((kind, name))
             if cell is not None:
                 items.append((run.name, 100 * cell.mean, 100 * (cell.spread or 0.0), colour))
-        rows.append((name, items))
+        if items:
+            rows.append((name, items))
     chart = whisker_chart(rows, "top-1 accuracy, %; whisker: one standard deviation over seeds")
     return f'<figure class="half">{chart}</figure>'
 

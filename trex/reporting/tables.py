@@ -66,14 +66,23 @@ def notes(runs: Sequence[RunData]) -> list[str]:
         absent = missing(run, runs)
         if absent:
             lines.append(f"{run.name}: no results of {', '.join(absent)}.")
+        for (kind, name), cell in sorted(run.cells.items()):
+            if len(cell.results) < run.wanted.get((kind, name), 0):
+                lines.append(f"{run.name}: {name} ({kind}) has {len(cell.results)} of {run.wanted[kind, name]} seeds.")
+        encoders = {result["features"].get("encoder_digest") for cell in run.cells.values() for result in cell.results}
+        if len(encoders) > 1:
+            lines.append(f"{run.name}: made with {len(encoders)} different encoders, so that its sets do not compare.")
         if run.unreadable:
             lines.append(f"{run.name}: not readable, and left out: {', '.join(run.unreadable)}.")
     return lines
 
 
 def missing(run: RunData, runs: Sequence[RunData]) -> list[str]:
-    """Cells that other runs fill and this one does not."""
-    wanted = [(kind, name) for kind in probe_kinds(runs) for name in datasets(runs, kind)]
+    """Cells that this run was to fill, or that other runs fill, and it does not."""
+    if not (kinds := probe_kinds(runs)):
+        return []
+    wanted = [(kind, name) for kind in kinds for name in datasets(runs, kind)]
+    wanted += [key for key in run.wanted if key not in wanted]
     return [f"{name} ({kind})" for kind, name in wanted if (kind, name) not in run.cells]
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,11 @@ from typing import Any
 from trex import tensor_files
 from trex.errors import TrexError, UserError
 from trex.files import TEMPORARY, read_json, sha256, sync, write_json
+from trex.training.manifest import MANIFEST, checkpoint_folders
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"epoch-[0-9]{4,}-step-[0-9]{8,}")
 STATE = "checkpoint.pt"
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class Checkpoints:
             TrexError: if there are checkpoints and every one is damaged: starting over is the user's decision.
         """
         damaged = []
-        for path in self._paths():
+        for path in checkpoint_folders(self.folder):
             try:
                 return _verified(path)
             except (OSError, ValueError, KeyError, TypeError) as error:
@@ -122,13 +120,8 @@ class Checkpoints:
         for path in self.folder.glob(f"{TEMPORARY}epoch-*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def _paths(self) -> list[Path]:
-        if not self.folder.is_dir():
-            return []
-        return sorted((path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
-
     def _prune(self, keep: int) -> None:
-        for path in self._paths()[keep:]:
+        for path in checkpoint_folders(self.folder)[keep:]:
             try:
                 if read_json(path / MANIFEST)["milestone"]:
                     continue

@@ -15,6 +15,7 @@ from trex.config.schema import TRANSFER_DATASETS, DataConfig
 from trex.errors import UserError
 from trex.images import registry
 from trex.images.transfer.eurosat import CLASSES
+from trex.images.transfer.layout import read_mat
 
 #: Classes, trainval and test images (arXiv 2206.15369, appendix).
 OFFICIAL = {
@@ -144,7 +145,8 @@ def test_cars_in_one_folder(tmp_path: Path, load) -> None:
 
 @pytest.mark.parametrize("inner", ["", "stanford_cars"])
 @pytest.mark.parametrize("place", ["", "devkit"])
-def test_cars_as_devkit(tmp_path: Path, load, inner: str, place: str) -> None:
+@pytest.mark.parametrize("mirror", ["official", "with cars_annos.mat", "doubled folders"])
+def test_cars_as_devkit(tmp_path: Path, load, inner: str, place: str, mirror: str) -> None:
     base = tmp_path / "cars196" / inner
     (base / "devkit").mkdir(parents=True)
     savemat(base / "devkit/cars_meta.mat", {"class_names": np.array([["Audi TT", "BMW X5"]], object)})
@@ -155,10 +157,29 @@ def test_cars_as_devkit(tmp_path: Path, load, inner: str, place: str) -> None:
     savemat(
         base / place / "cars_test_annos_withlabels.mat", {"annotations": struct(fname=["00001.jpg"], **{"class": [1]})}
     )
-    put(base, "cars_train/00001.jpg", "cars_train/00002.jpg", "cars_test/00001.jpg")
+    train, test = ("cars_train", "cars_test")
+    if mirror == "doubled folders":
+        train, test = ("cars_train/cars_train", "cars_test/cars_test")
+    elif mirror == "with cars_annos.mat":
+        annotations = struct(relative_im_path=["car_ims/1.jpg"], **{"class": [1]}, test=[0])
+        savemat(base / "cars_annos.mat", {"annotations": annotations, "class_names": np.array([["Audi TT"]], object)})
+    put(base, f"{train}/00001.jpg", f"{train}/00002.jpg", f"{test}/00001.jpg")
     splits = load("cars196")
-    assert found(splits["trainval"]) == [("cars_train/00001.jpg", "BMW X5"), ("cars_train/00002.jpg", "Audi TT")]
-    assert found(splits["test"]) == [("cars_test/00001.jpg", "Audi TT")]
+    assert found(splits["trainval"]) == [(f"{train}/00001.jpg", "BMW X5"), (f"{train}/00002.jpg", "Audi TT")]
+    assert found(splits["test"]) == [(f"{test}/00001.jpg", "Audi TT")]
+
+
+@pytest.mark.parametrize("place", range(0, 400, 13))
+def test_damaged_mat_file_is_named(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "cars_annos.mat"
+    savemat(path, {"annotations": np.arange(200), "class_names": np.arange(50)}, do_compression=True)
+    content = bytearray(path.read_bytes())
+    content[128 + place % (len(content) - 128)] ^= 0xFF
+    path.write_bytes(content)
+    try:
+        read_mat(path, "annotations", "class_names")  # a flipped bit may also just change a number
+    except UserError as error:
+        assert str(path) in str(error)
 
 
 def test_cars_devkit_without_the_labels_of_the_test_images_says_so(tmp_path: Path, load) -> None:

@@ -23,8 +23,8 @@ def read_cars(folder: Path) -> Listing:
     `cars_test/`. Both hold the same 8144 and 8041 images.
     """
     for base in (folder, folder / "stanford_cars", folder / "cars"):
-        if (base / "cars_annos.mat").is_file():
-            return _one_folder(base)
+        if (base / "cars_annos.mat").is_file() and ((base / "car_ims").is_dir() or not (base / "cars_train").is_dir()):
+            return _one_folder(base)  # some mirrors put this file beside the devkit's images too
     base = find_base(folder, ("cars_train", "cars_test", "devkit"), ("stanford_cars", "cars"))
     return _devkit(base)
 
@@ -54,6 +54,8 @@ def _devkit(base: Path) -> Listing:
         (annotations,) = read_mat(path, "annotations")
         labels = _numbers(annotations, "class", path) - 1
         _check_labels(labels, classes, path)
+        inside = f"{images}/{images}"  # as an archive unpacks that holds the folder
+        images = inside if (base / inside).is_dir() else images
         return [f"{images}/{name}" for name in _texts(annotations, "fname", path)], [int(label) for label in labels]
 
     trainval = part("cars_train_annos.mat", "cars_train")

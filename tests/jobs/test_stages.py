@@ -1,0 +1,148 @@
+"""What of a run is still to be done: what something else made is neither taken for done nor mixed with the rest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+
+from jobs.runs import save_config
+from jobs.spec import STAGES, Item, Stage
+from jobs.stages import plan, stages_of
+from trex.config import Config, load
+from trex.distributed import Ranks
+from trex.errors import ResumeRefused, UserError
+from trex.features.extract import extract
+from trex.interruption import StopRequest
+from trex.model.encoder import build_encoder
+from trex.probing.probe import probe
+from trex.rundir import RunDir
+
+TEXT = """
+name: evaluated
+data: {dataset: digits_seen, workers: 0}
+model: {encoder: resnet18}
+extract: {datasets: [digits_unseen, digits_seen], weights: pixels, resize: 8, crop: 8}
+probe: {seeds: 2, normalise: [], sgd: []}
+"""
+
+
+def configured(home: Path, *overrides: str) -> tuple[RunDir, Config]:
+    path = home / "config.yaml"
+    path.write_text(TEXT)
+    config = load(path, Config, [f"runs={home}/runs", *overrides])
+    return RunDir.of(config), config
+
+
+@pytest.fixture(scope="module")
+def evaluated_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose features and probes are all there."""
+    home = tmp_path_factory.mktemp("evaluated")
+    run, config = configured(home)
+    save_config(run, config)
+    for name in config.extract.datasets:
+        extract(run, config, name, Ranks(), StopRequest())
+        probe(run, config, name, range(2), StopRequest())
+    return home
+
+
+def planned(run: RunDir, config: Config, stages: tuple[Stage, ...] = STAGES) -> dict[str, tuple[Item, ...]]:
+    return {spec.stage: spec.items for spec in plan(run, config, stages).specs}
+
+
+def checkpoint(run: RunDir, name: str, finished: bool) -> None:
+    """A checkpoint as its manifest describes it."""
+    folder = run.checkpoints / name
+    folder.mkdir(parents=True)
+    manifest = {"step": 7, "bytes": 1, "sha256": "ab" * 32, "milestone": False, "finished": finished}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def relabel(run: RunDir, dataset: str, weights: str) -> None:
+    """Say of features that other weights made them."""
+    for part in ("trainval", "test"):
+        with h5py.File(run.features(dataset, part), "a") as file:
+            file.attrs["weights"] = weights
+
+
+def test_all_done_leaves_only_the_report(evaluated_home: Path) -> None:
+    run, config = configured(evaluated_home)
+    assert planned(run, config) == {"report": ()}
+    assert plan(run, config, STAGES).done == ("train", "extract", "probe")
+
+
+@pytest.mark.parametrize("setting", ["extract.resize=9", "extract.dtype=float16", "model.encoder=resnet34"])
+@pytest.mark.parametrize("command", ["run", "extract"])
+def test_features_of_other_settings_are_refused_before_anything_is_queued(
+    evaluated_home: Path, setting: str, command: str
+) -> None:
+    run, config = configured(evaluated_home, setting)
+    with pytest.raises(UserError, match=r"trainval\.h5 holds features made by something else.*\n.*\n.*name="):
+        plan(run, config, stages_of(command))
+
+
+def test_run_cannot_change_over_to_other_weights(evaluated_home: Path) -> None:
+    run, config = configured(evaluated_home, "extract.weights=untrained")
+    with pytest.raises(ResumeRefused, match=r"extract\.weights: was pixels, is now untrained"):
+        save_config(run, config)
+
+
+def test_other_content_in_the_same_weights_file_is_noticed(tmp_path: Path) -> None:
+    weights = tmp_path / "encoder.pth"
+    torch.manual_seed(0)
+    torch.save(build_encoder("resnet18").state_dict(), weights)
+    run, config = configured(tmp_path, f"extract.weights={weights}", "extract.datasets=[digits_unseen]")
+    extract(run, config, "digits_unseen", Ranks(), StopRequest())
+    assert planned(run, config, ("extract",)) == {}
+    torch.save(build_encoder("resnet18").state_dict(), weights)
+    with pytest.raises(UserError, match=r"weights: encoder\.pth, SHA-256 \w{16} and encoder\.pth, SHA-256 \w{16}"):
+        plan(run, config, ("extract",))
+
+
+def test_features_of_an_earlier_checkpoint_are_not_mixed_with_later_ones(tmp_path: Path) -> None:
+    run, config = configured(tmp_path, "extract.datasets=[digits_unseen]")
+    extract(run, config, "digits_unseen", Ranks(), StopRequest())
+    _, trained = configured(tmp_path, "extract.datasets=[digits_unseen]", "extract.weights=trained")
+    checkpoint(run, "epoch-0003-step-00000000", finished=False)
+    relabel(run, "digits_unseen", f"epoch-0003-step-00000000, SHA-256 {'ab' * 8}")
+    assert planned(run, trained, ("extract",)) == {}
+    with pytest.raises(UserError, match="weights: the training, when it has finished and epoch-0003"):
+        plan(run, trained, STAGES)
+
+    checkpoint(run, "epoch-0004-step-00000000", finished=True)
+    with pytest.raises(UserError, match=r"weights: epoch-0004-step-00000000, SHA-256 abab.* and epoch-0003"):
+        plan(run, trained, ("extract",))
+    relabel(run, "digits_unseen", f"epoch-0004-step-00000000, SHA-256 {'ab' * 8}")
+    assert set(planned(run, trained)) == {"probe", "report"}
+
+
+def test_features_made_anew_take_their_probes_along(evaluated_home: Path, tmp_path: Path) -> None:
+    shutil.copytree(evaluated_home, tmp_path / "home")
+    run, config = configured(tmp_path / "home")
+    run.features("digits_seen", "test").unlink()
+    assert planned(run, config) == {"extract": (Item("digits_seen"),), "probe": (Item("digits_seen"),), "report": ()}
+    assert planned(run, config, ("probe",)) == {}, "results stay, when features are deleted to make room"
+    extract(run, config, "digits_seen", Ranks(), StopRequest())
+    assert planned(run, config) == {"report": ()}, "the same features: nothing to do"
+
+
+def test_results_of_other_features_or_of_another_treatment_are_made_anew(evaluated_home: Path, tmp_path: Path) -> None:
+    shutil.copytree(evaluated_home, tmp_path / "home")
+    run, config = configured(tmp_path / "home")
+    path = run.probe("digits_unseen", "exact", 1)
+    result = json.loads(path.read_text())
+    result["features"]["trainval_digest"] = "0" * 64
+    path.write_text(json.dumps(result))
+    assert planned(run, config, ("probe",)) == {"probe": (Item("digits_unseen"),)}
+    path.write_text("{")
+    assert planned(run, config, ("probe",)) == {"probe": (Item("digits_unseen"),)}, "an unreadable result is none"
+
+    _, other = configured(tmp_path / "home", "probe.normalise=[digits_seen]")
+    assert planned(run, other, ("probe",)) == {"probe": (Item("digits_unseen"), Item("digits_seen"))}
+    probe(run, other, "digits_unseen", range(2), StopRequest())
+    probe(run, other, "digits_seen", range(2), StopRequest())
+    assert planned(run, other, ("probe",)) == {}

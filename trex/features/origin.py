@@ -1,0 +1,60 @@
+"""What makes the features of a run, told from its files alone. Imports nothing heavy: submitting asks it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trex.config.schema import Config
+from trex.errors import UserError
+from trex.files import sha256
+from trex.rundir import RunDir
+from trex.training.manifest import newest_manifest
+
+PIXELS = "raw pixels"
+DIGITS = 16  #: of a SHA-256, enough to tell files apart
+
+
+def origin(run: RunDir, config: Config, weights: str | None = None) -> dict[str, str]:
+    """The attributes of a feature file that say what makes it: `weights`, here given or found, `transform`, `dtype`.
+
+    Raises:
+        UserError: if the weights file cannot be read.
+    """
+    dtype = config.extract.dtype
+    return {"weights": weights or _weights(run, config), "transform": transform(config), "dtype": dtype}
+
+
+def _weights(run: RunDir, config: Config) -> str:
+    weights = config.extract.weights
+    if weights == "pixels":
+        return PIXELS
+    if weights == "untrained":
+        return untrained(config)
+    if weights == "trained":
+        newest = newest_manifest(run.checkpoints)
+        return "no checkpoint" if newest is None else checkpoint(newest[0], newest[1]["sha256"])
+    try:
+        return weights_file(Path(weights))
+    except OSError as error:
+        raise UserError(f"extract.weights: cannot read {weights} ({error})") from error
+
+
+def untrained(config: Config) -> str:
+    """Words for the encoder before its first step."""
+    return f"untrained {config.model.encoder}, seed {config.train.seed}"
+
+
+def checkpoint(folder: Path, digest: str) -> str:
+    """Words for the encoder in one of the run's checkpoints, whose state has this SHA-256."""
+    return f"{folder.name}, SHA-256 {digest[:DIGITS]}"
+
+
+def weights_file(path: Path) -> str:
+    """Words for a weights file: its name, and its content's SHA-256."""
+    return f"{path.name}, SHA-256 {sha256(path)[:DIGITS]}"
+
+
+def transform(config: Config) -> str:
+    """Words for what an image goes through."""
+    settings = config.extract
+    return f"resize {settings.resize} bicubic, centre crop {settings.crop}, {config.model.encoder}"
