@@ -25,6 +25,9 @@ State = Literal["running", "done", "wants_requeue", "failed"]
 #: So many starts of one job in a row without anything new on disk, and it is not started again.
 MAX_STARTS_WITHOUT_PROGRESS = 5
 
+#: What the main rank waits for the record of another one, when that one is lost.
+SECONDS_FOR_A_RECORD = 5.0
+
 _STATES: dict[ExitCode, State] = {ExitCode.DONE: "done", ExitCode.INTERRUPTED: "wants_requeue"}
 
 
@@ -40,6 +43,19 @@ def read_state(run: RunDir, key: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def record_failure(run: RunDir, spec: TaskSpec, task: Task, code: ExitCode, reason: str) -> None:
+    """Say why a rank other than the main one failed: that one waits for it, and may be killed before it finds out."""
+    for key in spec.keys:
+        value = read_state(run, key)
+        if value is not None and value["state"] == "running" and _is_of(value, task):
+            failed = {"state": "failed", "code": int(code), "reason": f"rank {task.rank} on {task.node}: {reason}"}
+            write_json(state_path(run, key), {**value, **failed, "time": round(time.time(), 3)})
+
+
+def _is_of(value: dict[str, Any], task: Task) -> bool:
+    return (value.get("job"), value.get("restart")) == (task.job_id, task.restart)
 
 
 class Attempt:
@@ -82,17 +98,29 @@ class Attempt:
         self.open_keys.remove(key)
         self._write_state(key, "done", ExitCode.DONE, "finished")
 
-    def end(self, code: ExitCode, reason: str, signal: str | None) -> None:
+    def end(self, code: ExitCode, reason: str, signal: str | None, died: bool = False) -> None:
         """Record the end: exit code, why, and the signal that came, if one did. Nothing was started where another job
-        holds the lock.
+        holds the lock. Where another process `died`, the state stays as that of a job whose processes are killed: how
+        that one ended decides whether the job goes on.
         """
         if not self.started:
             return
-        for key in self.open_keys:
+        for key in self.open_keys if not died else ():
             self._write_state(key, _STATES.get(code, "failed"), code, reason)
         seconds = round(time.time() - self.began, 3)
         values = {"code": int(code), "reason": reason, "signal": signal, "mark": self.mark(), "seconds": seconds}
         self._event("attempt_ended", **values)
+
+    def failure_of_another(self) -> tuple[ExitCode, str] | None:
+        """What a rank recorded that failed, by `record_failure`; it may still be on its way through the file system."""
+        deadline = time.monotonic() + SECONDS_FOR_A_RECORD
+        while time.monotonic() < deadline:
+            for key in self.open_keys:
+                value = read_state(self.run, key)
+                if value is not None and value["state"] == "failed" and _is_of(value, self.task):
+                    return ExitCode(value["code"]), str(value["reason"])
+            time.sleep(0.1)
+        return None
 
     def mark(self) -> str:
         """What the stage has on disk, in short; it differs as soon as something new is there."""

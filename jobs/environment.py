@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
@@ -13,8 +14,9 @@ _OF_AN_ALLOCATION = re.compile(r"^(SLURM|SBATCH|SRUN|SUBMITIT|PMI|PMIX|MASTER_AD
 #: Options of sbatch that sites tell people to set for all their jobs: SBATCH_ACCOUNT and so on. They are read apart
 #: and written into the batch script, for sbatch would give the variables precedence over what a cluster file says.
 _DEFAULTS = ("account", "partition", "qos", "reservation")
-#: What tells where Slurm itself is, and stays.
-_OF_THE_SITE = {"SLURM_CONF", "SLURM_TIME_FORMAT"}
+#: What tells where Slurm itself is and how it is entered, and stays.
+_OF_THE_SITE = {"SLURM_CONF", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS", "SBATCH_CLUSTERS", "SLURM_JWT"}
+_CHOSEN_GPUS = "TREX_CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,28 @@ def sbatch_defaults() -> dict[str, str]:
     """Options of sbatch that the user, or the site, chose for all jobs, such as SBATCH_ACCOUNT in a login script."""
     names = {option: os.environ.get(f"SBATCH_{option.upper()}") for option in _DEFAULTS}
     return {option: value for option, value in names.items() if value}
+
+
+def chosen_gpus() -> tuple[str, ...] | None:
+    """The GPUs that CUDA_VISIBLE_DEVICES lists, by number or UUID, as CUDA reads it; None where it is not set."""
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if value is None:
+        return None
+    names = (name.strip() for name in value.split(","))
+    return tuple(itertools.takewhile(lambda name: name and not name.startswith("-"), names))
+
+
+def keep_chosen_gpus() -> None:
+    """Put the user's choice of GPUs by: submitit's local executor numbers them anew, from 0."""
+    os.environ.pop(_CHOSEN_GPUS, None)
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        os.environ[_CHOSEN_GPUS] = os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def restore_chosen_gpus() -> None:
+    """In a job of this machine: see the GPUs that the user chose, if they did. Before CUDA is initialised."""
+    if _CHOSEN_GPUS in os.environ:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[_CHOSEN_GPUS]
 
 
 def get(name: str, default: str = "") -> str:

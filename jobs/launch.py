@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from jobs import chain, commands
+from jobs import chain, commands, environment
 from jobs.cluster import Cluster, load_cluster
 from jobs.local import run_here
 from jobs.runs import save_config
@@ -49,16 +50,16 @@ def _launch_here(
     todo = plan(run, config, stages_of(stage))
     for skipped in todo.done:
         sys.stderr.write(f"trex: {skipped}: nothing to do\n")
+    counts = [_processes(cluster, spec.stage, processes) for spec in todo.specs]
     if dry_run:
-        for spec in todo.specs:
-            count = _processes(cluster, spec.stage, processes)
+        for spec, count in zip(todo.specs, counts, strict=True):
             items = f" of {', '.join(item.name for item in spec.items)}" if spec.items else ""
             words = f"{count} process{'es' if count > 1 else ''}"
             sys.stdout.write(f"would run on this machine: {spec.stage}{items} with {words}, in {run.root}\n")
         return ExitCode.DONE
     save_config(run, config)
-    for spec in todo.specs:
-        code = run_here(spec, processes=_processes(cluster, spec.stage, processes), gpus=_gpus())
+    for spec, count in zip(todo.specs, counts, strict=True):
+        code = run_here(spec, processes=count, gpus=_gpus())
         if code:
             return code
     return ExitCode.DONE
@@ -68,10 +69,22 @@ def _processes(cluster: Cluster, stage: str, asked: int | None) -> int:
     """Processes of a stage on this machine: as asked, as the cluster file says, or one a GPU. Probes use threads."""
     if stage not in ("train", "extract"):
         return 1
-    return asked or cluster.stage(stage).tasks_per_node or max(_gpus(), 1)
+    gpus = _gpus()
+    count = asked or cluster.stage(stage).tasks_per_node or max(gpus, 1)
+    if count > gpus > 0:
+        raise UserError(
+            f"{count} processes for {gpus} GPU{'s' if gpus > 1 else ''}: each computes on one of its own. Ask for "
+            f"--processes {gpus}, or compute on the CPU: CUDA_VISIBLE_DEVICES= trex …"
+        )
+    return count
 
 
 def _gpus() -> int:
-    """GPUs of this machine, as the driver lists them; asking PyTorch would take seconds."""
+    """GPUs that may be used here: those of CUDA_VISIBLE_DEVICES, else those that the driver lists, for which some
+    containers have no program. Asking PyTorch would take seconds."""
+    if (chosen := environment.chosen_gpus()) is not None:
+        return len(chosen)
     answer = commands.run(["nvidia-smi", "--list-gpus"], timeout=20)
-    return sum(line.startswith("GPU ") for line in answer.stdout.splitlines()) if answer.ok else 0
+    if answer.ok:
+        return sum(line.startswith("GPU ") for line in answer.stdout.splitlines())
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from jobs import environment
+from jobs.attempts import read_state
 from jobs.spec import TaskSpec
 from jobs.task import outcome_path, run_task
 from trex.errors import ExitCode
@@ -34,37 +35,40 @@ def run_here(spec: TaskSpec, processes: int = 1, gpus: int = 0, quiet: bool = Fa
     folder.mkdir(parents=True, exist_ok=True)
     run.jobs.chmod(0o700)
     environment.leave_allocation()
+    environment.keep_chosen_gpus()
     _silence_submitit()
     before = {number: signal.getsignal(number) for number in SIGNALS}
     # Born ignoring what it has no handler for, submitit's controller outlives a signal to the whole process group and
     # leaves the tasks their time to save; they catch the signals themselves.
     for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    stops: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
     try:
         executor = submitit.LocalExecutor(folder)
         executor.update_parameters(
             tasks_per_node=processes, gpus_per_node=gpus, timeout_min=_TEN_YEARS_IN_MINUTES, stderr_to_stdout=True
         )
         job = executor.submit(run_task, spec)
-        passed_on = _pass_signals_on(job)
+        _pass_signals_on(job, stops)
         _follow(job, echo=not quiet)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return _outcome(run, job, interrupted=bool(passed_on))
+    return _outcome(run, spec, job, interrupted=bool(stops))
 
 
-def _pass_signals_on(job: Any) -> list[int]:
-    """From now on hand stop signals to the job's processes; returns the list of those that came."""
-    passed_on: list[int] = []
+def _pass_signals_on(job: Any, stops: list[int]) -> None:
+    """From now on note stop signals in `stops` and hand them to the job's processes, as those that came before."""
 
     def forward(number: int, _frame: FrameType | None) -> None:
-        passed_on.append(number)
+        stops.append(number)
         job._process.send_signal(signal.SIGTERM)
 
     for number in SIGNALS:
         signal.signal(number, forward)
-    return passed_on
+    if stops:
+        job._process.send_signal(signal.SIGTERM)
 
 
 def _follow(job: Any, echo: bool) -> None:
@@ -87,12 +91,16 @@ def _follow(job: Any, echo: bool) -> None:
         time.sleep(0 if ended else 0.1)
 
 
-def _outcome(run: RunDir, job: Any, interrupted: bool) -> ExitCode:
+def _outcome(run: RunDir, spec: TaskSpec, job: Any, interrupted: bool) -> ExitCode:
     path = outcome_path(run, job.job_id)
     if path.exists():
         return ExitCode(read_json(path)["code"])
     if interrupted:  # before the job could catch the signal: nothing was begun, nothing is lost
         return ExitCode.INTERRUPTED
+    for state in (read_state(run, key) for key in spec.keys):
+        if state is not None and state["state"] == "failed" and state["job"] == job.job_id:
+            sys.stderr.write(f"trex: error: {state['reason']}\n")
+            return ExitCode(state["code"])
     log = job.paths.stdout
     sys.stderr.write(f"trex: error: the job's first process died without a word; its log is {log}\n")
     return ExitCode.FAULT

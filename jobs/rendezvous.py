@@ -36,7 +36,7 @@ def meet(folder: Path, key: str, task: Task, stop: StopRequest) -> Store | None:
     if task.world == 1:
         return None
     path = _place(folder, key, task)
-    store = _open(path, task) if task.rank == 0 else _join(path, stop)
+    store = _open(path, task) if task.rank == 0 else _join(path, task, stop)
     _wait_for_all(store, task, stop)
     if task.node_count > 1:
         _choose_interface(store, task)
@@ -60,11 +60,11 @@ def _open(path: Path, task: Task) -> Store:
     token = secrets.token_hex(16)
     store.set("token", token)
     addresses = _own_addresses(task) if task.node_count > 1 else ["127.0.0.1"]
-    write_json(path, {"addresses": addresses, "port": store.port, "token": token})
+    write_json(path, {"addresses": addresses, "port": store.port, "token": token, "node": task.node})
     return store
 
 
-def _join(path: Path, stop: StopRequest) -> Store:
+def _join(path: Path, task: Task, stop: StopRequest) -> Store:
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         stop.check()
@@ -75,7 +75,8 @@ def _join(path: Path, stop: StopRequest) -> Store:
             for address in place["addresses"]:
                 store = _connect(address, place["port"], place["token"])
                 if store is not None:
-                    store.set("reached", address)
+                    if place["node"] != task.node:  # a neighbour may come by an address that leads nowhere from afar
+                        store.set("reached", address)
                     return store
         time.sleep(0.1)
     raise TrexError(f"rank 0 could not be reached within {WAIT_SECONDS:.0f} s ({path}): did its process die?")

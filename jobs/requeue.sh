@@ -25,6 +25,12 @@ trex_lost_nodes() { # nodes of this job that do not answer any more
         awk '$2 ~ /[*]$|^down|^fail/ { print $1 }' | sort -u
 }
 
+trex_called_off() { # that rank 0 ended before the others had met it, and without a record: another job has the run
+    local key=${trex_state_file##*/} place
+    { place=$(< "${trex_state_file%/*}/rendezvous/${key%.state.json}-$trex_job-${SLURM_RESTART_COUNT:-0}.json"); } 2>/dev/null
+    [[ $place == *'"called_off"'* ]]
+}
+
 trex_may_die_again() { # counts the deaths of this job since something new came onto the disk
     local job=none count=0 mark=none now
     now=$(trex_field mark) # what was there when the last start began
@@ -36,6 +42,12 @@ trex_may_die_again() { # counts the deaths of this job since something new came 
 
 trex_requeue() { # Slurm may end this shell before scontrol has returned, so that the reason is logged first
     local pause
+    case "$(scontrol show job --oneliner "$trex_job" 2>/dev/null)" in
+    *JobState=CANCELLED* | *JobState=COMPLETING*) # a requeue would bring it back
+        trex_say "$1, but it was cancelled: not requeued. Continue with: $trex_continue"
+        return
+        ;;
+    esac
     trex_say "requeue: $1"
     for pause in 1 2 4 8 0; do
         scontrol requeue "$trex_job" && return
@@ -63,6 +75,8 @@ elif trex_lost=$(trex_lost_nodes) && [ -n "$trex_lost" ]; then
     trex_after_death "$(echo lost $trex_lost)"
 elif [ "$trex_recorded" = failed ]; then
     trex_say "failed with code $rc: not requeued. Mend the cause, then: $trex_continue"
+elif trex_called_off; then
+    trex_say "not begun: not requeued. The lines above say why; then: $trex_continue"
 elif [ $rc = 75 ]; then
     trex_requeue "stopped before anything was begun"
 elif [ $rc = 125 ] || [ $rc = 253 ]; then

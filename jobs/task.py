@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs import environment, rendezvous
-from jobs.attempts import Attempt
+from jobs.attempts import Attempt, record_failure
 from jobs.environment import Task
 from jobs.spec import Item, Stage, TaskSpec
-from trex.errors import ExitCode, Interrupted, TrexError
+from trex.errors import ExitCode, Interrupted, TrexError, UserError
 from trex.files import write_json
 from trex.interruption import StopRequest
 from trex.rundir import RunDir
@@ -41,10 +41,12 @@ def run_task(spec: TaskSpec) -> None:
     """
     stop = StopRequest().install()
     task = environment.this_task()
+    if not task.is_slurm:
+        environment.restore_chosen_gpus()
     _set_up_logging(task)
     run = RunDir(Path(spec.run))
     attempt = Attempt(run, spec, task) if task.rank == 0 else None
-    code, reason = ExitCode.DONE, "finished"
+    code, reason, lost, told = ExitCode.DONE, "finished", False, None
     with ExitStack() as held:
         try:
             if attempt is not None:
@@ -54,10 +56,19 @@ def run_task(spec: TaskSpec) -> None:
             code, reason = error.exit_code, str(error)
             log.log(logging.WARNING if code == ExitCode.INTERRUPTED else logging.ERROR, "%s", error)
         except Exception as error:
-            code, reason = ExitCode.FAULT, f"{type(error).__name__}: {error}"
-            log.exception("a fault of the program, or of the machine")
+            code, reason, lost = ExitCode.FAULT, f"{type(error).__name__}: {error}", _lost_another(error)
+            told = attempt.failure_of_another() if attempt is not None and lost else None
+            if told is not None:
+                code, reason = told
+                log.error("%s", reason)
+            elif lost:
+                log.error("another process of this job ended before its work was done; its log is beside this one")
+            else:
+                log.exception("a fault of the program, or of the machine")
+        if attempt is None and code not in (ExitCode.DONE, ExitCode.INTERRUPTED) and not lost:
+            record_failure(run, spec, task, code, reason)
         if attempt is not None:
-            attempt.end(code, reason, stop.signal_name)
+            attempt.end(code, reason, stop.signal_name, died=lost and told is None)
             if code:
                 rendezvous.call_off(run.jobs, spec.keys[0], task, reason)
             if not task.is_slurm:
@@ -67,6 +78,11 @@ def run_task(spec: TaskSpec) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # not sys.exit: after a failed collective, threads of the back end may wait for other ranks
+
+
+def _lost_another(error: Exception) -> bool:
+    """Whether an error of a back end says no more than that another rank is not there: that one knows why."""
+    return any(one.__name__ == "DistError" for one in type(error).__mro__) or "gloo" in str(error).lower()
 
 
 def outcome_path(run: RunDir, job_id: str) -> Path:
@@ -128,8 +144,14 @@ def _device(task: Task) -> Device:
     torch.set_num_threads(task.cpus)
     if not torch.cuda.is_available():
         return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if 1 < count <= task.local_rank:
+        raise UserError(
+            f"process {task.local_rank + 1} on {task.node}, which gives this job {count} GPUs: ask for as many "
+            f"processes as GPUs (tasks_per_node, gpus_per_node)"
+        )
     # With one visible GPU a task, each sees its own as number 0.
-    return torch.device("cuda", task.local_rank if torch.cuda.device_count() > 1 else 0)
+    return torch.device("cuda", task.local_rank if count > 1 else 0)
 
 
 def _record_environment(run: RunDir, task: Task, device: Device) -> None:

@@ -137,8 +137,8 @@ def joined(rank: int, world: int, device: torch.device, store: Store | None) -> 
         backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT,
         device_id=device if backend == "nccl" else None,
     )  # fmt: skip
-    try:
-        control: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=TIMEOUT)  # type: ignore[assignment]
-        yield Ranks(rank, world, device, control)
-    finally:
-        dist.destroy_process_group()
+    control: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=TIMEOUT)  # type: ignore[assignment]
+    yield Ranks(rank, world, device, control)
+    # Not after an error: NCCL waits for the other ranks here, which may wait in a collective for this one. The process
+    # that ends tells them.
+    dist.destroy_process_group()

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from tests.stopping import StopAfter
 from tests.training.conftest import assert_same_bits
 from tests.training.test_resume import final, finish
+from trex.config.schema import OptimiserConfig
 from trex.distributed import Ranks
 from trex.errors import Interrupted, TrexError, UserError
 from trex.files import read_lines
@@ -22,6 +24,7 @@ from trex.interruption import StopRequest
 from trex.model.trex import build_model
 from trex.rundir import RunDir
 from trex.training.checkpoint import Checkpoints
+from trex.training.state import Position, TrainingState, make_optimiser
 from trex.training.trainer import make_batches, train
 from trex.training.validation import validate
 
@@ -49,6 +52,54 @@ def test_mixed_precision_resumes_with_the_same_bits(tiny, saved_run, precision: 
     finish(saved_run(exact), exact)
     weights = (final(RunDir.of(one))["model"]["encoder.conv1.weight"] for one in (exact, reference))
     assert not torch.equal(*weights), "autocast had no effect"
+
+
+def test_first_step_that_the_scaler_skips_leaves_nothing_behind() -> None:
+    """The fused kernel allocates its momentum without writing it when the step is to be skipped."""
+
+    def weights(overflow: bool) -> Tensor:
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 2)
+        optimiser = make_optimiser(layer, OptimiserConfig(), torch.device("cuda"))  # fused, which a CPU can do too
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+        for first in (True, False, False):
+            scale = 1e38 if overflow and first else 1.0
+            if not (first and not overflow):
+                scaler.scale(layer(torch.ones(4, 3)).sum() * scale).backward()
+                scaler.step(optimiser)
+                scaler.update(2.0**8)
+                optimiser.zero_grad()
+        return layer.weight.detach()
+
+    torch.use_deterministic_algorithms(mode=True)  # fills what is not written with NaN
+    try:
+        assert torch.equal(weights(overflow=True), weights(overflow=False))
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+
+
+def test_restored_optimiser_steps_as_its_own_device_does(tiny) -> None:
+    def state(device: str) -> TrainingState:
+        model = build_model(tiny("a").model, 3, Ranks(), seed=0)
+        optimiser = make_optimiser(model, OptimiserConfig(), torch.device(device))
+        return TrainingState(model, optimiser, torch.amp.GradScaler("cpu"), Position())
+
+    saved = state("cpu").to_dict(Ranks(), tiny("a"), ("a",), "digest")
+    resumed = state("cuda")
+    resumed.restore(saved, Ranks())
+    assert [group["fused"] for group in resumed.optimiser.param_groups] == [True, True]
+
+
+def test_what_a_killed_save_left_is_cleared_by_the_next_start(tiny, saved_run) -> None:
+    config = tiny("cleared", "train.epochs=1")
+    run = saved_run(config)
+    left = run.checkpoints / ".unfinished-epoch-0000-step-00000007-123"
+    left.mkdir(parents=True)
+    (left / "checkpoint.pt").write_bytes(b"half")
+    with pytest.raises(Interrupted):
+        train(run, config, Ranks(), StopAfter(1))
+    assert not left.exists()
+    assert len(list(run.checkpoints.iterdir())) == 1
 
 
 @pytest.mark.slow

@@ -150,6 +150,7 @@ class _Extraction:
     def missing_blocks(self) -> list[int]:
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
+        remove_leftovers(self.target.parent)
         return [block for block in range(self.block_count) if not self.path(block).exists()]
 
     def make_block(self, block: int | None) -> list[ImageFault]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,11 @@ STD = (0.229, 0.224, 0.225)
 
 def normalise(images: Tensor, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Tensor:
     """uint8 (N, 3, H, W) to float32 (x / 255 - mean) / std of the same shape, channels last in memory."""
-    centre = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
-    scaled = images.to(torch.float32).div_(255).sub_(centre).div_(scale)
+    scaled = images.to(torch.float32).div_(255).sub_(_channels(mean, images.device)).div_(_channels(std, images.device))
     return scaled.contiguous(memory_format=torch.channels_last)
+
+
+@functools.cache
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Once a device: copying them there makes the host wait."""
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)

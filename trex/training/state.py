@@ -60,7 +60,10 @@ class TrainingState:
     def restore(self, saved: Mapping[str, Any], ranks: Ranks) -> None:
         """Become the saved state, bit for bit."""
         self.model.load_state_dict(saved["model"])
+        fused = [group["fused"] for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(saved["optimiser"])
+        for group, here in zip(self.optimiser.param_groups, fused, strict=True):
+            group["fused"] = here  # as the device of this process wants it, not that of the one that saved
         self.scaler.load_state_dict(saved["scaler"])
         self.position = Position(**saved["position"])
         if saved["world"] == ranks.world:
@@ -74,8 +77,13 @@ def make_optimiser(model: nn.Module, config: OptimiserConfig, device: torch.devi
         {"params": [p for p in learnt if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    # The fused step takes the scaler's verdict on the device; the others ask the host for it at every step.
-    return SGD(groups, lr=config.lr, momentum=config.momentum, fused=device.type == "cuda")
+    # The fused step takes the scaler's verdict on the device; the others ask the host for it at every step. Where that
+    # verdict is to skip the very first step, it leaves the momentum that it has just allocated as it is: begin with 0.
+    optimiser = SGD(groups, lr=config.lr, momentum=config.momentum, fused=device.type == "cuda")
+    if config.momentum:
+        for parameter in learnt:
+            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimiser
 
 
 def refuse_other_run(

@@ -46,12 +46,6 @@ class Wish(IntEnum):
     STOP = 2
 
 
-def is_trained(run: RunDir) -> bool:
-    """Whether the run's training has finished. Reads manifests only as far as needed."""
-    newest = Checkpoints(run.checkpoints).newest()
-    return newest is not None and newest.finished
-
-
 def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest) -> None:
     """Train from the newest checkpoint, or from the start, to the end. Does nothing when that is reached.
 
@@ -72,6 +66,8 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest) -> None:
     if chosen and chosen[1]:
         log.info("training has finished before: nothing to do (%s)", chosen[0])
         return
+    if ranks.is_main:
+        Checkpoints(run.checkpoints).remove_unfinished()
     trainer = Trainer(run, config, ranks, stop)
     try:
         trainer.resume(chosen[0] if chosen else None)
@@ -353,3 +349,5 @@ def _set_up_device(ranks: Ranks, config: Config) -> None:
     if ranks.device.type == "cuda":
         torch.backends.cudnn.benchmark = not config.train.deterministic
         torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
+        # Filling memory before it is written is a help for debugging, at a price in each step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,0 +1,147 @@
+"""Several processes of one job, one of which fails: what is said, recorded and returned is that one's reason."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs import environment
+from trex.config import Config, load
+from trex.images.order import epoch_order
+from trex.images.registry import load_split
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TEXT = """
+data: {dataset: mine, workers: 0, folders: {mine: mine}}
+crops: {global_size: 16, local_size: 8, local_count: 1}
+model: {encoder: resnet18, hidden_dim: 32, output_dim: 16, memory_size: 64}
+optimiser: {lr: 0.05, warmup_epochs: 0}
+train: {epochs: 40, batch_size: 8, precision: "off", log_every: 1}
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with sixteen images a part, where no Slurm is to be found."""
+    (tmp_path / "pair.yaml").write_text(TEXT)
+    rng = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for label in ("a", "b"):
+            (tmp_path / "mine" / part / label).mkdir(parents=True)
+            for number in range(8):
+                pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "mine" / part / label / f"{number}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def outside(home: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PATH": str(home / "no_slurm"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment in which nobody chose GPUs."""
+    for name in ("CUDA_VISIBLE_DEVICES", "TREX_CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+WORDS = [sys.executable, "-m", "jobs.cli", "train", "pair.yaml", "--cluster", "local", "--processes", "2"]
+
+
+@pytest.mark.slow
+def test_image_that_one_rank_cannot_read_is_what_the_command_says(home: Path, outside: dict[str, str]) -> None:
+    config = load(home / "pair.yaml", Config, [f"data.folders={{mine: {home}/mine}}"])
+    split = load_split("mine", "trainval", config.data)
+    of_rank_1 = epoch_order(len(split), config.train.seed, 0)[4:8]
+    path = home / "mine" / split.name(int(of_rank_1[0]))
+    path.write_bytes(path.read_bytes()[:60])
+    done = subprocess.run(WORDS, cwd=home, env=outside, capture_output=True, text=True, timeout=240)
+    said = done.stdout + done.stderr
+    assert done.returncode == 2, said
+    assert re.search(rf"rank 1 on \S+: .*{path.name}", said)
+    assert "Traceback" not in said
+    state = json.loads((home / "runs" / "run" / "jobs" / "train.state.json").read_text())
+    assert (state["state"], state["code"]) == ("failed", 2)
+    assert path.name in state["reason"]
+    status = subprocess.run([*WORDS[:3], "status", "run"], cwd=home, env=outside, capture_output=True, text=True)
+    assert path.name in status.stdout
+
+
+@pytest.mark.slow
+def test_killed_rank_leaves_the_state_of_a_killed_job(home: Path, outside: dict[str, str]) -> None:
+    """On Slurm the batch script then requeues it, a few times at most, as after the death of rank 0."""
+    lines = []
+    with subprocess.Popen(
+        WORDS, cwd=home, env=outside, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as job:
+        assert job.stdout is not None
+        for line in job.stdout:
+            lines.append(line)
+            if "step" in line and "loss" in line:
+                break
+        os.kill(process_of_rank(1, home), signal.SIGKILL)
+        lines += job.stdout.readlines()
+    assert job.returncode == 1
+    said = "".join(lines)
+    assert "another process of this job ended before its work was done" in said
+    assert "Traceback" not in said
+    state = json.loads((home / "runs" / "run" / "jobs" / "train.state.json").read_text())
+    assert state["state"] == "running"
+
+
+def process_of_rank(rank: int, home: Path) -> int:
+    """The process of a local job's rank that works in `home`, the oldest: loader workers come later."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            variables = (path / "environ").read_bytes().split(b"\0")
+            here = (path / "cwd").resolve() == home.resolve()
+            if here and f"SUBMITIT_LOCAL_GLOBALID={rank}".encode() in variables:
+                found.append(int(path.name))
+    return min(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("3", ("3",)), ("0,2", ("0", "2")), ("GPU-ab12, GPU-cd34", ("GPU-ab12", "GPU-cd34")), ("", ()), ("-1", ()),
+     ("1,-1,2", ("1",))],
+)  # fmt: skip
+def test_chosen_gpus_are_those_that_cuda_would_see(
+    fresh: pytest.MonkeyPatch, value: str, expected: tuple[str, ...]
+) -> None:
+    assert environment.chosen_gpus() is None
+    fresh.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert environment.chosen_gpus() == expected
+
+
+def test_choice_of_gpus_reaches_the_processes_of_this_machine(fresh: pytest.MonkeyPatch) -> None:
+    environment.keep_chosen_gpus()
+    fresh.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # as submitit numbers them
+    environment.restore_chosen_gpus()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1", "nobody chose"
+    fresh.setenv("CUDA_VISIBLE_DEVICES", "GPU-ab12,GPU-cd34")
+    environment.keep_chosen_gpus()
+    fresh.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    environment.restore_chosen_gpus()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-ab12,GPU-cd34"
+    del os.environ["TREX_CUDA_VISIBLE_DEVICES"]
+
+
+def test_more_processes_than_gpus_are_refused_before_anything_runs(home: Path, outside: dict[str, str]) -> None:
+    done = subprocess.run(WORDS, cwd=home, env={**outside, "CUDA_VISIBLE_DEVICES": "3"}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "2 processes for 1 GPU: each computes on one of its own. Ask for --processes 1" in done.stderr
+    assert not (home / "runs").exists()
