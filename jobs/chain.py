@@ -14,24 +14,29 @@ import contextlib
 import fcntl
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from jobs import queue
 from jobs.cluster import Cluster, load_cluster
 from jobs.probe_memory import require_memory
+from jobs.run_status import is_reported
 from jobs.runs import open_run, save_config
 from jobs.slurm import Submitter, Work, array_size, make_private, submissions_path, submitted_jobs
 from jobs.spec import TaskSpec
 from jobs.stages import missing_data, plan, stages_of
 from trex.config import Config, load
 from trex.config.loader import to_yaml
-from trex.errors import ExitCode, UserError
+from trex.errors import ExitCode, TrexError, UserError
 from trex.files import read_lines, write_text
 from trex.rundir import RunDir
 
 Send = Callable[[Work], dict[str, str]]
 Batch = tuple[list[TaskSpec], str]  #: of one stage, and what they wait for in the words of sbatch
+
+#: Seconds that a job on its way out is given to be gone, or to be back from its requeue; and from one look to the next.
+_PATIENCE, _PAUSE = 60.0, 2.0
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -74,19 +79,23 @@ def submit(run: RunDir, config: Config, cluster: Cluster, stage: str, dry_run: b
 
 
 def _submit(run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskSpec], dry_run: bool) -> int:
-    if [spec.stage for spec in specs] == ["report"] and (run.report / "index.html").exists():
+    if [spec.stage for spec in specs] == ["report"] and is_reported(run):
         specs = []  # nothing new to report on
     if not specs:
         _say(f"{run.name}: nothing is missing")
     submitter = Submitter(run, cluster)
     if dry_run:
-        _Chain(cluster, _printer(submitter), {}).submit(specs)
+        held: dict[str, queue.QueuedJob] = {}
+        with contextlib.suppress(TrexError):  # a dry run needs no Slurm
+            held = _settled_jobs(run) if specs else {}
+        _Chain(cluster, _printer(submitter), held).submit(specs)
         return ExitCode.DONE
     save_config(run, config)
     make_private(run.jobs)
     with _one_at_a_time(run):
         write_text(cluster_path(run), to_yaml(cluster))
-        _Chain(cluster, _announcer(submitter), waiting_jobs(run)).submit(specs)
+        held = _settled_jobs(run) if specs else {}
+        _Chain(cluster, _announcer(submitter), held).submit(specs)
     return ExitCode.DONE
 
 
@@ -105,12 +114,34 @@ def cluster_path(run: RunDir) -> Path:
 
 
 def waiting_jobs(run: RunDir) -> dict[str, queue.QueuedJob]:
-    """The jobs of a run that Slurm still holds, by the key of their state file."""
+    """The jobs of a run that Slurm still holds, by the key of their state file; of several the newest."""
+    return dict(_held_jobs(run))
+
+
+def _held_jobs(run: RunDir) -> list[tuple[str, queue.QueuedJob]]:
+    """All jobs of a run that Slurm still holds, of whatever submission, with their keys, oldest first."""
     submitted = submitted_jobs(run)
     if not submitted:
-        return {}
+        return []
     in_queue = {(job.job_id, job.comment): job for job in queue.queued_jobs()}
-    return {key: in_queue[place] for key, place in submitted.items() if place in in_queue}
+    return [(key, in_queue[place]) for key, place in submitted if place in in_queue]
+
+
+def _settled_jobs(run: RunDir) -> dict[str, queue.QueuedJob]:
+    """`waiting_jobs`, once none is on its way out: such a job may be gone in a moment, or back from its requeue. One
+    that takes longer than a minute is returned as it is.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    said = False
+    while True:
+        held = waiting_jobs(run)
+        leaving = [job.job_id for job in held.values() if job.state == "COMPLETING"]
+        if not leaving or time.monotonic() > deadline:
+            return held
+        if not said:
+            _say(f"job {leaving[0]} is just ending: waiting a moment, for it may be requeued")
+            said = True
+        time.sleep(_PAUSE)
 
 
 class _Chain:
@@ -118,7 +149,7 @@ class _Chain:
 
     def __init__(self, cluster: Cluster, send: Send, held: dict[str, queue.QueuedJob]) -> None:
         self.cluster, self.send = cluster, send
-        # A job on its way out counts as gone; whoever takes over waits for its end.
+        # A job that is still on its way out counts as gone; whoever takes over waits for its end.
         self.jobs = {key: job.job_id for key, job in held.items() if job.state != "COMPLETING"}
         self.leaving = {key: job.job_id for key, job in held.items() if job.state == "COMPLETING"}
         self.size = array_size(cluster)
@@ -248,10 +279,10 @@ def _retry(target: str, cluster_name: str | None, dry_run: bool) -> int:
 
 def _cancel(target: str) -> int:
     run, _ = open_run(target)
-    jobs = waiting_jobs(run)
-    queue.cancel(_array(job.job_id) for job in jobs.values())  # arrays as a whole
+    jobs = _held_jobs(run)
+    queue.cancel(_array(job.job_id) for _, job in jobs)  # arrays as a whole
     _say(
-        f"cancelled {len(jobs)} jobs of {run.name}: {', '.join(jobs)}"
+        f"cancelled {len(jobs)} jobs of {run.name}: {', '.join(dict(jobs))}"
         if jobs
         else f"{run.name} has no jobs in the queue"
     )

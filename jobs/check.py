@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -217,7 +218,7 @@ def _existing(path: Path) -> Path:
 
 
 def _slurm(run: RunDir, cluster: Cluster) -> Iterator[Finding]:
-    answer = commands.run(["sinfo", "--noheader", "--format", "%R"], timeout=30)
+    answer = commands.run(["sinfo", "--all", "--noheader", "--format", "%R"], timeout=30)  # hidden partitions too
     if not answer.ok:
         yield Finding(False, f"slurm: sinfo does not answer: {answer.stderr.strip()}")
         return
@@ -265,4 +266,7 @@ def _notice(stage: StageResources) -> str:
     values = dict(word.split("=", 1) for word in answer.stdout.split() if "=" in word)
     if values.get("PreemptMode", "OFF") == "OFF":
         return ""
+    config = commands.run(["scontrol", "show", "config"], timeout=30).stdout
+    if re.search(r"^PreemptType\s*=\s*preempt/qos", config, re.MULTILINE):
+        return "; the notice of a preemption is the GraceTime of the QOS, which is not known here"
     return f"; a preemption comes with {values.get('GraceTime', '?')} s of notice"

@@ -22,9 +22,9 @@ TIME = r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2}"
 WORD = r"[A-Za-z0-9_/][A-Za-z0-9_.,:@&|*()\[\]=/+%-]{0,199}"
 #: sbatch options that the toolkit writes itself, or that would let a file run a command of its own.
 _OWNED = {
-    "array", "chdir", "comment", "dependency", "error", "export", "export-file", "get-user-env", "gid", "input",
-    "job-name", "kill-on-invalid-dep", "no-requeue", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output",
-    "requeue", "signal", "test-only", "uid", "wait", "wrap",
+    "array", "chdir", "comment", "cpus-per-task", "dependency", "error", "export", "export-file", "get-user-env", "gid",
+    "input", "job-name", "kill-on-invalid-dep", "no-requeue", "nodes", "ntasks", "ntasks-per-node", "open-mode",
+    "output", "requeue", "signal", "test-only", "uid", "wait", "wrap",
 }  # fmt: skip
 
 
@@ -37,7 +37,9 @@ class StageResources:
     qos: str | None = setting(None, "quality of service; none: SBATCH_QOS, or your default", pattern=WORD)
     constraint: str | None = setting(None, "node features, such as a100|h100", pattern=WORD)
     nodes: int = setting(1, "nodes of a job", at_least=1)
-    gpus_per_node: int = setting(0, "GPUs a node", at_least=0)
+    gpus_per_node: int = setting(
+        0, "GPUs a node; where the options name their type, this is still how many processes", at_least=0
+    )
     tasks_per_node: int = setting(0, "processes a node; 0: one a GPU, or one", at_least=0)
     cpus_per_task: int = setting(1, "CPUs a process, its loader workers' included", at_least=1)
     memory_gb: int = setting(0, "memory a node, GB; 0: the cluster's default", at_least=0)
@@ -58,6 +60,11 @@ class StageResources:
     def tasks(self) -> int:
         """Processes a node."""
         return self.tasks_per_node or max(self.gpus_per_node, 1)
+
+    @property
+    def names_gpus(self) -> bool:
+        """Whether the further options ask for the GPUs, such as gpus-per-node: a100:4; sbatch is then told no other."""
+        return "gpu" in self.options.get("gres", "") or any(key.startswith("gpus") for key in self.options)
 
     @property
     def lead(self) -> int:
@@ -104,7 +111,15 @@ class Cluster:
         return dataclasses.replace(config, data=dataclasses.replace(config.data, root=self.data_root))
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Stages that use one process must not be given several."""
+        """Stages that use one process must not be given several, nor the others more than there are GPUs."""
+        for name in ("train", "extract"):
+            stage = self.stage(name)
+            if stage.tasks > stage.gpus_per_node > 0:
+                yield (
+                    name,
+                    f"has {stage.tasks} processes for {stage.gpus_per_node} GPUs a node: expected one a GPU, "
+                    f"tasks_per_node: {stage.gpus_per_node}, or none named",
+                )
         for name in ("probe", "report"):
             stage = self.stage(name)
             if stage.nodes * stage.tasks > 1:

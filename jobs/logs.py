@@ -7,9 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+from jobs.chain import waiting_jobs
 from jobs.runs import open_run
 from trex.errors import ExitCode, UserError
 from trex.rundir import RunDir
+
+#: Seconds from one look at the queue to the next.
+_PAUSE = 2.0
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,7 +25,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "to the error stream.",
     )
     parser.add_argument("run", metavar="RUN", help="a run folder, or just its name")
-    parser.add_argument("--follow", action="store_true", help="go on printing what is added")
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="go on printing what is added; wait for a job that is in the queue to begin",
+    )
     parser.add_argument("--job", metavar="ID", help="another job than the newest, such as 123 or 123_4")
     parser.add_argument("--rank", type=int, default=0, metavar="N", help="another process than the first")
     parser.set_defaults(handler=_logs)
@@ -29,7 +37,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _logs(args: argparse.Namespace) -> int:
     run, _ = open_run(args.run)
-    path = log_path(run, args.job, args.rank)
+    path = _log_to_come(run, args.job, args.rank) if args.follow else log_path(run, args.job, args.rank)
     sys.stderr.write(f"trex: {path}\n")
     position = 0
     while True:
@@ -41,6 +49,30 @@ def _logs(args: argparse.Namespace) -> int:
         if not args.follow:
             return ExitCode.DONE
         time.sleep(1.0)
+
+
+def _log_to_come(run: RunDir, job: str | None, rank: int) -> Path:
+    """`log_path`, as soon as there is one.
+
+    Raises:
+        UserError: if there is none, and no job in the queue that could write it.
+    """
+    may_come, said = True, False
+    while True:
+        try:
+            return log_path(run, job, rank)
+        except UserError:
+            if not may_come:
+                raise
+        queued = [one for one in waiting_jobs(run).values() if job in (None, one.job_id)]
+        may_come = bool(queued)  # if not: one more look, for the last may have begun and ended since
+        if may_come and not said:
+            first = queued[0]
+            sys.stderr.write(
+                f"trex: no log yet: job {first.job_id} is {first.state} ({first.reason}), waiting for it\n"
+            )
+            said = True
+        time.sleep(_PAUSE if may_come else 0)
 
 
 def log_path(run: RunDir, job: str | None, rank: int) -> Path:

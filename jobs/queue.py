@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,7 +33,8 @@ def queued_jobs() -> list[QueuedJob]:
     Raises:
         TrexError: if Slurm does not answer.
     """
-    words = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "|".join(_FIELDS)]
+    # By number: LOGNAME may still hold another user's name after a change of user.
+    words = ["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", "|".join(_FIELDS)]
     answer = commands.run(words, timeout=60)
     if not answer.ok:
         raise TrexError(f"squeue does not answer: {answer.stderr.strip()}")

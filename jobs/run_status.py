@@ -18,9 +18,9 @@ from trex.files import read_lines
 from trex.rundir import RunDir
 from trex.training.manifest import newest_manifest
 
-State = Literal["done", "running", "waiting", "failed", "gone", "open"]
+State = Literal["done", "running", "waiting", "failed", "gone", "open", "stale"]
 #: Which state of its parts a stage shows, the most pressing first.
-_PRESSING: tuple[State, ...] = ("failed", "gone", "running", "waiting", "open", "done")
+_PRESSING: tuple[State, ...] = ("failed", "gone", "running", "waiting", "open", "stale", "done")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Part:
 
 @dataclass
 class StageStatus:
-    """A stage with all its parts."""
+    """A stage with all its parts, of which there is at least one."""
 
     stage: str
     parts: list[Part]
@@ -107,7 +107,7 @@ class RunStatus:
 
 def ask_slurm(runs: Sequence[RunDir]) -> Slurm:
     """One squeue and one sacct for all the jobs of `runs`; none of them if nothing was submitted."""
-    places = [place for run in runs for place in submitted_jobs(run).values()]
+    places = [place for run in runs for _, place in submitted_jobs(run)]
     if not places:
         return Slurm({}, {}, answers=True, accounting=False)
     try:
@@ -129,13 +129,16 @@ def ask_slurm(runs: Sequence[RunDir]) -> Slurm:
 def status_of(run: RunDir, config: Config, slurm: Slurm) -> RunStatus:
     """Put together what is known of one run."""
     status = RunStatus(run.name, str(run.root), epochs=config.train.epochs)
-    submitted = submitted_jobs(run)
+    places = submitted_jobs(run)
+    queued = {key: place for key, place in places if place in slurm.jobs}
+    submitted = dict(places) | queued  # the newest of each key; what is in the queue comes first
     for stage in STAGES:
         if stage == "train" and config.extract.weights != "trained" and "train" not in submitted:
             continue
         finished = _finished(run, config, stage)
         parts = [_part(run, key, is_finished, submitted, slurm) for key, is_finished in finished.items()]
-        status.stages.append(StageStatus(stage, parts))
+        if parts:  # without data sets there is nothing to extract and to probe
+            status.stages.append(StageStatus(stage, parts))
     _read_progress(run, config, status)
     _read_attempts(run, status, slurm)
     return status
@@ -146,8 +149,17 @@ def _finished(run: RunDir, config: Config, stage: Stage) -> dict[str, bool]:
     if stage == "train":
         return {stage: is_trained(run)}
     if stage == "report":
-        return {stage: (run.report / "index.html").exists()}
+        return {stage: is_reported(run)}
     return {f"{stage}-{item.name}": is_there(run, config, stage, item) for item in items(stage, config)}
+
+
+def is_reported(run: RunDir) -> bool:
+    """Whether there is a report that is no older than the results and the training's metrics."""
+    page = run.report / "index.html"
+    if not page.exists():
+        return False
+    sources = [run.metrics, *run.root.glob("probes/*/*/seed_*.json")]
+    return all(path.stat().st_mtime_ns <= page.stat().st_mtime_ns for path in sources if path.exists())
 
 
 def _part(run: RunDir, key: str, finished: bool, submitted: dict[str, tuple[str, str]], slurm: Slurm) -> Part:
@@ -161,6 +173,8 @@ def _part(run: RunDir, key: str, finished: bool, submitted: dict[str, tuple[str,
         return Part(key, "running", queued.job_id, f"on {queued.nodes} for {queued.elapsed}, {queued.left} left")
     if finished:
         return Part(key, "done", place[0] if place else None, "")
+    if key == "report" and (run.report / "index.html").exists() and (recorded or {}).get("state", "done") == "done":
+        return Part(key, "stale", None, f"older than the results: trex report {run.name} renews it")
     if recorded is None and place is None:
         return Part(key, "open", None, "")
     if place is None or (recorded is not None and _is_newer(recorded["job"], place[0])):

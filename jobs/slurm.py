@@ -134,7 +134,8 @@ class Submitter:
         executor = _Executor(self.folder, max_num_timeout=1_000_000, python=f"{shlex.quote(sys.executable)} -P")
         executor.update_parameters(
             job_name=f"{self.run.name}-{work.stage}", nodes=stage.nodes, ntasks_per_node=stage.tasks,
-            cpus_per_task=stage.cpus_per_task, gpus_per_node=stage.gpus_per_node or None,
+            cpus_per_task=stage.cpus_per_task,
+            gpus_per_node=None if stage.names_gpus else stage.gpus_per_node or None,
             array_parallelism=work.parallel or len(work.specs),
             stderr_to_stdout=True, wckey=None, comment=comment, setup=self._before(code), teardown=self._after(work),
             srun_args=_srun_arguments(stage.cpus_per_task), additional_parameters=self._options(work),
@@ -203,10 +204,10 @@ def submissions_path(run: RunDir) -> Path:
     return run.jobs / "submitted.jsonl"
 
 
-def submitted_jobs(run: RunDir) -> dict[str, tuple[str, str]]:
-    """The newest job id and comment of each key that was ever submitted."""
+def submitted_jobs(run: RunDir) -> list[tuple[str, tuple[str, str]]]:
+    """Key, and job id with comment, of all that was ever submitted, oldest first: a `dict` of it has the newest."""
     lines = read_lines(submissions_path(run))
-    return {key: (job_id, line["comment"]) for line in lines for key, job_id in line["jobs"].items()}
+    return [(key, (job_id, line["comment"])) for line in lines for key, job_id in line["jobs"].items()]
 
 
 def make_private(folder: Path) -> None:

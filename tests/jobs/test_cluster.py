@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,9 @@ def test_value_that_is_no_plain_word_is_refused_with_its_place(tmp_path: Path, f
         load_cluster(str(path))
 
 
-@pytest.mark.parametrize("option", ["wrap", "output", "export", "array", "dependency", "uid", "Wrap", "a b", "x\n"])
+@pytest.mark.parametrize(
+    "option", ["wrap", "output", "export", "array", "cpus-per-task", "dependency", "uid", "Wrap", "a b", "x\n"]
+)
 def test_option_that_is_the_toolkits_or_no_option_is_refused(tmp_path: Path, option: str) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text(f'train:\n  options: {{"{option.encode("unicode_escape").decode()}": "1"}}\n')
@@ -62,6 +65,35 @@ def test_defaults_of_the_site_hold_where_the_cluster_file_says_nothing(
     monkeypatch.setenv("SBATCH_ACCOUNT", "mine\ntouch pwned")
     with pytest.raises(UserError, match="SBATCH_ACCOUNT"):
         script(tmp_path, Cluster())
+
+
+@pytest.mark.parametrize(
+    ("option", "asked"),
+    [
+        ("gpus-per-node: a100:4", ["gpus-per-node=a100:4"]),
+        ("gres: gpu:a100:4", ["gres=gpu:a100:4"]),
+        ("gpus: 8", ["gpus=8"]),
+        ("gpus-per-task: a100:1", ["gpus-per-task=a100:1"]),
+        ("gres: disk:1", ["gpus-per-node=4", "gres=disk:1"]),
+        ("gpu-bind: closest", ["gpu-bind=closest", "gpus-per-node=4"]),
+    ],
+)
+def test_gpus_are_asked_for_once_where_an_option_names_them(tmp_path: Path, option: str, asked: list[str]) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(f"train: {{gpus_per_node: 4, options: {{{option}}}}}\n")
+    lines = script(tmp_path, load_cluster(str(path))).splitlines()
+    found = [line.removeprefix("#SBATCH --") for line in lines if re.match("#SBATCH --(gpu|gres)", line)]
+    assert sorted(found) == asked
+    assert "#SBATCH --ntasks-per-node=4" in lines
+
+
+def test_more_processes_than_gpus_of_a_node_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text("train: {gpus_per_node: 1, tasks_per_node: 4}\n")
+    with pytest.raises(TrexError, match=r"has 4 processes for 1 GPUs a node: expected one a GPU"):
+        load_cluster(str(path))
+    path.write_text("train: {gpus_per_node: 0, tasks_per_node: 4}\n")
+    assert load_cluster(str(path)).train.tasks == 4
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
-"""Slurm's ways to write job ids."""
+"""Asking squeue, and Slurm's ways to write job ids."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from jobs.queue import elements
+from jobs.queue import elements, queued_jobs
+from tests.jobs.conftest import FakeSlurm
 
 
 @pytest.mark.parametrize(
@@ -22,3 +25,12 @@ from jobs.queue import elements
 )
 def test_elements_of_an_array_id(job_id: str, expected: list[str]) -> None:
     assert elements(job_id) == expected
+
+
+def test_queue_is_that_of_the_user_who_asks_whatever_the_login_name_says(
+    fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "somebody")
+    fake_slurm.says("squeue")
+    assert queued_jobs() == []
+    assert f"--user {os.getuid()} " in fake_slurm.asked("squeue")[0]

@@ -26,12 +26,13 @@ def test_status_and_logs_of_a_run_that_is_preempted_twice_and_cancelled(site: Si
     site.trex("train", "tiny.yaml", "name=watched", "train.epochs=200", "--cluster", "small.yaml")
     run = site.run_of("watched")
     job = run.jobs()["train"]
-    run.reach(4)
+    # begun before the job has: it waits for the log
     words = [*TREX, "logs", "watched", "--follow"]
     with subprocess.Popen(
         words, cwd=site.home, env=site.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as follow:
         assert follow.stdout is not None
+        run.reach(4)
         already = run.step()
         assert any(f"step {(already + 3) % 15 + 1}/15" in line for line in follow.stdout), "what comes later is shown"
         follow.terminate()
@@ -70,6 +71,7 @@ def test_job_that_left_the_queue_before_it_began_is_shown_as_gone(site: Site) ->
     site.trex("run", "tiny.yaml", "name=vanished", "extract.weights=pixels", "--cluster", "held.yaml")
     run = site.run_of("vanished")
     assert status(run)["stages"]["extract"]["state"] == "waiting"
+    assert site.trex("retry", "vanished", "--dry-run").stdout == "", "all of it is in the queue"
     site.call("scancel", run.jobs()["extract-digits"].partition("_")[0])
     site.ended(*(job for key, job in run.jobs().items() if key != "report"))
     after = status(run)

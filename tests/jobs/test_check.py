@@ -1,0 +1,48 @@
+"""What `trex check` makes of Slurm's answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.check import Finding, _slurm
+from jobs.cluster import Cluster, StageResources
+from tests.jobs.conftest import FakeSlurm
+from trex.rundir import RunDir
+
+PREEMPTIBLE = "PartitionName=low GraceTime=0 PreemptMode=REQUEUE"
+
+
+def found(partition: str) -> list[Finding]:
+    resources = StageResources(partition=partition)
+    return list(_slurm(RunDir(Path.cwd() / "run"), Cluster(train=resources)))
+
+
+@pytest.fixture
+def answering(fake_slurm: FakeSlurm) -> FakeSlurm:
+    for program in ("sbatch", "sacct"):
+        fake_slurm.says(program)
+    fake_slurm.says("sinfo", "low")
+    fake_slurm.says("scontrol", PREEMPTIBLE)
+    return fake_slurm
+
+
+def test_partitions_are_asked_for_with_the_hidden_ones(answering: FakeSlurm) -> None:
+    assert found("low")[0].ok
+    assert answering.asked("sinfo")[0].startswith("--all ")
+    assert not found("lwo")[0].ok
+
+
+@pytest.mark.parametrize(
+    ("preempt_type", "notice"),
+    [
+        ("preempt/partition_prio", "a preemption comes with 0 s of notice"),
+        ("preempt/qos", "the notice of a preemption is the GraceTime of the QOS, which is not known here"),
+    ],
+)
+def test_notice_is_only_told_where_the_partition_decides_it(
+    answering: FakeSlurm, preempt_type: str, notice: str
+) -> None:
+    answering.says("scontrol", PREEMPTIBLE, f"PreemptType             = {preempt_type}")
+    assert found("low")[0].text.endswith(notice)

@@ -1,0 +1,102 @@
+"""What a second command makes of the jobs of a first: those in the queue, those just ending, an old report."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs import chain
+from jobs.cli import main
+from jobs.runs import open_config, save_config
+from tests.jobs.conftest import FakeSlurm, note_submission, queued
+from trex.rundir import RunDir
+
+WORDS = ["train", "recipe.yaml", "--cluster", "slurm", "--dry-run"]
+
+
+@pytest.fixture
+def run(fake_slurm: FakeSlurm) -> RunDir:
+    """A run whose training was submitted as job 7."""
+    Path("recipe.yaml").write_text("name: mine\nextract: {datasets: [digits]}\n")
+    run, config = open_config("recipe.yaml")
+    save_config(run, config)
+    note_submission(run, "trex:mine:train:a", train="7")
+    return run
+
+
+def test_dry_run_leaves_out_what_is_in_the_queue(
+    run: RunDir, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_slurm.says("squeue", queued("7", "PENDING", "trex:mine:train:a"))
+    assert main(["run", *WORDS[1:]]) == 0
+    shown = capsys.readouterr()
+    assert "train: in the queue already, job 7" in shown.err
+    assert shown.out.count("#!/bin/bash") == 3
+    assert "#SBATCH --dependency=afterok:7\n" in shown.out
+
+
+@pytest.mark.parametrize(("state", "scripts"), [("PENDING", 0), (None, 1)])
+def test_job_that_is_just_ending_is_taken_up_only_when_it_does_not_come_back(
+    run: RunDir,
+    fake_slurm: FakeSlurm,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    state: str | None,
+    scripts: int,
+) -> None:
+    monkeypatch.setattr(chain, "_PAUSE", 0.01)
+    later = [queued("7", state, "trex:mine:train:a")] if state else []
+    fake_slurm.says("squeue", queued("7", "COMPLETING", "trex:mine:train:a"), then=later)
+    assert main(WORDS) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("job 7 is just ending") == 1
+    assert len(fake_slurm.asked("squeue")) == 2
+    assert shown.out.count("#!/bin/bash") == scripts
+    assert "--dependency" not in shown.out
+
+
+def test_after_a_minute_the_next_job_waits_for_the_one_that_does_not_end(
+    run: RunDir, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "_PAUSE", 0.01)
+    monkeypatch.setattr(chain, "_PATIENCE", 0.05)
+    fake_slurm.says("squeue", queued("7", "COMPLETING", "trex:mine:train:a"))
+    assert main(WORDS) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("job 7 is just ending") == 1
+    assert "#SBATCH --dependency=afterany:7\n" in shown.out
+
+
+def test_cancel_ends_jobs_of_earlier_submissions_too(
+    run: RunDir, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note_submission(run, "trex:mine:train:b", train="8")
+    note_submission(run, "trex:mine:extract:c", extract_digits="9_0")
+    fake_slurm.says(
+        "squeue",
+        queued("7", "PENDING", "trex:mine:train:a"),
+        queued("8", "RUNNING", "trex:mine:train:b"),
+        queued("9_0", "PENDING", "somebody else's, with an id that Slurm used again"),
+    )
+    fake_slurm.says("scancel")
+    assert main(["cancel", "mine"]) == 0
+    assert fake_slurm.asked("scancel") == ["7 8"]
+    assert "cancelled 2 jobs of mine: train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("age", "scripts"), [(1, 0), (-1, 1)])
+def test_report_is_planned_again_once_a_result_is_newer(
+    fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str], age: int, scripts: int
+) -> None:
+    Path("recipe.yaml").write_text("name: mine\nextract: {datasets: [], weights: pixels}\n")
+    run, config = open_config("recipe.yaml")
+    save_config(run, config)
+    page, result = run.report / "index.html", run.probe("digits", "exact", 0)
+    for path, time in ((page, 1000 + age), (result, 1000)):
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+        os.utime(path, (time, time))
+    assert main(["run", *WORDS[1:]]) == 0
+    assert capsys.readouterr().out.count("#!/bin/bash") == scripts

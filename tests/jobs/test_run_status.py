@@ -1,0 +1,69 @@
+"""Where a run stands, from its files and what Slurm's programs say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jobs.run_status import RunStatus
+from jobs.runs import open_config, save_config
+from jobs.status import as_text, collect
+from tests.jobs.conftest import FakeSlurm, note_submission, queued
+from trex.files import append_line
+from trex.rundir import RunDir
+
+
+def make_run(*settings: str) -> RunDir:
+    Path("recipe.yaml").write_text("name: mine\n")
+    run, config = open_config("recipe.yaml", settings)
+    save_config(run, config)
+    return run
+
+
+def states(status: RunStatus) -> dict[str, str]:
+    return {stage.stage: stage.state for stage in status.stages}
+
+
+def test_run_without_data_sets_has_no_stage_of_them(fake_slurm: FakeSlurm) -> None:
+    make_run("extract.datasets=[]")
+    (status,) = collect(["mine"])
+    assert states(status) == {"train": "open", "report": "open"}
+    assert "not begun" in as_text([status])
+
+
+def test_report_that_is_older_than_the_metrics_is_not_done(fake_slurm: FakeSlurm) -> None:
+    run = make_run()
+    run.report.mkdir()
+    (run.report / "index.html").write_text("")
+    assert states(collect(["mine"])[0])["report"] == "done"
+    run.metrics.write_text("")
+    os.utime(run.report / "index.html", (1000, 1000))
+    (status,) = collect(["mine"])
+    assert states(status)["report"] == "stale"
+    assert "trex report mine renews it" in as_text([status])
+
+
+def test_goodput_and_stops_know_the_starts_of_earlier_jobs(fake_slurm: FakeSlurm) -> None:
+    run = make_run("train.batch_size=10")
+    for job, comment in (("7", "a"), ("8", "b")):
+        note_submission(run, comment, train=job)
+        event = {"stage": "train", "keys": ["train"], "job": job, "restart": 0, "time": 0.0}
+        append_line(run.events, {"event": "attempt_started", **event})
+    line = {"kind": "train", "step": 15, "epoch": 1.0, "images_per_second": 1.0}
+    append_line(run.metrics, line)
+    fake_slurm.says("squeue")
+    fake_slurm.says("sacct", "7|NODE_FAIL|100", "8|CANCELLED by 0|200")
+    (status,) = collect(["mine"])
+    assert fake_slurm.asked("sacct")[0].count("--jobs=7,8") == len(fake_slurm.asked("sacct")) == 1
+    assert status.stops == ["died (NODE_FAIL)"]
+    assert (status.allocated_seconds, status.goodput) == (300, 0.5)
+
+
+def test_job_of_an_earlier_submission_that_is_in_the_queue_is_what_counts(fake_slurm: FakeSlurm) -> None:
+    run = make_run()
+    note_submission(run, "a", train="7")
+    note_submission(run, "b", train="8")
+    fake_slurm.says("squeue", queued("7", "RUNNING", "a"))
+    fake_slurm.says("sacct")
+    (status,) = collect(["mine"])
+    assert (status.stages[0].state, status.stages[0].parts[0].job) == ("running", "7")
