@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,6 +46,10 @@ extract: {partition: gpu, gpus_per_node: 1, time: "00:30:00", signal_lead: 20}
 probe: {partition: gpu, gpus_per_node: 1, time: "00:30:00", signal_lead: 20}
 report: {partition: cpu, time: "00:10:00"}
 """
+
+
+#: What accounting says of a start that goes on, or after which another one comes.
+NOT_THE_END = {"PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "PREEMPTED", "NODE_FAIL"}
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 120, every: float = 0.2) -> Any:
@@ -91,32 +98,51 @@ class Site:
         rows = self.call("squeue", "--noheader", "--format", "%F %Z").stdout.splitlines()
         return sorted({job for job, _, folder in (row.partition(" ") for row in rows) if folder == str(self.home)})
 
-    def ended(self, *job_ids: str, seconds: float = 240) -> None:
+    def ended(self, *job_ids: str, seconds: float = 420) -> None:
         """Wait until none of the jobs is in the queue."""
         wait_for(lambda: not set(job_ids) & set(self.queue()), seconds)
 
-    def accounting(self, job_id: str) -> list[str]:
-        """State of each start of a job, the last of which has ended."""
+    def accounting(self, job_id: str, starts: int = 1) -> list[str]:
+        """State of each start of a job that has ended, which are at least so many.
 
-        def states() -> list[str]:
+        Slurm hands the states to its database some time after the fact: a start that is followed by another is not
+        taken for the last one.
+        """
+
+        def states() -> list[str] | None:
             words = ["sacct", "-D", "-X", "-n", "-P", "-j", job_id.partition("_")[0], "-o", "JobID,State"]
             rows = [line.split("|") for line in self.call(*words).stdout.splitlines()]
-            return [state.split()[0] for found, state in rows if job_id in elements(found)]
+            found = [state.split()[0] for name, state in rows if job_id in elements(name)]
+            return found if len(found) >= starts and found[-1] not in NOT_THE_END else None
 
-        return wait_for(lambda: found if (found := states()) and found[-1] not in ("RUNNING", "PENDING") else None, 60)
+        return wait_for(states, 120)
+
+    def urgent(self, node: str) -> str:
+        """Submit an urgent job that needs a whole node; returns its id."""
+        words = ["--parsable", "-p", "urgent", "-w", node, "--gres=gpu:4", "-o", "/dev/null", "--wrap", "sleep 1"]
+        return self.call("sbatch", *words).stdout.strip()
 
     def preempt(self, node: str) -> str:
         """Take a node away for an urgent job; returns that job's id once it runs."""
-        words = ["--parsable", "-p", "urgent", "-w", node, "--gres=gpu:4", "-o", "/dev/null", "--wrap", "sleep 1"]
-        job = self.call("sbatch", *words).stdout.strip()
+        job = self.urgent(node)
         wait_for(lambda: self.queue().get(job) != "PENDING", 90)
         return job
 
+    def nodes_of(self, job: str) -> list[str]:
+        """The nodes of a running job."""
+        found = self.call("squeue", "--noheader", "--jobs", job, "--format", "%N").stdout.strip()
+        assert found
+        return self.call("scontrol", "show", "hostnames", found).stdout.split()
+
     def node_of(self, job: str) -> str:
         """The first node of a running job."""
-        found = self.call("squeue", "--noheader", "--jobs", job, "--format", "%B").stdout.strip()
+        return self.nodes_of(job)[0]
+
+    def restarts(self, job: str) -> int:
+        """How often Slurm has put a job back into the queue."""
+        found = re.search(r"\bRestarts=(\d+)", self.call("scontrol", "show", "job", "-o", job).stdout)
         assert found
-        return found
+        return int(found[1])
 
     def node(self, command: str, name: str) -> None:
         """`fail-node` or `revive-node`."""
@@ -157,7 +183,34 @@ class Run:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def reach(self, step: int) -> None:
-        wait_for(lambda: self.step() >= step, 180)
+        wait_for(lambda: self.step() >= step, 300, every=0.05)
+
+    def main_process(self, key: str = "train") -> int:
+        """Process of the first rank of a running job."""
+        return int(json.loads((self.root / "jobs" / f"{key}.lock").read_text())["pid"])
+
+    @contextlib.contextmanager
+    def frozen(self, key: str = "train") -> Iterator[int]:
+        """Stop a job's first process, and with it all that wait for it, for the length of the block: a quick machine
+        would finish in the time in which Slurm is told, and tells, to interrupt it.
+        """
+        pid = self.main_process(key)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            wait_for(lambda: process_status(pid, "State")[:1] == "T", 10, every=0.01)
+            yield pid
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def interrupt(
+        self, cause: Callable[[], object], number: signal.Signals = signal.SIGTERM, key: str = "train"
+    ) -> None:
+        """Do what makes Slurm signal a job, whose first process goes on no sooner than the signal is there."""
+        with self.frozen(key) as pid:
+            cause()
+            # Slurm wakes the job itself before most signals.
+            wait_for(lambda: has_pending(pid, number) or process_status(pid, "State")[:1] != "T", every=0.05)
 
     def final_state(self) -> dict[str, Any]:
         """Everything in the newest checkpoint."""
@@ -167,6 +220,38 @@ class Run:
         assert checkpoint is not None
         assert checkpoint.finished
         return checkpoint.load()
+
+
+def process_status(pid: int, field: str) -> str:
+    """A field of /proc/PID/status, empty for a process that is gone."""
+    with contextlib.suppress(OSError):
+        found = re.search(rf"^{field}:\s*(.*)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        return found[1] if found else ""
+    return ""
+
+
+def has_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for a frozen process."""
+    return bool(int(process_status(pid, "ShdPnd") or "0", 16) >> (number - 1) & 1)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits for nothing but its parent's look: in a container nobody may look."""
+    return process_status(pid, "State")[:1] in ("", "Z", "X")
+
+
+def children(pid: int) -> list[int]:
+    """The child processes of a process."""
+    found = (int(path.name) for path in Path("/proc").glob("[0-9]*"))
+    return [child for child in found if process_status(child, "PPid") == str(pid)]
+
+
+def pinned(cpus: int) -> dict[str, Any]:
+    """Settings of a call that may use at most so many CPUs. A process on this machine takes its share of them as its
+    threads, and other numbers of threads add up in another order: the jobs of these tests have one each.
+    """
+    chosen = sorted(os.sched_getaffinity(0))[:cpus]
+    return {"preexec_fn": lambda: os.sched_setaffinity(0, chosen)}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

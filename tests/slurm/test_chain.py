@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.slurm.conftest import Run, Site, make_site, start_sandbox, stop_sandbox, wait_for
+from tests.slurm.conftest import Run, Site, children, make_site, pinned, start_sandbox, stop_sandbox, wait_for
 
 #: No training, no network: the images' own pixels as features.
 PIXELS = ("extract.weights=pixels", "extract.resize=8", "extract.crop=8")
@@ -51,17 +51,18 @@ def results(run: Run) -> list[dict[str, str]]:
 def test_chain_gives_the_same_results_as_on_this_machine(site: Site, tmp_path: Path) -> None:
     on_slurm = run_chain(site, "same", "train.epochs=1")
     here = make_site(site.sandbox, tmp_path / "here")
-    here.trex("run", "tiny.yaml", "name=same", "train.epochs=1", "--cluster", "local", "--processes", "4", timeout=300)
+    words = ("run", "tiny.yaml", "name=same", "train.epochs=1", "--cluster", "local", "--processes", "4")
+    here.trex(*words, timeout=300, **pinned(4))
     site.ended(*on_slurm.jobs().values())
     assert results(on_slurm)
     assert results(on_slurm) == results(here.run_of("same"))
 
 
 def test_signal_in_validation_extraction_and_probe_leaves_no_trace_in_the_report(site: Site, tmp_path: Path) -> None:
-    write_image_folder(site.home / "mine", trainval=32, test=900)
+    write_image_folder(site.home / "mine", trainval=32, test=1500)
     settings = (
         "name=thrice", "data.dataset=mine", f"data.folders={{mine: {site.home}/mine}}", "train.epochs=1",
-        "extract.datasets=[mine, digits]", "extract.batch_size=32", "probe.seeds=5",
+        "extract.datasets=[mine, digits]", "extract.batch_size=32", "probe.seeds=20",
     )  # fmt: skip
     site.trex("run", "tiny.yaml", *settings, "--cluster", "small.yaml")
     run, jobs = site.run_of("thrice"), site.run_of("thrice").jobs()
@@ -71,8 +72,11 @@ def test_signal_in_validation_extraction_and_probe_leaves_no_trace_in_the_report
         "probe-digits": "digits exact seed 0",
     }
     for key, text in moments.items():
-        wait_for(lambda key=key, text=text: text in run.log(key), 120, every=0.05)  # type: ignore[misc]
-        site.call("scancel", "--signal=TERM", jobs[key])  # to the processes, not the shell: as a preemption begins
+        wait_for(lambda key=key, text=text: text in run.log(key), 120, every=0.02)  # type: ignore[misc]
+        if key == "train":  # the validation has a loader process besides the training's
+            wait_for(lambda: len(children(run.main_process())) == 2, 60, every=0.02)
+        # To the processes, not the shell: as a preemption begins.
+        run.interrupt(lambda key=key: site.call("scancel", "--signal=TERM", jobs[key]), key=key)  # type: ignore[misc]
     site.ended(*jobs.values())
     for key in moments:
         assert site.accounting(jobs[key]) == ["REQUEUED", "COMPLETED"], run.log(key)
@@ -80,9 +84,8 @@ def test_signal_in_validation_extraction_and_probe_leaves_no_trace_in_the_report
     assert len(re.findall(r"digits exact seed 0: top-1", run.log("probe-digits"))) == 1
 
     here = make_site(site.sandbox, tmp_path / "here")
-    one_cpu = {min(os.sched_getaffinity(0))}  # as the jobs have: other numbers of threads add up in another order
     words = ("run", "tiny.yaml", *settings, "--cluster", "local", "--processes", "1")
-    here.trex(*words, timeout=300, preexec_fn=lambda: os.sched_setaffinity(0, one_cpu))
+    here.trex(*words, timeout=300, **pinned(1))
     assert results(run) == results(here.run_of("thrice"))
 
 
@@ -100,13 +103,14 @@ def test_killed_probes_come_back_and_retry_does_just_the_cancelled_one(site: Sit
     assert set(probes) == {f"probe-{name}-seed{seed}" for name in ("digits", "digits_seen") for seed in range(5)}
 
     def running() -> str:
-        return wait_for(lambda: next((key for key in probes if run.state(key)["state"] == "running"), None))
+        return wait_for(lambda: next((key for key in probes if run.state(key)["state"] == "running"), None), every=0.05)
 
     killed = running()
-    os.kill(json.loads((run.root / "jobs" / f"{killed}.lock").read_text())["pid"], signal.SIGKILL)
+    os.kill(run.main_process(killed), signal.SIGKILL)
     del probes[killed]
     cancelled = running()
-    site.call("scancel", jobs[cancelled])
+    with run.frozen(cancelled):
+        site.call("scancel", jobs[cancelled])
     site.ended(*jobs.values())
     assert site.accounting(jobs[killed]) == ["REQUEUED", "COMPLETED"]
     assert site.accounting(jobs[cancelled]) == ["CANCELLED"]
@@ -116,7 +120,7 @@ def test_killed_probes_come_back_and_retry_does_just_the_cancelled_one(site: Sit
     assert {key for key in after if after[key] != jobs[key]} == {cancelled, "report"}
     site.ended(*after.values())
     here = make_site(site.sandbox, tmp_path / "here")
-    here.trex("run", "tiny.yaml", *settings, "--cluster", "local", timeout=300)
+    here.trex("run", "tiny.yaml", *settings, "--cluster", "local", timeout=300, **pinned(1))
     assert len(results(run)) == 10
     assert results(run) == results(here.run_of("seeds"))
 
@@ -133,7 +137,7 @@ def test_finished_job_that_is_requeued_ends_at_once_and_touches_nothing(site: Si
         site.call("scontrol", "requeue", jobs[key])
     site.ended(*jobs.values())
     for key in keys:
-        assert site.accounting(jobs[key])[1:] == ["COMPLETED"]
+        assert site.accounting(jobs[key], starts=2)[1:] == ["COMPLETED"]
         assert [event["code"] for event in run.events("attempt_ended") if event["keys"] == [key]] == [0, 0]
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -174,7 +178,7 @@ def test_retry_submits_only_what_failed_and_what_waited_for_it(site: Site) -> No
 def test_no_job_waits_for_ever_behind_a_failed_training(site: Site) -> None:
     run = run_chain(site, "hopeless", "data.dataset=nowhere", "train.epochs=1")
     jobs = run.jobs()
-    site.ended(*jobs.values(), seconds=120)
+    site.ended(*jobs.values())
     states = {key: site.accounting(job)[-1] for key, job in jobs.items()}
     report = states.pop("report")
     assert states.pop("train") == "FAILED"
@@ -197,7 +201,7 @@ def test_dry_run_prints_every_script_and_creates_nothing(site: Site) -> None:
     assert done.stdout.count("#!/bin/bash") == 4
     assert "#SBATCH --dependency='afterok:<train>'" in done.stdout
     assert sorted(path.name for path in site.home.iterdir()) == ["small.yaml", "tiny.yaml"]
-    assert site.queue() == {}
+    assert site.mine() == []
 
 
 @pytest.fixture

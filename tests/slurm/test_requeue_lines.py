@@ -82,7 +82,8 @@ CASES = {
     ),
     "failed": ("record failed; exit 2", 1, ["FAILED"]),
     "failed_and_the_others_killed": (
-        "[ $SLURM_PROCID = 0 ] && { sleep 1; kill -9 $$; }; record failed; exit 2",
+        """[ $SLURM_PROCID = 0 ] && { until grep -q failed "$STATE" 2>/dev/null; do sleep 0.1; done; kill -9 $$; }
+        record failed; exit 2""",
         2,
         ["FAILED"],
     ),
@@ -144,7 +145,7 @@ def test_setup_lines_cannot_switch_off_the_requeueing(site: Site) -> None:
 
 @pytest.mark.parametrize("signal", ["TERM", None])
 def test_scancel_is_final_even_when_the_job_says_that_it_wants_to_go_on(site: Site, signal: str | None) -> None:
-    body = "record running; trap 'record wants_requeue; exit 75' TERM; echo up; while true; do sleep 0.1; done"
+    body = "trap 'record wants_requeue; exit 75' TERM; record running; echo up; while true; do sleep 0.1; done"
     job = StandIn(site, site.home, f"cancelled_{signal}", body)
     wait_for(job.state.exists)
     site.call("scancel", *(["--full"] if signal else []), job.job)

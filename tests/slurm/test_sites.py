@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.slurm.conftest import ROOT, Run, Site, make_site, start_sandbox, stop_sandbox, wait_for
+from tests.slurm.conftest import ROOT, Run, Site, has_ended, make_site, start_sandbox, stop_sandbox, wait_for
 
 KEY = "extract-digits_unseen"
 PIXELS = ("extract.weights=pixels", "extract.resize=8", "extract.crop=8", "extract.datasets=[digits_unseen]")
@@ -48,9 +48,11 @@ def test_preemption_by_the_jobs_own_signal_and_a_restarted_controller_lose_nothi
     run = train(own_site, "signalled")
     job = run.jobs()["train"]
     run.reach(8)
-    restart_controller(own_site)
+    with run.frozen():
+        restart_controller(own_site)
     run.reach(16)
-    own_site.preempt(own_site.node_of(job))
+    node = own_site.node_of(job)
+    run.interrupt(lambda: own_site.urgent(node), signal.SIGUSR2)
     own_site.ended(job)
     assert own_site.accounting(job) == ["REQUEUED", "COMPLETED"]
     assert [event["signal"] for event in run.events("attempt_ended")] == ["SIGUSR2", None]
@@ -62,7 +64,7 @@ def restart_controller(site: Site) -> None:
     """End slurmctld and start it again, as an administrator does."""
     pid = int((site.sandbox / "slurmctld.pid").read_text())
     os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: not Path(f"/proc/{pid}").exists(), 30)
+    wait_for(lambda: has_ended(pid), 30)
     path = site.environment["PATH"] + ":/usr/local/sbin:/usr/sbin:/sbin"
     environment = {**site.environment, "TREX_SANDBOX": str(site.sandbox), "PATH": path}
     subprocess.run(["slurmctld"], env=environment, cwd=site.sandbox, check=True)
@@ -74,7 +76,8 @@ def test_preemption_without_grace_goes_on_and_is_never_completed_unfinished(own_
     run = train(own_site, "at_once", "checkpoint.every_steps=10")
     job = run.jobs()["train"]
     run.reach(14)
-    own_site.preempt(own_site.node_of(job))
+    node = own_site.node_of(job)
+    run.interrupt(lambda: own_site.urgent(node))
     own_site.ended(job)
     assert own_site.accounting(job)[-1] == "COMPLETED"
     assert "COMPLETED" not in own_site.accounting(job)[:-1]
@@ -137,7 +140,8 @@ def test_job_runs_the_code_that_was_submitted(site: Site) -> None:
 
 @pytest.mark.parametrize("reply", ["lost", "refused"])
 def test_busy_controller_is_asked_again_and_no_job_is_submitted_twice(site: Site, reply: str) -> None:
-    first = '$real "$@" > /dev/null' if reply == "lost" else "true"
+    # A lost job that is held cannot begin before it is cancelled.
+    first = '$real --hold "$@" > /dev/null' if reply == "lost" else "true"
     settings = with_sbatch(
         site,
         f'[ -e "$here/asked" ] && exec $real "$@"\n{first}\ntouch "$here/asked"\n'
@@ -146,14 +150,14 @@ def test_busy_controller_is_asked_again_and_no_job_is_submitted_twice(site: Site
     site.trex("extract", "tiny.yaml", "name=busy", *PIXELS, "--cluster", "small.yaml", **settings)
     run = site.run_of("busy")
     job = run.jobs()[KEY]
-    assert set(site.mine()) <= {job}
+    wait_for(lambda: set(site.mine()) <= {job}, 30)
     site.ended(job)
     assert run.state(KEY)["job"] == job
     assert len(run.events("attempt_started")) == 1
 
 
 def test_two_commands_at_the_same_moment_submit_one_job(site: Site) -> None:
-    words = ["train", "tiny.yaml", "name=both", "--cluster", "small.yaml"]
+    words = ["train", "tiny.yaml", "name=both", "train.epochs=50", "--cluster", "small.yaml"]
     both = [
         subprocess.Popen(
             [sys.executable, "-m", "jobs.cli", *words], cwd=site.home, env=site.environment, stderr=subprocess.PIPE,
@@ -161,7 +165,7 @@ def test_two_commands_at_the_same_moment_submit_one_job(site: Site) -> None:
         )
         for _ in range(2)
     ]  # fmt: skip
-    texts = [one.communicate(timeout=60)[1] for one in both]
+    texts = [one.communicate(timeout=120)[1] for one in both]
     assert [one.returncode for one in both] == [0, 0], texts
     assert sorted("in the queue already" in text for text in texts) == [False, True]
     assert len(site.mine()) == 1
