@@ -6,9 +6,9 @@
     python tools/sandbox.py env         the line that makes a shell talk to it: eval "$(python tools/sandbox.py env)"
     python tools/sandbox.py fail-node n2      kill a node with all that runs on it; `revive-node n2` brings it back
 
-Everything stands in one folder (build/sandbox, or --folder) and nothing under /etc; all ports are unprivileged and listen
-on the one address that this machine's name stands for, on most the loopback; no root rights are needed. It installs
-nothing: it names the Debian packages that are missing.
+Everything stands in one folder (build/sandbox, or --folder) and nothing under /etc; all ports are unprivileged and
+listen on the one address that this machine's name stands for, on most the loopback; no root rights are needed. It
+installs nothing: it names the Debian packages that are missing.
 
 Partitions: gpu (its jobs are preempted by urgent, after a grace time), urgent, cpu.
 """
