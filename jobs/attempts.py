@@ -101,12 +101,14 @@ class Attempt:
     def end(self, code: ExitCode, reason: str, signal: str | None, died: bool = False) -> None:
         """Record the end: exit code, why, and the signal that came, if one did. Nothing was started where another job
         holds the lock. Where another process `died`, the state stays as that of a job whose processes are killed: how
-        that one ended decides whether the job goes on.
+        that one ended decides whether the job goes on. Where another one failed, and this one was told to stop for it,
+        that one's record stays.
         """
         if not self.started:
             return
         for key in self.open_keys if not died else ():
-            self._write_state(key, _STATES.get(code, "failed"), code, reason)
+            if code != ExitCode.INTERRUPTED or self._failure(key) is None:
+                self._write_state(key, _STATES.get(code, "failed"), code, reason)
         seconds = round(time.time() - self.began, 3)
         values = {"code": int(code), "reason": reason, "signal": signal, "mark": self.mark(), "seconds": seconds}
         self._event("attempt_ended", **values)
@@ -115,11 +117,16 @@ class Attempt:
         """What a rank recorded that failed, by `record_failure`; it may still be on its way through the file system."""
         deadline = time.monotonic() + SECONDS_FOR_A_RECORD
         while time.monotonic() < deadline:
-            for key in self.open_keys:
-                value = read_state(self.run, key)
-                if value is not None and value["state"] == "failed" and _is_of(value, self.task):
-                    return ExitCode(value["code"]), str(value["reason"])
+            for failure in filter(None, map(self._failure, self.open_keys)):
+                return failure
             time.sleep(0.1)
+        return None
+
+    def _failure(self, key: str) -> tuple[ExitCode, str] | None:
+        """What is recorded of this very start if it failed."""
+        value = read_state(self.run, key)
+        if value is not None and value["state"] == "failed" and _is_of(value, self.task):
+            return ExitCode(value["code"]), str(value["reason"])
         return None
 
     def mark(self) -> str:

@@ -274,7 +274,12 @@ def _retry(target: str, cluster_name: str | None, dry_run: bool) -> int:
     if not stages:
         raise UserError(f"{run.root}: none of its stages was ever submitted to Slurm; `trex run {target}` does them")
     cluster = load_cluster(cluster_name) if cluster_name else load(cluster_path(run), Cluster)
-    return _submit(run, config, cluster, plan(run, config, stages).specs, dry_run)
+    try:
+        todo = plan(run, config, stages)
+    except UserError as error:  # of features that are in the way; the training, for one, goes on all the same
+        _say(f"extraction left out: {error}")
+        todo = plan(run, config, [stage for stage in stages if stage != "extract"])
+    return _submit(run, config, cluster, todo.specs, dry_run)
 
 
 def _cancel(target: str) -> int:

@@ -15,7 +15,7 @@ _OF_AN_ALLOCATION = re.compile(r"^(SLURM|SBATCH|SRUN|SUBMITIT|PMI|PMIX|MASTER_AD
 #: and written into the batch script, for sbatch would give the variables precedence over what a cluster file says.
 _DEFAULTS = ("account", "partition", "qos", "reservation")
 #: What tells where Slurm itself is and how it is entered, and stays.
-_OF_THE_SITE = {"SLURM_CONF", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS", "SBATCH_CLUSTERS", "SLURM_JWT"}
+_OF_THE_SITE = {"SLURM_CONF", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS", "SLURM_JWT"}
 _CHOSEN_GPUS = "TREX_CUDA_VISIBLE_DEVICES"
 
 

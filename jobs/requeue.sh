@@ -25,7 +25,7 @@ trex_lost_nodes() { # nodes of this job that do not answer any more
         awk '$2 ~ /[*]$|^down|^fail/ { print $1 }' | sort -u
 }
 
-trex_called_off() { # that rank 0 ended before the others had met it, and without a record: another job has the run
+trex_called_off() { # whether rank 0 did not begin: without a record of its own, because another job has the run
     local key=${trex_state_file##*/} place
     { place=$(< "${trex_state_file%/*}/rendezvous/${key%.state.json}-$trex_job-${SLURM_RESTART_COUNT:-0}.json"); } 2>/dev/null
     [[ $place == *'"called_off"'* ]]
@@ -75,7 +75,7 @@ elif trex_lost=$(trex_lost_nodes) && [ -n "$trex_lost" ]; then
     trex_after_death "$(echo lost $trex_lost)"
 elif [ "$trex_recorded" = failed ]; then
     trex_say "failed with code $rc: not requeued. Mend the cause, then: $trex_continue"
-elif trex_called_off; then
+elif [ "$trex_recorded" = nothing ] && trex_called_off; then
     trex_say "not begun: not requeued. The lines above say why; then: $trex_continue"
 elif [ $rc = 75 ]; then
     trex_requeue "stopped before anything was begun"

@@ -64,10 +64,14 @@ def _refuse_other_features(run: RunDir, config: Config, to_be_trained: bool) -> 
     from trex.features.origin import origin
     from trex.features.store import others, read_about
 
-    wanted = origin(run, config, "the training, when it has finished" if to_be_trained else None)
-    for path in there:
-        found = asdict(read_about(path)[0])
-        if differences := [f"{key}: {wanted[key]} and {found[key]}" for key in wanted if wanted[key] != found[key]]:
+    found = {path: asdict(read_about(path)[0]) for path in there}
+    wanted = origin(run, config)
+    if to_be_trained:
+        wanted["weights"] = "the training, when it has finished"
+    elif config.extract.weights == "trained" and any(about["weights"] != wanted["weights"] for about in found.values()):
+        wanted = origin(run, config, read_states=True)  # the newest checkpoint may be damaged: the job takes another
+    for path, about in found.items():
+        if differences := [f"{key}: {wanted[key]} and {about[key]}" for key in wanted if wanted[key] != about[key]]:
             raise others(path, differences)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 import sys
 import time
 from contextlib import ExitStack
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 _PACKAGES = ("trex-toolkit", "torch", "torchvision", "numpy", "h5py", "submitit", "numba", "simplejpeg", "pillow")
 
+#: How gloo, NCCL and the store put it that another process is gone.
+_LOST = re.compile("closed by peer|reset by peer|broken pipe|ncclRemoteError|remote process|timed? ?out", re.IGNORECASE)
+
 
 def run_task(spec: TaskSpec) -> None:
     """Run one process's part of `spec`; ends the process with the stage's exit code unless that is 0.
@@ -56,13 +60,18 @@ def run_task(spec: TaskSpec) -> None:
             code, reason = error.exit_code, str(error)
             log.log(logging.WARNING if code == ExitCode.INTERRUPTED else logging.ERROR, "%s", error)
         except Exception as error:
-            code, reason, lost = ExitCode.FAULT, f"{type(error).__name__}: {error}", _lost_another(error)
+            code, reason, lost = (
+                ExitCode.FAULT,
+                f"{type(error).__name__}: {error}",
+                task.world > 1 and _lost_another(error),
+            )
             told = attempt.failure_of_another() if attempt is not None and lost else None
             if told is not None:
                 code, reason = told
                 log.error("%s", reason)
             elif lost:
                 log.error("another process of this job ended before its work was done; its log is beside this one")
+                log.error("%s", reason)
             else:
                 log.exception("a fault of the program, or of the machine")
         if attempt is None and code not in (ExitCode.DONE, ExitCode.INTERRUPTED) and not lost:
@@ -82,7 +91,7 @@ def run_task(spec: TaskSpec) -> None:
 
 def _lost_another(error: Exception) -> bool:
     """Whether an error of a back end says no more than that another rank is not there: that one knows why."""
-    return any(one.__name__ == "DistError" for one in type(error).__mro__) or "gloo" in str(error).lower()
+    return bool(_LOST.search(str(error)))
 
 
 def outcome_path(run: RunDir, job_id: str) -> Path:

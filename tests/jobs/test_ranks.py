@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,14 @@ import pytest
 from PIL import Image
 
 from jobs import environment
+from jobs.attempts import Attempt, read_state, record_failure
+from jobs.environment import Task
+from jobs.spec import TaskSpec
 from trex.config import Config, load
+from trex.errors import ExitCode
 from trex.images.order import epoch_order
 from trex.images.registry import load_split
+from trex.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -99,6 +105,36 @@ def test_killed_rank_leaves_the_state_of_a_killed_job(home: Path, outside: dict[
     assert "another process of this job ended before its work was done" in said
     assert "Traceback" not in said
     state = json.loads((home / "runs" / "run" / "jobs" / "train.state.json").read_text())
+    assert state["state"] == "running"
+
+
+@pytest.mark.parametrize("code", [ExitCode.INTERRUPTED, ExitCode.FAULT])
+def test_record_of_the_rank_that_failed_outlives_what_its_end_did_to_the_first(tmp_path: Path, code: ExitCode) -> None:
+    run, spec = RunDir(tmp_path), TaskSpec("train", str(tmp_path))
+    ranks = [
+        Task("7", rank, world=2, local_rank=rank, node="n1", node_count=1, restart=0, is_slurm=True, cpus=1)
+        for rank in (0, 1)
+    ]
+    attempt = Attempt(run, spec, ranks[0])
+    with contextlib.ExitStack() as held:
+        attempt.start(held)
+        record_failure(run, spec, ranks[1], ExitCode.USER_ERROR, "no such image")
+        assert attempt.failure_of_another() == (ExitCode.USER_ERROR, "rank 1 on n1: no such image")
+        attempt.end(code, "told to stop", "SIGTERM")
+    expected = "rank 1 on n1: no such image" if code == ExitCode.INTERRUPTED else "told to stop"
+    state = read_state(run, "train")
+    assert state is not None
+    assert (state["state"], state["reason"]) == ("failed", expected)
+
+
+def test_failure_of_a_rank_is_not_put_into_the_state_of_another_start(tmp_path: Path) -> None:
+    run, spec = RunDir(tmp_path), TaskSpec("train", str(tmp_path))
+    task = Task("7", 0, world=2, local_rank=0, node="n1", node_count=1, restart=1, is_slurm=True, cpus=1)
+    with contextlib.ExitStack() as held:
+        Attempt(run, spec, task).start(held)
+        record_failure(run, spec, replace(task, rank=1, restart=0), ExitCode.FAULT, "late")
+    state = read_state(run, "train")
+    assert state is not None
     assert state["state"] == "running"
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs import chain
 from jobs.cli import main
 from jobs.runs import open_config, save_config
 from tests.jobs.conftest import FakeSlurm, note_submission, queued
+from trex.features.store import About, write_features
 from trex.rundir import RunDir
 
 WORDS = ["train", "recipe.yaml", "--cluster", "slurm", "--dry-run"]
@@ -55,6 +57,22 @@ def test_job_that_is_just_ending_is_taken_up_only_when_it_does_not_come_back(
     assert len(fake_slurm.asked("squeue")) == 2
     assert shown.out.count("#!/bin/bash") == scripts
     assert "--dependency" not in shown.out
+
+
+def test_retry_goes_on_with_the_training_when_earlier_features_are_in_the_way(
+    run: RunDir, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = About("mine", "digits", "test", "s", "e", "epoch-0040", "t", "float32", False, "{}")
+    features = np.zeros((2, 3), np.float32)
+    write_features(run.features("digits", "test"), [features], (2, 3), np.arange(2), ["a", "b"], ("a", "b"), about)
+    note_submission(run, "trex:mine:extract:b", extract_digits="8_0")
+    fake_slurm.says("squeue")
+    assert main(["retry", "mine", "--cluster", "slurm", "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    assert "extraction left out: " in shown.err
+    assert "the training, when it has finished and epoch-0040" in shown.err
+    assert shown.out.count("#!/bin/bash") == 1
+    assert "mine-train" in shown.out
 
 
 def test_after_a_minute_the_next_job_waits_for_the_one_that_does_not_end(

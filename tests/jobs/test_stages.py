@@ -17,6 +17,7 @@ from trex.config import Config, load
 from trex.distributed import Ranks
 from trex.errors import ResumeRefused, UserError
 from trex.features.extract import extract
+from trex.files import sha256
 from trex.interruption import StopRequest
 from trex.model.encoder import build_encoder
 from trex.probing.probe import probe
@@ -54,12 +55,15 @@ def planned(run: RunDir, config: Config, stages: tuple[Stage, ...] = STAGES) -> 
     return {spec.stage: spec.items for spec in plan(run, config, stages).specs}
 
 
-def checkpoint(run: RunDir, name: str, finished: bool) -> None:
-    """A checkpoint as its manifest describes it."""
+def checkpoint(run: RunDir, name: str, finished: bool) -> str:
+    """A checkpoint, whole as far as its manifest says; returns what features of it are to say."""
     folder = run.checkpoints / name
     folder.mkdir(parents=True)
-    manifest = {"step": 7, "bytes": 1, "sha256": "ab" * 32, "milestone": False, "finished": finished}
+    (folder / "checkpoint.pt").write_text(name)
+    digest = sha256(folder / "checkpoint.pt")
+    manifest = {"step": 7, "bytes": len(name), "sha256": digest, "milestone": False, "finished": finished}
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    return f"{name}, SHA-256 {digest[:16]}"
 
 
 def relabel(run: RunDir, dataset: str, weights: str) -> None:
@@ -107,17 +111,35 @@ def test_features_of_an_earlier_checkpoint_are_not_mixed_with_later_ones(tmp_pat
     run, config = configured(tmp_path, "extract.datasets=[digits_unseen]")
     extract(run, config, "digits_unseen", Ranks(), StopRequest())
     _, trained = configured(tmp_path, "extract.datasets=[digits_unseen]", "extract.weights=trained")
-    checkpoint(run, "epoch-0003-step-00000000", finished=False)
-    relabel(run, "digits_unseen", f"epoch-0003-step-00000000, SHA-256 {'ab' * 8}")
+    relabel(run, "digits_unseen", checkpoint(run, "epoch-0003-step-00000000", finished=False))
     assert planned(run, trained, ("extract",)) == {}
     with pytest.raises(UserError, match="weights: the training, when it has finished and epoch-0003"):
         plan(run, trained, STAGES)
 
-    checkpoint(run, "epoch-0004-step-00000000", finished=True)
-    with pytest.raises(UserError, match=r"weights: epoch-0004-step-00000000, SHA-256 abab.* and epoch-0003"):
+    label = checkpoint(run, "epoch-0004-step-00000000", finished=True)
+    with pytest.raises(UserError, match=f"weights: {label} and epoch-0003"):
         plan(run, trained, ("extract",))
-    relabel(run, "digits_unseen", f"epoch-0004-step-00000000, SHA-256 {'ab' * 8}")
+    relabel(run, "digits_unseen", label)
     assert set(planned(run, trained)) == {"probe", "report"}
+
+
+@pytest.mark.parametrize("damage", ["half of it", "another byte"])
+def test_features_of_the_checkpoint_before_a_damaged_one_are_those_that_the_job_makes(
+    tmp_path: Path, damage: str
+) -> None:
+    settings = ("extract.datasets=[digits_unseen]", "extract.weights=trained")
+    run, config = configured(tmp_path, *settings)
+    label = checkpoint(run, "epoch-0099-step-00000000", finished=True)
+    checkpoint(run, "epoch-0100-step-00000000", finished=True)
+    _, pixels = configured(tmp_path, *settings[:1])
+    extract(run, pixels, "digits_unseen", Ranks(), StopRequest())
+    relabel(run, "digits_unseen", label)
+    with pytest.raises(UserError, match=r"weights: epoch-0100"):
+        plan(run, config, ("extract",))
+    state = run.checkpoints / "epoch-0100-step-00000000" / "checkpoint.pt"
+    content = state.read_text()
+    state.write_text(content[:9] if damage == "half of it" else content[:-1] + "x")
+    assert planned(run, config, ("extract",)) == {}
 
 
 def test_features_made_anew_take_their_probes_along(evaluated_home: Path, tmp_path: Path) -> None:

@@ -26,6 +26,10 @@ record() {
     printf '{\n  "state": "%s",\n  "reason": "%s",\n  "job": "%s",\n  "restart": %s,\n  "mark": "%s"\n}\n' \
         "$1" "$reason" "$id" "$restart" "${2:-nothing}" > "$STATE"
 }
+call_off() {
+    mkdir -p "${STATE%/*}/rendezvous"
+    echo '{ "called_off": "said" }' > "${STATE%/*}/rendezvous/train-$id-$restart.json"
+}
 """
 
 
@@ -74,6 +78,13 @@ CASES = {
         ["REQUEUED", "COMPLETED"],
     ),
     "killed": ("[ $restart = 1 ] && record done && exit 0; record running; kill -9 $$", 1, ["REQUEUED", "COMPLETED"]),
+    "other_rank_killed_and_the_first_noticed": (
+        """[ $restart = 1 ] && { [ $SLURM_PROCID = 0 ] && record done; exit 0; }
+        [ $SLURM_PROCID = 1 ] && { until grep -q running "$STATE" 2>/dev/null; do sleep 0.1; done; kill -9 $$; }
+        trap '' TERM; record running; sleep 2; call_off; exit 1""",
+        2,
+        ["REQUEUED", "COMPLETED"],
+    ),
     "killed_again_and_again": ("record running; kill -9 $$", 1, ["REQUEUED"] * 5 + ["FAILED"]),
     "killed_often_but_gets_further": (
         "[ $restart = 6 ] && record done && exit 0; record running epoch-$restart; kill -9 $$",
@@ -90,6 +101,12 @@ CASES = {
     "fault_without_a_record": ("exit 1", 1, ["FAILED"]),
     "no_progress": ("record failed; exit 78", 1, ["FAILED"]),
     "locked_by_another_job": ("id=7 record wants_requeue; exit 3", 1, ["FAILED"]),
+    "locked_and_the_others_told_to_stop": (
+        """trap 'exit 75' TERM; [ $SLURM_PROCID = 0 ] && { id=7 record running; call_off; exit 3; }
+        while true; do sleep 0.1; done""",
+        2,
+        ["FAILED"],
+    ),
     "out_of_memory": ("record running; exit 125", 1, ["FAILED"]),
     "finished_although_a_process_died_later": ("record done; exit 1", 1, ["COMPLETED"]),
 }

@@ -14,24 +14,25 @@ PIXELS = "raw pixels"
 DIGITS = 16  #: of a SHA-256, enough to tell files apart
 
 
-def origin(run: RunDir, config: Config, weights: str | None = None) -> dict[str, str]:
-    """The attributes of a feature file that say what makes it: `weights`, here given or found, `transform`, `dtype`.
+def origin(run: RunDir, config: Config, read_states: bool = False) -> dict[str, str]:
+    """The attributes of a feature file that say what makes it: `weights`, `transform`, `dtype`. With `read_states` the
+    newest checkpoint is one that was read and found whole.
 
     Raises:
         UserError: if the weights file cannot be read.
     """
     dtype = config.extract.dtype
-    return {"weights": weights or _weights(run, config), "transform": transform(config), "dtype": dtype}
+    return {"weights": _weights(run, config, read_states), "transform": transform(config), "dtype": dtype}
 
 
-def _weights(run: RunDir, config: Config) -> str:
+def _weights(run: RunDir, config: Config, read_states: bool) -> str:
     weights = config.extract.weights
     if weights == "pixels":
         return PIXELS
     if weights == "untrained":
         return untrained(config)
     if weights == "trained":
-        newest = newest_manifest(run.checkpoints)
+        newest = newest_manifest(run.checkpoints, read_states)
         return "no checkpoint" if newest is None else checkpoint(newest[0], newest[1]["sha256"])
     try:
         return weights_file(Path(weights))
