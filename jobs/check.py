@@ -68,9 +68,11 @@ def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]
     yield from _try(lambda: _same_run(run, config))
     yield from _try(lambda: _encoder(config))
     yield from _files(run, config)
-    yield from _try(lambda: _batch(config, cluster))
+    trains = config.extract.weights == "trained"
+    if trains:
+        yield from _try(lambda: _batch(config, cluster))
     images: dict[str, int] = {}
-    for name in dict.fromkeys((config.data.dataset, *config.extract.datasets)):
+    for name in dict.fromkeys((*([config.data.dataset] if trains else []), *config.extract.datasets)):
         yield from _try(lambda name=name: _data(name, config, images))  # type: ignore[misc]
     yield from _try(lambda: _memory(config, cluster))
     yield from _try(lambda: _write_rights(run))

@@ -50,7 +50,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The words as argparse reads them; settings may stand anywhere, also after options, where argparse leaves them."""
     parser = _parser()
     args, left = parser.parse_known_args(arguments)
-    wrong = [word for word in left if not re.match(r"[A-Za-z_][A-Za-z0-9_.]*=", word)]
+    wrong = [word for word in left if not re.match(r"[A-Za-z_][A-Za-z0-9_.-]*=", word)]
     if wrong or (left and not hasattr(args, "overrides")):
         parser.error(f"not understood: {' '.join(wrong or left)}; trex {args.command} --help says what is")
     if left:

@@ -39,7 +39,11 @@ def open_run(target: str) -> tuple[RunDir, Config]:
 def _open(places: Sequence[Path], target: str, overrides: Sequence[str]) -> tuple[RunDir, Config]:
     for place in places:
         if (place / "config.yaml").is_file():
-            return RunDir(place.absolute()), _with_absolute_files(load(place / "config.yaml", Config, overrides))
+            config = _with_absolute_files(load(place / "config.yaml", Config, overrides))
+            renamed = {"name", "runs"} & {override.partition("=")[0] for override in overrides}
+            if "runs" in renamed:
+                return RunDir.of(config), config
+            return RunDir(place.absolute().with_name(config.name) if renamed else place.absolute()), config
         if place.is_file():
             config = _with_absolute_files(load(place, Config, overrides))
             return RunDir.of(config), config

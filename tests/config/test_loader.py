@@ -86,6 +86,23 @@ def test_override_beats_the_file_and_goes_through_the_same_checks(tmp_path: Path
     assert "section.key=value" in mistakes(tmp_path, "", "train.epochs")[0]
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (f"train.seed={2**32}", f"expected at most {2**32 - 1}"),
+        (f"train.seed={'9' * 5000}", "expected a whole number"),
+        (f"extract.datasets={'[' * 3000}", "nested more than 20 levels deep"),
+        ("data.folders.a b=/x", "expected the form section.key=value"),
+    ],
+)
+def test_value_that_no_program_could_use_is_a_mistake(tmp_path: Path, setting: str, said: str) -> None:
+    assert said in "\n".join(mistakes(tmp_path, "", setting))
+
+
+def test_override_names_a_data_set_with_a_hyphen(tmp_path: Path) -> None:
+    assert read(tmp_path, "", "data.folders.birds-525=/birds").data.folders == {"birds-525": "/birds"}
+
+
 def test_ranges_across_fields_are_checked(tmp_path: Path) -> None:
     assert "smaller number first" in mistakes(tmp_path, "crops:\n  local_scale: [0.5, 0.1]\n")[0]
     assert "at most train.epochs" in mistakes(tmp_path, "train: {epochs: 5}\n")[0]

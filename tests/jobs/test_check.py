@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.check import Finding, _slurm
+from jobs.check import Finding, _slurm, findings
 from jobs.cluster import Cluster, StageResources
 from tests.jobs.conftest import FakeSlurm
+from trex.config import Config, load
 from trex.rundir import RunDir
 
 PREEMPTIBLE = "PartitionName=low GraceTime=0 PreemptMode=REQUEUE"
@@ -32,6 +33,15 @@ def test_partitions_are_asked_for_with_the_hidden_ones(answering: FakeSlurm) -> 
     assert found("low")[0].ok
     assert answering.asked("sinfo")[0].startswith("--all ")
     assert not found("lwo")[0].ok
+
+
+def test_evaluation_of_a_file_needs_no_training_images(fake_slurm: FakeSlurm) -> None:
+    settings = ("extract.weights=pixels", "extract.datasets=[digits]", "extract.crop=8", "extract.resize=8")
+    config = load(None, Config, settings)
+    looked = list(findings(RunDir(Path.cwd() / "run"), config, Cluster(kind="local")))
+    assert [finding.text for finding in looked if not finding.ok] == []
+    trained = list(findings(RunDir(Path.cwd() / "run"), load(None, Config, settings[1:]), Cluster(kind="local")))
+    assert any("in1k" in finding.text for finding in trained if not finding.ok)
 
 
 @pytest.mark.parametrize(

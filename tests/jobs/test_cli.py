@@ -121,6 +121,15 @@ def test_name_means_the_config_file_before_the_run_of_that_name(home: Path) -> N
     assert json.loads(trex(home, "status", "mine", "--json").stdout)[0]["epochs"] == 19
 
 
+def test_run_folder_with_another_name_begins_another_run(home: Path) -> None:
+    words = ("train", "--cluster", "local", "--dry-run")
+    (home / "runs" / "a").mkdir(parents=True)
+    (home / "runs" / "a" / "config.yaml").write_text(f"name: a\n{TINY}")
+    assert f"in {home}/runs/a\n" in trex(home, *words, "runs/a").stdout
+    assert f"in {home}/runs/a_2\n" in trex(home, *words, "runs/a", "name=a_2", "train.epochs=2").stdout
+    assert f"in {home}/other/a\n" in trex(home, *words, "runs/a", "runs=other").stdout
+
+
 def test_submitting_imports_no_torch() -> None:
     program = "import sys, jobs.cli, jobs.slurm; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'h5py')))"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

@@ -202,6 +202,46 @@ def test_scores_leave_out_classes_without_test_images() -> None:
     assert found["confusion"] == [[0, 0, 2], [0, 2, 1], [1, 1, 1]]
 
 
+@pytest.mark.parametrize("counts", [[500] * 5 + [300] * 5, [80] * 40], ids=["capped", "balanced"])
+def test_path_does_not_end_on_its_first_plateau(unwritten, counts: list[int]) -> None:
+    """Where features have unit length and several classes are the largest, a small C leaves validation where it is over
+    more than a decade and a half: nothing is learnt yet."""
+    chance = np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    features = chance.normal(size=(len(counts), 64))[labels] + 2 * chance.normal(size=(len(labels), 64))
+    rows = Rows(features.astype(np.float32), normalise=True)
+    design = Design.of(rows, Basis.of(rows), len(counts), True)
+    problem = Problem(design, labels, len(counts), True, StopRequest())
+    fold = validation_split(labels, 0)
+    choice = exact.choose_c(problem, [fold], unwritten)
+    solver = SolverPath(design.subset(fold[0]), torch.from_numpy(labels[fold[0]]), len(counts), StopRequest())
+    hits = [design.subset(fold[1]).predict(solver.solve(c).weights) == labels[fold[1]] for c in exact.GRID]
+    assert choice.validation_top1 is not None
+    assert choice.validation_top1 >= max(hit.mean() for hit in hits) - 0.01
+    assert choice.best["C"] > exact.GRID[0]
+    assert all(trial["gap"] <= RELATIVE_GAP for trial in choice.trials)
+
+
+@pytest.mark.parametrize("shape", [(40, 8), (20, 64)])
+def test_features_that_tell_nothing_give_the_most_frequent_class(unwritten, shape: tuple[int, int]) -> None:
+    features, labels = np.full(shape, 0.25, np.float32), np.arange(shape[0]) % 3 % 2
+    rows = Rows(features)
+    design = Design.of(rows, Basis.of(rows), 2, True)
+    problem = Problem(design, labels, 2, True, StopRequest())
+    choice = exact.choose_c(problem, [validation_split(labels, 0)], unwritten)
+    predicted = design.predict(exact.fit(problem, choice.best["C"], unwritten))
+    assert (predicted == np.bincount(labels).argmax()).all()
+
+
+def test_single_class_is_always_right(unwritten) -> None:
+    rows = Rows(np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32))
+    design = Design.of(rows, Basis.of(rows), 1, True)
+    problem = Problem(design, np.zeros(30, np.int64), 1, True, StopRequest())
+    choice = exact.choose_c(problem, [validation_split(problem.labels, 0)], unwritten)
+    assert choice.validation_top1 == 1.0
+    assert (design.predict(exact.fit(problem, choice.best["C"], unwritten)) == 0).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["digits", "synthetic 2048-d"])
 def test_published_protocol_is_scikit_learn_and_optuna(digits, unwritten, data: str) -> None:
@@ -264,7 +304,7 @@ def test_one_result_a_kind_and_seed_with_everything_that_was_tried(features_of_p
     one = found["digits_unseen/exact/seed_0.json"]
     assert one["test"]["top1"] > 0.9
     assert one["counts"] == {"train": 342, "validation": 86, "test": 105}
-    assert {"C", "validation_top1", "seconds"} == set(one["trials"][0])
+    assert {"C", "validation_top1", "train_loss", "gap", "seconds"} == set(one["trials"][0])
     assert found["digits_unseen/exact-5shot/seed_0.json"]["shots"] == 5
 
 

@@ -255,7 +255,7 @@ def _out_of_range(value: Any, meta: Mapping[str, Any]) -> str | None:
 
 
 def _to_int(text: str) -> int | None:
-    return int(text) if _WHOLE.fullmatch(text) else None
+    return int(text) if _WHOLE.fullmatch(text) and len(text) < 1000 else None
 
 
 def _to_float(text: str) -> float | None:

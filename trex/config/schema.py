@@ -118,7 +118,7 @@ class TrainConfig:
         "what of train.start: encoder; weights: the projector too; all: continue it, with optimiser, scaler, class "
         "weights, memory, momentum networks, epoch. With the first two all else is new, and the first epoch is epoch 1",
     )
-    seed: int = setting(0, "seed of initial weights, order and augmentation", at_least=0)
+    seed: int = setting(0, "seed of initial weights, order and augmentation", at_least=0, at_most=2**32 - 1)
     deterministic: bool = setting(
         True, "GPU kernels that give the same bits each time, so that a resumed run is the same run; false is faster"
     )

@@ -6,6 +6,7 @@ leaf keeps the text that was written, and the field it is for decides what it me
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -95,6 +96,9 @@ def parse(text: str, source: str, mistakes: list[Mistake]) -> Node | None:
     except yaml.YAMLError as error:
         mistakes.append(Mistake(source, f"not valid YAML: {' '.join(str(error).split())}"))
         return None
+    except RecursionError:
+        mistakes.append(Mistake(source, f"nested more than {MAX_DEPTH} levels deep"))
+        return None
     return None if node is None else _convert(node, source, mistakes, depth=0)
 
 
@@ -103,7 +107,7 @@ def override(tree: Branch, assignment: str, mistakes: list[Mistake]) -> None:
     source = f"override '{assignment}'"
     dotted, sign, text = assignment.partition("=")
     keys = dotted.split(".")
-    if not sign or not all(key.isidentifier() for key in keys):
+    if not sign or not all(re.fullmatch(r"\w[\w-]*", key) for key in keys):
         mistakes.append(Mistake(source, "expected the form section.key=value"))
         return
     value = parse(text, source, mistakes) if text.strip() else Leaf("", quoted=False, where=source)

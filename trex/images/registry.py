@@ -164,7 +164,7 @@ def load_splits(name: str, data: DataConfig) -> dict[Part, Split]:
     if problem and name not in data.subsets:
         raise UserError(
             f"data set {name!r} in {folder}: {problem}. A complete set gives comparable numbers; to use "
-            f"this one all the same, with results marked as not comparable: data.subsets=[{name}]"
+            f"this one all the same, with results marked as not comparable: 'data.subsets=[{name}]'"
         )
     parts: dict[Part, Split] = {}
     for part, (paths, labels), arrays in (

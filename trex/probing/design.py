@@ -37,7 +37,8 @@ class Basis:
             centred = rows.take(slice(None)).double() - mean
             values, left = torch.linalg.eigh(centred @ centred.T / n)
             kept = values > values[-1] * 1e-9
-            values = values[kept]
+            kept[-1] = True  # also where all rows are the same
+            values = values[kept].clamp_min(1e-30)
             vectors = centred.T @ left[:, kept] / (values * n).sqrt()
         values = values.flip(0).clamp_min(float(values[-1]) * 1e-12 + 1e-30)
         return cls(mean.float(), vectors.flip(1).float().contiguous(), values.float())

@@ -19,8 +19,11 @@ from trex.probing.split import Fold
 
 #: C from 1e-5 to 1e6, two values a decade.
 GRID = tuple(float(f"{10 ** (power / 2):.6g}") for power in range(-10, 13))
-#: The path ends when validation has not gained a quarter of a standard error over so many values (1.5 decades).
+#: The path ends when validation has not gained a quarter of a standard error over so many values (1.5 decades),
 PATIENCE = 3
+#: and when, before those, the training loss had come below this part of what knowing the classes' shares alone gives.
+#: Up to there a larger C only scales the logits: validation rests on a plateau that is not the last.
+LEARNT = 0.9
 #: C of the coarse path that a refit takes up to the chosen one: a cold start at a large C is slow.
 STEPS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
 #: C of a set with one image a class, where there is nothing to choose by.
@@ -70,17 +73,29 @@ def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial) -> Choic
     saved = partial.state.get("paths", [None] * len(folds))
     paths = [problem.path(fold[0], one) for fold, one in zip(folds, saved, strict=True)]
     validations = [problem.design.subset(fold[1]) for fold in folds]
-    images = sum(len(fold[1]) for fold in folds)
+    trained, images = (sum(len(fold[part]) for fold in folds) for part in (0, 1))
+    shares = np.bincount(problem.labels) / len(problem.labels)
+    learnt = LEARNT * float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
     trials: list[dict[str, Any]] = list(partial.state.get("trials", []))
     for c in GRID[len(trials) :]:
-        if _flat(trials, images):
+        if _flat(trials, images, learnt):
             break
         began = time.monotonic()
-        hits = 0
+        hits, loss, gap = 0, 0.0, 0.0
         for path, validation, fold in zip(paths, validations, folds, strict=True):
-            predicted = validation.predict(path.solve(c).weights)
-            hits += int((predicted == problem.labels[fold[1]]).sum())
-        trials.append({"C": c, "validation_top1": hits / images, "seconds": round(time.monotonic() - began, 4)})
+            solution = path.solve(c)
+            hits += int((validation.predict(solution.weights) == problem.labels[fold[1]]).sum())
+            loss += solution.entropy * len(fold[0]) / trained
+            gap = max(gap, solution.gap)
+        trials.append(
+            {
+                "C": c,
+                "validation_top1": hits / images,
+                "train_loss": loss,
+                "gap": gap,
+                "seconds": round(time.monotonic() - began, 4),
+            }
+        )
         partial.update(trials=trials, paths=[path.state() for path in paths])
     return _choice(trials, images)
 
@@ -101,10 +116,11 @@ def _standard_error(accuracy: float, images: int) -> float:
     return float(np.sqrt(max(accuracy * (1 - accuracy), 0.25 / images) / images))
 
 
-def _flat(trials: list[dict[str, Any]], images: int) -> bool:
-    accuracies = [trial["validation_top1"] for trial in trials]
-    if len(accuracies) <= PATIENCE or max(accuracies) == min(accuracies):
+def _flat(trials: list[dict[str, Any]], images: int, learnt: float) -> bool:
+    """Whether the path has come to its last plateau; `learnt` is the training loss of one that fits its classes."""
+    if len(trials) <= PATIENCE or trials[-PATIENCE - 1]["train_loss"] > learnt:
         return False
+    accuracies = [trial["validation_top1"] for trial in trials]
     before = max(accuracies[:-PATIENCE])
     return bool(max(accuracies[-PATIENCE:]) <= before + 0.25 * _standard_error(before, images))
 

@@ -13,6 +13,9 @@ from trex.files import read_json
 if TYPE_CHECKING:
     from trex.features.store import About
 
+#: Version of the exact protocol: another one makes results anew.
+SOLVER = 2
+
 
 def probe_kinds(config: ProbeConfig) -> tuple[str, ...]:
     """Names of the probes: the protocol on all images, with few a class (`exact-5shot`), k-NN (`knn20`)."""
@@ -35,7 +38,9 @@ def made_from(config: ProbeConfig, kind: str, about: About, digests: tuple[str, 
         "trainval_digest": digests[0], "test_digest": digests[1], "encoder_digest": about.encoder_digest,
         "weights": about.weights, "dtype": about.dtype, "normalised": normalised,
     }  # fmt: skip
-    return {**identity, "fit": fitted_by(config, about.dataset)} if kind.startswith("published") else identity
+    if kind.startswith("published"):
+        return {**identity, "fit": fitted_by(config, about.dataset)}
+    return {**identity, "solver": SOLVER} if kind.startswith("exact") else identity
 
 
 def is_result_of(path: Path, made_from: dict[str, Any]) -> bool:

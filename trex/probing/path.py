@@ -40,6 +40,7 @@ class Solution:
     c: float
     weights: Tensor  #: (K, r + 1), the last column the intercept
     objective: float  #: f
+    entropy: float  #: its mean cross-entropy, nats
     gap: float  #: upper bound of (f - f*) / f
     iterations: int
 
@@ -95,7 +96,8 @@ class Path:
             objective = self._objective(point, strength)
             gap = float((gradient.double().square() / convexity).sum()) / 2
             if gap <= RELATIVE_GAP * objective or iteration == MAX_ITERATIONS or stalled == 3:
-                return Solution(c, self.weights, objective, gap / objective, iteration)
+                relative = gap / objective if objective else 0.0  # a single class is always right
+                return Solution(c, self.weights, objective, point.entropy, relative, iteration)
             weights, slope = self.weights, point.slope
             point = self._search(_Line(self, self._direction(gradient, inverse, strength), strength))
             gradient = self._gradient(point, strength)

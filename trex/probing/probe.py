@@ -104,6 +104,9 @@ class _Prober:
         labels = self.trainval.labels
         chosen = None if shots is None else few_shot(labels, shots, seed)
         train, validation = validation_split(labels if chosen is None else labels[chosen], seed)
+        if kind.startswith("knn") or (chosen is not None and self.settings.protocol == "exact"):
+            # No part is set apart: k-NN chooses nothing, few-shot by cross-validation.
+            train, validation = np.sort(np.concatenate([train, validation])), validation[:0]
         try:
             if kind.startswith("knn"):
                 choice, predicted = self._knn()
