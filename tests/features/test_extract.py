@@ -94,6 +94,7 @@ def test_features_are_those_of_a_plain_torchvision_loop(setup, photos: Path, tmp
     assert found.classes == ("class0", "class1")
 
 
+@pytest.mark.slow
 def test_vit_of_timm_sees_images_as_it_was_made_for_them(setup, photos: Path, tmp_path: Path) -> None:
     import timm
 
@@ -172,6 +173,7 @@ def test_same_features_again_are_left_and_others_refused(setup) -> None:
         make_features(run, load(run.config, Config, ["extract.resize=60"]))
 
 
+@pytest.mark.slow
 def test_interrupted_anywhere_and_resumed_gives_the_same_content_and_leaves_nothing(setup) -> None:
     run, config = setup("whole")
     make_features(run, config)

@@ -38,6 +38,11 @@ def trex(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=240)
 
 
+def slow(*values: object) -> object:
+    """A case of a few seconds: it imports PyTorch."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def files(home: Path) -> list[str]:
     return sorted(str(path.relative_to(home)) for path in home.rglob("*"))
 
@@ -61,14 +66,16 @@ def test_every_mistake_is_named_with_file_line_and_nearest_key_and_nothing_is_cr
         (["train", "trex_sta"], "expected a config file or a run folder"),
         (["train", "tiny.yaml", "--cluster", "locl"], "did you mean 'local'"),
         (["train", "tiny.yaml", "--processes", "0"], "expected at least 1"),
-        (["train", "tiny.yaml", "data.dataset=digit_seen", "--cluster", "local"], "Did you mean 'digits_seen'"),
+        slow(["train", "tiny.yaml", "data.dataset=digit_seen", "--cluster", "local"], "Did you mean 'digits_seen'"),
         (["report", "tiny.yaml"], "there is no such run yet"),
         (["retry", "tiny.yaml"], "was ever submitted"),
         (["logs", "tiny.yaml"], "no log of any job"),
-        (["export", "tiny.yaml", "--to", "encoder.pth"], "Train first"),
+        slow(["export", "tiny.yaml", "--to", "encoder.pth"], "Train first"),
         (["run", "tiny.yaml", "extract.weights=gone.pth"], "extract.weights: there is no file"),
         (["train", "tiny.yaml", "train.start=gone.pth", "--cluster", "local"], "train.start: there is no file"),
-        (["train", "tiny.yaml", "model.encoder=vit_b_32", "--cluster", "local"], "it can be evaluated, not trained"),
+        slow(
+            ["train", "tiny.yaml", "model.encoder=vit_b_32", "--cluster", "local"], "it can be evaluated, not trained"
+        ),
         (["status", "nothing"], "expected a config file or a run folder"),
         (["frobnicate"], "invalid choice"),
         (["train", "tiny.yaml", "--proceses=2"], "not understood"),
@@ -106,6 +113,7 @@ def test_dry_run_says_what_would_run_and_creates_nothing(home: Path) -> None:
     assert files(home) == before
 
 
+@pytest.mark.slow
 def test_name_means_the_config_file_before_the_run_of_that_name(home: Path) -> None:
     """An edited config is not passed over because a run of its name is there; commands about runs find the run."""
     (home / "configs").mkdir(exist_ok=True)

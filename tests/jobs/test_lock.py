@@ -100,6 +100,7 @@ def _compete(path: Path, start: float, results: multiprocessing.Queue, all_known
         results.put("lost")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stale", [False, True])
 def test_of_several_at_the_same_moment_exactly_one_wins(tmp_path: Path, stale: bool) -> None:
     path = tmp_path / "train.lock"
