@@ -276,9 +276,11 @@ def _retry(target: str, cluster_name: str | None, dry_run: bool) -> int:
     cluster = load_cluster(cluster_name) if cluster_name else load(cluster_path(run), Cluster)
     try:
         todo = plan(run, config, stages)
-    except UserError as error:  # of features that are in the way; the training, for one, goes on all the same
-        _say(f"extraction left out: {error}")
-        todo = plan(run, config, [stage for stage in stages if stage != "extract"])
+    except UserError as error:  # of features that are in the way; the training goes on all the same
+        todo = plan(run, config, [stage for stage in stages if stage == "train"])
+        if not todo.specs:
+            raise
+        _say(f"all but the training left out: {error}")
     return _submit(run, config, cluster, todo.specs, dry_run)
 
 

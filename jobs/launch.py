@@ -80,11 +80,11 @@ def _processes(cluster: Cluster, stage: str, asked: int | None) -> int:
 
 
 def _gpus() -> int:
-    """GPUs that may be used here: those of CUDA_VISIBLE_DEVICES, else those that the driver lists, or in a container
-    without its program those that have a device file. Asking PyTorch would take seconds."""
+    """GPUs that may be used here: those of CUDA_VISIBLE_DEVICES, else those that the driver lists, or where its
+    program is missing or does not answer those that have a device file. Asking PyTorch would take seconds."""
     if (chosen := environment.chosen_gpus()) is not None:
         return len(chosen)
     answer = commands.run(["nvidia-smi", "--list-gpus"], timeout=20)
-    if answer.code == 127:
+    if answer.code in (124, 127):  # no answer in time, or no such program
         return len(list(Path("/dev").glob("nvidia[0-9]*")))
     return sum(line.startswith("GPU ") for line in answer.stdout.splitlines()) if answer.ok else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,10 +41,11 @@ def _open(places: Sequence[Path], target: str, overrides: Sequence[str]) -> tupl
     for place in places:
         if (place / "config.yaml").is_file():
             config = _with_absolute_files(load(place / "config.yaml", Config, overrides))
+            folder = Path(os.path.normpath(place.absolute()))
             renamed = {"name", "runs"} & {override.partition("=")[0] for override in overrides}
             if "runs" in renamed:
                 return RunDir.of(config), config
-            return RunDir(place.absolute().with_name(config.name) if renamed else place.absolute()), config
+            return RunDir(folder.with_name(config.name) if renamed else folder), config
         if place.is_file():
             config = _with_absolute_files(load(place, Config, overrides))
             return RunDir.of(config), config

@@ -35,7 +35,11 @@ log = logging.getLogger(__name__)
 _PACKAGES = ("trex-toolkit", "torch", "torchvision", "numpy", "h5py", "submitit", "numba", "simplejpeg", "pillow")
 
 #: How gloo, NCCL and the store put it that another process is gone.
-_LOST = re.compile("closed by peer|reset by peer|broken pipe|ncclRemoteError|remote process|timed? ?out", re.IGNORECASE)
+_LOST = re.compile(
+    "closed by peer|reset by peer|broken pipe|connection refused|connection was likely closed|got 0 bytes"
+    "|pair is not connected|ncclRemoteError|remote process|communicator was aborted|timed? ?out",
+    re.IGNORECASE,
+)
 
 
 def run_task(spec: TaskSpec) -> None:
@@ -91,7 +95,10 @@ def run_task(spec: TaskSpec) -> None:
 
 def _lost_another(error: Exception) -> bool:
     """Whether an error of a back end says no more than that another rank is not there: that one knows why."""
-    return bool(_LOST.search(str(error)))
+    if isinstance(error, OSError):  # of a file, which may time out as well
+        return False
+    of_the_store = any(one.__name__ in ("DistNetworkError", "DistStoreError") for one in type(error).__mro__)
+    return of_the_store or bool(_LOST.search(str(error)))
 
 
 def outcome_path(run: RunDir, job_id: str) -> Path:

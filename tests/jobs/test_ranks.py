@@ -20,6 +20,7 @@ from jobs import environment
 from jobs.attempts import Attempt, read_state, record_failure
 from jobs.environment import Task
 from jobs.spec import TaskSpec
+from jobs.task import _lost_another
 from trex.config import Config, load
 from trex.errors import ExitCode
 from trex.images.order import epoch_order
@@ -125,6 +126,26 @@ def test_record_of_the_rank_that_failed_outlives_what_its_end_did_to_the_first(t
     state = read_state(run, "train")
     assert state is not None
     assert (state["state"], state["reason"]) == ("failed", expected)
+
+
+class DistNetworkError(RuntimeError):
+    """Named as PyTorch's own, which would have to be imported for a text."""
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:3"), True),
+        (RuntimeError("NCCL error: remote process exited or there was a network error"), True),
+        (RuntimeError("Watchdog caught collective operation timeout: ran for 600000 milliseconds"), True),
+        (DistNetworkError("Failed to recv, got 0 bytes. Connection was likely closed."), True),
+        (RuntimeError("NCCL error: invalid usage (run with NCCL_DEBUG=WARN for details)"), False),
+        (OSError(110, "Connection timed out", "/data/i/igloo/sun_1.jpg"), False),
+        (ValueError("/data/i/igloo/sun_1.jpg: a feature between rows 1 and 2 is not finite"), False),
+    ],
+)
+def test_error_that_only_says_that_another_rank_is_gone(error: Exception, lost: bool) -> None:
+    assert _lost_another(error) is lost
 
 
 def test_failure_of_a_rank_is_not_put_into_the_state_of_another_start(tmp_path: Path) -> None:

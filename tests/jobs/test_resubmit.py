@@ -66,10 +66,11 @@ def test_retry_goes_on_with_the_training_when_earlier_features_are_in_the_way(
     features = np.zeros((2, 3), np.float32)
     write_features(run.features("digits", "test"), [features], (2, 3), np.arange(2), ["a", "b"], ("a", "b"), about)
     note_submission(run, "trex:mine:extract:b", extract_digits="8_0")
+    note_submission(run, "trex:mine:probe:c", probe_digits="9_0")
     fake_slurm.says("squeue")
     assert main(["retry", "mine", "--cluster", "slurm", "--dry-run"]) == 0
     shown = capsys.readouterr()
-    assert "extraction left out: " in shown.err
+    assert "all but the training left out: " in shown.err
     assert "the training, when it has finished and epoch-0040" in shown.err
     assert shown.out.count("#!/bin/bash") == 1
     assert "mine-train" in shown.out
