@@ -135,7 +135,8 @@ def others(path: Path, differences: Iterable[str]) -> UserError:
     listed = "\n".join(f"  {difference}" for difference in differences)
     return UserError(
         f"{path} holds features made by something else (wanted and found):\n{listed}\n"
-        f"Delete it, or all in {path.parents[1]}, to make these anew; or keep both: give this run another name (name=…)."
+        f"Delete it, or all in {path.parents[1]}, to make these anew. "
+        f"Or keep both: give this run another name (name=…)."
     )
 
 
