@@ -12,15 +12,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from jobs import environment
 from jobs.attempts import Attempt, read_state, record_failure
 from jobs.environment import Task
 from jobs.spec import TaskSpec
 from jobs.task import _lost_another
+from tests.pictures import write_noise
 from trex.config import Config, load
 from trex.errors import ExitCode
 from trex.images.order import epoch_order
@@ -42,13 +41,7 @@ train: {epochs: 40, batch_size: 8, precision: "off", log_every: 1}
 def home(tmp_path: Path) -> Path:
     """A folder with sixteen images a part, where no Slurm is to be found."""
     (tmp_path / "pair.yaml").write_text(TEXT)
-    rng = np.random.default_rng(0)
-    for part in ("train", "val"):
-        for label in ("a", "b"):
-            (tmp_path / "mine" / part / label).mkdir(parents=True)
-            for number in range(8):
-                pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "mine" / part / label / f"{number}.png")
+    write_noise(tmp_path / "mine", images=8, size=16)
     return tmp_path
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from tests.pictures import write_noise
 from tests.stopping import StopAfter
 from tests.training.conftest import assert_same_bits
 from trex.config import Config
@@ -86,13 +86,7 @@ def test_resume_with_another_config_is_refused_and_names_what_changed(tiny, save
 
 @pytest.mark.slow
 def test_resume_on_other_images_is_refused(tiny, saved_run, tmp_path: Path) -> None:
-    chance = np.random.default_rng(0)
-    for part in ("train", "val"):
-        for label in ("a", "b"):
-            (tmp_path / "images" / part / label).mkdir(parents=True)
-            for i in range(6):
-                pixels = chance.integers(0, 256, (20, 20, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "images" / part / label / f"{i}.png")
+    write_noise(tmp_path / "images", images=6, size=20)
     config = tiny("moved", "data.dataset=mine", f"data.folders.mine={tmp_path}/images", "train.batch_size=4")
     run = saved_run(config)
     with pytest.raises(Interrupted):
