@@ -62,7 +62,7 @@ def _refuse_other_features(run: RunDir, config: Config, to_be_trained: bool) -> 
     if not there:
         return
     from trex.features.origin import origin
-    from trex.features.store import others, read_about
+    from trex.features.store import made_otherwise, read_about
 
     found = {path: asdict(read_about(path)[0]) for path in there}
     wanted = origin(run, config)
@@ -72,15 +72,17 @@ def _refuse_other_features(run: RunDir, config: Config, to_be_trained: bool) -> 
         wanted = origin(run, config, read_states=True)  # the newest checkpoint may be damaged: the job takes another
     for path, about in found.items():
         if differences := [f"{key}: {wanted[key]} and {about[key]}" for key in wanted if wanted[key] != about[key]]:
-            raise others(path, differences)
+            raise made_otherwise(path, differences)
 
 
 def _is_probed(run: RunDir, config: Config, item: Item) -> bool:
     """Whether all results of an item are there, made from the features that are there. Features that were deleted
     afterwards are not missed."""
+    if not is_there(run, config, "probe", item):
+        return False
     files = _feature_files(run, item.dataset)
-    if not is_there(run, config, "probe", item) or not all(path.exists() for path in files):
-        return is_there(run, config, "probe", item)
+    if not all(path.exists() for path in files):
+        return True
     from trex.features.store import read_about
 
     (about, trainval), (_, test) = map(read_about, files)

@@ -54,7 +54,7 @@ def run_task(spec: TaskSpec) -> None:
     _set_up_logging(task)
     run = RunDir(Path(spec.run))
     attempt = Attempt(run, spec, task) if task.rank == 0 else None
-    code, reason, lost, told = ExitCode.DONE, "finished", False, None
+    code, reason, lost = ExitCode.DONE, "finished", False
     with ExitStack() as held:
         try:
             if attempt is not None:
@@ -64,24 +64,12 @@ def run_task(spec: TaskSpec) -> None:
             code, reason = error.exit_code, str(error)
             log.log(logging.WARNING if code == ExitCode.INTERRUPTED else logging.ERROR, "%s", error)
         except Exception as error:
-            code, reason, lost = (
-                ExitCode.FAULT,
-                f"{type(error).__name__}: {error}",
-                task.world > 1 and _lost_another(error),
-            )
-            told = attempt.failure_of_another() if attempt is not None and lost else None
-            if told is not None:
-                code, reason = told
-                log.error("%s", reason)
-            elif lost:
-                log.error("another process of this job ended before its work was done; its log is beside this one")
-                log.error("%s", reason)
-            else:
-                log.exception("a fault of the program, or of the machine")
-        if attempt is None and code not in (ExitCode.DONE, ExitCode.INTERRUPTED) and not lost:
-            record_failure(run, spec, task, code, reason)
-        if attempt is not None:
-            attempt.end(code, reason, stop.signal_name, died=lost and told is None)
+            code, reason, lost = _what_failed(error, task, attempt)
+        if attempt is None:
+            if code not in (ExitCode.DONE, ExitCode.INTERRUPTED) and not lost:
+                record_failure(run, spec, task, code, reason)
+        else:
+            attempt.end(code, reason, stop.signal_name, died=lost)
             if code:
                 rendezvous.call_off(run.jobs, spec.keys[0], task, reason)
             if not task.is_slurm:
@@ -91,6 +79,22 @@ def run_task(spec: TaskSpec) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # not sys.exit: after a failed collective, threads of the back end may wait for other ranks
+
+
+def _what_failed(error: Exception, task: Task, attempt: Attempt | None) -> tuple[ExitCode, str, bool]:
+    """Log an error that is not meant for the user; returns exit code, reason, and whether all that is known is that
+    another rank is gone: where that one recorded why, it is its code and reason."""
+    reason = f"{type(error).__name__}: {error}"
+    if not (task.world > 1 and _lost_another(error)):
+        log.exception("a fault of the program, or of the machine")
+        return ExitCode.FAULT, reason, False
+    told = attempt.failure_of_another() if attempt is not None else None
+    if told is not None:
+        log.error("%s", told[1])
+        return *told, False
+    words = "another process of this job ended before its work was done; its log is beside this one"
+    log.error("%s\n%s", words, reason)
+    return ExitCode.FAULT, reason, True
 
 
 def _lost_another(error: Exception) -> bool:

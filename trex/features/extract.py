@@ -26,7 +26,7 @@ from trex.distributed import Ranks
 from trex.errors import Interrupted, UserError
 from trex.features.origin import transform
 from trex.features.source import Source, make_source
-from trex.features.store import About, others, read_about, versions, write_features
+from trex.features.store import About, made_otherwise, read_about, versions, write_features
 from trex.files import atomic_path, remove_leftovers
 from trex.images.decode import ImageFault
 from trex.images.evaluation import evaluation_batches
@@ -82,7 +82,7 @@ def _is_done(target: Path, about: About) -> bool:
     if not target.exists():
         return False
     if differences := about.differences(read_about(target)[0]):
-        raise others(target, differences)
+        raise made_otherwise(target, differences)
     return True
 
 

@@ -130,7 +130,7 @@ def read_about(path: Path) -> tuple[About, str]:
         raise _not_readable(path, error) from error
 
 
-def others(path: Path, differences: Iterable[str]) -> UserError:
+def made_otherwise(path: Path, differences: Iterable[str]) -> UserError:
     """The error of finding features that something else made than what is wanted."""
     listed = "\n".join(f"  {difference}" for difference in differences)
     return UserError(
