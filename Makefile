@@ -42,7 +42,7 @@ train: $(READY)  ## train CONFIG (on Slurm where there is one)
 run: $(READY)  ## the whole chain of CONFIG: train, extract, probe, report
 	@$(TREX) run $(CONFIG) $(cluster) $(dry) $(ARGS)
 
-extract: $(READY)  ## features of the transfer data sets
+extract: $(READY)  ## features of the transfer datasets
 	@$(TREX) extract $(CONFIG) $(cluster) $(dry) $(ARGS)
 
 probe: $(READY)  ## linear probes on the features
@@ -52,7 +52,7 @@ report: $(READY)  ## table and web page of CONFIG's run
 	@$(TREX) report $(CONFIG)
 
 # The run's name is not the recipe's, so that features of a file never mix with those of a training of that name.
-transfer: $(READY)  ## evaluate CHECKPOINT=file.pth on the transfer data sets, without training
+transfer: $(READY)  ## evaluate CHECKPOINT=file.pth on the transfer datasets, without training
 	@test -n '$(CHECKPOINT)' || { echo 'usage: make transfer CHECKPOINT=trex.pth' >&2; exit 2; }
 	@$(TREX) run $(CONFIG) $(cluster) $(dry) 'extract.weights=$(CHECKPOINT)' 'name=transfer_$(basename $(notdir $(CHECKPOINT)))' $(ARGS)
 

@@ -13,7 +13,7 @@ dependencies = ["torch", "torchvision"]
 
 
 def trex(weights: str | Path | None = None, encoder: str = "resnet50") -> Encoder:
-    """An encoder in eval mode: normalised images (N, 3, H, W) to features (N, feature_dim), 2048 for a ResNet-50.
+    """An encoder in eval mode: normalized images (N, 3, H, W) to features (N, feature_dim), 2048 for a ResNet-50.
 
     Args:
         weights: a local file: one of `trex export`, a released one (`trex.pth`, `trexstar_checkpoint_full.pth`, …), or

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs import chain, check, data, export, launch, status
-from jobs.runs import open_config, open_run
+from jobs import launch
+from jobs.commands import check, data, export, status
+from jobs.plan.runs import open_config, open_run
+from jobs.slurm import chain
 from trex.errors import ExitCode, TrexError, UserError
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 _TARGET = "a config file (configs/trex_star.yaml, or just trex_star) or a run folder (runs/trex_star, or just its name)"
 _OVERRIDES = "settings on top of the config, e.g. train.epochs=50 data.root=/datasets"
@@ -67,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
     _stage(commands, "train", "train the encoder; continues where the run stands")
-    _stage(commands, "extract", "write the features of the transfer data sets to HDF5")
+    _stage(commands, "extract", "write the features of the transfer datasets to HDF5")
     _stage(commands, "probe", "fit the linear probes on the features")
     _stage(commands, "run", "the whole way: train, extract, probe, report; does what is missing")
     _report(commands)
@@ -99,7 +101,7 @@ def _report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument(
         "--classes",
         metavar="DATASET",
-        help="also the accuracy of each class of a data set and what it is taken for, with the confusion matrix as CSV",
+        help="also the accuracy of each class of a dataset and what it is taken for, with the confusion matrix as CSV",
     )
     parser.set_defaults(handler=_write_report)
 

@@ -105,7 +105,7 @@ def keep_chosen_gpus() -> None:
 
 
 def restore_chosen_gpus() -> None:
-    """In a job of this machine: see the GPUs that the user chose, if they did. Before CUDA is initialised."""
+    """In a job of this machine: see the GPUs that the user chose, if they did. Before CUDA is initialized."""
     if _CHOSEN_GPUS in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[_CHOSEN_GPUS]
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jobs import chain, commands, environment
-from jobs.cluster import Cluster, load_cluster
+from jobs import environment, programs
 from jobs.local import run_here
-from jobs.runs import save_config
-from jobs.stages import plan, require_files, stages_of
+from jobs.plan.cluster import Cluster, load_cluster
+from jobs.plan.runs import save_config
+from jobs.plan.stages import plan, require_files, stages_of
+from jobs.slurm import chain
 from trex.config.schema import Config
 from trex.errors import ExitCode, UserError
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 
 def choose_cluster(name: str | None) -> Cluster:
@@ -20,7 +21,7 @@ def choose_cluster(name: str | None) -> Cluster:
     if name is not None:
         return load_cluster(name)
     answers = (
-        commands.run(["sbatch", "--version"], timeout=10).ok and commands.run(["sinfo", "--noheader"], timeout=10).ok
+        programs.run(["sbatch", "--version"], timeout=10).ok and programs.run(["sinfo", "--noheader"], timeout=10).ok
     )
     chosen = "slurm" if answers else "local"
     sys.stderr.write(
@@ -84,7 +85,7 @@ def _gpus() -> int:
     program is missing or does not answer those that have a device file. Asking PyTorch would take seconds."""
     if (chosen := environment.chosen_gpus()) is not None:
         return len(chosen)
-    answer = commands.run(["nvidia-smi", "--list-gpus"], timeout=20)
+    answer = programs.run(["nvidia-smi", "--list-gpus"], timeout=20)
     if answer.code in (124, 127):  # no answer in time, or no such program
         return len(list(Path("/dev").glob("nvidia[0-9]*")))
     return sum(line.startswith("GPU ") for line in answer.stdout.splitlines()) if answer.ok else 0

@@ -11,13 +11,13 @@ from types import FrameType
 from typing import Any
 
 from jobs import environment
-from jobs.attempts import read_state
-from jobs.spec import TaskSpec
-from jobs.task import outcome_path, run_task
+from jobs.plan.spec import TaskSpec
+from jobs.worker.attempts import read_state
+from jobs.worker.task import outcome_path, run_task
 from trex.errors import ExitCode
 from trex.files import read_json
 from trex.interruption import SIGNALS
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 #: submitit ends a local job after its time limit; these have none.
 _TEN_YEARS_IN_MINUTES = 10 * 365 * 24 * 60

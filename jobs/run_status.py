@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jobs import commands, environment, queue
-from jobs.attempts import read_state
-from jobs.slurm import submitted_jobs
-from jobs.spec import STAGES, Stage
-from jobs.stages import is_there, is_trained, items
+from jobs import environment, programs
+from jobs.plan.spec import STAGES, Stage
+from jobs.plan.stages import is_there, is_trained, items
+from jobs.slurm import queue
+from jobs.slurm.submit import submitted_jobs
+from jobs.worker.attempts import read_state
 from trex.config import Config
 from trex.errors import TrexError
 from trex.files import read_lines
-from trex.rundir import RunDir
-from trex.training.manifest import newest_manifest
+from trex.records.manifest import newest_manifest
+from trex.records.run_dir import RunDir
 
 State = Literal["done", "running", "waiting", "failed", "gone", "open", "stale"]
 #: Which state of its parts a stage shows, the most pressing first.
@@ -43,7 +44,7 @@ class Slurm:
 
 
 @dataclass(frozen=True)
-class Part:
+class JobStatus:
     """One job of a stage, or one element of its array."""
 
     key: str
@@ -57,7 +58,7 @@ class StageStatus:
     """A stage with all its parts, of which there is at least one."""
 
     stage: str
-    parts: list[Part]
+    parts: list[JobStatus]
 
     @property
     def state(self) -> State:
@@ -117,7 +118,7 @@ def ask_slurm(runs: Sequence[RunDir]) -> Slurm:
     ids = ",".join(sorted({job_id.partition("_")[0] for job_id, _ in places}))
     words = ["sacct", "--duplicates", "--allocations", "--noheader", "--parsable2", f"--jobs={ids}"]
     whole = {**environment.outside_allocation(), "SLURM_BITSTR_LEN": "0"}  # else long lists of elements end in dots
-    answer = commands.run([*words, "--format=JobID,State,ElapsedRaw"], timeout=60, env=whole)
+    answer = programs.run([*words, "--format=JobID,State,ElapsedRaw"], timeout=60, env=whole)
     records: dict[str, list[Record]] = {}
     for line in answer.stdout.splitlines() if answer.ok else []:
         job_id, state, seconds = line.split("|")[:3]
@@ -137,7 +138,7 @@ def status_of(run: RunDir, config: Config, slurm: Slurm) -> RunStatus:
             continue
         finished = _finished(run, config, stage)
         parts = [_part(run, key, is_finished, submitted, slurm) for key, is_finished in finished.items()]
-        if parts:  # without data sets there is nothing to extract and to probe
+        if parts:  # without datasets there is nothing to extract and to probe
             status.stages.append(StageStatus(stage, parts))
     _read_progress(run, config, status)
     _read_attempts(run, status, slurm)
@@ -162,21 +163,21 @@ def is_reported(run: RunDir) -> bool:
     return all(path.stat().st_mtime_ns <= page.stat().st_mtime_ns for path in sources if path.exists())
 
 
-def _part(run: RunDir, key: str, finished: bool, submitted: dict[str, tuple[str, str]], slurm: Slurm) -> Part:
+def _part(run: RunDir, key: str, finished: bool, submitted: dict[str, tuple[str, str]], slurm: Slurm) -> JobStatus:
     """One part's state: what is on disk counts first, then the queue, then what its last start left."""
     place = submitted.get(key)
     recorded = read_state(run, key)
     queued = slurm.jobs.get(place) if place else None
     if queued is not None and not (finished and queued.state == "PENDING"):
         if queued.state == "PENDING":
-            return Part(key, "waiting", queued.job_id, queued.reason)
-        return Part(key, "running", queued.job_id, f"on {queued.nodes} for {queued.elapsed}, {queued.left} left")
+            return JobStatus(key, "waiting", queued.job_id, queued.reason)
+        return JobStatus(key, "running", queued.job_id, f"on {queued.nodes} for {queued.elapsed}, {queued.left} left")
     if finished:
-        return Part(key, "done", place[0] if place else None, "")
+        return JobStatus(key, "done", place[0] if place else None, "")
     if key == "report" and (run.report / "index.html").exists() and (recorded or {}).get("state", "done") == "done":
-        return Part(key, "stale", None, f"older than the results: trex report {run.name} renews it")
+        return JobStatus(key, "stale", None, f"older than the results: trex report {run.name} renews it")
     if recorded is None and place is None:
-        return Part(key, "open", None, "")
+        return JobStatus(key, "open", None, "")
     if place is None or (recorded is not None and _is_newer(recorded["job"], place[0])):
         return _local_part(run, key, recorded or {})
     return _vanished(key, place[0], recorded, slurm)
@@ -187,27 +188,29 @@ def _is_newer(job: str, submitted: str) -> bool:
     return job != submitted and not job.startswith(submitted.partition("_")[0])
 
 
-def _local_part(run: RunDir, key: str, recorded: dict[str, Any]) -> Part:
+def _local_part(run: RunDir, key: str, recorded: dict[str, Any]) -> JobStatus:
     if recorded.get("state") == "running":
         running = (run.jobs / f"{key}.lock").exists()
-        return Part(key, "running" if running else "gone", recorded["job"], "on this machine" if running else "died")
+        return JobStatus(
+            key, "running" if running else "gone", recorded["job"], "on this machine" if running else "died"
+        )
     if recorded.get("state") == "failed":
-        return Part(key, "failed", recorded["job"], str(recorded.get("reason", "")))
-    return Part(key, "gone", recorded.get("job"), str(recorded.get("reason", "")))
+        return JobStatus(key, "failed", recorded["job"], str(recorded.get("reason", "")))
+    return JobStatus(key, "gone", recorded.get("job"), str(recorded.get("reason", "")))
 
 
-def _vanished(key: str, job: str, recorded: dict[str, Any] | None, slurm: Slurm) -> Part:
+def _vanished(key: str, job: str, recorded: dict[str, Any] | None, slurm: Slurm) -> JobStatus:
     """A submitted job that is in the queue no more, and did not finish."""
     if not slurm.answers:
-        return Part(key, "waiting", job, "Slurm does not answer: not known whether it is in the queue")
+        return JobStatus(key, "waiting", job, "Slurm does not answer: not known whether it is in the queue")
     records = slurm.records.get(job) or slurm.records.get(job.partition("_")[0], [])
     ending = f"ended as {records[-1].state}" if records else "is in the queue no more"
     mine = recorded if recorded is not None and recorded["job"] == job else None
     if mine is not None and mine["state"] == "failed":
-        return Part(key, "failed", job, str(mine["reason"]))
+        return JobStatus(key, "failed", job, str(mine["reason"]))
     if mine is not None and mine["state"] == "wants_requeue":
-        return Part(key, "gone", job, f"{ending}; {mine['reason']}")
-    return Part(key, "gone", job, f"{ending}{'' if mine else ' before it began'}")
+        return JobStatus(key, "gone", job, f"{ending}; {mine['reason']}")
+    return JobStatus(key, "gone", job, f"{ending}{'' if mine else ' before it began'}")
 
 
 def _read_progress(run: RunDir, config: Config, status: RunStatus) -> None:

@@ -1,4 +1,4 @@
-"""Runs a function in several real gloo processes."""
+"""A function in several real gloo processes; a real photograph."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from sklearn.datasets import load_sample_images
 from torch.distributed import FileStore
 
 from trex.distributed import Ranks, joined
@@ -32,3 +34,9 @@ def on_ranks(tmp_path: Path):
         return [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def photograph() -> np.ndarray:
+    """A real photograph, uint8 (375, 500, 3): one of scikit-learn's two samples."""
+    return load_sample_images().images[0][:375, :500].copy()

@@ -85,24 +85,24 @@ def two_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def released(**parts: Any) -> tuple[Wrapped, torch.optim.SGD, dict[str, Any]]:
-    """A model after two steps, its optimiser, and the checkpoint of both."""
+    """A model after two steps, its optimizer, and the checkpoint of both."""
     torch.manual_seed(1)
     model = Wrapped(Released(**parts))
-    optimiser = torch.optim.SGD(two_groups(model), lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(two_groups(model), lr=0.01, momentum=0.9)
     for _ in range(2):
         loss = F.cross_entropy(model.module(torch.randn(4, 3, 32, 32)), torch.randint(CLASSES, (4,)))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
     checkpoint = {
         "model": model.state_dict(),
-        "optimizer": optimiser.state_dict(),
+        "optimizer": optimizer.state_dict(),
         "epoch": EPOCH,
         "args": argparse.Namespace(arch=ENCODER, lr=0.01, crops=[1, 8], output_dir="x"),
         "fp16_scaler": scaler.state_dict(),
     }
-    return model, optimiser, checkpoint
+    return model, optimizer, checkpoint
 
 
 def shrunk(value: Any) -> Any:

@@ -16,18 +16,18 @@ import torch
 from scipy.io import savemat
 from torchvision.datasets import imagenet
 
-from tests.images.transfer.conftest import photo, put, struct, write
+from tests.datasets.conftest import photo, put, struct, write
 from trex.config import Config
 from trex.config.loader import load
 from trex.config.schema import DataConfig
+from trex.datasets import registry
+from trex.datasets.registry import load_splits
 from trex.distributed import Ranks
 from trex.features.extract import extract
 from trex.files import read_json
-from trex.images import registry
-from trex.images.registry import load_splits
 from trex.interruption import StopRequest
 from trex.model.encoder import build_encoder
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
 from trex.training.trainer import Trainer
 
@@ -173,7 +173,7 @@ def test_keys_of_a_checkpoint_are_those_that_are_documented(checkpoint: Path) ->
 
 @pytest.fixture
 def birds():
-    """Forgets the data set of the worked example afterwards."""
+    """Forgets the dataset of the worked example afterwards."""
     yield
     registry._REGISTERED.pop("birds", None)
 

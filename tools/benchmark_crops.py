@@ -38,22 +38,22 @@ class _Blur:
 def usual(crops: CropsConfig) -> Callable[[Path], list[torch.Tensor]]:
     """The pipeline that most programs use: transforms on PIL images, one after the other."""
 
-    def pipeline(size: int, scale: tuple[float, float], blur: float, solarise: float) -> T.Compose:
+    def pipeline(size: int, scale: tuple[float, float], blur: float, solarize: float) -> T.Compose:
         jitter = T.ColorJitter(crops.brightness, crops.contrast, crops.saturation, crops.hue)
         return T.Compose(
             [
                 T.RandomResizedCrop(size, scale=scale, interpolation=T.InterpolationMode.BICUBIC),
                 T.RandomHorizontalFlip(crops.flip),
                 T.RandomApply([jitter], p=crops.jitter),
-                T.RandomGrayscale(crops.grey),
+                T.RandomGrayscale(crops.grayscale),
                 _Blur(blur),
-                T.RandomApply([T.Lambda(ImageOps.solarize)], p=solarise),
+                T.RandomApply([T.Lambda(ImageOps.solarize)], p=solarize),
                 T.ToTensor(),
                 T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
             ]
         )
 
-    large = pipeline(crops.global_size, crops.global_scale, crops.global_blur, crops.solarise)
+    large = pipeline(crops.global_size, crops.global_scale, crops.global_blur, crops.solarize)
     small = pipeline(crops.local_size, crops.local_scale, crops.local_blur, 0.0)
 
     def run(path: Path) -> list[torch.Tensor]:

@@ -19,9 +19,9 @@ from trex.interruption import StopRequest
 from trex.probing import exact, published
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
+from trex.probing.folds import validation_split
 from trex.probing.partial import Partial
 from trex.probing.rows import Rows
-from trex.probing.split import validation_split
 
 SEEDS = 5
 Data = tuple[np.ndarray, np.ndarray, int]  #: features (n, D) float32, labels (n,) int64, images of trainval
@@ -74,7 +74,7 @@ def by_published(data: Data, folder: Path) -> list[np.ndarray]:
 
 
 def main() -> None:
-    """A line a data set and protocol."""
+    """A line a dataset and protocol."""
     for name, data in (("digits", digits()), ("3680 x 2048, 37 classes", synthetic())):
         truth = data[1][data[2] :]
         seconds = {}

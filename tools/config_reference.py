@@ -1,6 +1,6 @@
 """Print docs/config.md: every setting of a recipe and of a cluster file, with its allowed values, default and meaning.
 
-The settings are the dataclasses of trex/config/schema.py and jobs/cluster.py; nothing about one is written here.
+The settings are the dataclasses of trex/config/schema.py and jobs/plan/cluster.py; nothing about one is written here.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jobs.cluster import TIME, WORD, Cluster, StageResources
+from jobs.plan.cluster import TIME, WORD, Cluster, StageResources
 from trex.config import Config
 from trex.config.loader import to_dict
 from trex.config.schema import NAME
 
 HEAD = """# Settings
 
-Made from `trex/config/schema.py` and `jobs/cluster.py` by `make docs`.
+Made from `trex/config/schema.py` and `jobs/plan/cluster.py` by `make docs`.
 
 A recipe is a YAML file that states what differs from the defaults, which are the t-ReX* recipe. Any setting can also be
 given on the command line: `trex train configs/trex.yaml train.epochs=50 crops.local_scale='[0.05, 0.2]'`. All mistakes
@@ -29,7 +29,7 @@ queued; `trex check` adds what data, checkpoints and cluster have to say.
 - A *name* is letters, digits, `.`, `_` and `-`, at most 64, beginning with a letter or digit.
 - A list is `[a, b]`. YAML's anchors, aliases and tags are refused, and so is a key that stands twice.
 - Settings that must fit each other are checked too: a range begins with its smaller number, `extract.crop` is at most
-  `extract.resize`, `optimiser.warmup_epochs` at most `train.epochs`.
+  `extract.resize`, `optimizer.warmup_epochs` at most `train.epochs`.
 - Settings marked ↻ may change between the attempts of one run, because they do not change its training. A change of any
   other makes it another run: resuming is refused (code 77) until it is set back or the run has a new name.
 """

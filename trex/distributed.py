@@ -41,7 +41,7 @@ class Ranks:
         if self.world > 1:
             dist.barrier(group=self.control)
 
-    def highest(self, value: int) -> int:
+    def maximum(self, value: int) -> int:
         """The largest `value` of all ranks, at once."""
         if self.world == 1:
             return value
@@ -55,7 +55,7 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
-    def from_main(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Rank 0's JSON-like `value`, on every rank. Nothing is unpickled."""
         if self.world == 1:
             return value
@@ -67,10 +67,10 @@ class Ranks:
         dist.broadcast(data, src=0, group=self.control)
         return json.loads(bytes(data.tolist()))
 
-    def texts(self, text: str) -> list[str]:
+    def gather_texts(self, text: str) -> list[str]:
         """Every rank's `text`, in rank order, on every rank."""
         mine = torch.tensor(list(text.encode()), dtype=torch.uint8)
-        padded = torch.zeros(self.highest(mine.numel()), dtype=torch.uint8)
+        padded = torch.zeros(self.maximum(mine.numel()), dtype=torch.uint8)
         padded[: mine.numel()] = mine
         sizes = self.gather(torch.tensor([mine.numel()]))
         return [

@@ -26,10 +26,10 @@ def mistakes(tmp_path: Path, text: str, *overrides: str) -> list[str]:
     return [str(mistake).replace(str(tmp_path) + "/", "") for mistake in caught.value.mistakes]
 
 
-def test_misspelt_key_names_file_line_and_nearest_key(tmp_path: Path) -> None:
-    found = mistakes(tmp_path, "name: a\noptimiser:\n  learnign_rate: 1\n  momentun: 0.5\n")
-    assert found[0].startswith("recipe.yaml:3:3: unknown key 'optimiser.learnign_rate'")
-    assert found[1] == "recipe.yaml:4:3: unknown key 'optimiser.momentun'; did you mean 'momentum'?"
+def test_misspelled_key_names_file_line_and_nearest_key(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, "name: a\noptimizer:\n  learnign_rate: 1\n  momentun: 0.5\n")
+    assert found[0].startswith("recipe.yaml:3:3: unknown key 'optimizer.learnign_rate'")
+    assert found[1] == "recipe.yaml:4:3: unknown key 'optimizer.momentun'; did you mean 'momentum'?"
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
@@ -47,13 +47,13 @@ def test_key_that_stands_twice_is_a_mistake(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["1e-4", "1.0e-4", "0.0001", "1E-4"])
 def test_a_number_means_the_number_however_it_is_written(tmp_path: Path, text: str) -> None:
-    assert read(tmp_path, f"optimiser:\n  lr: {text}\n").optimiser.lr == 1e-4
+    assert read(tmp_path, f"optimizer:\n  lr: {text}\n").optimizer.lr == 1e-4
 
 
 def test_words_that_yaml_takes_for_booleans_stay_words(tmp_path: Path) -> None:
     assert read(tmp_path, "name: no\n").name == "no"
     assert read(tmp_path, "train:\n  precision: off\n").train.precision == "off"
-    assert "expected true or false" in mistakes(tmp_path, "model:\n  normalise_input: yes\n")[0]
+    assert "expected true or false" in mistakes(tmp_path, "model:\n  normalize_input: yes\n")[0]
 
 
 def test_quoted_number_is_a_mistake_that_says_so(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_ranges_across_fields_are_checked(tmp_path: Path) -> None:
 
 
 def test_resolved_config_reads_back_equal(tmp_path: Path) -> None:
-    config = read(tmp_path, "name: a\noptimiser: {final_lr: 1e-7}\ndata: {folders: {in1k: /d}}\nprobe: {shots: [5]}\n")
+    config = read(tmp_path, "name: a\noptimizer: {final_lr: 1e-7}\ndata: {folders: {in1k: /d}}\nprobe: {shots: [5]}\n")
     (tmp_path / "saved.yaml").write_text(to_yaml(config))
     assert load(tmp_path / "saved.yaml", Config) == config
 
@@ -129,13 +129,13 @@ def test_recipes_hold_the_published_values(recipe, layers, global_scale, local_s
     assert (config.crops.global_scale, config.crops.local_scale) == (global_scale, local_scale)
     assert (config.crops.global_count, config.crops.local_count) == (1, 8)
     assert (config.crops.global_size, config.crops.local_size) == (224, 96)
-    assert (config.optimiser.lr, config.optimiser.final_lr, config.optimiser.warmup_epochs) == (0.1, 1e-6, 10)
-    assert (config.optimiser.momentum, config.optimiser.weight_decay) == (0.9, 1e-4)
+    assert (config.optimizer.lr, config.optimizer.final_lr, config.optimizer.warmup_epochs) == (0.1, 1e-6, 10)
+    assert (config.optimizer.momentum, config.optimizer.weight_decay) == (0.9, 1e-4)
     assert (config.train.epochs, config.train.batch_size, config.train.precision) == (100, 256, "fp16")
     assert (config.model.temperature, config.model.momentum, config.model.output_dim) == (0.1, 0.999, 256)
-    assert (config.model.encoder, config.model.hidden_dim, config.model.normalise_input) == ("resnet50", 2048, True)
+    assert (config.model.encoder, config.model.hidden_dim, config.model.normalize_input) == ("resnet50", 2048, True)
     crops = config.crops
-    assert (crops.flip, crops.jitter, crops.grey, crops.solarise) == (0.5, 0.8, 0.2, 0.2)
+    assert (crops.flip, crops.jitter, crops.grayscale, crops.solarize) == (0.5, 0.8, 0.2, 0.2)
     assert (crops.brightness, crops.contrast, crops.saturation, crops.hue) == (0.4, 0.4, 0.2, 0.1)
     assert (crops.global_blur, crops.local_blur, crops.blur_radius) == (0.2, 0.5, (0.1, 2.0))
     assert (config.extract.resize, config.extract.crop, config.probe.seeds) == (224, 224, 5)
@@ -162,5 +162,5 @@ def test_only_settings_that_change_the_result_make_another_run(tmp_path: Path) -
         tmp_path, "name: a\n", "train.log_every=7", "data.workers=1", "checkpoint.keep=5", "data.root=/elsewhere"
     )
     assert differences(saved, same) == []
-    other = read(tmp_path, "name: a\n", "optimiser.lr=0.2")
-    assert differences(saved, other) == ["optimiser.lr: was 0.1, is now 0.2"]
+    other = read(tmp_path, "name: a\n", "optimizer.lr=0.2")
+    assert differences(saved, other) == ["optimizer.lr: was 0.1, is now 0.2"]

@@ -17,7 +17,7 @@ import torchvision
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from jobs.runs import save_config
+from jobs.plan.runs import save_config
 from tests.stopping import StopAfter
 from trex.config import Config, load
 from trex.distributed import Ranks
@@ -25,7 +25,7 @@ from trex.errors import Interrupted, UserError
 from trex.features.extract import extract
 from trex.features.store import open_features
 from trex.interruption import StopRequest
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 TEXT = """
 model: {encoder: resnet18}
@@ -152,7 +152,7 @@ def test_float16_halves_the_file(setup) -> None:
     assert open_features(run.features("photos", "test")).features.dtype == np.float16
 
 
-def test_pixels_are_the_centre_crop(setup) -> None:
+def test_pixels_are_the_center_crop(setup) -> None:
     run, config = setup("pixels", "extract.weights=pixels")
     make_features(run, config)
     found = open_features(run.features("photos", "test")).features

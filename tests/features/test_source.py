@@ -13,7 +13,7 @@ from trex.distributed import Ranks
 from trex.features.origin import origin
 from trex.features.source import make_source, state_digest
 from trex.model.trex import build_model
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
 
 

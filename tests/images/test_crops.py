@@ -52,12 +52,12 @@ def test_image_too_narrow_for_any_box_gives_torchvisions_central_one() -> None:
     [
         (True, lambda d: d.flip, 0.5),
         (True, lambda d: d.jitter is not None, 0.8),
-        (True, lambda d: d.grey, 0.2),
+        (True, lambda d: d.grayscale, 0.2),
         (True, lambda d: d.blur_radius is not None, 0.2),
-        (True, lambda d: d.solarise, 0.2),
+        (True, lambda d: d.solarize, 0.2),
         (False, lambda d: d.flip, 0.5),
         (False, lambda d: d.jitter is not None, 0.8),
-        (False, lambda d: d.grey, 0.2),
+        (False, lambda d: d.grayscale, 0.2),
         (False, lambda d: d.blur_radius is not None, 0.5),
     ],
 )
@@ -65,8 +65,8 @@ def test_rates_are_those_of_the_method(draws, is_global: bool, what, rate: float
     assert binomtest(sum(map(what, draws[is_global])), N, rate).pvalue > LIKELY
 
 
-def test_local_crops_are_never_solarised(draws) -> None:
-    assert not any(draw.solarise for draw in draws[False])
+def test_local_crops_are_never_solarized(draws) -> None:
+    assert not any(draw.solarize for draw in draws[False])
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_every_order_of_the_jitter_is_equally_likely(draws) -> None:
 
 
 def plain(box: Box, flip: bool = False) -> CropDraw:
-    return CropDraw(box, flip, None, grey=False, blur_radius=None, solarise=False)
+    return CropDraw(box, flip, None, grayscale=False, blur_radius=None, solarize=False)
 
 
 @pytest.mark.parametrize("size", [96, 224])
 @pytest.mark.parametrize("box", [Box(10, 20, 300, 400), Box(100, 150, 120, 100), Box(200, 300, 40, 45)])
 def test_resized_crop_is_pillows_bicubic_up_to_rounding(photograph: np.ndarray, box: Box, size: int) -> None:
     """Both round and clip to bytes between the passes along the two axes, each in its own way; a float resize differs
-    from Pillow's by as much (54 dB, four grey levels at most, on these boxes)."""
+    from Pillow's by as much (54 dB, four gray levels at most, on these boxes)."""
     image = torch.from_numpy(photograph).permute(2, 0, 1)[None]
     found = apply_crop(image, plain(box), size).transpose(1, 2, 0).astype(int)
     resized = F.resized_crop(
@@ -141,5 +141,5 @@ def test_crops_depend_on_seed_epoch_image_and_nothing_else(photograph: np.ndarra
 
 
 def test_image_smaller_than_the_crop_is_enlarged() -> None:
-    crops = multi_crop(np.full((8, 8, 3), 200, np.uint8), CropsConfig(jitter=0, grey=0, solarise=0), 0, 0, 0)
+    crops = multi_crop(np.full((8, 8, 3), 200, np.uint8), CropsConfig(jitter=0, grayscale=0, solarize=0), 0, 0, 0)
     assert all(np.abs(crop.astype(int) - 200).max() <= 1 for crop in crops)

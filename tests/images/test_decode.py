@@ -25,7 +25,7 @@ def oddities(tmp_path: Path, photograph: np.ndarray) -> dict[str, Path]:
     exif[0x0112] = 6  # to be shown rotated
     return {
         "rgb": save(image, tmp_path / "a.jpg", quality=90),
-        "grey": save(image.convert("L"), tmp_path / "b.jpg"),
+        "gray": save(image.convert("L"), tmp_path / "b.jpg"),
         "cmyk": save(image.convert("CMYK"), tmp_path / "c.jpg"),
         "rotated": save(image, tmp_path / "d.jpg", exif=exif),
         "palette": save(image.convert("P"), tmp_path / "e.png"),

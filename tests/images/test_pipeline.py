@@ -32,11 +32,11 @@ def usual_crop(rgb: np.ndarray, draw: CropDraw, size: int) -> np.ndarray:
         factors = (draw.jitter.brightness, draw.jitter.contrast, draw.jitter.saturation, draw.jitter.hue)
         for operation in draw.jitter.order:
             image = jitter[operation](image, factors[operation])
-    if draw.grey:
+    if draw.grayscale:
         image = F.rgb_to_grayscale(image, 3)
     if draw.blur_radius is not None:
         image = image.filter(ImageFilter.GaussianBlur(draw.blur_radius))
-    if draw.solarise:
+    if draw.solarize:
         image = ImageOps.solarize(image, 128)
     return np.asarray(image)
 

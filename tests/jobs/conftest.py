@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.slurm import submissions_path
+from jobs.slurm.submit import submissions_path
 from trex.files import append_line
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 _PROGRAM = """#!/bin/sh
 echo "$*" >> {path}.asked

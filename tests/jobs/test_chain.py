@@ -45,7 +45,7 @@ def planned(
 
 def make_features(home: Path, *datasets: str) -> None:
     """Feature files of two images, as the recipe's run makes them from pixels."""
-    transform = "resize 8 bicubic, centre crop 8, resnet50"
+    transform = "resize 8 bicubic, center crop 8, resnet50"
     for name in datasets:
         for part in ("trainval", "test"):
             about = About("run", name, part, "split", "pixels", "raw pixels", transform, "float32", False, "{}")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.check import Finding, _slurm, findings
-from jobs.cluster import Cluster, StageResources
+from jobs.commands.check import Finding, _slurm, findings
+from jobs.plan.cluster import Cluster, StageResources
 from tests.jobs.conftest import FakeSlurm
 from trex.config import Config, load
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 PREEMPTIBLE = "PartitionName=low GraceTime=0 PreemptMode=REQUEUE"
 

@@ -16,7 +16,7 @@ TINY = """
 data: {dataset: digits_seen, workers: 0}
 crops: {global_size: 16, local_size: 8, local_count: 1}
 model: {encoder: resnet18, hidden_dim: 32, output_dim: 16, memory_size: 64}
-optimiser: {lr: 0.05, warmup_epochs: 0}
+optimizer: {lr: 0.05, warmup_epochs: 0}
 train: {epochs: 1, batch_size: 256, precision: "off", log_every: 2}
 extract: {datasets: [digits_unseen], resize: 16, crop: 16}
 probe: {seeds: 1}
@@ -139,7 +139,9 @@ def test_run_folder_with_another_name_begins_another_run(home: Path) -> None:
 
 
 def test_submitting_imports_no_torch() -> None:
-    program = "import sys, jobs.cli, jobs.slurm; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'h5py')))"
+    program = (
+        "import sys, jobs.cli, jobs.slurm.submit; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'h5py')))"
+    )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 

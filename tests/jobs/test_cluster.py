@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import main
-from jobs.cluster import Cluster, load_cluster, seconds
-from jobs.slurm import Submitter, Work
-from jobs.spec import TaskSpec
+from jobs.plan.cluster import Cluster, load_cluster, seconds
+from jobs.plan.spec import TaskSpec
+from jobs.slurm.submit import Submitter, Work
 from trex.errors import TrexError, UserError
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 HOSTILE = ("a\ntouch pwned", "a'; touch pwned; '", '"$(touch pwned)"', "`touch pwned`", "a b", "-n9", "a\u2028b", "")
 

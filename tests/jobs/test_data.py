@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.images.transfer.conftest import photo, put, write
+from tests.datasets.conftest import photo, put, write
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from jobs.environment import Task
-from jobs.lock import _remove_stale, locked
+from jobs.worker.lock import _remove_stale, locked
 from trex.errors import RunLocked
 
 TASK = Task("1", rank=0, world=1, local_rank=0, node="here", node_count=1, restart=0, is_slurm=False, cpus=1)
@@ -24,7 +24,7 @@ def hold(path: Path, seconds: float) -> subprocess.Popen[bytes]:
     """Another process that holds the lock."""
     program = (
         "import time; from pathlib import Path\n"
-        "from jobs.lock import locked; from jobs.environment import this_task\n"
+        "from jobs.worker.lock import locked; from jobs.environment import this_task\n"
         f"with locked(Path({str(path)!r}), this_task()):\n    print('held', flush=True); time.sleep({seconds})"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs import logs
 from jobs.cli import main
-from jobs.runs import open_config, save_config
+from jobs.commands import logs
+from jobs.plan.runs import open_config, save_config
 from tests.jobs.conftest import FakeSlurm, note_submission, queued
 
 

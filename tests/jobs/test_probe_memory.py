@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.cluster import Cluster, StageResources
-from jobs.probe_memory import require_memory
+from jobs.plan.cluster import Cluster, StageResources
+from jobs.plan.memory import require_memory
 from trex.config import Config, load
 from trex.errors import UserError
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from jobs.queue import elements, queued_jobs
+from jobs.slurm.queue import elements, queued_jobs
 from tests.jobs.conftest import FakeSlurm
 
 

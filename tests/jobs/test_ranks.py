@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 
 from jobs import environment
-from jobs.attempts import Attempt, read_state, record_failure
 from jobs.environment import Task
-from jobs.spec import TaskSpec
-from jobs.task import _lost_another
+from jobs.plan.spec import TaskSpec
+from jobs.worker.attempts import Attempt, read_state, record_failure
+from jobs.worker.task import _lost_another
 from tests.pictures import write_noise
 from trex.config import Config, load
+from trex.datasets.registry import load_split
 from trex.errors import ExitCode
-from trex.images.order import epoch_order
-from trex.images.registry import load_split
-from trex.rundir import RunDir
+from trex.loading.order import epoch_order
+from trex.records.run_dir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,7 @@ TEXT = """
 data: {dataset: mine, workers: 0, folders: {mine: mine}}
 crops: {global_size: 16, local_size: 8, local_count: 1}
 model: {encoder: resnet18, hidden_dim: 32, output_dim: 16, memory_size: 64}
-optimiser: {lr: 0.05, warmup_epochs: 0}
+optimizer: {lr: 0.05, warmup_epochs: 0}
 train: {epochs: 40, batch_size: 8, precision: "off", log_every: 1}
 """
 

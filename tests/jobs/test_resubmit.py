@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs import chain
 from jobs.cli import main
-from jobs.runs import open_config, save_config
+from jobs.plan.runs import open_config, save_config
+from jobs.slurm import chain
 from tests.jobs.conftest import FakeSlurm, note_submission, queued
 from trex.features.store import About, write_features
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 WORDS = ["train", "recipe.yaml", "--cluster", "slurm", "--dry-run"]
 

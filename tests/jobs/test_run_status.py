@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from jobs.commands.status import as_text, collect
+from jobs.plan.runs import open_config, save_config
 from jobs.run_status import RunStatus
-from jobs.runs import open_config, save_config
-from jobs.status import as_text, collect
 from tests.jobs.conftest import FakeSlurm, note_submission, queued
 from trex.files import append_line
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 
 def make_run(*settings: str) -> RunDir:

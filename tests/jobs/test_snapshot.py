@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.slurm import make_private
-from jobs.snapshot import code_digest, take_snapshot
+from jobs.slurm.snapshot import code_digest, take_snapshot
+from jobs.slurm.submit import make_private
 from trex.errors import UserError
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 
 def test_snapshot_is_named_for_its_content_and_taken_once(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_snapshot_is_named_for_its_content_and_taken_once(tmp_path: Path) -> Non
 
 def test_snapshot_runs_by_itself(tmp_path: Path) -> None:
     code = take_snapshot(RunDir(tmp_path / "run"))
-    program = "import jobs.task, jobs.cli; print(jobs.task.__file__)"
+    program = "import jobs.worker.task, jobs.cli; print(jobs.worker.task.__file__)"
     done = subprocess.run(
         [sys.executable, "-P", "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(code)},
         capture_output=True, text=True, check=True,
@@ -36,7 +36,7 @@ def test_snapshot_runs_by_itself(tmp_path: Path) -> None:
 
 def test_changed_snapshot_is_refused(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
-    edited = take_snapshot(run) / "jobs" / "task.py"
+    edited = take_snapshot(run) / "jobs" / "worker" / "task.py"
     edited.chmod(0o644)
     edited.write_text("import os\n")
     with pytest.raises(UserError, match="was changed after jobs began to use it"):

@@ -10,9 +10,9 @@ import h5py
 import pytest
 import torch
 
-from jobs.runs import save_config
-from jobs.spec import STAGES, Item, Stage
-from jobs.stages import plan, stages_of
+from jobs.plan.runs import save_config
+from jobs.plan.spec import STAGES, Item, Stage
+from jobs.plan.stages import plan, stages_of
 from trex.config import Config, load
 from trex.distributed import Ranks
 from trex.errors import ResumeRefused, UserError
@@ -21,14 +21,14 @@ from trex.files import sha256
 from trex.interruption import StopRequest
 from trex.model.encoder import build_encoder
 from trex.probing.probe import probe
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 TEXT = """
 name: evaluated
 data: {dataset: digits_seen, workers: 0}
 model: {encoder: resnet18}
 extract: {datasets: [digits_unseen, digits_seen], weights: pixels, resize: 8, crop: 8}
-probe: {seeds: 2, normalise: [], sgd: []}
+probe: {seeds: 2, normalize: [], sgd: []}
 """
 
 
@@ -163,7 +163,7 @@ def test_results_of_other_features_or_of_another_treatment_are_made_anew(evaluat
     path.write_text("{")
     assert planned(run, config, ("probe",)) == {"probe": (Item("digits_unseen"),)}, "an unreadable result is none"
 
-    _, other = configured(tmp_path / "home", "probe.normalise=[digits_seen]")
+    _, other = configured(tmp_path / "home", "probe.normalize=[digits_seen]")
     assert planned(run, other, ("probe",)) == {"probe": (Item("digits_unseen"), Item("digits_seen"))}
     probe(run, other, "digits_unseen", range(2), StopRequest())
     probe(run, other, "digits_seen", range(2), StopRequest())

@@ -14,9 +14,9 @@ import torch
 import torchvision
 from PIL import Image
 
+from tests.export.test_export import trained
 from tests.jobs.test_cli import ROOT, home, trex  # noqa: F401
 from tests.released import released
-from tests.reporting.test_export import trained
 from trex.features.store import open_features
 
 

@@ -1,4 +1,4 @@
-"""Synchronised batch norm is the batch norm that it stands for."""
+"""Synchronized batch norm is the batch norm that it stands for."""
 
 from __future__ import annotations
 

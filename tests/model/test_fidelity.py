@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trex.config.schema import ModelConfig, OptimiserConfig
+from trex.config.schema import ModelConfig, OptimizerConfig
 from trex.distributed import Ranks
 from trex.errors import UserError
 from trex.model.encoder import build_encoder
@@ -19,7 +19,7 @@ from trex.model.heads import ClassMeans, PlainHead
 from trex.model.projector import Projector
 from trex.model.trex import TrexModel, build_model
 from trex.training.schedule import learning_rate
-from trex.training.state import make_optimiser
+from trex.training.state import make_optimizer
 
 K, DIM = 5, 6
 SMALL = dict(encoder="resnet18", hidden_dim=8, output_dim=DIM, temperature=0.1)
@@ -60,7 +60,7 @@ def test_unknown_encoder_names_the_nearest() -> None:
 
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_projector_is_linear_norm_gelu_then_linear_without_bias(layers: int) -> None:
-    projector = Projector(10, layers, 8, DIM, normalise_input=True).double()
+    projector = Projector(10, layers, 8, DIM, normalize_input=True).double()
     x = torch.randn(7, 10, dtype=torch.float64)
     expected = x / x.norm(dim=1, keepdim=True)
     weights = dict(projector.named_parameters())
@@ -73,7 +73,7 @@ def test_projector_is_linear_norm_gelu_then_linear_without_bias(layers: int) -> 
     expected = expected @ weights[f"{3 * layers}.weight"].T
     assert f"{3 * layers}.bias" not in weights
     assert torch.allclose(projector(x), expected, atol=1e-12)
-    linears = [m for m in Projector(500, 1, 400, 300, normalise_input=True) if isinstance(m, nn.Linear)]
+    linears = [m for m in Projector(500, 1, 400, 300, normalize_input=True) if isinstance(m, nn.Linear)]
     assert all(abs(float(m.weight.detach().std()) - 0.02) < 5e-4 for m in linears)
     assert not linears[0].bias.any()
 
@@ -87,7 +87,7 @@ def test_plain_logits_are_cosines_over_temperature() -> None:
     assert float(w.detach().abs().max()) <= 1 / math.sqrt(DIM)  # nn.Linear's default: uniform within 1/sqrt(fan in)
 
 
-def test_class_means_are_normalised_sums_of_the_memory() -> None:
+def test_class_means_are_normalized_sums_of_the_memory() -> None:
     head = ClassMeans(DIM, K, 0.1, memory_size=12)
     head.labels[head.labels == 3] = 2  # one class without a feature
     z = torch.randn(4, DIM)
@@ -139,8 +139,8 @@ def test_steps_follow_the_equations(memory: int) -> None:
     ours = model(memory)
     reference = copy.deepcopy(ours)
     slow = copy.deepcopy((reference.encoder, reference.projector))
-    optimiser = make_optimiser(ours, OptimiserConfig(), torch.device("cpu"))
-    theirs = make_optimiser(reference, OptimiserConfig(), torch.device("cpu"))
+    optimizer = make_optimizer(ours, OptimizerConfig(), torch.device("cpu"))
+    theirs = make_optimizer(reference, OptimizerConfig(), torch.device("cpu"))
     pointer = 0
     for step in range(4):
         crops, labels = batch(step)
@@ -158,7 +158,7 @@ def test_steps_follow_the_equations(memory: int) -> None:
         repeated = torch.cat([labels] * 3)
         loss = -log_p[torch.arange(12), repeated].mean()
         assert torch.allclose(output.loss, loss, rtol=1e-10)
-        if memory:  # before the optimiser moves the weights, and after the logits were made from the old memory
+        if memory:  # before the optimizer moves the weights, and after the logits were made from the old memory
             with torch.no_grad():
                 for net, source in zip(slow, (reference.encoder, reference.projector), strict=True):
                     for p, q in zip(net.parameters(), source.parameters(), strict=True):
@@ -170,14 +170,14 @@ def test_steps_follow_the_equations(memory: int) -> None:
             pointer = 0 if pointer + 4 >= memory else pointer + 4
             assert torch.allclose(ours.classifier.features, bank.features, rtol=1e-10)
             assert torch.equal(ours.classifier.labels, bank.labels)
-        for loss_, optim in ((output.loss, optimiser), (loss, theirs)):
+        for loss_, optim in ((output.loss, optimizer), (loss, theirs)):
             optim.zero_grad()
             loss_.backward()
         for (name, p), q in zip(ours.named_parameters(), reference.parameters(), strict=True):
             if p.requires_grad:
                 # a bias before a batch norm has no gradient but rounding
                 assert (p.grad - q.grad).norm() <= 1e-7 * q.grad.norm() + 1e-12, name
-        optimiser.step(), theirs.step()
+        optimizer.step(), theirs.step()
 
 
 def test_momentum_moves_parameters_and_leaves_batch_norm_to_itself() -> None:
@@ -253,46 +253,46 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
 
 
 def test_weight_decay_spares_biases_and_one_dimensional_parameters() -> None:
-    optimiser = make_optimiser(model(), OptimiserConfig(), torch.device("cpu"))
-    decayed, spared = optimiser.param_groups
+    optimizer = make_optimizer(model(), OptimizerConfig(), torch.device("cpu"))
+    decayed, spared = optimizer.param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-4, 0)
     assert all(p.ndim > 1 for p in decayed["params"])
     assert all(p.ndim == 1 for p in spared["params"])
 
 
 @pytest.mark.parametrize("memory", [0, 20])
-def test_every_learnt_parameter_is_optimised_and_no_other(memory: int) -> None:
+def test_every_learned_parameter_is_optimized_and_no_other(memory: int) -> None:
     net = model(memory)
-    groups = make_optimiser(net, OptimiserConfig(), torch.device("cpu")).param_groups
-    optimised = {id(p) for group in groups for p in group["params"]}
+    groups = make_optimizer(net, OptimizerConfig(), torch.device("cpu")).param_groups
+    optimized = {id(p) for group in groups for p in group["params"]}
     expected = {
         name for name, _ in net.named_parameters() if name.startswith(("encoder.", "projector.", "classifier."))
     }
-    assert {name for name, p in net.named_parameters() if id(p) in optimised} == expected
+    assert {name for name, p in net.named_parameters() if id(p) in optimized} == expected
     assert ("classifier.weight" in expected) == (memory == 0)
 
 
-def test_optimiser_is_sgd_with_momentum_and_coupled_weight_decay() -> None:
+def test_optimizer_is_sgd_with_momentum_and_coupled_weight_decay() -> None:
     """v ← 0.9 v + g + 1e-4 w (no decay where w is 1-D), w ← w - lr v, the velocity beginning at the first gradient."""
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
-    optimiser = make_optimiser(net, OptimiserConfig(), torch.device("cpu"))
+    optimizer = make_optimizer(net, OptimizerConfig(), torch.device("cpu"))
     chance = torch.Generator().manual_seed(0)
     expected = [p.detach().clone() for p in net.parameters()]
     velocities = [torch.zeros_like(w) for w in expected]
     for rate in (0.0, 0.1, 0.2, 0.05):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = rate
         for place, (p, w) in enumerate(zip(net.parameters(), expected, strict=True)):
             p.grad = torch.randn(p.shape, generator=chance, dtype=torch.float64)
             v = 0.9 * velocities[place] + p.grad + (1e-4 * w if w.ndim > 1 else 0)
             expected[place], velocities[place] = w - rate * v, v
-        optimiser.step()
+        optimizer.step()
     for p, w in zip(net.parameters(), expected, strict=True):
         assert torch.allclose(p, w, rtol=1e-12, atol=1e-14)
 
 
 def test_learning_rate_warms_up_to_the_peak_and_falls_as_a_cosine() -> None:
-    config = OptimiserConfig()
+    config = OptimizerConfig()
     rates = [learning_rate(step, 50, 100, config, 512) for step in range(5000)]
     peak = 0.1 * 512 / 256
     assert rates[0] == 0
@@ -306,22 +306,22 @@ def test_learning_rate_warms_up_to_the_peak_and_falls_as_a_cosine() -> None:
 
 
 def test_no_warmup_begins_at_the_peak() -> None:
-    assert learning_rate(0, 10, 3, OptimiserConfig(warmup_epochs=0), 256) == pytest.approx(0.1)
+    assert learning_rate(0, 10, 3, OptimizerConfig(warmup_epochs=0), 256) == pytest.approx(0.1)
 
 
 def _train(ranks: Ranks, memory: int, steps: int) -> dict[str, Tensor]:
     config = ModelConfig(memory_size=memory, hidden_layers=1, momentum=0.9, **SMALL)
     net = build_model(config, K, ranks, 0).double()
     wrapped = net if ranks.world == 1 else nn.parallel.DistributedDataParallel(net, find_unused_parameters=True)
-    optimiser = make_optimiser(net, OptimiserConfig(), ranks.device)
+    optimizer = make_optimizer(net, OptimizerConfig(), ranks.device)
     share = 8 // ranks.world
     part = slice(ranks.rank * share, (ranks.rank + 1) * share)
     for step in range(steps):
         crops, labels = batch(step, size=8)
         mine = [crops[0][part], crops[1].unflatten(0, (2, 8))[:, part].flatten(0, 1)]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         wrapped(mine, labels[part]).loss.backward()
-        optimiser.step()
+        optimizer.step()
     return net.state_dict()
 
 
@@ -338,13 +338,13 @@ def test_ranks_together_equal_one_process_with_the_whole_batch(on_ranks, memory:
         assert all(torch.equal(rank[key], together[0][key]) for rank in together), key
 
 
-def _normalised(ranks: Ranks, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    from trex.model.batchnorm import synchronise
+def _normalized(ranks: Ranks, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    from trex.model.batchnorm import synchronize
 
     torch.manual_seed(0)
     net = nn.Sequential(nn.BatchNorm2d(3))
     net[0].weight.data.normal_()
-    net = synchronise(net, ranks)
+    net = synchronize(net, ranks)
     sizes = [5, 3] if ranks.world == 2 else [8]  # ranks may hold different numbers of images
     mine = x.split(sizes)[ranks.rank].clone().requires_grad_()
     y = net(mine)
@@ -353,10 +353,10 @@ def _normalised(ranks: Ranks, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.slow
-def test_synchronised_batch_norm_is_that_of_the_whole_batch(on_ranks) -> None:
+def test_synchronized_batch_norm_is_that_of_the_whole_batch(on_ranks) -> None:
     x = torch.randn(8, 3, 4, 4) * 3 + 5
-    y, gradient, variance = on_ranks(1, _normalised, x)[0]
-    parts = on_ranks(2, _normalised, x)
+    y, gradient, variance = on_ranks(1, _normalized, x)[0]
+    parts = on_ranks(2, _normalized, x)
     assert torch.allclose(torch.cat([part[0] for part in parts]), y, atol=1e-5)
     assert torch.allclose(torch.cat([part[1] for part in parts]), gradient, atol=1e-5)
     assert torch.allclose(parts[0][2], variance, atol=1e-5)

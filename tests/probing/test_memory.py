@@ -19,12 +19,12 @@ from trex.interruption import StopRequest
 from trex.probing import exact, published
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
+from trex.probing.folds import validation_split
 from trex.probing.memory import Size, least_bytes, needs_of, plan_exact, used_bytes
 from trex.probing.partial import Partial
-from trex.probing.path import Path as SolverPath
 from trex.probing.probe import probe
 from trex.probing.rows import Rows
-from trex.probing.split import validation_split
+from trex.probing.solver import RegularizationPath
 
 #: The largest of the sixteen sets, with the features of a ResNet-50.
 IN1K = Size(1281167, 50000, 2048, 1000)
@@ -32,9 +32,9 @@ INAT2018 = Size(437513, 24426, 2048, 8142)
 
 
 def solved(features: np.ndarray, labels: torch.Tensor, in_memory: bool, keep: bool) -> list[torch.Tensor]:
-    rows = Rows(features, normalise=True)
+    rows = Rows(features, normalize=True)
     design = Design.of(rows, Basis.of(rows), 8, in_memory)
-    path = SolverPath(design, labels, 8, StopRequest(), keep_logits=keep)
+    path = RegularizationPath(design, labels, 8, StopRequest(), keep_logits=keep)
     return [path.solve(c).weights for c in (1e-2, 1e-1, 1.0, 10.0, 100.0)]
 
 
@@ -44,7 +44,7 @@ def test_features_that_are_read_in_pieces_give_the_same_optimum(monkeypatch, dty
     stored = features.numpy().astype(dtype)
     whole = solved(stored, labels, in_memory=True, keep=True)
     monkeypatch.setattr("trex.probing.memory.PIECE", 61 * 128)
-    rows = Rows(stored, normalise=True)
+    rows = Rows(stored, normalize=True)
     reference = Design.of(rows, Basis.of(rows), 8, in_memory=True)
     for in_memory, keep in ((True, False), (False, True), (False, False)):
         for c, one, other in zip(
@@ -68,7 +68,7 @@ def test_rows_are_those_of_the_array_however_they_are_chosen() -> None:
     chosen = Rows(stored).subset(np.array([3, 7, 8, 20])).subset(np.array([1, 3]))
     assert np.array_equal(chosen.take(slice(None)).numpy(), stored[[7, 20]].astype(np.float32))
     assert np.array_equal(torch.cat(list(Rows(stored).pieces(7))).numpy(), stored.astype(np.float32))
-    lengths = Rows(stored, normalise=True).take(np.array([9, 2])).norm(dim=1)
+    lengths = Rows(stored, normalize=True).take(np.array([9, 2])).norm(dim=1)
     assert torch.allclose(lengths, torch.ones(2))
 
 
@@ -167,7 +167,7 @@ def test_memory_that_suffices_for_no_way_is_said_with_what_would() -> None:
     with pytest.raises(UserError, match="memory_gb"):
         used_bytes(IN1K, "lbfgs", 16e9)
     assert used_bytes(IN1K, "sgd", 16e9) < 2e9
-    assert list(needs_of("in1k", ProbeConfig(protocol="published", neighbours=20))) == ["sgd", "knn"]
+    assert list(needs_of("in1k", ProbeConfig(protocol="published", neighbors=20))) == ["sgd", "knn"]
     assert list(needs_of("pets", ProbeConfig(protocol="published"))) == ["lbfgs"]
 
 
@@ -177,15 +177,15 @@ import numpy as np, torch
 from trex.interruption import StopRequest
 from trex.probing.design import Basis, Design
 from trex.probing.memory import Size, plan_exact
-from trex.probing.path import Path
+from trex.probing.solver import RegularizationPath
 from trex.probing.rows import Rows
 torch.set_num_threads(1)
 n, d, k, limit = 30000, 256, 1500, float(sys.argv[2])
 stored = np.memmap(sys.argv[1], np.float16, "r", shape=(n, d))
 plan = plan_exact(Size(n, 100, d, k), limit)
-rows = Rows(stored, normalise=True)
+rows = Rows(stored, normalize=True)
 design = Design.of(rows, Basis.of(rows), k, plan.rows)
-path = Path(design, torch.arange(n) % k, k, StopRequest(), plan.logits)
+path = RegularizationPath(design, torch.arange(n) % k, k, StopRequest(), plan.logits)
 path.solve(1e-3)
 path.solve(1e-2)
 # not getrusage: its maximum begins with that of the process that started this one

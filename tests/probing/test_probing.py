@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 from sklearn.datasets import load_digits
 
-from jobs.runs import save_config
+from jobs.plan.runs import save_config
 from tests.stopping import StopAfter
 from trex.config import Config, load
 from trex.distributed import Ranks
@@ -23,14 +23,13 @@ from trex.interruption import StopRequest
 from trex.probing import exact, published
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
+from trex.probing.folds import few_shot, few_shot_folds, validation_split
 from trex.probing.knn import knn_predict
 from trex.probing.partial import Partial
-from trex.probing.path import RELATIVE_GAP
-from trex.probing.path import Path as SolverPath
 from trex.probing.probe import probe, scores
 from trex.probing.rows import Rows
-from trex.probing.split import few_shot, few_shot_folds, validation_split
-from trex.rundir import RunDir
+from trex.probing.solver import RELATIVE_GAP, RegularizationPath
+from trex.records.run_dir import RunDir
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +130,7 @@ def test_path_is_within_a_thousandth_of_the_float64_optimum(digits, data: str) -
     features, labels = digits if data == "digits" else synthetic(1500, 2048, 12)
     classes = int(labels.max()) + 1
     design = design_of(features, classes)
-    path = SolverPath(design, labels, classes, StopRequest())
+    path = RegularizationPath(design, labels, classes, StopRequest())
     for c in exact.GRID:
         solution = path.solve(c)
         assert solution.gap <= RELATIVE_GAP
@@ -147,7 +146,7 @@ def test_solver_agrees_with_scikit_learn_where_that_converges(digits) -> None:
 
     features, labels = digits
     design = design_of(features, 10)
-    solution = SolverPath(design, labels, 10, StopRequest()).solve(0.1)
+    solution = RegularizationPath(design, labels, 10, StopRequest()).solve(0.1)
     reference = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000).fit(features.numpy(), labels.numpy())
     theirs = torch.from_numpy(reference.coef_).double() @ design.basis.vectors.double()
     distance = (solution.weights[:, :-1].double() - theirs).square().sum()
@@ -205,16 +204,16 @@ def test_scores_leave_out_classes_without_test_images() -> None:
 @pytest.mark.parametrize("counts", [[500] * 5 + [300] * 5, [80] * 40], ids=["capped", "balanced"])
 def test_path_does_not_end_on_its_first_plateau(unwritten, counts: list[int]) -> None:
     """Where features have unit length and several classes are the largest, a small C leaves validation where it is over
-    more than a decade and a half: nothing is learnt yet."""
+    more than a decade and a half: nothing is learned yet."""
     chance = np.random.default_rng(0)
     labels = np.repeat(np.arange(len(counts)), counts)
     features = chance.normal(size=(len(counts), 64))[labels] + 2 * chance.normal(size=(len(labels), 64))
-    rows = Rows(features.astype(np.float32), normalise=True)
+    rows = Rows(features.astype(np.float32), normalize=True)
     design = Design.of(rows, Basis.of(rows), len(counts), True)
     problem = Problem(design, labels, len(counts), True, StopRequest())
     fold = validation_split(labels, 0)
     choice = exact.choose_c(problem, [fold], unwritten)
-    solver = SolverPath(design.subset(fold[0]), torch.from_numpy(labels[fold[0]]), len(counts), StopRequest())
+    solver = RegularizationPath(design.subset(fold[0]), torch.from_numpy(labels[fold[0]]), len(counts), StopRequest())
     hits = [design.subset(fold[1]).predict(solver.solve(c).weights) == labels[fold[1]] for c in exact.GRID]
     assert choice.validation_top1 is not None
     assert choice.validation_top1 >= max(hit.mean() for hit in hits) - 0.01
@@ -271,8 +270,8 @@ def test_sgd_of_the_large_sets_learns(digits, monkeypatch) -> None:
     monkeypatch.setattr(published, "EPOCHS", 20)
     features, labels = digits[0].numpy(), digits[1].numpy()
     fit = published.sgd_fit(10, 0, StopRequest())
-    predict = fit(Rows(features[:1400], normalise=True), labels[:1400], {"lr": 30.0, "weight_decay": 1e-7})
-    assert (predict(Rows(features[1400:], normalise=True)) == labels[1400:]).mean() > 0.85
+    predict = fit(Rows(features[:1400], normalize=True), labels[:1400], {"lr": 30.0, "weight_decay": 1e-7})
+    assert (predict(Rows(features[1400:], normalize=True)) == labels[1400:]).mean() > 0.85
 
 
 @pytest.fixture
@@ -280,7 +279,7 @@ def features_of_pixels(tmp_path: Path) -> tuple[RunDir, Config]:
     path = tmp_path / "c.yaml"
     path.write_text(
         "extract: {datasets: [digits_unseen], weights: pixels, resize: 8, crop: 8}\n"
-        "probe: {seeds: 2, shots: [5], neighbours: 20}\ndata: {workers: 0}\n"
+        "probe: {seeds: 2, shots: [5], neighbors: 20}\ndata: {workers: 0}\n"
     )
     config = load(path, Config, [f"runs={tmp_path}/runs"])
     run = RunDir.of(config)

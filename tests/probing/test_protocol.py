@@ -18,9 +18,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from trex.config.schema import TRANSFER_DATASETS, ProbeConfig
 from trex.interruption import StopRequest
 from trex.probing import exact, published
+from trex.probing.folds import validation_split
 from trex.probing.partial import Partial
 from trex.probing.rows import Rows
-from trex.probing.split import validation_split
 
 
 @pytest.mark.parametrize(("images", "validated"), [(1, 0), (2, 1), (3, 1), (5, 1), (10, 2), (50, 10), (732, 146)])
@@ -47,10 +47,10 @@ def test_c_goes_from_1e_minus_5_to_1e6_in_both_protocols() -> None:
     assert np.allclose(steps, 0.5, atol=1e-5)
 
 
-def test_which_sets_the_paper_fits_by_sgd_on_l2_normalised_features() -> None:
+def test_which_sets_the_paper_fits_by_sgd_on_l2_normalized_features() -> None:
     large = {"in1k", "cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5", "inat2018", "inat2019"}
     assert large < set(TRANSFER_DATASETS)
-    assert set(ProbeConfig().sgd) == set(ProbeConfig().normalise) == large
+    assert set(ProbeConfig().sgd) == set(ProbeConfig().normalize) == large
 
 
 def features(rows: int = 2500) -> tuple[np.ndarray, np.ndarray]:
@@ -64,8 +64,8 @@ def test_sgd_of_the_large_sets_is_the_papers() -> None:
     x, y = features()
     seen: list[tuple[float, float, float, int]] = []
 
-    def note(optimiser: torch.optim.Optimizer, args: object, kwargs: object) -> None:
-        [group] = optimiser.param_groups
+    def note(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+        [group] = optimizer.param_groups
         seen.append((group["lr"], group["momentum"], group["weight_decay"], len(group["params"])))
 
     handle = register_optimizer_step_pre_hook(note)
@@ -81,12 +81,12 @@ def test_sgd_of_the_large_sets_is_the_papers() -> None:
     assert [len(list(run)) for _, run in groupby(rates)][:2] == [6, 3]
 
 
-def test_rows_of_large_sets_are_l2_normalised() -> None:
+def test_rows_of_large_sets_are_l2_normalized() -> None:
     """The length of a feature changes nothing, neither in fitting nor in predicting."""
     x, y = features(300)
     stretch = np.random.default_rng(0).uniform(0.1, 10, (300, 1)).astype(np.float32)
     values = {"lr": 10.0, "weight_decay": 1e-8}
-    short, long = Rows(x, normalise=True), Rows(x * stretch, normalise=True)
+    short, long = Rows(x, normalize=True), Rows(x * stretch, normalize=True)
     plain = published.sgd_fit(10, 0, StopRequest())(short, y, values)
     stretched = published.sgd_fit(10, 0, StopRequest())(long, y, values)
     assert (plain(short) == stretched(long)).mean() > 0.99

@@ -15,10 +15,10 @@ from scipy.stats import ttest_rel
 
 from trex.config.schema import TRANSFER_DATASETS
 from trex.errors import UserError
+from trex.records.run_dir import RunDir
 from trex.reporting import tables
 from trex.reporting.collect import average, collect
 from trex.reporting.write import class_tables, text_table, write_report
-from trex.rundir import RunDir
 
 
 def result(run: RunDir, dataset: str, seed: int, top1: float, **more: object) -> None:

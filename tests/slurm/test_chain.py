@@ -21,7 +21,7 @@ PIXELS = ("extract.weights=pixels", "extract.resize=8", "extract.crop=8")
 
 
 def write_image_folder(folder: Path, trainval: int = 12, test: int = 4) -> None:
-    """A data set of two classes that a person could have: a folder a class, so many images in each."""
+    """A dataset of two classes that a person could have: a folder a class, so many images in each."""
     rng = np.random.default_rng(0)
     for part, count in (("trainval", trainval), ("test", test)):
         for label, brightness in (("dark", 60), ("light", 200)):

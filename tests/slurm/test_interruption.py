@@ -66,7 +66,7 @@ def assert_same(one: Any, other: Any, where: str = "state") -> None:
 
 
 def assert_equals_uninterrupted(run: Run, uninterrupted: dict[str, Any]) -> None:
-    """The same weights, optimiser, memory, order and random numbers as a run that nobody stopped."""
+    """The same weights, optimizer, memory, order and random numbers as a run that nobody stopped."""
     state = finish(run)
     for part in set(state) - {"config", "metrics_position"}:
         assert_same(state[part], uninterrupted[part], part)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cluster import Cluster, load_cluster
-from jobs.slurm import Submitter, Work
-from jobs.spec import TaskSpec
+from jobs.plan.cluster import Cluster, load_cluster
+from jobs.plan.spec import TaskSpec
+from jobs.slurm.submit import Submitter, Work
 from tests.slurm.conftest import Site, make_site, wait_for
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 #: What a process of the job has at hand: `record STATE` writes the state file as rank 0 does.
 PROLOGUE = r"""
@@ -26,9 +26,9 @@ record() {
     printf '{\n  "state": "%s",\n  "reason": "%s",\n  "job": "%s",\n  "restart": %s,\n  "mark": "%s"\n}\n' \
         "$1" "$reason" "$id" "$restart" "${2:-nothing}" > "$STATE"
 }
-call_off() {
+cancel() {
     mkdir -p "${STATE%/*}/rendezvous"
-    echo '{ "called_off": "said" }' > "${STATE%/*}/rendezvous/train-$id-$restart.json"
+    echo '{ "canceled": "said" }' > "${STATE%/*}/rendezvous/train-$id-$restart.json"
 }
 """
 
@@ -81,7 +81,7 @@ CASES = {
     "other_rank_killed_and_the_first_noticed": (
         """[ $restart = 1 ] && { [ $SLURM_PROCID = 0 ] && record done; exit 0; }
         [ $SLURM_PROCID = 1 ] && { until grep -q running "$STATE" 2>/dev/null; do sleep 0.1; done; kill -9 $$; }
-        trap '' TERM; record running; sleep 2; call_off; exit 1""",
+        trap '' TERM; record running; sleep 2; cancel; exit 1""",
         2,
         ["REQUEUED", "COMPLETED"],
     ),
@@ -102,7 +102,7 @@ CASES = {
     "no_progress": ("record failed; exit 78", 1, ["FAILED"]),
     "locked_by_another_job": ("id=7 record wants_requeue; exit 3", 1, ["FAILED"]),
     "locked_and_the_others_told_to_stop": (
-        """trap 'exit 75' TERM; [ $SLURM_PROCID = 0 ] && { id=7 record running; call_off; exit 3; }
+        """trap 'exit 75' TERM; [ $SLURM_PROCID = 0 ] && { id=7 record running; cancel; exit 3; }
         while true; do sleep 0.1; done""",
         2,
         ["FAILED"],

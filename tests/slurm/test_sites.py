@@ -45,7 +45,7 @@ def resumed_steps(run: Run) -> list[int]:
 
 @pytest.mark.parametrize("own_site", [("--user-signal",)], indirect=True, ids=["user signal"])
 def test_preemption_by_the_jobs_own_signal_and_a_restarted_controller_lose_nothing(own_site: Site) -> None:
-    run = train(own_site, "signalled")
+    run = train(own_site, "signaled")
     job = run.jobs()["train"]
     run.reach(8)
     with run.frozen():

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from trex.config import Config, load
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 TINY = """
 data: {dataset: digits_seen, workers: 0}
 crops: {global_size: 16, local_size: 8, local_count: 2}
 model: {encoder: resnet18, hidden_dim: 32, output_dim: 16, memory_size: 96}
-optimiser: {lr: 0.05, warmup_epochs: 1}
+optimizer: {lr: 0.05, warmup_epochs: 1}
 train: {epochs: 2, batch_size: 128, precision: "off", log_every: 3}
 checkpoint: {every_minutes: 0}
 """
@@ -35,7 +35,7 @@ def tiny(tmp_path: Path):
 @pytest.fixture
 def saved_run():
     """Writes a config into its run folder, as submitting does."""
-    from jobs.runs import save_config
+    from jobs.plan.runs import save_config
 
     def save(config: Config) -> RunDir:
         run = RunDir.of(config)

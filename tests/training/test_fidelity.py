@@ -15,17 +15,17 @@ from torch import Tensor
 
 from tests.training.test_resume import finish
 from trex.config import Config
+from trex.datasets.registry import load_split
 from trex.distributed import Ranks
 from trex.files import read_lines
-from trex.images.registry import load_split
 from trex.interruption import StopRequest
 from trex.model.trex import TrexModel
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 from trex.training.trainer import Trainer
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 STEPS = 5
-FIVE_STEPS = ("train.batch_size=16", "optimiser.lr=0.8", "optimiser.warmup_epochs=0.05")  # three steps of warm-up
+FIVE_STEPS = ("train.batch_size=16", "optimizer.lr=0.8", "optimizer.warmup_epochs=0.05")  # three steps of warm-up
 
 
 def trainer(config: Config, ranks: Ranks | None = None) -> Trainer:
@@ -48,14 +48,14 @@ def float64_trainer(config: Config, ranks: Ranks | None = None) -> Trainer:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """uint8 (N, 3, S, S) to normalised float64, with the rounding of float32 arithmetic."""
+    """uint8 (N, 3, S, S) to normalized float64, with the rounding of float32 arithmetic."""
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
     channels = [(images[:, c].float() / 255 - mean[c]) / std[c] for c in range(3)]
     return torch.stack(channels, dim=1).double()
 
 
 def class_weights(net: TrexModel) -> Tensor:
-    """The class means of a memory, or the learnt weights; normalised."""
+    """The class means of a memory, or the learned weights; normalized."""
     head = net.classifier
     if hasattr(head, "labels"):
         sums = [head.features[head.labels == k].sum(0) for k in range(head.classes)]
@@ -123,7 +123,7 @@ def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], start: di
 
 @pytest.mark.slow
 def test_rate_is_set_anew_at_every_step_and_peaks_at_the_last_of_the_warmup(tiny, saved_run) -> None:
-    config = tiny("rates", "train.log_every=1", "optimiser.lr=0.2", "train.epochs=3", "crops.local_count=0")
+    config = tiny("rates", "train.log_every=1", "optimizer.lr=0.2", "train.epochs=3", "crops.local_count=0")
     run = saved_run(config)
     finish(run, config)
     rates = [line["lr"] for line in read_lines(run.metrics) if line["kind"] == "train"]
@@ -176,7 +176,7 @@ def _validation(ranks: Ranks, config: Config) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:find_unused_parameters")
 @pytest.mark.parametrize(("size", "resize", "world"), [(224, 256, 1), (112, 128, 1), (112, 128, 2)])
-def test_validation_is_resize_256_and_centre_crop_224_of_each_image_once(
+def test_validation_is_resize_256_and_center_crop_224_of_each_image_once(
     on_ranks, tiny, photos: Path, size: int, resize: int, world: int
 ) -> None:
     """In proportion for other sizes; nine images do not divide among two ranks."""

@@ -22,7 +22,7 @@ from trex.distributed import Ranks
 from trex.errors import Interrupted, ResumeRefused
 from trex.files import read_lines
 from trex.interruption import StopRequest
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
 from trex.training.trainer import train
 
@@ -80,8 +80,8 @@ def test_resume_with_another_config_is_refused_and_names_what_changed(tiny, save
     run = saved_run(config)
     with pytest.raises(Interrupted):
         train(run, config, Ranks(), StopAfter(1))
-    with pytest.raises(ResumeRefused, match=r"optimiser.lr: was 0.05, is now 0.1"):
-        finish(run, tiny("changed", "optimiser.lr=0.1"))
+    with pytest.raises(ResumeRefused, match=r"optimizer.lr: was 0.05, is now 0.1"):
+        finish(run, tiny("changed", "optimizer.lr=0.1"))
 
 
 @pytest.mark.slow

@@ -14,14 +14,14 @@ from tests.stopping import StopAfter
 from tests.training.conftest import assert_same_bits, flat
 from tests.training.test_resume import final, finish, run_to_end
 from trex.config import Config
+from trex.datasets.registry import load_split
 from trex.distributed import Ranks
 from trex.errors import Interrupted, ResumeRefused, UserError
+from trex.export.write import export
 from trex.files import read_lines, sha256
-from trex.images.registry import load_split
 from trex.interruption import StopRequest
 from trex.model.trex import TrexModel, build_model
-from trex.reporting.export import export
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 from trex.training.start import Start, read_start
 from trex.training.state import TrainingState
 from trex.training.trainer import Trainer, train
@@ -76,11 +76,11 @@ def test_encoder_alone_begins_from_the_file_and_all_else_anew(tiny, saved_run, f
         part, _, rest = key.partition(".")
         expected = theirs[rest] if part in ("encoder", "momentum_encoder") else anew[key]
         assert torch.equal(value, expected), key
-    assert not any(value["momentum_buffer"].any() for value in state.optimiser.state.values())
+    assert not any(value["momentum_buffer"].any() for value in state.optimizer.state.values())
     assert state.position.global_step == 0
 
 
-def test_weights_are_encoder_and_projector_with_a_fresh_optimiser(tiny, saved_run, full) -> None:
+def test_weights_are_encoder_and_projector_with_a_fresh_optimizer(tiny, saved_run, full) -> None:
     path, _, checkpoint = full
     config = tiny("a", *start_of(path, "weights", "train.epochs=1"))
     state = begun(saved_run(config), config)
@@ -91,13 +91,13 @@ def test_weights_are_encoder_and_projector_with_a_fresh_optimiser(tiny, saved_ru
         for key in keys:
             assert torch.equal(saved[key], checkpoint["model"][theirs + key.removeprefix(ours)]), key
     assert not torch.equal(saved["classifier.features"], checkpoint["model"]["module.memory.features"])
-    assert not any(value["momentum_buffer"].any() for value in state.optimiser.state.values())
+    assert not any(value["momentum_buffer"].any() for value in state.optimizer.state.values())
     assert state.position.epoch == 0
 
 
 @pytest.mark.parametrize("clf", [True, False])
 def test_everything_of_a_released_checkpoint_is_taken(tiny, saved_run, tmp_path: Path, clf: bool) -> None:
-    model, optimiser, checkpoint = released(clf=clf)
+    model, optimizer, checkpoint = released(clf=clf)
     torch.save(checkpoint, tmp_path / "full.pth")
     config = tiny("a", *start_of(tmp_path / "full.pth", "all", "train.precision=fp16"))
     state = begun(saved_run(config), config)
@@ -113,22 +113,22 @@ def test_everything_of_a_released_checkpoint_is_taken(tiny, saved_run, tmp_path:
     for name, parameter in state.model.named_parameters():
         if parameter.requires_grad:
             part, _, rest = name.partition(".")
-            expected = optimiser.state[by_name[f"{SAME[part]}.{rest}"]]["momentum_buffer"]
+            expected = optimizer.state[by_name[f"{SAME[part]}.{rest}"]]["momentum_buffer"]
             assert expected.any()
-            assert torch.equal(state.optimiser.state[parameter]["momentum_buffer"], expected), name
+            assert torch.equal(state.optimizer.state[parameter]["momentum_buffer"], expected), name
     assert state.scaler.get_scale() == 512.0
     assert (state.position.epoch, state.position.step) == (EPOCH, 0)
     assert state.position.global_step > 0
 
 
-def test_plain_recipe_takes_its_learnt_class_weights(tiny, saved_run, tmp_path: Path) -> None:
+def test_plain_recipe_takes_its_learned_class_weights(tiny, saved_run, tmp_path: Path) -> None:
     _, _, checkpoint = released(memory=False)
     checkpoint["fp16_scaler"] = None
     torch.save(checkpoint, tmp_path / "full.pth")
     config = tiny("a", *start_of(tmp_path / "full.pth", "all", "model.memory_size=0"))
     state = begun(saved_run(config), config)
     assert torch.equal(state.model.classifier.weight, checkpoint["model"]["module.clf.fc.weight"])
-    assert state.model.classifier.weight in state.optimiser.state
+    assert state.model.classifier.weight in state.optimizer.state
 
 
 def test_projector_computes_what_the_released_one_does(tiny, saved_run, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def stopped(config: Config, run: RunDir, looks: int) -> None:
 
 
 def assert_same_training(one: dict, other: dict) -> None:
-    parts = ("model", "optimiser", "scaler", "position")
+    parts = ("model", "optimizer", "scaler", "position")
     assert_same_bits({part: one[part] for part in parts}, {part: other[part] for part in parts})
     assert len(flat(one["model"])) > 100
 
@@ -178,7 +178,7 @@ def test_run_continued_from_its_export_ends_with_the_same_bits(tiny, saved_run, 
     finish(saved_run(reference), reference)
     run = saved_run(first)
     stopped(first, run, 5)  # within the first epoch
-    export(run, tmp_path / "ours_checkpoint_full.pth", "full", licence=None)
+    export(run, tmp_path / "ours_checkpoint_full.pth", "full", license=None)
     second = tiny("second", size, *start_of(tmp_path / "ours_checkpoint_full.pth", "all"))
     run = saved_run(second)
     stopped(second, run, 3)
@@ -267,8 +267,8 @@ def _scaler(checkpoint: dict[str, Any]) -> None:
         (_unknown, r"unexpected, 1:\n    \+ module.model.head.last.weight"),
         (_momentum, r"momentum of encoder.conv1.weight is \(64, 3, 3, 3\), expected \(64, 3, 7, 7\)"),
         (_no_momentum, "momentum of encoder.layer2.0.conv1.weight is none"),
-        (_group, r"its optimiser has 23 \+ 42 parameters, the model"),
-        (_adam, "its optimiser is not a state of torch's SGD"),
+        (_group, r"its optimizer has 23 \+ 42 parameters, the model"),
+        (_adam, "its optimizer is not a state of torch's SGD"),
         (_finished, "2 epochs are finished and train.epochs is 2"),
         (_no_epoch, "does not say its epoch"),
         (_bad_epoch, "its epoch is 'last'"),

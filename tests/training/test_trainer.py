@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from tests.stopping import StopAfter
 from tests.training.conftest import assert_same_bits
 from tests.training.test_resume import final, finish
-from trex.config.schema import OptimiserConfig
+from trex.config.schema import OptimizerConfig
+from trex.datasets.registry import load_split
 from trex.distributed import Ranks
 from trex.errors import Interrupted, TrexError, UserError
 from trex.files import read_lines
-from trex.images.evaluation import evaluation_image
-from trex.images.normalise import normalise
-from trex.images.registry import load_split
+from trex.images.normalize import normalize
 from trex.interruption import StopRequest
+from trex.loading.evaluation import evaluation_image
 from trex.model.trex import build_model
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
-from trex.training.state import Position, TrainingState, make_optimiser
+from trex.training.state import Position, TrainingState, make_optimizer
 from trex.training.trainer import make_batches, train
 from trex.training.validation import validate
 
@@ -32,7 +32,7 @@ from trex.training.validation import validate
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "size"),
-    # oneDNN's bf16 weight gradient of a strided convolution reads uninitialised memory for 1 x 1 images: hence 32.
+    # oneDNN's bf16 weight gradient of a strided convolution reads uninitialized memory for 1 x 1 images: hence 32.
     [("bf16", 32), ("fp16", 16)],
 )
 def test_mixed_precision_resumes_with_the_same_bits(tiny, saved_run, precision: str, size: int) -> None:
@@ -60,15 +60,15 @@ def test_first_step_that_the_scaler_skips_leaves_nothing_behind() -> None:
     def weights(overflow: bool) -> Tensor:
         torch.manual_seed(0)
         layer = nn.Linear(3, 2)
-        optimiser = make_optimiser(layer, OptimiserConfig(), torch.device("cuda"))  # fused, which a CPU can do too
+        optimizer = make_optimizer(layer, OptimizerConfig(), torch.device("cuda"))  # fused, which a CPU can do too
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
         for first in (True, False, False):
             scale = 1e38 if overflow and first else 1.0
             if not (first and not overflow):
                 scaler.scale(layer(torch.ones(4, 3)).sum() * scale).backward()
-                scaler.step(optimiser)
+                scaler.step(optimizer)
                 scaler.update(2.0**8)
-                optimiser.zero_grad()
+                optimizer.zero_grad()
         return layer.weight.detach()
 
     torch.use_deterministic_algorithms(mode=True)  # fills what is not written with NaN
@@ -78,16 +78,16 @@ def test_first_step_that_the_scaler_skips_leaves_nothing_behind() -> None:
         torch.use_deterministic_algorithms(mode=False)
 
 
-def test_restored_optimiser_steps_as_its_own_device_does(tiny) -> None:
+def test_restored_optimizer_steps_as_its_own_device_does(tiny) -> None:
     def state(device: str) -> TrainingState:
         model = build_model(tiny("a").model, 3, Ranks(), seed=0)
-        optimiser = make_optimiser(model, OptimiserConfig(), torch.device(device))
-        return TrainingState(model, optimiser, torch.amp.GradScaler("cpu"), Position())
+        optimizer = make_optimizer(model, OptimizerConfig(), torch.device(device))
+        return TrainingState(model, optimizer, torch.amp.GradScaler("cpu"), Position())
 
     saved = state("cpu").to_dict(Ranks(), tiny("a"), ("a",), "digest")
     resumed = state("cuda")
     resumed.restore(saved, Ranks())
-    assert [group["fused"] for group in resumed.optimiser.param_groups] == [True, True]
+    assert [group["fused"] for group in resumed.optimizer.param_groups] == [True, True]
 
 
 def test_what_a_killed_save_left_is_cleared_by_the_next_start(tiny, saved_run) -> None:
@@ -104,7 +104,7 @@ def test_what_a_killed_save_left_is_cleared_by_the_next_start(tiny, saved_run) -
 
 @pytest.mark.slow
 def test_loss_that_is_not_finite_ends_the_run_and_is_never_saved(tiny, saved_run) -> None:
-    config = tiny("explodes", "optimiser.lr=1e30", "optimiser.warmup_epochs=0", "checkpoint.every_steps=1")
+    config = tiny("explodes", "optimizer.lr=1e30", "optimizer.warmup_epochs=0", "checkpoint.every_steps=1")
     run = saved_run(config)
     with pytest.raises(TrexError, match=r"the loss of step \d+ is not finite"):
         finish(run, config)
@@ -126,7 +126,7 @@ def test_validation_is_that_of_each_image_by_itself(tiny) -> None:
     for index in range(len(split)):
         image = torch.from_numpy(evaluation_image(split.read(index), 18, 16))[None]
         with torch.no_grad():
-            ranked = model.classify(normalise(image))[0].argsort(descending=True)
+            ranked = model.classify(normalize(image))[0].argsort(descending=True)
         place = (ranked == int(split.labels[index])).nonzero().item()
         hits, hits5 = hits + (place == 0), hits5 + (place < 5)
     assert found.top1 == pytest.approx(100 * hits / len(split), abs=0.5)  # a batch may round one image differently
@@ -151,9 +151,9 @@ def test_plain_head_and_class_means_both_learn(tiny, saved_run, memory: int) -> 
     .74, an encoder without gradient 83 %. A memory that is never written has 100 % (on random class weights) and .11.
     """
     crops = ("crops.global_size=32", "crops.global_scale=[0.5, 1]", "crops.local_count=0", "crops.flip=0",
-             "crops.solarise=0", "crops.global_blur=0")  # fmt: skip
+             "crops.solarize=0", "crops.global_blur=0")  # fmt: skip
     model = (f"model.memory_size={memory}", "model.momentum=0.99", "model.hidden_dim=256", "model.output_dim=64")
-    config = tiny("learns", *crops, *model, "train.epochs=6", "train.batch_size=64", "optimiser.lr=0.4")
+    config = tiny("learns", *crops, *model, "train.epochs=6", "train.batch_size=64", "optimizer.lr=0.4")
     run = saved_run(config)
     finish(run, config)
     validations = [line for line in read_lines(run.metrics) if line["kind"] == "validation"]

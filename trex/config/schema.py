@@ -13,7 +13,7 @@ from trex.config.loader import section, setting
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
-#: The sixteen transfer data sets of the published table, in its order.
+#: The sixteen transfer datasets of the published table, in its order.
 TRANSFER_DATASETS = (
     "in1k", "cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5", "aircraft", "cars196", "dtd", "eurosat", "flowers",
     "pets", "food101", "sun397", "inat2018", "inat2019",
@@ -32,18 +32,18 @@ Pair = tuple[float, float]
 class DataConfig:
     """Where the images are."""
 
-    dataset: str = setting("in1k", "data set to train on; its test split is the validation set", pattern=NAME)
-    root: str = setting("data", "folder that holds a folder a data set", resumable=True)
-    folders: dict[str, str] = setting({}, "data set name: its folder, where that is not <root>/<name>", resumable=True)
+    dataset: str = setting("in1k", "dataset to train on; its test split is the validation set", pattern=NAME)
+    root: str = setting("data", "folder that holds a folder a dataset", resumable=True)
+    folders: dict[str, str] = setting({}, "dataset name: its folder, where that is not <root>/<name>", resumable=True)
     subsets: tuple[str, ...] = setting(
-        (), "data sets that may differ from the official image counts; results are marked not comparable"
+        (), "datasets that may differ from the official image counts; results are marked not comparable"
     )
     workers: int = setting(8, "processes that decode and crop, a rank", at_least=0, resumable=True)
 
 
 @dataclass(frozen=True)
 class CropsConfig:
-    """The crops of a training image and what is done to each, in this order: flip, jitter, grey, blur, solarise."""
+    """The crops of a training image and what is done to each, in this order: flip, jitter, gray, blur, solarize."""
 
     global_count: int = setting(1, "global crops an image; the first one feeds the class means", at_least=1)
     global_size: int = setting(224, "side of a global crop, pixels", at_least=8)
@@ -52,16 +52,16 @@ class CropsConfig:
     local_size: int = setting(96, "side of a local crop, pixels", at_least=8)
     local_scale: Pair = setting((0.05, 0.40), "share of the image's area in a local crop", above=0, at_most=1)
     flip: float = setting(0.5, "probability of a horizontal flip", at_least=0, at_most=1)
-    jitter: float = setting(0.8, "probability of colour jitter", at_least=0, at_most=1)
+    jitter: float = setting(0.8, "probability of color jitter", at_least=0, at_most=1)
     brightness: float = setting(0.4, "largest relative change of brightness", at_least=0, at_most=1)
     contrast: float = setting(0.4, "largest relative change of contrast", at_least=0, at_most=1)
     saturation: float = setting(0.2, "largest relative change of saturation", at_least=0, at_most=1)
     hue: float = setting(0.1, "largest shift of hue, in turns", at_least=0, at_most=0.5)
-    grey: float = setting(0.2, "probability of greyscale", at_least=0, at_most=1)
+    grayscale: float = setting(0.2, "probability of grayscale", at_least=0, at_most=1)
     global_blur: float = setting(0.2, "probability of Gaussian blur of a global crop", at_least=0, at_most=1)
     local_blur: float = setting(0.5, "probability of Gaussian blur of a local crop", at_least=0, at_most=1)
     blur_radius: Pair = setting((0.1, 2.0), "range of the blur's radius, as Pillow counts it", above=0, at_most=20)
-    solarise: float = setting(0.2, "probability of solarising a global crop at 128", at_least=0, at_most=1)
+    solarize: float = setting(0.2, "probability of solarizing a global crop at 128", at_least=0, at_most=1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ranges that are upside down."""
@@ -84,14 +84,16 @@ class ModelConfig:
     hidden_layers: int = setting(1, "hidden layers of the projector", at_least=0)
     hidden_dim: int = setting(2048, "width of the projector's hidden layers", at_least=1)
     output_dim: int = setting(256, "width of the projector's output", at_least=1)
-    normalise_input: bool = setting(True, "L2-normalise what enters the projector")
+    normalize_input: bool = setting(True, "L2-normalize what enters the projector")
     temperature: float = setting(0.1, "temperature of the cosine logits", above=0)
-    memory_size: int = setting(8192, "features kept for the online class means; 0: a learnt weight a class", at_least=0)
+    memory_size: int = setting(
+        8192, "features kept for the online class means; 0: a learned weight a class", at_least=0
+    )
     momentum: float = setting(0.999, "momentum of the encoder that feeds the memory", at_least=0, at_most=1)
 
 
 @dataclass(frozen=True)
-class OptimiserConfig:
+class OptimizerConfig:
     """SGD with linear warm-up and cosine decay, set anew at each step."""
 
     lr: float = setting(0.1, "peak learning rate for a batch of 256; scaled by batch_size / 256", above=0)
@@ -115,7 +117,7 @@ class TrainConfig:
     )
     start_with: Literal["encoder", "weights", "all"] = setting(
         "encoder",
-        "what of train.start: encoder; weights: the projector too; all: continue it, with optimiser, scaler, class "
+        "what of train.start: encoder; weights: the projector too; all: continue it, with optimizer, scaler, class "
         "weights, memory, momentum networks, epoch. With the first two all else is new, and the first epoch is epoch 1",
     )
     seed: int = setting(0, "seed of initial weights, order and augmentation", at_least=0, at_most=2**32 - 1)
@@ -143,17 +145,17 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class ExtractConfig:
-    """Features of the transfer data sets from the frozen encoder."""
+    """Features of the transfer datasets from the frozen encoder."""
 
     datasets: tuple[str, ...] = setting(
-        TRANSFER_DATASETS, "data sets to extract and probe", pattern=NAME, resumable=True
+        TRANSFER_DATASETS, "datasets to extract and probe", pattern=NAME, resumable=True
     )
     weights: str = setting(
         "trained",
         "trained: this run's encoder; untrained: its initial weights; pixels: no encoder; else a weights file",
     )
     resize: int = setting(224, "shorter side after resizing (bicubic), pixels", at_least=8, resumable=True)
-    crop: int = setting(224, "side of the centre crop, pixels", at_least=8, resumable=True)
+    crop: int = setting(224, "side of the center crop, pixels", at_least=8, resumable=True)
     batch_size: int = setting(256, "images a pass, a rank", at_least=1, resumable=True)
     dtype: Literal["float32", "float16"] = setting("float32", "type of the stored features", resumable=True)
 
@@ -173,17 +175,17 @@ class ProbeConfig:
     seeds: int = setting(5, "repetitions, each with its own split of trainval", at_least=1)
     seeds_per_job: int = setting(
         0,
-        "seeds of a data set that one Slurm job does; 0: all with exact, where they share the costly part, one with "
+        "seeds of a dataset that one Slurm job does; 0: all with exact, where they share the costly part, one with "
         "published",
         at_least=0,
     )
     shots: tuple[int, ...] = setting((), "further probes with only so many training images a class", at_least=1)
-    neighbours: int = setting(0, "further k-NN probe with this k; 0: none", at_least=0)
-    normalise: tuple[str, ...] = setting(
-        LARGE_DATASETS, "data sets whose features are L2-normalised for their probes", pattern=NAME
+    neighbors: int = setting(0, "further k-NN probe with this k; 0: none", at_least=0)
+    normalize: tuple[str, ...] = setting(
+        LARGE_DATASETS, "datasets whose features are L2-normalized for their probes", pattern=NAME
     )
     sgd: tuple[str, ...] = setting(
-        LARGE_DATASETS, "data sets that the published protocol fits by SGD; the others by L-BFGS", pattern=NAME
+        LARGE_DATASETS, "datasets that the published protocol fits by SGD; the others by L-BFGS", pattern=NAME
     )
     memory_gb: float = setting(
         16.0,
@@ -194,14 +196,14 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run: a recipe on a data set, and how its encoder is evaluated."""
+    """One run: a recipe on a dataset, and how its encoder is evaluated."""
 
     name: str = setting("run", "name of the run, and of its folder", pattern=NAME)
     runs: str = setting("runs", "folder that holds a folder a run", resumable=True)
     data: DataConfig = section(DataConfig, "where the images are")
     crops: CropsConfig = section(CropsConfig, "multi-crop augmentation")
     model: ModelConfig = section(ModelConfig, "encoder, projector, class weights")
-    optimiser: OptimiserConfig = section(OptimiserConfig, "SGD and its schedule")
+    optimizer: OptimizerConfig = section(OptimizerConfig, "SGD and its schedule")
     train: TrainConfig = section(TrainConfig, "length, batch, precision")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "when the state is written", resumable=True)
     extract: ExtractConfig = section(ExtractConfig, "feature extraction")
@@ -209,6 +211,6 @@ class Config:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What no section can see alone."""
-        if self.optimiser.warmup_epochs > self.train.epochs:
-            warmup, epochs = self.optimiser.warmup_epochs, self.train.epochs
-            yield "optimiser", f"warms up for {warmup} epochs: expected at most train.epochs, {epochs}"
+        if self.optimizer.warmup_epochs > self.train.epochs:
+            warmup, epochs = self.optimizer.warmup_epochs, self.train.epochs
+            yield "optimizer", f"warms up for {warmup} epochs: expected at most train.epochs, {epochs}"

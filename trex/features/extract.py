@@ -1,8 +1,8 @@
-"""Features of a data set from a frozen encoder: every image once, in the order of the set, by 1 … N ranks.
+"""Features of a dataset from a frozen encoder: every image once, in the order of the set, by 1 … N ranks.
 
 The set is cut into blocks that do not depend on the number of ranks. A finished block is a file in a folder named for
 what makes it, so an interrupted extraction goes on with the missing blocks, also with other ranks, and blocks of
-another encoder or data set are never picked up. Rank 0 joins the blocks into the final file.
+another encoder or dataset are never picked up. Rank 0 joins the blocks into the final file.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import torch
 import torchvision
 
 from trex.config.schema import Config
+from trex.datasets.registry import load_splits
+from trex.datasets.split import Split
 from trex.distributed import Ranks
 from trex.errors import Interrupted, UserError
 from trex.features.origin import transform
 from trex.features.source import Source, make_source
-from trex.features.store import About, made_otherwise, read_about, versions, write_features
+from trex.features.store import About, other_features, read_about, versions, write_features
 from trex.files import atomic_path, remove_leftovers
 from trex.images.decode import ImageFault
-from trex.images.evaluation import evaluation_batches
-from trex.images.registry import load_splits
-from trex.images.split import Split
 from trex.interruption import StopRequest
-from trex.rundir import RunDir
+from trex.loading.evaluation import evaluation_batches
+from trex.records.run_dir import RunDir
 from trex.training.metrics import duration
 
 log = logging.getLogger(__name__)
@@ -44,10 +44,10 @@ MIN_BLOCKS = 32  #: so that small sets too are shared among ranks
 
 
 def extract(run: RunDir, config: Config, dataset: str, ranks: Ranks, stop: StopRequest) -> None:
-    """Make both feature files of a data set; nothing is done for a file that is there and was made by the same.
+    """Make both feature files of a dataset; nothing is done for a file that is there and was made by the same.
 
     Raises:
-        UserError: if there is a file made by another encoder, data set or transform: they are never mixed; or if images
+        UserError: if there is a file made by another encoder, dataset or transform: they are never mixed; or if images
             cannot be read, when all the others are done.
         Interrupted: after a signal; the finished blocks are kept, and the same call goes on with the others.
     """
@@ -55,7 +55,7 @@ def extract(run: RunDir, config: Config, dataset: str, ranks: Ranks, stop: StopR
     for part, split in load_splits(dataset, config.data).items():
         target = run.features(dataset, part)
         about = _about(run, config, split, source)
-        if ranks.from_main(_is_done(target, about) if ranks.is_main else None):
+        if ranks.broadcast(_is_done(target, about) if ranks.is_main else None):
             log.info("%s %s: features are there, made by the same weights", dataset, part)
             continue
         _Extraction(config, split, source, about, target, ranks, stop).run()
@@ -82,7 +82,7 @@ def _is_done(target: Path, about: About) -> bool:
     if not target.exists():
         return False
     if differences := about.differences(read_about(target)[0]):
-        raise made_otherwise(target, differences)
+        raise other_features(target, differences)
     return True
 
 
@@ -101,7 +101,7 @@ class _Extraction:
     def run(self) -> None:
         """Make the missing blocks, then the file."""
         began = time.monotonic()
-        missing = self.ranks.from_main(self.missing_blocks() if self.ranks.is_main else None)
+        missing = self.ranks.broadcast(self.missing_blocks() if self.ranks.is_main else None)
         if len(missing) < self.block_count:
             log.info("%s: %d of %d blocks are there", self.label, self.block_count - len(missing), self.block_count)
         faults: list[ImageFault] = []
@@ -110,7 +110,7 @@ class _Extraction:
             faults += self.make_block(missing[mine] if mine < len(missing) else None)
             self.log_progress(min(first + self.ranks.world, len(missing)), len(missing), began)
         self.refuse_faults(
-            [line for text in self.ranks.texts("\n".join(map(_named, faults))) for line in text.split("\n")]
+            [line for text in self.ranks.gather_texts("\n".join(map(_named, faults))) for line in text.split("\n")]
         )
         if self.ranks.is_main:
             shape = (len(self.split), self.source.dim)
@@ -178,7 +178,7 @@ class _Extraction:
             if batch is not None:
                 images = batch[0].to(self.ranks.device, non_blocking=True)
                 rows.append(self.source.features(images).cpu().numpy().astype(settings.dtype))
-            if self.ranks.highest(int(bool(self.stop))):
+            if self.ranks.maximum(int(bool(self.stop))):
                 batches.close()
                 raise Interrupted(f"{self.label}: stopped; finished blocks are kept, the same command goes on")
         if block is not None and not faults:

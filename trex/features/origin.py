@@ -7,8 +7,8 @@ from pathlib import Path
 from trex.config.schema import Config
 from trex.errors import UserError
 from trex.files import sha256
-from trex.rundir import RunDir
-from trex.training.manifest import newest_manifest
+from trex.records.manifest import newest_manifest
+from trex.records.run_dir import RunDir
 
 PIXELS = "raw pixels"
 DIGITS = 16  #: of a SHA-256, enough to tell files apart
@@ -58,4 +58,4 @@ def weights_file(path: Path) -> str:
 def transform(config: Config) -> str:
     """Words for what an image goes through."""
     settings = config.extract
-    return f"resize {settings.resize} bicubic, centre crop {settings.crop}, {config.model.encoder}"
+    return f"resize {settings.resize} bicubic, center crop {settings.crop}, {config.model.encoder}"

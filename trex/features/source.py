@@ -14,10 +14,10 @@ from trex.config.schema import Config
 from trex.distributed import Ranks
 from trex.errors import UserError
 from trex.features import origin
-from trex.images.normalise import normalise
+from trex.images.normalize import normalize
 from trex.model.encoder import Encoder, build_encoder, initial_encoder
 from trex.model.weights import read_encoder
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
 
 
@@ -43,7 +43,7 @@ def make_source(run: RunDir, config: Config, ranks: Ranks) -> Source:
         size = 3 * config.extract.crop**2
         return Source(lambda images: images.flatten(1).float() / 255, size, origin.PIXELS, "pixels")
     if weights == "trained":
-        newest = ranks.from_main(_newest(run) if ranks.is_main else None)
+        newest = ranks.broadcast(_newest(run) if ranks.is_main else None)
         if newest is None:
             raise UserError(
                 f"{run.root}: there is no checkpoint to extract features with. Train first: trex train {run.name}; or "
@@ -93,7 +93,7 @@ def _encoder_source(config: Config, state: Mapping[str, Tensor], weights: str, r
     encoder = encoder.to(ranks.device).eval()
 
     def features(images: Tensor) -> Tensor:
-        made: Tensor = encoder(normalise(images, encoder.mean, encoder.std))
+        made: Tensor = encoder(normalize(images, encoder.mean, encoder.std))
         return made
 
     return Source(torch.inference_mode()(features), encoder.feature_dim, weights, state_digest(state))

@@ -1,7 +1,7 @@
 """Feature files: plain HDF5, one a split, complete or absent (docs/features.md).
 
     features  (n, D) float32 or float16, contiguous, uncompressed     labels  (n,) int64
-    names     (n,) UTF-8, paths within the data set                    classes (K,) UTF-8
+    names     (n,) UTF-8, paths within the dataset                    classes (K,) UTF-8
     attributes: what made them (see `About`)
 
 Opened files are not trusted: nothing in one can make the reader open another file or allocate more than its size.
@@ -22,7 +22,7 @@ import numpy as np
 from trex.errors import UserError
 from trex.files import atomic_path
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class About:
     weights: str  #: where the weights came from, for people
     transform: str
     dtype: str
-    comparable: bool  #: False where the data set's counts are not the official ones
+    comparable: bool  #: False where the dataset's counts are not the official ones
     versions: str  #: JSON: library versions
 
     def differences(self, other: About) -> list[str]:
@@ -60,7 +60,7 @@ class Features:
 
     @property
     def names(self) -> list[str]:
-        """Paths of the images within the data set."""
+        """Paths of the images within the dataset."""
         return [name.decode("utf-8", "surrogateescape") for name in self.encoded_names]
 
 
@@ -130,7 +130,7 @@ def read_about(path: Path) -> tuple[About, str]:
         raise _not_readable(path, error) from error
 
 
-def made_otherwise(path: Path, differences: Iterable[str]) -> UserError:
+def other_features(path: Path, differences: Iterable[str]) -> UserError:
     """The error of finding features that something else made than what is wanted."""
     listed = "\n".join(f"  {difference}" for difference in differences)
     return UserError(
@@ -162,7 +162,7 @@ def _encoded(texts: Iterable[str]) -> np.ndarray:
 
 
 def _plain(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
-    """The data set `key` if it is stored in this very file, contiguous and uncompressed."""
+    """The dataset `key` if it is stored in this very file, contiguous and uncompressed."""
     if file.get(key, getlink=True, default=None) is None:
         raise UserError(f"{path}: has no {key!r}; not a feature file")
     if not isinstance(file.get(key, getlink=True), h5py.HardLink):

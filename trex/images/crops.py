@@ -1,7 +1,7 @@
 """Multi-crop augmentation: what is done to a crop is drawn first, then done. All crops come out as uint8.
 
-The distribution is that of torchvision's RandomResizedCrop, flip, ColorJitter, greyscale, Pillow's blur and solarise on
-PIL images; torch resizes and `colour.py` does the rest, several times faster.
+The distribution is that of torchvision's RandomResizedCrop, flip, ColorJitter, grayscale, Pillow's blur and solarize on
+PIL images; torch resizes and `color.py` does the rest, several times faster.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from trex.config.schema import CropsConfig, Pair
-from trex.images import colour
+from trex.images import color
 from trex.images.draws import generator
 
 LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
@@ -22,7 +22,7 @@ LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
 
 @dataclass(frozen=True)
 class Box:
-    """Part of an image, pixels."""
+    """SplitName of an image, pixels."""
 
     top: int
     left: int
@@ -32,7 +32,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Jitter:
-    """Colour jitter: the factors and the order of the four operations."""
+    """Color jitter: the factors and the order of the four operations."""
 
     order: tuple[int, ...]  #: of brightness (0), contrast (1), saturation (2), hue (3)
     brightness: float
@@ -48,9 +48,9 @@ class CropDraw:
     box: Box
     flip: bool
     jitter: Jitter | None
-    grey: bool
+    grayscale: bool
     blur_radius: float | None
-    solarise: bool
+    solarize: bool
 
 
 def draw_crop(height: int, width: int, is_global: bool, config: CropsConfig, rng: np.random.Generator) -> CropDraw:
@@ -72,9 +72,9 @@ def draw_crop(height: int, width: int, is_global: bool, config: CropsConfig, rng
         box=box,
         flip=bool(u[0] < config.flip),
         jitter=jitter,
-        grey=bool(u[10] < config.grey),
+        grayscale=bool(u[10] < config.grayscale),
         blur_radius=float(low + (high - low) * u[12]) if blurs else None,
-        solarise=bool(is_global and u[13] < config.solarise),
+        solarize=bool(is_global and u[13] < config.solarize),
     )
 
 
@@ -118,12 +118,12 @@ def apply_crop(image: torch.Tensor, draw: CropDraw, size: int) -> np.ndarray:
     r, g, b = flat[:n], flat[n : 2 * n], flat[2 * n :]
     if draw.jitter is not None:
         _jitter(flat, r, g, b, draw.jitter)
-    if draw.grey:
-        colour.to_grey(r, g, b)
+    if draw.grayscale:
+        color.to_gray(r, g, b)
     if draw.blur_radius is not None:
-        colour.blur(planes, *colour.box_of(draw.blur_radius))
-    if draw.solarise:
-        colour.solarise(flat)
+        color.blur(planes, *color.box_of(draw.blur_radius))
+    if draw.solarize:
+        color.solarize(flat)
     return planes
 
 
@@ -158,10 +158,10 @@ def _jitter(flat: np.ndarray, r: np.ndarray, g: np.ndarray, b: np.ndarray, jitte
     """The four operations in their order, each rounded to bytes before the next, as on PIL images."""
     for operation in jitter.order:
         if operation == 0:
-            colour.blend(flat, np.float32(0), np.float32(jitter.brightness))
+            color.blend(flat, np.float32(0), np.float32(jitter.brightness))
         elif operation == 1:
-            colour.blend(flat, np.float32(colour.mean_grey(r, g, b)), np.float32(jitter.contrast))
+            color.blend(flat, np.float32(color.mean_gray(r, g, b)), np.float32(jitter.contrast))
         elif operation == 2:
-            colour.saturate(r, g, b, np.float32(jitter.saturation))
+            color.saturate(r, g, b, np.float32(jitter.saturation))
         else:
-            colour.shift_hue(r, g, b, int(jitter.hue * 255) % 256)
+            color.shift_hue(r, g, b, int(jitter.hue * 255) % 256)

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from trex.errors import UserError
 
-#: Formats that data sets hold; Pillow's other parsers are never tried on a file.
+#: Formats that datasets hold; Pillow's other parsers are never tried on a file.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 RGB = np.ndarray  #: uint8, (H, W, 3)
@@ -24,7 +24,7 @@ class ImageFault(UserError):
     """A file that is not a readable image; the message names it."""
 
     def __init__(self, path: Path | str, problem: str) -> None:
-        super().__init__(f"{path}: not a readable image ({problem}). Restore the file, or take it out of the data set.")
+        super().__init__(f"{path}: not a readable image ({problem}). Restore the file, or take it out of the dataset.")
         self.path, self.problem = path, problem
 
     def __reduce__(self) -> tuple[type[ImageFault], tuple[Path | str, str]]:
@@ -54,7 +54,7 @@ def read_rgb(path: Path) -> RGB:
 
 
 def read_rgb_fast(path: Path) -> RGB:
-    """Like `read_rgb`, for colour JPEGs through libjpeg-turbo; a few grey levels may differ. What it cannot decode,
+    """Like `read_rgb`, for color JPEGs through libjpeg-turbo; a few gray levels may differ. What it cannot decode,
     and what is no JPEG whatever its name, goes to Pillow."""
     try:
         data = path.read_bytes()
@@ -62,9 +62,9 @@ def read_rgb_fast(path: Path) -> RGB:
         raise ImageFault(path, "there is no such file") from None
     if data[:2] == b"\xff\xd8":
         try:
-            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
             # more pixels than Pillow allows: it says so
-            if colours in ("YCbCr", "RGB") and height * width <= (Image.MAX_IMAGE_PIXELS or 0):
+            if colors in ("YCbCr", "RGB") and height * width <= (Image.MAX_IMAGE_PIXELS or 0):
                 return simplejpeg.decode_jpeg(data, colorspace="RGB")  # type: ignore[no-any-return]
         except ValueError:
             pass  # damaged, or of a kind that Pillow may know: it decides

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from trex.distributed import Ranks
 
 
-def synchronise(module: nn.Module, ranks: Ranks) -> nn.Module:
-    """`module` with every batch norm synchronised over the ranks; the same state dict. Unchanged for one rank.
+def synchronize(module: nn.Module, ranks: Ranks) -> nn.Module:
+    """`module` with every batch norm synchronized over the ranks; the same state dict. Unchanged for one rank.
 
     PyTorch's own SyncBatchNorm refuses CPU tensors, so gloo ranks get `CpuSyncBatchNorm`.
     """
@@ -25,12 +25,12 @@ def synchronise(module: nn.Module, ranks: Ranks) -> nn.Module:
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             setattr(module, name, CpuSyncBatchNorm.like(child))
         else:
-            synchronise(child, ranks)
+            synchronize(child, ranks)
     return module
 
 
 class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Synchronised batch norm over gloo, for (N, C) and (N, C, H, W) inputs."""
+    """Synchronized batch norm over gloo, for (N, C) and (N, C, H, W) inputs."""
 
     @classmethod
     def like(cls, norm: nn.modules.batchnorm._BatchNorm) -> CpuSyncBatchNorm:
@@ -44,7 +44,7 @@ class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert input.dim() in (2, 4), f"expected (N, C) or (N, C, H, W), got {input.dim()} dimensions"
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise by the statistics of the batch over all ranks in training, by the running ones otherwise."""
+        """Normalize by the statistics of the batch over all ranks in training, by the running ones otherwise."""
         self._check_input_dim(input)
         if not self.training:
             return super().forward(input)
@@ -60,8 +60,8 @@ class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             momentum = 0.1 if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), momentum)
-        normalised: Tensor = output.to(input.dtype)
-        return normalised
+        normalized: Tensor = output.to(input.dtype)
+        return normalized
 
 
 class _SyncNorm(torch.autograd.Function):
@@ -84,20 +84,20 @@ class _SyncNorm(torch.autograd.Function):
         mean, variance = mean64.to(x.dtype), variance64.to(x.dtype)
         scale = torch.rsqrt(variance + eps)
         shape = [1, -1] + [1] * (x.dim() - 2)
-        normalised = (x - mean.view(shape)) * scale.view(shape)
-        ctx.save_for_backward(normalised, weight, scale)
+        normalized = (x - mean.view(shape)) * scale.view(shape)
+        ctx.save_for_backward(normalized, weight, scale)
         ctx.axes, ctx.shape, ctx.total = axes, shape, float(total)
         ctx.mark_non_differentiable(mean, variance)
-        return normalised * weight.view(shape) + bias.view(shape), mean, variance, total
+        return normalized * weight.view(shape) + bias.view(shape), mean, variance, total
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
-        normalised, weight, scale = ctx.saved_tensors
+        normalized, weight, scale = ctx.saved_tensors
         sum_dy = dy.sum(ctx.axes)
-        sum_dy_x = (dy * normalised).sum(ctx.axes)
+        sum_dy_x = (dy * normalized).sum(ctx.axes)
         sums = torch.stack([sum_dy, sum_dy_x])
         dist.all_reduce(sums)
         mean_dy, mean_dy_x = (sums / ctx.total).unbind()
         shape = ctx.shape
-        dx = (dy - mean_dy.view(shape) - normalised * mean_dy_x.view(shape)) * (weight * scale).view(shape)
+        dx = (dy - mean_dy.view(shape) - normalized * mean_dy_x.view(shape)) * (weight * scale).view(shape)
         return dx, sum_dy_x, sum_dy, None

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from trex.errors import UserError
-from trex.images.normalise import MEAN, STD
+from trex.images.normalize import MEAN, STD
 
 TIMM = "timm/"
 
@@ -39,7 +39,7 @@ class ResNet(Encoder):
         """The average pool's output.
 
         Args:
-            images: (N, 3, H, W), normalised.
+            images: (N, 3, H, W), normalized.
 
         Returns:
             (N, feature_dim).
@@ -62,7 +62,7 @@ class VisionTransformer(Encoder):
         """The class token after the last block and the final layer norm: what torchvision's classifier is given.
 
         Args:
-            images: (N, 3, image_size, image_size), normalised.
+            images: (N, 3, image_size, image_size), normalized.
 
         Returns:
             (N, feature_dim).
@@ -88,7 +88,7 @@ class TimmEncoder(Encoder):
         class token for most ViTs, the average for others), then what the model's head does before its last layer.
 
         Args:
-            images: (N, 3, H, W), normalised by `mean` and `std`.
+            images: (N, 3, H, W), normalized by `mean` and `std`.
 
         Returns:
             (N, feature_dim).
@@ -142,7 +142,7 @@ def initial_encoder(name: str, seed: int) -> Encoder:
 
 def require_trainable(name: str) -> None:
     """Raise UserError unless the encoder takes crops of any size, as multi-crop training gives it, and has batch norms
-    that can be synchronised: the ResNets."""
+    that can be synchronized: the ResNets."""
     if name not in _resnets():
         build_encoder_on_meta(name)  # a name that nobody knows is that mistake, not this one
         raise UserError(

@@ -1,4 +1,4 @@
-"""Two ways to class weights: learnt ones, and online class means over a memory of features."""
+"""Two ways to class weights: learned ones, and online class means over a memory of features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class PlainHead(nn.Module):
-    """Cosine logits with a learnt weight a class: normalise(z) · normalise(W)ᵀ / τ."""
+    """Cosine logits with a learned weight a class: normalize(z) · normalize(W)ᵀ / τ."""
 
     def __init__(self, dim: int, classes: int, temperature: float) -> None:
         super().__init__()
@@ -21,9 +21,9 @@ class PlainHead(nn.Module):
 
 
 class ClassMeans(nn.Module):
-    """Cosine logits against the normalised mean of each class's features in a memory (arXiv 2206.15369, section 3.2).
+    """Cosine logits against the normalized mean of each class's features in a memory (arXiv 2206.15369, section 3.2).
 
-    Buffers, identical on every rank: `features` (memory_size, dim) float32, not normalised; `labels` (memory_size,)
+    Buffers, identical on every rank: `features` (memory_size, dim) float32, not normalized; `labels` (memory_size,)
     int64; `pointer` () int64, where the next feature goes.
     """
 
@@ -40,7 +40,7 @@ class ClassMeans(nn.Module):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
     def weights(self) -> Tensor:
-        """(classes, dim) float32: L2-normalised sums of the memory's features of each class, 0 for a class that the
+        """(classes, dim) float32: L2-normalized sums of the memory's features of each class, 0 for a class that the
         memory does not hold. Float32 also under autocast; no gradient."""
         with torch.autocast(self.features.device.type, enabled=False), torch.no_grad():
             sums = self.features.new_zeros(self.classes, self.features.shape[1])

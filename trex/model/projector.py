@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class Projector(nn.Sequential):
-    """[L2-normalise] → hidden_layers x (Linear → BatchNorm1d → GELU) → Linear without bias."""
+    """[L2-normalize] → hidden_layers x (Linear → BatchNorm1d → GELU) → Linear without bias."""
 
     def __init__(
-        self, in_dim: int, hidden_layers: int, hidden_dim: int, output_dim: int, normalise_input: bool
+        self, in_dim: int, hidden_layers: int, hidden_dim: int, output_dim: int, normalize_input: bool
     ) -> None:
         layers: list[nn.Module] = []
         width = in_dim
@@ -19,7 +19,7 @@ class Projector(nn.Sequential):
             width = hidden_dim
         layers.append(nn.Linear(width, output_dim, bias=False))
         super().__init__(*layers)
-        self.normalise_input = normalise_input
+        self.normalize_input = normalize_input
         for layer in self:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -27,8 +27,8 @@ class Projector(nn.Sequential):
                     nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, in_dim) features to (N, output_dim) outputs, not normalised."""
-        x = F.normalize(features, dim=1) if self.normalise_input else features
+        """(N, in_dim) features to (N, output_dim) outputs, not normalized."""
+        x = F.normalize(features, dim=1) if self.normalize_input else features
         for layer in self:
             x = layer(x)
         return x

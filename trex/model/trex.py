@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trex.config.schema import ModelConfig
 from trex.distributed import Ranks
-from trex.model.batchnorm import synchronise
+from trex.model.batchnorm import synchronize
 from trex.model.encoder import build_encoder, require_trainable
 from trex.model.heads import ClassMeans, PlainHead
 from trex.model.projector import Projector
@@ -36,7 +36,7 @@ class TrexModel(nn.Module):
         self.momentum = config.momentum
         self.encoder = build_encoder(config.encoder)
         self.projector = Projector(
-            self.encoder.feature_dim, config.hidden_layers, config.hidden_dim, config.output_dim, config.normalise_input
+            self.encoder.feature_dim, config.hidden_layers, config.hidden_dim, config.output_dim, config.normalize_input
         )
         self.classifier: PlainHead | ClassMeans
         if config.memory_size == 0:
@@ -72,7 +72,7 @@ class TrexModel(nn.Module):
     def _remember(self, first_crop: Tensor, labels: Tensor, memory: ClassMeans) -> None:
         """Move the momentum networks a little, encode the first global crop with them, put that into the memory.
 
-        The logits of this step are made already, from the old memory; the optimiser has not moved the weights yet.
+        The logits of this step are made already, from the old memory; the optimizer has not moved the weights yet.
         """
         assert self.momentum_encoder is not None
         assert self.momentum_projector is not None
@@ -94,7 +94,7 @@ class TrexModel(nn.Module):
 def build_model(config: ModelConfig, classes: int, ranks: Ranks, seed: int) -> TrexModel:
     """The model with initial weights that depend on `seed` alone, the same on every rank, on `ranks.device`.
 
-    Batch norms are synchronised over the ranks. The global random state is left as it was.
+    Batch norms are synchronized over the ranks. The global random state is left as it was.
 
     Raises:
         UserError: if there is no encoder of that name, or it can only be evaluated.
@@ -102,5 +102,5 @@ def build_model(config: ModelConfig, classes: int, ranks: Ranks, seed: int) -> T
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = TrexModel(config, classes, ranks)
-    synchronise(model, ranks)
+    synchronize(model, ranks)
     return model.to(ranks.device).train()

@@ -30,16 +30,16 @@ class Basis:
         if n >= d:
             covariance = torch.zeros(d, d, dtype=torch.float64)
             for part in rows.pieces(piece):
-                centred = part.double() - mean
-                covariance.addmm_(centred.T, centred)
+                centered = part.double() - mean
+                covariance.addmm_(centered.T, centered)
             values, vectors = torch.linalg.eigh(covariance / n)
         else:
-            centred = rows.take(slice(None)).double() - mean
-            values, left = torch.linalg.eigh(centred @ centred.T / n)
+            centered = rows.take(slice(None)).double() - mean
+            values, left = torch.linalg.eigh(centered @ centered.T / n)
             kept = values > values[-1] * 1e-9
             kept[-1] = True  # also where all rows are the same
             values = values[kept].clamp_min(1e-30)
-            vectors = centred.T @ left[:, kept] / (values * n).sqrt()
+            vectors = centered.T @ left[:, kept] / (values * n).sqrt()
         values = values.flip(0).clamp_min(float(values[-1]) * 1e-12 + 1e-30)
         return cls(mean.float(), vectors.flip(1).float().contiguous(), values.float())
 
@@ -55,7 +55,7 @@ class Basis:
 class Design:
     """N images in a basis: R, (N, r + 1), the last column constant.
 
-    In memory it is R itself. Else its pieces are the centred features with that column, (n, D + 1), as they come from
+    In memory it is R itself. Else its pieces are the centered features with that column, (n, D + 1), as they come from
     the file, and the small factor is rotated instead: W Rᵀ = (W Vᵀ) (X - μ)ᵀ.
     """
 

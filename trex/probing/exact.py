@@ -13,9 +13,9 @@ from torch import Tensor
 
 from trex.interruption import StopRequest
 from trex.probing.design import Design
+from trex.probing.folds import Fold
 from trex.probing.partial import Partial
-from trex.probing.path import Path
-from trex.probing.split import Fold
+from trex.probing.solver import RegularizationPath
 
 #: C from 1e-5 to 1e6, two values a decade.
 GRID = tuple(float(f"{10 ** (power / 2):.6g}") for power in range(-10, 13))
@@ -23,7 +23,7 @@ GRID = tuple(float(f"{10 ** (power / 2):.6g}") for power in range(-10, 13))
 PATIENCE = 3
 #: and when, before those, the training loss had come below this part of what knowing the classes' shares alone gives.
 #: Up to there a larger C only scales the logits: validation rests on a plateau that is not the last.
-LEARNT = 0.9
+LEARNED = 0.9
 #: C of the coarse path that a refit takes up to the chosen one: a cold start at a large C is slow.
 STEPS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
 #: C of a set with one image a class, where there is nothing to choose by.
@@ -50,11 +50,11 @@ class Problem:
     keep_logits: bool
     stop: StopRequest
 
-    def path(self, places: np.ndarray | None, saved: dict[str, Any] | None) -> Path:
+    def path(self, places: np.ndarray | None, saved: dict[str, Any] | None) -> RegularizationPath:
         """A path for the images at `places`, or all of them; where one was saved, from where that was."""
         labels = torch.from_numpy(self.labels if places is None else self.labels[places])
         design = self.design if places is None else self.design.subset(places)
-        return Path(design, labels, self.classes, self.stop, self.keep_logits, saved)
+        return RegularizationPath(design, labels, self.classes, self.stop, self.keep_logits, saved)
 
 
 def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial) -> Choice:
@@ -75,10 +75,10 @@ def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial) -> Choic
     validations = [problem.design.subset(fold[1]) for fold in folds]
     trained, images = (sum(len(fold[part]) for fold in folds) for part in (0, 1))
     shares = np.bincount(problem.labels) / len(problem.labels)
-    learnt = LEARNT * float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
+    learned = LEARNED * float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
     trials: list[dict[str, Any]] = list(partial.state.get("trials", []))
     for c in GRID[len(trials) :]:
-        if _flat(trials, images, learnt):
+        if _flat(trials, images, learned):
             break
         began = time.monotonic()
         hits, loss, gap = 0, 0.0, 0.0
@@ -116,9 +116,9 @@ def _standard_error(accuracy: float, images: int) -> float:
     return float(np.sqrt(max(accuracy * (1 - accuracy), 0.25 / images) / images))
 
 
-def _flat(trials: list[dict[str, Any]], images: int, learnt: float) -> bool:
-    """Whether the path has come to its last plateau; `learnt` is the training loss of one that fits its classes."""
-    if len(trials) <= PATIENCE or trials[-PATIENCE - 1]["train_loss"] > learnt:
+def _flat(trials: list[dict[str, Any]], images: int, learned: float) -> bool:
+    """Whether the path has come to its last plateau; `learned` is the training loss of one that fits its classes."""
+    if len(trials) <= PATIENCE or trials[-PATIENCE - 1]["train_loss"] > learned:
         return False
     accuracies = [trial["validation_top1"] for trial in trials]
     before = max(accuracies[:-PATIENCE])

@@ -20,11 +20,11 @@ SOLVER = 2
 def probe_kinds(config: ProbeConfig) -> tuple[str, ...]:
     """Names of the probes: the protocol on all images, with few a class (`exact-5shot`), k-NN (`knn20`)."""
     few = [f"{config.protocol}-{shots}shot" for shots in config.shots]
-    return (config.protocol, *few, *([f"knn{config.neighbours}"] if config.neighbours else []))
+    return (config.protocol, *few, *([f"knn{config.neighbors}"] if config.neighbors else []))
 
 
 def made_from(config: ProbeConfig, kind: str, about: About, digests: tuple[str, str]) -> dict[str, Any]:
-    """What identifies the features of a data set, and the way in which a kind of probe treats them; a result of
+    """What identifies the features of a dataset, and the way in which a kind of probe treats them; a result of
     something else is made anew.
 
     Args:
@@ -33,10 +33,10 @@ def made_from(config: ProbeConfig, kind: str, about: About, digests: tuple[str, 
         about: what made the features of trainval.
         digests: SHA-256 of the features of trainval and test.
     """
-    normalised = about.dataset in config.normalise or kind.startswith("knn")
+    normalized = about.dataset in config.normalize or kind.startswith("knn")
     identity = {
         "trainval_digest": digests[0], "test_digest": digests[1], "encoder_digest": about.encoder_digest,
-        "weights": about.weights, "dtype": about.dtype, "normalised": normalised,
+        "weights": about.weights, "dtype": about.dtype, "normalized": normalized,
     }  # fmt: skip
     if kind.startswith("published"):
         return {**identity, "fit": fitted_by(config, about.dataset)}
@@ -52,5 +52,5 @@ def is_result_of(path: Path, made_from: dict[str, Any]) -> bool:
 
 
 def fitted_by(config: ProbeConfig, dataset: str) -> str:
-    """Which of its two searches the published protocol does on a data set."""
+    """Which of its two searches the published protocol does on a dataset."""
     return "SGD" if dataset in config.sgd else "L-BFGS"

@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification by cosine similarity (Wu et al., arXiv 1805.01978, section 3.4)."""
+"""Weighted k-nearest-neighbor classification by cosine similarity (Wu et al., arXiv 1805.01978, section 3.4)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def knn_predict(train: Rows, labels: np.ndarray, test: Rows, k: int, classes: in
     Each of the `k` nearest training features votes for its label with weight exp(similarity / 0.07). The training
     features are gone through once, in pieces; memory holds the test features and one piece.
     """
-    queries = replace(test, normalise=True).take(slice(None))
+    queries = replace(test, normalize=True).take(slice(None))
     k = min(k, len(train))
     similarity = torch.full((len(queries), k), -torch.inf)
     nearest = torch.zeros(len(queries), k, dtype=torch.int64)
     size = min(piece_rows(train.dim, 1), PIECE // _QUERIES)
     begin = 0
-    for bank in replace(train, normalise=True).pieces(size):
+    for bank in replace(train, normalize=True).pieces(size):
         for first in range(0, len(queries), _QUERIES):
             stop.check()
             part = slice(first, first + _QUERIES)

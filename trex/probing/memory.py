@@ -32,7 +32,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SolverMemory:
     """What the exact solver keeps in memory; what it does not, it computes anew each time, in pieces."""
 
     rows: bool  #: the rotated features; else they are read from the file
@@ -45,7 +45,7 @@ def piece_rows(dim: int, classes: int) -> int:
     return max(min(PIECE // (dim + 1), LOGITS // classes), 64)
 
 
-def plan_exact(size: Size, limit: float) -> Plan:
+def plan_exact(size: Size, limit: float) -> SolverMemory:
     """The fastest way of the exact solver within `limit` bytes.
 
     Raises:
@@ -76,23 +76,23 @@ def used_bytes(size: Size, need: Need, limit: float) -> int:
 
 
 def needs_of(dataset: str, config: ProbeConfig) -> Iterator[Need]:
-    """What the probes of a data set are fitted by."""
+    """What the probes of a dataset are fitted by."""
     if config.protocol == "exact":
         yield "exact"
     else:
         yield "sgd" if dataset in config.sgd else "lbfgs"
-    if config.neighbours:
+    if config.neighbors:
         yield "knn"
 
 
-def _exact(size: Size, rows: bool, logits: bool) -> Plan:
+def _exact(size: Size, rows: bool, logits: bool) -> SolverMemory:
     n, d, k = size.trainval, size.dim + 1, size.classes
     weights = (3 * PAIRS + 12) * k * d * _FLOAT
     basis = 4 * size.dim * min(size.dim, max(n, 1)) * 8
     pieces = 4 * _FLOAT * PIECE + 10 * _FLOAT * max(LOGITS, 64 * k)
     kept_rows = (9 * n // 5 + size.test) * d * _FLOAT if rows else 0  # of trainval, of train alone, of test
     kept_logits = 3 * n * k * _FLOAT if logits else 0
-    return Plan(rows, logits, _PROGRAM + weights + basis + pieces + kept_rows + kept_logits)
+    return SolverMemory(rows, logits, _PROGRAM + weights + basis + pieces + kept_rows + kept_logits)
 
 
 def _others(size: Size, need: Need) -> int:

@@ -1,4 +1,4 @@
-"""Probes of one data set: every kind that the config asks for, with every seed, a JSON file each."""
+"""Probes of one dataset: every kind that the config asks for, with every seed, a JSON file each."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from trex.interruption import StopRequest
 from trex.probing import exact, published
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Choice, Problem
+from trex.probing.folds import few_shot, few_shot_folds, validation_split
 from trex.probing.kinds import fitted_by, is_result_of, made_from, probe_kinds
 from trex.probing.knn import knn_predict
-from trex.probing.memory import Plan, Size, needs_of, plan_exact, used_bytes
+from trex.probing.memory import Size, SolverMemory, needs_of, plan_exact, used_bytes
 from trex.probing.partial import Partial
 from trex.probing.rows import Rows
-from trex.probing.split import few_shot, few_shot_folds, validation_split
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ FORMAT = 1
 
 
 def probe(run: RunDir, config: Config, dataset: str, seeds: Sequence[int], stop: StopRequest) -> None:
-    """Fit and test all probes of a data set on the run's features.
+    """Fit and test all probes of a dataset on the run's features.
 
     A result that is there and was made from the same features in the same way is left; any other is made anew.
 
@@ -75,7 +75,7 @@ def _finished(prober: _Prober, kind: str, seed: int, path: Path) -> dict[str, An
 
 
 class _Prober:
-    """Shares what the kinds and seeds of one data set have in common: the features and their basis."""
+    """Shares what the kinds and seeds of one dataset have in common: the features and their basis."""
 
     def __init__(
         self, run: RunDir, config: Config, dataset: str, trainval: Features, test: Features, stop: StopRequest
@@ -83,8 +83,8 @@ class _Prober:
         self.run, self.settings, self.dataset, self.stop = run, config.probe, dataset, stop
         self.trainval, self.test = trainval, test
         self.classes = len(trainval.classes)
-        self.normalised = dataset in config.probe.normalise
-        self.rows, self.test_rows = (Rows(part.features, self.normalised) for part in (trainval, test))
+        self.normalized = dataset in config.probe.normalize
+        self.rows, self.test_rows = (Rows(part.features, self.normalized) for part in (trainval, test))
         self.size = Size(len(trainval.labels), len(test.labels), self.rows.dim, self.classes)
         self.limit = config.probe.memory_gb * 1e9
 
@@ -140,7 +140,7 @@ class _Prober:
         }
 
     def _knn(self) -> tuple[Choice, np.ndarray]:
-        k = self.settings.neighbours
+        k = self.settings.neighbors
         predicted = knn_predict(self.rows, self.trainval.labels, self.test_rows, k, self.classes, self.stop)
         return Choice({"k": float(k)}, None, None, []), predicted
 
@@ -166,7 +166,7 @@ class _Prober:
         return choice, fit(rows, labels, choice.best)(self.test_rows)
 
     @cached_property
-    def _plan(self) -> Plan:
+    def _plan(self) -> SolverMemory:
         return plan_exact(self.size, self.limit)
 
     @cached_property

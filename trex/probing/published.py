@@ -17,10 +17,10 @@ from torch import Tensor
 
 from trex.interruption import StopRequest
 from trex.probing.exact import Choice
+from trex.probing.folds import Fold
 from trex.probing.memory import piece_rows
 from trex.probing.partial import Partial
 from trex.probing.rows import Rows
-from trex.probing.split import Fold
 
 TRIALS = 30
 C_RANGE = (1e-5, 1e6)
@@ -115,16 +115,16 @@ def _sgd(
     bound = 1 / math.sqrt(rows.dim)
     weight = torch.empty(classes, rows.dim).uniform_(-bound, bound, generator=generator).requires_grad_()
     bias = torch.empty(classes).uniform_(-bound, bound, generator=generator).requires_grad_()
-    optimiser = torch.optim.SGD([weight, bias], lr=values["lr"], momentum=0.9, weight_decay=values["weight_decay"])
+    optimizer = torch.optim.SGD([weight, bias], lr=values["lr"], momentum=0.9, weight_decay=values["weight_decay"])
     for epoch in range(EPOCHS):
         for batch in torch.split(torch.randperm(len(rows), generator=generator), BATCH):
             stop.check()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             inputs = rows.take(batch.numpy())
             loss = F.cross_entropy(torch.addmm(bias, inputs, weight.T), targets[batch])
             torch.autograd.backward(loss)
-            optimiser.step()
-        optimiser.param_groups[0]["lr"] = values["lr"] / 2 * (1 + math.cos(math.pi * epoch / EPOCHS))
+            optimizer.step()
+        optimizer.param_groups[0]["lr"] = values["lr"] / 2 * (1 + math.cos(math.pi * epoch / EPOCHS))
     return weight.detach(), bias.detach()
 
 

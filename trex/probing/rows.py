@@ -16,7 +16,7 @@ class Rows:
     """Rows of a feature array, all or some of them. Nothing is read before it is asked for."""
 
     stored: np.ndarray  #: (n, D) float32 or float16, usually a memory map
-    normalise: bool = False  #: whether each row is L2-normalised
+    normalize: bool = False  #: whether each row is L2-normalized
     indices: np.ndarray | None = None  #: (m,) int64, which rows; all where None
 
     def __len__(self) -> int:
@@ -35,7 +35,7 @@ class Rows:
         """(m, D) float32: the rows at `places` among these, in that order; a copy."""
         where = places if self.indices is None else self.indices[places]
         rows = torch.from_numpy(np.array(self.stored[where], dtype=np.float32))
-        return F.normalize(rows, dim=1) if self.normalise else rows
+        return F.normalize(rows, dim=1) if self.normalize else rows
 
     def pieces(self, size: int) -> Iterator[Tensor]:
         """All rows in their order, at most `size` at a time."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines, dots with whiskers. Colours come from CSS classes s0 … s7, so they follow the theme."""
+"""Charts as inline SVG: lines, dots with whiskers. Colors come from CSS classes s0 … s7, so they follow the theme."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from html import escape
 
 WIDTH, HEIGHT = 560, 260
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 40
-COLOURS = 8
+COLORS = 8
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one line or one group of dots; `colour` numbers the palette."""
+    """Points of one line or one group of dots; `color` numbers the palette."""
 
     name: str
     points: list[tuple[float, float]]
-    colour: int
+    color: int
     dashed: bool = False
 
 
@@ -34,7 +34,7 @@ def line_chart(
         log_x: whether x is scaled logarithmically.
         marks: x of dashed vertical lines, such as interruptions.
         dots: whether to mark the points.
-        chosen: points (x, y, colour) with a ring around.
+        chosen: points (x, y, color) with a ring around.
     """
     points = [point for one in series for point in one.points]
     if not points:
@@ -52,20 +52,20 @@ def line_chart(
             )
     for one in series:
         path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in one.points)
-        style = f"line s{one.colour % COLOURS}{' dashed' if one.dashed else ''}"
+        style = f"line s{one.color % COLORS}{' dashed' if one.dashed else ''}"
         parts.append(f'<polyline class="{style}" points="{path}"><title>{escape(one.name)}</title></polyline>')
         for x, y in one.points if dots or len(one.points) == 1 else ():
-            parts.append(_dot(across(x), up(y), one.colour, f"{one.name}: {x:g}, {y:.4g}"))
-    for x, y, colour in chosen:
-        parts.append(f'<circle class="ring s{colour % COLOURS}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="6"/>')
+            parts.append(_dot(across(x), up(y), one.color, f"{one.name}: {x:g}, {y:.4g}"))
+    for x, y, color in chosen:
+        parts.append(f'<circle class="ring s{color % COLORS}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="6"/>')
     return _svg(parts, HEIGHT, f"{y_label} against {x_label}")
 
 
 def whisker_chart(rows: Sequence[tuple[str, list[tuple[str, float, float, int]]]], x_label: str) -> str:
-    """A row a data set; in it a dot a run with a whisker of one standard deviation.
+    """A row a dataset; in it a dot a run with a whisker of one standard deviation.
 
     Args:
-        rows: (data set, [(run, value, spread, colour), …]).
+        rows: (dataset, [(run, value, spread, color), …]).
         x_label: with its unit.
     """
     values = [v for _, items in rows for _, value, spread, _ in items for v in (value - spread, value + spread)]
@@ -89,19 +89,19 @@ def whisker_chart(rows: Sequence[tuple[str, list[tuple[str, float, float, int]]]
     for (name, items), tall in zip(rows, heights, strict=True):
         middle = y + tall / 2 + 4
         parts.append(f'<text class="label" x="{left - 10}" y="{middle:.1f}" text-anchor="end">{escape(name)}</text>')
-        for i, (run, value, spread, colour) in enumerate(items):
+        for i, (run, value, spread, color) in enumerate(items):
             at = y + 7 + step * (i + 0.5)
             ends = f'x1="{across(value - spread):.1f}" x2="{across(value + spread):.1f}"'
-            parts.append(f'<line class="whisker s{colour % COLOURS}" {ends} y1="{at:.1f}" y2="{at:.1f}"/>')
-            parts.append(_dot(across(value), at, colour, f"{run}, {name}: {value:.1f} ± {spread:.1f}"))
+            parts.append(f'<line class="whisker s{color % COLORS}" {ends} y1="{at:.1f}" y2="{at:.1f}"/>')
+            parts.append(_dot(across(value), at, color, f"{run}, {name}: {value:.1f} ± {spread:.1f}"))
         y += tall
     parts.append(_axis_label((left + WIDTH - RIGHT) / 2, height - 6, x_label))
     return _svg(parts, height, x_label)
 
 
 def legend(names: Sequence[str]) -> str:
-    """Names of the runs beside their colours."""
-    items = (f'<span><i class="swatch s{i % COLOURS}"></i>{escape(name)}</span>' for i, name in enumerate(names))
+    """Names of the runs beside their colors."""
+    items = (f'<span><i class="swatch s{i % COLORS}"></i>{escape(name)}</span>' for i, name in enumerate(names))
     return f'<p class="legend">{"".join(items)}</p>'
 
 
@@ -110,8 +110,8 @@ def _svg(parts: Sequence[str], height: float, title: str) -> str:
     return head + "".join(parts) + "</svg>"
 
 
-def _dot(x: float, y: float, colour: int, title: str) -> str:
-    place = f'class="dot s{colour % COLOURS}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"'
+def _dot(x: float, y: float, color: int, title: str) -> str:
+    place = f'class="dot s{color % COLORS}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"'
     return f"<circle {place}><title>{escape(title)}</title></circle>"
 
 

@@ -1,4 +1,4 @@
-"""Accuracy of each class of a data set, and what it is taken for."""
+"""Accuracy of each class of a dataset, and what it is taken for."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def class_rows(cell: Cell) -> list[tuple[str, str, str, str]]:
 
 
 def classes_text(runs: Sequence[RunData], dataset: str) -> str:
-    """Every class of a data set, for each run and kind of probe, as aligned plain text.
+    """Every class of a dataset, for each run and kind of probe, as aligned plain text.
 
     Raises:
-        UserError: if no run has results of that data set.
+        UserError: if no run has results of that dataset.
     """
     blocks = []
     for run, kind, cell in _cells(runs, dataset):
@@ -49,10 +49,10 @@ def classes_text(runs: Sequence[RunData], dataset: str) -> str:
 
 
 def confusion_csv(runs: Sequence[RunData], dataset: str) -> str:
-    """The confusion matrix of a data set as a table: how many test images of a class were taken for which, a line each.
+    """The confusion matrix of a dataset as a table: how many test images of a class were taken for which, a line each.
 
     Raises:
-        UserError: if no run has results of that data set.
+        UserError: if no run has results of that dataset.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -70,5 +70,5 @@ def _cells(runs: Sequence[RunData], dataset: str) -> list[tuple[RunData, str, Ce
     found = [(run, kind, cell) for run in runs for (kind, name), cell in sorted(run.cells.items()) if name == dataset]
     if not found:
         known = sorted({name for run in runs for _, name in run.cells})
-        raise UserError(f"no probe results of {dataset!r}; there are some of: {', '.join(known) or 'no data set'}")
+        raise UserError(f"no probe results of {dataset!r}; there are some of: {', '.join(known) or 'no dataset'}")
     return found

@@ -15,14 +15,14 @@ from trex.config.schema import TRANSFER_DATASETS
 from trex.errors import TrexError, UserError
 from trex.files import read_json, read_lines
 from trex.probing.kinds import probe_kinds as kinds_of
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Results of one run on one data set with one kind of probe, over its seeds."""
+    """Results of one run on one dataset with one kind of probe, over its seeds."""
 
     results: list[Result]
 
@@ -62,7 +62,7 @@ class RunData:
     metrics: list[dict[str, Any]]
     events: list[dict[str, Any]]
     environment: dict[str, Any]
-    cells: dict[tuple[str, str], Cell] = field(default_factory=dict)  #: by (kind of probe, data set)
+    cells: dict[tuple[str, str], Cell] = field(default_factory=dict)  #: by (kind of probe, dataset)
     wanted: dict[tuple[str, str], int] = field(default_factory=dict)  #: seeds of each cell that the config asks for
     unreadable: list[str] = field(default_factory=list)
 
@@ -107,7 +107,7 @@ def probe_kinds(runs: Sequence[RunData]) -> list[str]:
 
 
 def datasets(runs: Sequence[RunData], kind: str) -> list[str]:
-    """Data sets that any run has results of or was to have, those of the published table first and in its order."""
+    """Datasets that any run has results of or was to have, those of the published table first and in its order."""
     present = {dataset for run in runs for found, dataset in (*run.cells, *run.wanted) if found == kind}
     known = [name for name in TRANSFER_DATASETS if name in present]
     return known + sorted(present - set(known))
@@ -115,12 +115,12 @@ def datasets(runs: Sequence[RunData], kind: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Average:
-    """Mean accuracy and mean log-odds over data sets."""
+    """Mean accuracy and mean log-odds over datasets."""
 
     mean: float | None
     log_odds: float | None
     count: int
-    of: int  #: data sets that it would be over if none were missing
+    of: int  #: datasets that it would be over if none were missing
 
 
 def average(run: RunData, kind: str, names: Sequence[str]) -> Average:

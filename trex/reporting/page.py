@@ -34,7 +34,7 @@ def page(runs: Sequence[RunData]) -> str:
 
 
 def _summary(runs: Sequence[RunData]) -> str:
-    """One sentence: what is compared, on how many data sets, and who is ahead."""
+    """One sentence: what is compared, on how many datasets, and who is ahead."""
     kinds = probe_kinds(runs)
     if not kinds:
         return "Training so far; no probe results yet."
@@ -44,7 +44,7 @@ def _summary(runs: Sequence[RunData]) -> str:
     if not means:
         return f"Results of the {kind} probe on in1k only, which no mean includes."
     best, count, name = max(means)
-    sets = f"{count} data set{'s' if count != 1 else ''}"
+    sets = f"{count} dataset{'s' if count != 1 else ''}"
     if len(runs) == 1:
         return f"Mean accuracy {100 * best:.1f} % over {sets} ({kind} probe)."
     return f"{len(runs)} models; highest mean accuracy with the {kind} probe: {name}, {100 * best:.1f} % over {sets}."
@@ -90,7 +90,7 @@ def _table(runs: Sequence[RunData], kind: str) -> str:
 
 
 def _best_of_columns(runs: Sequence[RunData], kind: str) -> dict[str, str]:
-    """For each data set the run with the highest mean, where there is more than one."""
+    """For each dataset the run with the highest mean, where there is more than one."""
     best = {}
     for name in datasets(runs, kind):
         means = [(run.cells[kind, name].mean, run.name) for run in runs if (kind, name) in run.cells]
@@ -103,10 +103,10 @@ def _accuracies(runs: Sequence[RunData], kind: str) -> str:
     rows = []
     for name in datasets(runs, kind):
         items = []
-        for colour, run in enumerate(runs):
+        for color, run in enumerate(runs):
             cell = run.cells.get((kind, name))
             if cell is not None:
-                items.append((run.name, 100 * cell.mean, 100 * (cell.spread or 0.0), colour))
+                items.append((run.name, 100 * cell.mean, 100 * (cell.spread or 0.0), color))
         if items:
             rows.append((name, items))
     chart = whisker_chart(rows, "top-1 accuracy, %; whisker: one standard deviation over seeds")
@@ -124,7 +124,7 @@ def _comparison(runs: Sequence[RunData]) -> str:
         "<p>Paired t-test over the seeds that both runs have. The seeds share the test images, so p speaks of the "
         "probe's randomness, not of other test images.</p>"
     )
-    table = _html_table(("runs", "probe", "data set", "points", "p"), body)
+    table = _html_table(("runs", "probe", "dataset", "points", "p"), body)
     return _section("Differences", f"<details><summary>{len(body)} comparisons</summary>{note}{table}</details>")
 
 
@@ -141,11 +141,11 @@ def _training(runs: Sequence[RunData]) -> str:
     figures = []
     for key, label, kinds in charts:
         series = []
-        for colour, run in enumerate(runs):
+        for color, run in enumerate(runs):
             for kind in kinds:
                 points = [(line["step"], line[key]) for line in run.metrics if line.get("kind") == kind and key in line]
                 if points:
-                    series.append(Series(f"{run.name}, {kind}", points, colour, kind == "validation"))
+                    series.append(Series(f"{run.name}, {kind}", points, color, kind == "validation"))
         figures.append(f"<figure>{line_chart(series, 'step', label, marks=marks)}</figure>")
     explained = "Solid: training; dashed: validation."
     if marks:
@@ -160,13 +160,13 @@ def _is_interruption(event: dict[str, Any]) -> bool:
 
 
 def _searches(runs: Sequence[RunData]) -> str:
-    """Validation accuracy against the first hyper-parameter of each search, a chart a data set and kind."""
+    """Validation accuracy against the first hyper-parameter of each search, a chart a dataset and kind."""
     figures = []
     for kind in probe_kinds(runs):
         for name in datasets(runs, kind):
             series, chosen, edges = [], [], []
             label = ""
-            for colour, run in enumerate(runs):
+            for color, run in enumerate(runs):
                 cell = run.cells.get((kind, name))
                 for result in (cell.results if cell else [])[:1]:
                     label = next(iter(result["best"]), "")
@@ -174,9 +174,9 @@ def _searches(runs: Sequence[RunData]) -> str:
                         (trial[label], 100 * trial["validation_top1"]) for trial in result["trials"] if label in trial
                     )
                     if points:
-                        series.append(Series(run.name, points, colour))
+                        series.append(Series(run.name, points, color))
                         picked = [point for point in points if point[0] == result["best"][label]]
-                        chosen += [(x, y, colour) for x, y in picked[:1]]
+                        chosen += [(x, y, color) for x, y in picked[:1]]
                 if cell:
                     edges += [f"{run.name} seed {r['seed']}: {r['edge']}" for r in cell.results if r["edge"]]
             if series:

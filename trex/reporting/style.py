@@ -1,4 +1,4 @@
-"""The report's style sheet. The palette is Okabe and Ito's, which colour-blind readers can tell apart."""
+"""The report's style sheet. The palette is Okabe and Ito's, which color-blind readers can tell apart."""
 
 STYLE = """
 :root{--ink:#1c2128;--soft:#5b6470;--line:#d9dee4;--paper:#fff;--shade:#f5f7f9;--best:#eaf3ec;

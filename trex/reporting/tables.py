@@ -1,4 +1,4 @@
-"""The result table for the terminal, for papers and for spreadsheets: a row a run, a column a data set."""
+"""The result table for the terminal, for papers and for spreadsheets: a row a run, a column a dataset."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def notes(runs: Sequence[RunData]) -> list[str]:
     ]
     cells = [cell for run in runs for cell in run.cells.values()]
     if any(not cell.comparable for cell in cells):
-        lines.append("* made from a subset of the data set: not comparable with published numbers.")
+        lines.append("* made from a subset of the dataset: not comparable with published numbers.")
     if any(value in (0.0, 1.0) for cell in cells for value in cell.top1):
         lines.append("Log-odds count 100 % as 1 - 1/(2n) and 0 % as 1/(2n), n test images.")
     for run in runs:
@@ -150,7 +150,7 @@ def results_csv(runs: Sequence[RunData]) -> str:
 
 
 def comparisons(runs: Sequence[RunData]) -> list[tuple[str, str, str, float, float | None]]:
-    """For each two runs, kind and data set: names, kind and set, difference in points, p of a paired t-test over the
+    """For each two runs, kind and dataset: names, kind and set, difference in points, p of a paired t-test over the
     seeds that both have (None for fewer than two)."""
     from scipy.stats import ttest_rel
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trex.files import write_text
+from trex.records.run_dir import RunDir
 from trex.reporting import tables
 from trex.reporting.classes import classes_text, confusion_csv
 from trex.reporting.collect import collect
 from trex.reporting.page import page
-from trex.rundir import RunDir
 
 
 def write_report(runs: Sequence[RunDir], folder: Path) -> Path:
@@ -28,10 +28,10 @@ def write_report(runs: Sequence[RunDir], folder: Path) -> Path:
 
 
 def class_tables(runs: Sequence[RunDir], dataset: str, folder: Path) -> str:
-    """Accuracy of every class of a data set as text; the confusion matrices go to `folder`/confusion_<data set>.csv.
+    """Accuracy of every class of a dataset as text; the confusion matrices go to `folder`/confusion_<dataset>.csv.
 
     Raises:
-        UserError: if no run has results of that data set.
+        UserError: if no run has results of that dataset.
     """
     data = [collect(run) for run in runs]
     text = classes_text(data, dataset)

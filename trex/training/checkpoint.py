@@ -21,7 +21,7 @@ from typing import Any
 from trex import tensor_files
 from trex.errors import TrexError, UserError
 from trex.files import TEMPORARY, read_json, sha256, sync, write_json
-from trex.training.manifest import MANIFEST, STATE, checkpoint_folders
+from trex.records.manifest import MANIFEST, STATE, checkpoint_folders
 
 log = logging.getLogger(__name__)
 

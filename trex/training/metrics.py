@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trex.distributed import Ranks
 from trex.errors import TrexError
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +56,11 @@ class Meter:
 
     def require_finite(self) -> None:
         """Raise TrexError on every rank if the loss of any rank was not finite. Waits for the device."""
-        first = self._ranks.highest(int(self._first_bad.item()))
+        first = self._ranks.maximum(int(self._first_bad.item()))
         if first >= 0:
             raise TrexError(
                 f"the loss of step {first} is not finite: the run ends here and its last checkpoint is from before "
-                f"that. Usual causes: a learning rate that is too high (optimiser.lr), too short a warm-up, fp16 "
+                f"that. Usual causes: a learning rate that is too high (optimizer.lr), too short a warm-up, fp16 "
                 f"overflow (train.precision=bf16)."
             )
 

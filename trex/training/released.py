@@ -38,7 +38,7 @@ class FullCheckpoint:
     """A whole training state, with this project's names whatever layout it was read from."""
 
     model: dict[str, Tensor]  #: in the file's order; a key that no part of `TrexModel` has keeps its name
-    optimiser: Mapping[str, Any] | None  #: state dict of SGD, its parameters numbered in the order of `model`
+    optimizer: Mapping[str, Any] | None  #: state dict of SGD, its parameters numbered in the order of `model`
     scaler: Mapping[str, Any] | None
     epoch: int | None  #: epochs finished
     step: int = 0  #: steps done in the next one
@@ -63,7 +63,7 @@ def full_checkpoint(value: Any, path: Path) -> FullCheckpoint:
     if value.get("format") != FORMAT:
         raise UserError(f"{path}: a checkpoint of format {value.get('format')}; this version reads format {FORMAT}")
     try:
-        at, parts = value["position"], (value["optimiser"], value["scaler"])
+        at, parts = value["position"], (value["optimizer"], value["scaler"])
         epoch, step, global_step = (_count(at[key], key, path) for key in ("epoch", "step", "global_step"))
         return FullCheckpoint(model, *parts, epoch, step, global_step, tuple(value["classes"]))
     except (KeyError, TypeError) as error:
@@ -103,7 +103,7 @@ def to_released(saved: Mapping[str, Any]) -> dict[str, Any]:
     at = saved["position"]
     return {
         "model": model,
-        "optimizer": saved["optimiser"],
+        "optimizer": saved["optimizer"],
         "epoch": at["epoch"],
         "args": saved["config"],
         "fp16_scaler": saved["scaler"] or None,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from trex.config.schema import OptimiserConfig
+from trex.config.schema import OptimizerConfig
 
 
-def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: OptimiserConfig, batch_size: int) -> float:
+def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: OptimizerConfig, batch_size: int) -> float:
     """Linear warm-up from 0, then cosine to `final_lr` (SGDR, arXiv 1608.03983, eq. 5, one cycle).
 
     Args:

@@ -50,7 +50,7 @@ class Start:
         parameters = dict(state.model.named_parameters())
         for name, buffer in self.momentum.items():
             parameter = parameters[name]
-            state.optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter).copy_(buffer)
+            state.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter).copy_(buffer)
         if self.scaler and state.scaler.is_enabled():
             state.scaler.load_state_dict(dict(self.scaler))
         state.position = self.position
@@ -131,36 +131,39 @@ def _require_same_model(full: FullCheckpoint, model: TrexModel, path: Path) -> N
 
 def _momentum(full: FullCheckpoint, model: TrexModel, path: Path) -> Iterator[tuple[str, Tensor]]:
     """SGD's buffer of each parameter, by the parameter's name."""
-    learnt = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    optimiser = full.optimiser or {}
+    learned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    optimizer = full.optimizer or {}
     try:
-        numbers = [list(group["params"]) for group in optimiser["param_groups"]]
-        buffers = {number: state.get("momentum_buffer") for number, state in optimiser["state"].items()}
+        numbers = [list(group["params"]) for group in optimizer["param_groups"]]
+        buffers = {number: state.get("momentum_buffer") for number, state in optimizer["state"].items()}
     except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: its optimiser is not a state of torch's SGD. {_ELSE}") from None
-    names = _numbered(full.model, set(learnt), [len(group) for group in numbers], path)
-    found = {name: buffers.get(n) for name, n in zip(names, itertools.chain(*numbers), strict=True) if name in learnt}
+        raise UserError(f"{path}: its optimizer is not a state of torch's SGD. {_ELSE}") from None
+    names = _numbered(full.model, set(learned), [len(group) for group in numbers], path)
+    found = {name: buffers.get(n) for name, n in zip(names, itertools.chain(*numbers), strict=True) if name in learned}
     if all(buffer is None for buffer in found.values()):
         return  # saved before its first step
     for name, buffer in found.items():
         shape = tuple(buffer.shape) if isinstance(buffer, Tensor) else "none"
-        if not isinstance(buffer, Tensor) or shape != tuple(learnt[name].shape):
+        if not isinstance(buffer, Tensor) or shape != tuple(learned[name].shape):
             raise UserError(
-                f"{path}: the optimiser's momentum of {name} is {shape}, expected {tuple(learnt[name].shape)}. {_ELSE}"
+                f"{path}: the optimizer's momentum of {name} is {shape}, expected {tuple(learned[name].shape)}. {_ELSE}"
             )
         yield name, buffer
 
 
-def _numbered(model: Mapping[str, Tensor], learnt: set[str], counts: list[int], path: Path) -> list[str]:
-    """Names of the optimiser's parameters, as its two groups number them: in the file's order, which is that of the
+def _numbered(model: Mapping[str, Tensor], learned: set[str], counts: list[int], path: Path) -> list[str]:
+    """Names of the optimizer's parameters, as its two groups number them: in the file's order, which is that of the
     model's parameters, first matrices and convolutions, then biases and 1-D parameters."""
-    for wanted in (learnt | {"classifier.weight"}, learnt):  # the file may hold a learnt weight that we have no use for
+    for wanted in (
+        learned | {"classifier.weight"},
+        learned,
+    ):  # the file may hold a learned weight that we have no use for
         names = [name for name in model if name in wanted]
         groups = [name for name in names if model[name].ndim > 1], [name for name in names if model[name].ndim <= 1]
         if [len(group) for group in groups] == counts:
             return [*groups[0], *groups[1]]
     raise UserError(
-        f"{path}: its optimiser has {' + '.join(map(str, counts)) or 'no'} parameters, the model "
+        f"{path}: its optimizer has {' + '.join(map(str, counts)) or 'no'} parameters, the model "
         f"{len(groups[0])} + {len(groups[1])}. {_ELSE}"
     )
 

@@ -11,12 +11,12 @@ from torch import nn
 from torch.optim import SGD
 
 from trex.config.loader import to_dict
-from trex.config.schema import Config, OptimiserConfig
+from trex.config.schema import Config, OptimizerConfig
 from trex.distributed import Ranks
 from trex.errors import ResumeRefused
 from trex.model.trex import TrexModel
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -33,7 +33,7 @@ class TrainingState:
     """The parts that change from step to step."""
 
     model: TrexModel
-    optimiser: SGD
+    optimizer: SGD
     scaler: torch.amp.GradScaler
     position: Position
 
@@ -41,13 +41,13 @@ class TrainingState:
         """Plain containers and tensors, complete on rank 0. Every rank calls it: the random states are gathered.
 
         Keys: `format`, `model` (TrexModel.state_dict: encoder, projector, classifier with the memory, momentum
-        networks), `optimiser`, `scaler`, `position`, `random` (a state a rank), `config`, `classes`, `data_digest`,
+        networks), `optimizer`, `scaler`, `position`, `random` (a state a rank), `config`, `classes`, `data_digest`,
         `world`.
         """
         return {
             "format": FORMAT,
             "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "position": asdict(self.position),
             "random": _random_states(ranks),
@@ -60,9 +60,9 @@ class TrainingState:
     def restore(self, saved: Mapping[str, Any], ranks: Ranks) -> None:
         """Become the saved state, bit for bit."""
         self.model.load_state_dict(saved["model"])
-        fused = [group["fused"] for group in self.optimiser.param_groups]
-        self.optimiser.load_state_dict(saved["optimiser"])
-        for group, here in zip(self.optimiser.param_groups, fused, strict=True):
+        fused = [group["fused"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(saved["optimizer"])
+        for group, here in zip(self.optimizer.param_groups, fused, strict=True):
             group["fused"] = here  # as the device of this process wants it, not that of the one that saved
         self.scaler.load_state_dict(saved["scaler"])
         self.position = Position(**saved["position"])
@@ -70,20 +70,20 @@ class TrainingState:
             _set_random_state(saved["random"], ranks)
 
 
-def make_optimiser(model: nn.Module, config: OptimiserConfig, device: torch.device) -> SGD:
+def make_optimizer(model: nn.Module, config: OptimizerConfig, device: torch.device) -> SGD:
     """SGD with momentum; weight decay on matrices and convolutions only, none on biases and 1-D parameters."""
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in learnt if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in learned if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
     ]
     # The fused step takes the scaler's verdict on the device; the others ask the host for it at every step. Where that
     # verdict is to skip the very first step, it leaves the momentum that it has just allocated as it is: begin with 0.
-    optimiser = SGD(groups, lr=config.lr, momentum=config.momentum, fused=device.type == "cuda")
+    optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, fused=device.type == "cuda")
     if config.momentum:
-        for parameter in learnt:
-            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimiser
+        for parameter in learned:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def refuse_other_run(
@@ -101,7 +101,7 @@ def refuse_other_run(
     if saved["data_digest"] != data_digest:
         raise ResumeRefused(
             "the training images are not those that the run began with (names, labels or number differ). "
-            "Restore the data set, or start a run of another name."
+            "Restore the dataset, or start a run of another name."
         )
     if saved["world"] != ranks.world and not allow_world:
         raise ResumeRefused(

@@ -14,21 +14,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trex.config.compare import differences
 from trex.config.schema import Config
+from trex.datasets.registry import load_split
+from trex.datasets.split import Split
 from trex.distributed import Agreement, Ranks
 from trex.errors import Interrupted, TrexError, UserError
 from trex.files import append_line
-from trex.images.loader import Batch, TrainingBatches
-from trex.images.normalise import normalise
-from trex.images.registry import load_split
-from trex.images.split import Split
+from trex.images.normalize import normalize
 from trex.interruption import StopRequest
+from trex.loading.training import Batch, TrainingBatches
 from trex.model.trex import TrexModel, build_model
-from trex.rundir import RunDir
+from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoint, Checkpoints
 from trex.training.metrics import Curves, Meter, duration
 from trex.training.schedule import learning_rate
 from trex.training.start import read_start
-from trex.training.state import Position, TrainingState, make_optimiser, refuse_other_run
+from trex.training.state import Position, TrainingState, make_optimizer, refuse_other_run
 from trex.training.validation import validate
 
 log = logging.getLogger(__name__)
@@ -57,12 +57,12 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest) -> None:
 
     Raises:
         Interrupted: after a signal, when the state is saved; call it again to go on.
-        ResumeRefused: the checkpoint on disk is of another config, data set or number of processes.
+        ResumeRefused: the checkpoint on disk is of another config, dataset or number of processes.
         UserError: data or config do not fit.
         TrexError: the loss is not finite, or checkpoints cannot be written or read.
     """
     found = Checkpoints(run.checkpoints).newest() if ranks.is_main else None
-    chosen = ranks.from_main([str(found.path), found.finished] if found else None)
+    chosen = ranks.broadcast([str(found.path), found.finished] if found else None)
     if chosen and chosen[1]:
         log.info("training has finished before: nothing to do (%s)", chosen[0])
         return
@@ -89,7 +89,7 @@ class Trainer:
         self.amp = PRECISIONS[config.train.precision]
         self.state = TrainingState(
             model=model,
-            optimiser=make_optimiser(model, config.optimiser, ranks.device),
+            optimizer=make_optimizer(model, config.optimizer, ranks.device),
             scaler=torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16"),
             position=Position(),
         )
@@ -138,7 +138,7 @@ class Trainer:
     def _begin_from_file(self) -> None:
         state, steps = self.state, self.batches.steps_per_epoch
         start = read_start(self.config, state.model, self.images.classes, steps)
-        if self.ranks.from_main(start.sha256) != start.sha256:
+        if self.ranks.broadcast(start.sha256) != start.sha256:
             raise UserError(f"{start.file} is another file here than on rank 0: put it where all nodes see the same")
         start.apply(state)
         self.start = start.record
@@ -168,20 +168,20 @@ class Trainer:
         at, state = self.state.position, self.state
         assert (batch.epoch, batch.step) == (at.epoch, at.step), "the loader and the trainer disagree on the position"
         rate = learning_rate(
-            at.global_step, self.batches.steps_per_epoch, self.config.train.epochs, self.config.optimiser,
+            at.global_step, self.batches.steps_per_epoch, self.config.train.epochs, self.config.optimizer,
             self.config.train.batch_size,
         )  # fmt: skip
-        for group in state.optimiser.param_groups:
+        for group in state.optimizer.param_groups:
             group["lr"] = rate
         device = self.ranks.device
-        crops = [normalise(crop.to(device, non_blocking=True)) for crop in batch.crops]
+        crops = [normalize(crop.to(device, non_blocking=True)) for crop in batch.crops]
         labels = batch.labels.to(device, non_blocking=True)
         with torch.autocast(device.type, dtype=self.amp, enabled=self.amp is not None):
             output = self.network(crops, labels)
         state.scaler.scale(output.loss).backward()
-        state.scaler.step(state.optimiser)
+        state.scaler.step(state.optimizer)
         state.scaler.update()
-        state.optimiser.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=True)
         self.meter.add(at.global_step, output.loss, output.logits, labels)
         at.step += 1
         at.global_step += 1
@@ -262,7 +262,7 @@ class Trainer:
             "epoch": round(at.epoch + at.step / self.batches.steps_per_epoch, 4),
             "loss": loss,
             "top1": top1,
-            "lr": self.state.optimiser.param_groups[0]["lr"],
+            "lr": self.state.optimizer.param_groups[0]["lr"],
             "images_per_second": round(rate * config.train.batch_size, 1),
         }
         self.curves.write("train", at.global_step, values)
@@ -298,7 +298,7 @@ class Trainer:
                 self._wrote(self.checkpoints.write(state, keep, milestone, finished), reason, began)
             except OSError as error:
                 problem = str(error)
-        problem = self.ranks.from_main(problem)
+        problem = self.ranks.broadcast(problem)
         self.saved_at = time.monotonic()
         self.failed_saves = self.failed_saves + 1 if problem else 0
         if not problem:
@@ -334,7 +334,7 @@ def make_batches(config: Config, images: Split, ranks: Ranks) -> TrainingBatches
 def _wrap(model: TrexModel, ranks: Ranks) -> TrexModel | DistributedDataParallel:
     if ranks.world == 1:
         return model
-    # Buffers are the same on all ranks by construction: batch norm is synchronised, the memory is gathered.
+    # Buffers are the same on all ranks by construction: batch norm is synchronized, the memory is gathered.
     modern = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
     still: dict[str, Any] = {"forward_sync_buffers": False} if modern else {"broadcast_buffers": False}
     # With unused parameters allowed, DDP keeps its first gradient buckets. It otherwise rearranges them after the

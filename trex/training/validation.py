@@ -9,12 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from trex.datasets.split import Split
 from trex.distributed import Ranks
 from trex.errors import Interrupted
-from trex.images.evaluation import evaluation_batches
-from trex.images.normalise import normalise
-from trex.images.split import Split
+from trex.images.normalize import normalize
 from trex.interruption import StopRequest
+from trex.loading.evaluation import evaluation_batches
 from trex.model.trex import TrexModel
 
 
@@ -39,7 +39,7 @@ def validate(
         ranks: who shares the work.
         stop: looked at after every batch; all ranks leave together.
         resize: shorter side after resizing, pixels.
-        crop: side of the centre crop, pixels.
+        crop: side of the center crop, pixels.
         batch_size: images a pass, a rank.
         workers: loader processes of this rank.
         amp: autocast type, or None for float32.
@@ -57,7 +57,7 @@ def validate(
             batch = next(batches, None)
             if batch is not None:
                 sums += _score(model, batch[0], batch[1], ranks.device, amp)
-            if ranks.highest(int(bool(stop))):
+            if ranks.maximum(int(bool(stop))):
                 raise Interrupted("asked to stop during validation")
     finally:
         model.train()
@@ -70,7 +70,7 @@ def validate(
 def _score(
     model: TrexModel, images: torch.Tensor, labels: torch.Tensor, device: torch.device, amp: torch.dtype | None
 ) -> torch.Tensor:
-    images = normalise(images.to(device, non_blocking=True))
+    images = normalize(images.to(device, non_blocking=True))
     labels = labels.to(device, non_blocking=True)
     with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
         logits = model.classify(images)

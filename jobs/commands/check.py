@@ -1,0 +1,274 @@
+"""`trex check CONFIG`: what would fail, found before it waits in a queue for a day."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs import environment, programs
+from jobs.launch import choose_cluster
+from jobs.plan.cluster import Cluster, StageResources
+from jobs.plan.memory import require_memory
+from jobs.plan.runs import open_config
+from jobs.plan.spec import STAGES, Stage, TaskSpec
+from trex.config import Config, load
+from trex.config.compare import differences
+from trex.config.loader import to_dict
+from trex.config.schema import WEIGHTS_OF_RUN
+from trex.errors import ExitCode, TrexError, UserError
+from trex.records.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    ok: bool
+    text: str
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `trex check`."""
+    parser = subparsers.add_parser(
+        "check",
+        help="find what would fail: config, data, Slurm's limits, disk, rights",
+        description="Find what would fail before it is queued: the config, the data folders and their counts, whether "
+        "Slurm would take each stage's job (sbatch --test-only), disk space, write rights. Changes nothing; exits "
+        "with 2 if there is something to mend.",
+    )
+    parser.add_argument("target", metavar="CONFIG", help="a config file, or a run folder")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings on top of the config")
+    parser.add_argument("--cluster", metavar="NAME", help="a file of configs/clusters/ by name or path")
+    parser.set_defaults(handler=_check)
+
+
+def _check(args: argparse.Namespace) -> int:
+    run, config = open_config(args.target, args.overrides)
+    cluster = choose_cluster(args.cluster)
+    failed = 0
+    for finding in findings(run, cluster.adapt(config), cluster):
+        failed += not finding.ok
+        sys.stdout.write(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}\n")
+        sys.stdout.flush()
+    if failed:
+        sys.stdout.write(f"{failed} to mend before it can run\n")
+    return ExitCode.USER_ERROR if failed else ExitCode.DONE
+
+
+def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
+    """Look at everything, one after the other; changes nothing."""
+    yield Finding(True, f"config: {config.name}, {config.model.encoder} on {config.data.dataset}, all values valid")
+    yield from _try(lambda: _same_run(run, config))
+    yield from _try(lambda: _encoder(config))
+    yield from _files(run, config)
+    trains = config.extract.weights == "trained"
+    if trains:
+        yield from _try(lambda: _batch(config, cluster))
+    images: dict[str, int] = {}
+    for name in dict.fromkeys((*([config.data.dataset] if trains else []), *config.extract.datasets)):
+        yield from _try(lambda name=name: _data(name, config, images))  # type: ignore[misc]
+    yield from _try(lambda: _memory(config, cluster))
+    yield from _try(lambda: _write_rights(run))
+    yield from _try(lambda: _space(run, config, images))
+    if cluster.kind == "slurm":
+        yield from _slurm(run, cluster)
+
+
+def _try(look: Callable[[], str]) -> Iterator[Finding]:
+    """The finding of one look; an error that is meant for the user is one that failed."""
+    try:
+        text = look()
+    except TrexError as error:
+        yield Finding(False, str(error))
+        return
+    yield Finding(True, text)
+
+
+def _same_run(run: RunDir, config: Config) -> str:
+    if not run.config.exists():
+        return f"run: {run.root} is new"
+    changes = differences(to_dict(load(run.config, Config)), config)
+    if changes:
+        listed = "; ".join(str(change) for change in changes)
+        raise UserError(f"run: {run.root} holds a run with another config ({listed}): give this one a name of its own")
+    return f"run: {run.root} exists and would be continued"
+
+
+def _encoder(config: Config) -> str:
+    from trex.features.source import require_crop
+    from trex.model.encoder import build_encoder_on_meta, require_trainable
+
+    require_crop(build_encoder_on_meta(config.model.encoder), config)
+    if config.extract.weights == "trained":
+        require_trainable(config.model.encoder)
+    feature_dim, parameters = _encoder_size(config)
+    return f"encoder: {config.model.encoder}, {parameters / 1e6:.1f} million parameters, {feature_dim} features"
+
+
+def _files(run: RunDir, config: Config) -> Iterator[Finding]:
+    """The weights files that the config names, read and compared with its model."""
+    if config.extract.weights not in WEIGHTS_OF_RUN:
+        yield from _try(lambda: _weights(config))
+    if config.train.start is not None and not any(run.checkpoints.glob("epoch-*")):  # else it is not read any more
+        yield from _try(lambda: _start(config))
+
+
+def _weights(config: Config) -> str:
+    from trex.model.weights import read_encoder
+
+    read_encoder(Path(config.extract.weights), config.model.encoder)
+    return f"weights: {config.extract.weights} holds a {config.model.encoder}, every key of it"
+
+
+def _start(config: Config) -> str:
+    import torch
+
+    from trex.datasets.registry import load_split
+    from trex.distributed import Ranks
+    from trex.model.trex import TrexModel
+    from trex.training.start import read_start
+
+    images = load_split(config.data.dataset, "trainval", config.data)
+    with torch.device("meta"):
+        model = TrexModel(config.model, len(images.classes), Ranks())
+    start = read_start(config, model, images.classes, len(images) // config.train.batch_size)
+    return f"start: {start.file}, {start.how}: every key fits; training begins at epoch {start.position.epoch + 1}"
+
+
+def _encoder_size(config: Config) -> tuple[int, int]:
+    """Features and parameters of the encoder. Raises UserError if there is none of that name."""
+    from trex.model.encoder import build_encoder_on_meta
+
+    encoder = build_encoder_on_meta(config.model.encoder)
+    return encoder.feature_dim, sum(parameter.numel() for parameter in encoder.parameters())
+
+
+def _batch(config: Config, cluster: Cluster) -> str:
+    if cluster.kind == "local":
+        return f"batch: {config.train.batch_size} images a step"
+    world = cluster.train.nodes * cluster.train.tasks
+    if config.train.batch_size % world:
+        raise UserError(
+            f"batch: train.batch_size is {config.train.batch_size}, and the cluster file asks for {world} training "
+            f"processes: the batch must be a multiple of them"
+        )
+    each = config.train.batch_size // world
+    return f"batch: {config.train.batch_size} images a step, {each} on each of {world} processes"
+
+
+def _data(name: str, config: Config, images: dict[str, int]) -> str:
+    from trex.datasets.registry import load_splits
+
+    splits = load_splits(name, config.data)
+    images[name] = sum(len(split) for split in splits.values())
+    counts = ", ".join(f"{len(split)} {part}" for part, split in splits.items())
+    comparable = all(split.comparable for split in splits.values())
+    note = "" if comparable else "; counts differ from the official ones: results will be marked not comparable"
+    return f"data: {name}: {counts}, {len(splits['test'].classes)} classes{note}"
+
+
+def _memory(config: Config, cluster: Cluster) -> str:
+    largest = require_memory(config, cluster)
+    if not largest:
+        return "memory: not known before the extraction, for datasets without official counts"
+    if cluster.kind == "local":
+        here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+        if largest > here:
+            raise UserError(f"memory: a probe takes up to {largest:.1f} GB, this machine has {here:.1f}: set "
+                            f"probe.memory_gb={0.7 * here:.0f}, which is slower")  # fmt: skip
+    return f"memory: the largest probe takes {largest:.1f} GB"
+
+
+def _write_rights(run: RunDir) -> str:
+    folder = _existing(run.root)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"rights: cannot write in {folder} ({error.strerror}): choose another folder with runs=…"
+        ) from error
+    return f"rights: {folder} can be written"
+
+
+def _space(run: RunDir, config: Config, images: dict[str, int]) -> str:
+    """Room for the checkpoints (weights, their momentum, the momentum encoder) and the features."""
+    feature_dim, parameters = _encoder_size(config)
+    checkpoint = 3 * 4 * parameters * 1.3  # the projector and the memory are the rest
+    width = 4 if config.extract.dtype == "float32" else 2
+    features = sum(images.get(name, 0) for name in config.extract.datasets) * feature_dim * width
+    needed = (config.checkpoint.keep + 1) * checkpoint + features
+    free = shutil.disk_usage(_existing(run.root)).free
+    text = f"{free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB needed for checkpoints and features"
+    if free < needed:
+        raise UserError(f"disk: {text}: choose another folder with runs=…")
+    return f"disk: {text}"
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.is_dir())
+
+
+# ---- Slurm
+
+
+def _slurm(run: RunDir, cluster: Cluster) -> Iterator[Finding]:
+    answer = programs.run(["sinfo", "--all", "--noheader", "--format", "%R"], timeout=30)  # hidden partitions too
+    if not answer.ok:
+        yield Finding(False, f"slurm: sinfo does not answer: {answer.stderr.strip()}")
+        return
+    partitions = sorted(set(answer.stdout.split()))
+    for stage in STAGES:
+        yield from _try(lambda stage=stage: _stage(run, cluster, stage, partitions))  # type: ignore[misc]
+    accounting = programs.run(["sacct", "--noheader", "--allocations"], timeout=30).ok
+    yield Finding(True, f"slurm: {'accounting answers' if accounting else 'no accounting; status works without'}")
+
+
+def _stage(run: RunDir, cluster: Cluster, stage: Stage, partitions: list[str]) -> str:
+    """Ask Slurm whether it would take the stage's job, without submitting it."""
+    from jobs.slurm.submit import Submitter, Work
+
+    wanted = cluster.stage(stage)
+    for partition in (wanted.partition or "").split(","):
+        if partition and partition not in partitions:
+            raise UserError(
+                f"slurm: {stage}: there is no partition {partition!r} for you; there are: {', '.join(partitions)}"
+            )
+    script = Submitter(run, cluster).text(Work((TaskSpec(stage, str(run.root)),)))
+    answer = programs.run(["sbatch", "--test-only"], timeout=60, env=environment.outside_allocation(), stdin=script)
+    if not answer.ok:
+        raise UserError(f"slurm: {stage}: {_asked(wanted)}: {_reason(answer.stderr)}")
+    return f"slurm: {stage}: {_asked(wanted)}: {_reason(answer.stderr)}{_notice(wanted)}"
+
+
+def _asked(stage: StageResources) -> str:
+    gpus = f", {stage.gpus_per_node} GPUs each" if stage.gpus_per_node else ""
+    where = f" in {stage.partition}" if stage.partition else ""
+    return f"{stage.nodes} node{'s' if stage.nodes > 1 else ''}{gpus}, {stage.time}{where}"
+
+
+def _reason(text: str) -> str:
+    """What sbatch says, without its own name before it."""
+    lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in text.strip().splitlines()]
+    return "; ".join(lines)
+
+
+def _notice(stage: StageResources) -> str:
+    """How much notice a preempted job gets in this partition."""
+    if stage.partition is None:
+        return ""
+    answer = programs.run(["scontrol", "show", "partition", "--oneliner", stage.partition], timeout=30)
+    values = dict(word.split("=", 1) for word in answer.stdout.split() if "=" in word)
+    if values.get("PreemptMode", "OFF") == "OFF":
+        return ""
+    config = programs.run(["scontrol", "show", "config"], timeout=30).stdout
+    if re.search(r"^PreemptType\s*=\s*preempt/qos", config, re.MULTILINE):
+        return "; the notice of a preemption is the GraceTime of the QOS, which is not known here"
+    return f"; a preemption comes with {values.get('GraceTime', '?')} s of notice"

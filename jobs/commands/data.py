@@ -1,0 +1,152 @@
+"""`trex data`: what is there of the datasets, whether it is whole, and how to get it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from jobs.environment import available_cpus
+from jobs.plan.cluster import load_cluster
+from trex.config import Config, load
+from trex.config.schema import TRANSFER_DATASETS, DataConfig
+from trex.errors import ExitCode, TrexError, UserError
+
+if TYPE_CHECKING:
+    from trex.datasets.inspect import FileCheck
+    from trex.datasets.split import Split, SplitName
+
+_SETTINGS = "where to look, e.g. data.root=/datasets or data.folders.pets=/home/me/pets"
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `trex data list`, `check` and `get`."""
+    about = "The datasets: what is there, whether it is whole, how to get it."
+    parser = commands.add_parser("data", help=about[0].lower() + about[1:-1], description=about)
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="verb")
+    text = "Each dataset: where it is looked for, what is there, and whether its counts are the official ones."
+    listing = verbs.add_parser("list", help="what is there, what is missing, where it is looked for", description=text)
+    listing.set_defaults(handler=lambda args: _list(_config(args)))
+    text = (
+        "Compare a set's counts with the official ones, decode every file in parallel and name those that cannot be "
+        "decoded, and report files that are both in trainval and in test. Exits with 2 if something is wrong."
+    )
+    check = verbs.add_parser("check", help="counts, unreadable images, duplicates", description=text)
+    check.add_argument("name", metavar="NAME", help="a dataset")
+    check.add_argument("--processes", type=int, metavar="N", help="processes that decode (default: one a CPU)")
+    check.set_defaults(handler=lambda args: _check(args.name, _config(args), args.processes))
+    text = (
+        "Download a set's official archives, verify them by their digests where official ones exist, and unpack them. "
+        "Goes on where it was cut off. For a set behind a login, says what to do."
+    )
+    get = verbs.add_parser("get", help="download and unpack, or say how to get it", description=text)
+    get.add_argument("name", metavar="NAME", help="a dataset")
+    get.set_defaults(handler=lambda args: _get(args.name, _config(args)))
+    for verb in (listing, check, get):
+        verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_SETTINGS)
+        verb.add_argument("--cluster", metavar="NAME", help="look where this cluster file says (its data_root)")
+
+
+def _config(args: argparse.Namespace) -> DataConfig:
+    config = load(None, Config, args.overrides)
+    return (load_cluster(args.cluster).adapt(config) if args.cluster else config).data
+
+
+def _list(data: DataConfig) -> int:
+    from trex.datasets.registry import find, folder_of, load_splits
+
+    for name in TRANSFER_DATASETS:
+        found = find(name, data)
+        folder = folder_of(name, data)
+        if not folder.is_dir():
+            assert found.counts is not None
+            wanted = f"{found.counts.trainval} + {found.counts.test} images of {found.counts.classes} classes"
+            _line("missing", name, f"{folder}: no such folder; expected {wanted}")
+            continue
+        try:
+            splits = load_splits(name, data)
+        except TrexError as error:
+            _line("WRONG", name, str(error))
+            continue
+        counts = f"{len(splits['trainval'])} + {len(splits['test'])} images of {len(splits['test'].classes)} classes"
+        note = f"; not comparable: {splits['test'].problem}" if splits["test"].problem else ""
+        _line("subset" if note else "ok", name, f"{folder}: {counts}{note}")
+    return ExitCode.DONE
+
+
+def _line(state: str, name: str, text: str) -> None:
+    sys.stdout.write(f"{state:8} {name:10} {text}\n")
+    sys.stdout.flush()
+
+
+def _check(name: str, data: DataConfig, processes: int | None) -> int:
+    from dataclasses import replace
+
+    from trex.datasets.registry import load_splits
+
+    if processes is not None and processes < 1:
+        raise UserError(f"--processes is {processes}: expected at least 1")
+    splits = load_splits(name, replace(data, subsets=(*data.subsets, name)))
+    if splits["test"].folder is None:
+        sys.stdout.write(f"{name}: {len(splits['trainval'])} + {len(splits['test'])} images, made without files\n")
+        return ExitCode.DONE
+    faults = _look(splits, processes or available_cpus())
+    problem = splits["test"].problem
+    official = f"counts: WRONG: {problem}" if problem else "counts: ok"
+    sys.stdout.write(f"{official}\nunreadable images: {faults}\n")
+    return ExitCode.USER_ERROR if problem or faults else ExitCode.DONE
+
+
+def _look(splits: dict[SplitName, Split], processes: int) -> int:
+    """Decode everything, with progress; prints what is wrong, returns how many cannot be decoded."""
+    from trex.datasets.inspect import check_files, duplicates
+
+    total = sum(len(split) for split in splits.values())
+    seen: dict[SplitName, dict[bytes, int]] = {"trainval": {}, "test": {}}
+    faults = 0
+    began = shown = time.monotonic()
+    for done, looked in enumerate(check_files(splits, processes), start=1):
+        if looked.problem:
+            faults += 1
+            sys.stdout.write(f"unreadable: {_path(splits, looked)}: {looked.problem}\n")
+        else:
+            seen[looked.part].setdefault(looked.digest, looked.index)
+        if time.monotonic() - shown > 2:
+            shown = time.monotonic()
+            rate = done / (shown - began)
+            sys.stderr.write(f"{done}/{total} images, {rate:.0f} images/s, {(total - done) / rate:.0f} s left\n")
+    for trainval, test in duplicates(seen):
+        sys.stdout.write(
+            f"in both parts: {splits['trainval'].name(trainval)} (trainval), {splits['test'].name(test)} (test)\n"
+        )
+    return faults
+
+
+def _path(splits: dict[SplitName, Split], looked: FileCheck) -> str:
+    split = splits[looked.part]
+    return f"{split.folder}/{split.name(looked.index)}"
+
+
+def _get(name: str, data: DataConfig) -> int:
+    from trex.datasets.download import ARCHIVES, STEPS, get
+    from trex.datasets.registry import find, folder_of, load_splits
+
+    found = find(name, data)
+    folder = folder_of(name, data)
+    if not found.needs_files:
+        sys.stdout.write(f"{name} needs no files\n")
+        return ExitCode.DONE
+    if name not in ARCHIVES:
+        steps = STEPS.get(name, "It is not one of the suite: put your own images there (docs/datasets.md).")
+        sys.stdout.write(f"{name} cannot be downloaded by a program. Its folder: {folder.absolute()}\n{steps}\n")
+        return ExitCode.USER_ERROR
+    get(ARCHIVES[name], folder, _say)
+    splits = load_splits(name, data)
+    _say(f"{name}: {len(splits['trainval'])} + {len(splits['test'])} images in {folder.absolute()}")
+    return ExitCode.DONE
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"trex: {text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,139 @@
+"""`trex status`: every run's stages, progress, restarts and goodput. `trex logs`: what a run's jobs print."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.commands import logs
+from jobs.plan.runs import open_run
+from jobs.run_status import RunStatus, StageStatus, ask_slurm, status_of
+from trex.config import Config
+from trex.errors import ExitCode, TrexError, UserError
+from trex.records.run_dir import RunDir
+
+_WATCH_SECONDS = 30
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `trex status` and `trex logs`."""
+    status = commands.add_parser(
+        "status",
+        help="every run: stages, step, speed, time left, restarts, goodput",
+        description="Where every run stands: the state of its stages, epoch and step, images/s, time left, restarts "
+        "and why, and goodput, the share of the training's allocated time that became kept steps. A run that left "
+        "the queue unfinished is shown as GONE, with the command that continues it.",
+    )
+    status.add_argument("runs", nargs="*", metavar="RUN", help="run folders or names (default: all of runs/)")
+    status.add_argument("--watch", action="store_true", help=f"show it anew every {_WATCH_SECONDS} s")
+    status.add_argument("--json", action="store_true", help="for programs")
+    status.set_defaults(handler=_status)
+    logs.register(commands)
+
+
+def _status(args: argparse.Namespace) -> int:
+    while True:
+        found = collect(args.runs)
+        text = json.dumps([_plain(one) for one in found], indent=2) if args.json else as_text(found)
+        if args.watch and not args.json:
+            sys.stdout.write("\x1b[2J\x1b[H" + time.strftime("%H:%M:%S") + "\n")
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+        if not args.watch:
+            return ExitCode.DONE
+        time.sleep(_WATCH_SECONDS)
+
+
+def collect(targets: Sequence[str]) -> list[RunStatus]:
+    """The status of the named runs, or of all runs below runs/.
+
+    Raises:
+        UserError: if a named run does not exist.
+    """
+    runs: list[tuple[RunDir, Config]] = []
+    for target in targets or sorted(str(path.parent) for path in Path("runs").glob("*/config.yaml")):
+        try:
+            run, config = open_run(target)
+        except TrexError as error:
+            if targets:
+                raise
+            sys.stderr.write(f"trex: {target} is left out: {error}\n")
+            continue
+        if not run.config.exists():
+            raise UserError(f"{run.root}: there is no such run yet")
+        runs.append((run, config))
+    slurm = ask_slurm([run for run, _ in runs])
+    if not slurm.answers:
+        sys.stderr.write("trex: Slurm does not answer: shown is what the runs' own files say\n")
+    return [status_of(run, config, slurm) for run, config in runs]
+
+
+def as_text(runs: Sequence[RunStatus]) -> str:
+    """A few lines a run."""
+    if not runs:
+        return "no runs yet"
+    blocks = []
+    for run in runs:
+        lines = [run.name, *(f"  {_stage_line(run, stage)}" for stage in run.stages)]
+        if run.restarts:
+            lines.append(f"  restarted {run.restarts} times: {'; '.join(run.stops[-3:])}")
+        if run.goodput is not None:
+            lines.append(
+                f"  goodput {100 * run.goodput:.0f} % of {_clock(run.allocated_seconds)} allocated to the training"
+            )
+        if run.advice:
+            lines.append(f"  continue with: {run.advice}")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _stage_line(run: RunStatus, stage: StageStatus) -> str:
+    names = {"open": "not begun", "gone": "GONE", "failed": "FAILED"}
+    state = names.get(stage.state, stage.state)
+    job = next((part.job for part in stage.parts if part.state == stage.state and part.job), None)
+    words = [f"{stage.stage:8}{state:10}"]
+    if stage.stage == "train":
+        words += _progress(run, stage.state == "running")
+    elif len(stage.parts) > 1 or stage.stage in ("extract", "probe"):
+        words.append(f"{stage.done}/{len(stage.parts)} done")
+    if stage.state not in ("done", "open"):
+        words.append(f"job {job}" if job else "")
+        words.append(stage.why)
+    return ", ".join(word for word in words if word).replace(" ,", "  ", 1).rstrip()
+
+
+def _progress(run: RunStatus, running: bool) -> list[str]:
+    words = []
+    if run.epoch is not None:
+        words.append(f"epoch {run.epoch:.1f}/{run.epochs}")
+    if run.step is not None:
+        words.append(f"step {run.step}/{run.steps or '?'}")
+    if running and run.images_per_second is not None:
+        words.append(f"{run.images_per_second:.0f} images/s")
+        if run.seconds_left is not None:
+            words.append(f"{_clock(run.seconds_left)} to go")
+    return words
+
+
+def _clock(seconds: float) -> str:
+    days, rest = divmod(round(seconds), 86400)
+    clock = f"{rest // 3600:d}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
+    return f"{days}-{clock}" if days else clock
+
+
+def _plain(run: RunStatus) -> dict[str, object]:
+    """JSON of a run."""
+    values = dataclasses.asdict(run)
+    values["stages"] = {
+        stage.stage: {
+            "state": stage.state, "done": stage.done, "of": len(stage.parts),
+            "parts": [dataclasses.asdict(part) for part in stage.parts],
+        }
+        for stage in run.stages
+    }  # fmt: skip
+    return {**values, "goodput": run.goodput, "advice": run.advice}

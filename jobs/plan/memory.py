@@ -1,0 +1,58 @@
+"""Whether the probes' jobs get the memory that they take, from what is known before anything has been extracted."""
+
+from __future__ import annotations
+
+from jobs.plan.cluster import Cluster
+from trex.config.schema import Config
+from trex.errors import UserError
+from trex.probing.memory import Size, needs_of, used_bytes
+
+#: Widths of torchvision's ResNets; the others that can be trained have 2048.
+_NARROW = {"resnet18": 512, "resnet34": 512}
+
+
+def require_memory(config: Config, cluster: Cluster) -> float:
+    """The gigabytes that the largest probe of the config takes; 0 where none of its datasets has known counts.
+
+    Raises:
+        UserError: if `probe.memory_gb` is too little for one, or the cluster file asks for less than it takes.
+    """
+    largest, largest_set = 0.0, ""
+    for name in config.extract.datasets:
+        size = _size(name, config)
+        if size is None:
+            continue
+        for need in needs_of(name, config.probe):
+            try:
+                used = used_bytes(size, need, config.probe.memory_gb * 1e9) / 1e9
+            except UserError as error:
+                raise UserError(f"memory: probes of {name}: {error}") from error
+            if used > largest:
+                largest, largest_set = used, name
+    asked = cluster.probe.memory_gb
+    if asked and largest > asked:
+        least = min(config.probe.memory_gb, asked)
+        raise UserError(
+            f"memory: probes of {largest_set} take up to {largest:.1f} GB (probe.memory_gb is "
+            f"{config.probe.memory_gb:g}), and the cluster file asks for {asked} GB: raise probe: memory_gb there, or "
+            f"set probe.memory_gb={least:g}, which is slower"
+        )
+    return largest
+
+
+def _size(name: str, config: Config) -> Size | None:
+    from trex.datasets.registry import find
+
+    try:
+        counts = find(name, config.data).counts
+    except UserError:
+        return None  # said where it is looked for
+    if counts is None:
+        return None
+    return Size(counts.trainval, counts.test, _dim(config), counts.classes)
+
+
+def _dim(config: Config) -> int:
+    if config.extract.weights == "pixels":
+        return 3 * config.extract.crop**2
+    return _NARROW.get(config.model.encoder, 2048)

@@ -1,0 +1,157 @@
+"""What of a run is still to be done, from its files alone. Imports nothing heavy: submitting asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jobs.plan.spec import STAGES, Item, Stage, TaskSpec
+from trex.config.schema import WEIGHTS_OF_RUN, Config, ProbeConfig
+from trex.errors import UserError
+from trex.probing.kinds import is_result_of, made_from, probe_kinds
+from trex.records.manifest import newest_manifest
+from trex.records.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, in order, and what is not because it is done."""
+
+    specs: tuple[TaskSpec, ...]
+    done: tuple[Stage, ...]
+
+
+def plan(run: RunDir, config: Config, stages: Sequence[Stage]) -> Plan:
+    """The missing work of some stages, in order. A stage before the wanted ones is not included.
+
+    Raises:
+        UserError: if there are features that something else made than what this config would: they are never mixed.
+    """
+    specs, done = [], []
+    wants_training = config.extract.weights == "trained" or tuple(stages) != STAGES  # or asked for by name
+    trains = "train" in stages and wants_training and not is_trained(run)
+    if "extract" in stages:
+        _refuse_other_features(run, config, to_be_trained=trains and config.extract.weights == "trained")
+    extracted: set[str] = set()
+    for stage in (one for one in STAGES if one in stages):
+        missing: tuple[Item, ...] = ()
+        if stage == "extract":
+            missing = tuple(item for item in items(stage, config) if not is_there(run, config, stage, item))
+            extracted = {item.dataset for item in missing}
+        elif stage == "probe":
+            missing = tuple(
+                item for item in items(stage, config) if item.dataset in extracted or not _is_probed(run, config, item)
+            )
+        if missing or stage == "report" or (stage == "train" and trains):
+            specs.append(TaskSpec(stage, str(run.root), missing))
+        else:
+            done.append(stage)
+    return Plan(tuple(specs), tuple(done))
+
+
+def stages_of(name: str) -> tuple[Stage, ...]:
+    """The stages that a command does: `run` all of them."""
+    return STAGES if name == "run" else tuple(stage for stage in STAGES if stage == name)
+
+
+def _refuse_other_features(run: RunDir, config: Config, to_be_trained: bool) -> None:
+    """Raise UserError if a feature file is there that these weights and settings did not make. Cheap: the images and
+    the weights' values are compared by the job itself."""
+    there = [path for name in config.extract.datasets for path in _feature_files(run, name) if path.exists()]
+    if not there:
+        return
+    from trex.features.origin import origin
+    from trex.features.store import other_features, read_about
+
+    found = {path: asdict(read_about(path)[0]) for path in there}
+    wanted = origin(run, config)
+    if to_be_trained:
+        wanted["weights"] = "the training, when it has finished"
+    elif config.extract.weights == "trained" and any(about["weights"] != wanted["weights"] for about in found.values()):
+        wanted = origin(run, config, read_states=True)  # the newest checkpoint may be damaged: the job takes another
+    for path, about in found.items():
+        if differences := [f"{key}: {wanted[key]} and {about[key]}" for key in wanted if wanted[key] != about[key]]:
+            raise other_features(path, differences)
+
+
+def _is_probed(run: RunDir, config: Config, item: Item) -> bool:
+    """Whether all results of an item are there, made from the features that are there. Features that were deleted
+    afterwards are not missed."""
+    if not is_there(run, config, "probe", item):
+        return False
+    files = _feature_files(run, item.dataset)
+    if not all(path.exists() for path in files):
+        return True
+    from trex.features.store import read_about
+
+    (about, trainval), (_, test) = map(read_about, files)
+    return all(
+        is_result_of(run.probe(item.dataset, kind, seed), made_from(config.probe, kind, about, (trainval, test)))
+        for kind, seed in _results(config, item)
+    )
+
+
+def items(stage: Stage, config: Config) -> tuple[Item, ...]:
+    """All that a stage goes through: datasets; for probes each with as many of the seeds as one job does."""
+    if stage == "extract":
+        return tuple(Item(name) for name in config.extract.datasets)
+    if stage == "probe":
+        return tuple(Item(name, seeds) for name in config.extract.datasets for seeds in _seeds_of_jobs(config.probe))
+    return ()
+
+
+def is_there(run: RunDir, config: Config, stage: Stage, item: Item) -> bool:
+    """Whether all files of an item are there: both parts' features; results of every kind of probe and every seed."""
+    if stage == "extract":
+        return all(path.exists() for path in _feature_files(run, item.dataset))
+    return all(run.probe(item.dataset, kind, seed).exists() for kind, seed in _results(config, item))
+
+
+def _feature_files(run: RunDir, dataset: str) -> tuple[Path, Path]:
+    return run.features(dataset, "trainval"), run.features(dataset, "test")
+
+
+def _results(config: Config, item: Item) -> list[tuple[str, int]]:
+    """Kind and seed of each probe of an item."""
+    seeds = item.seeds or range(config.probe.seeds)
+    return [(kind, seed) for kind in probe_kinds(config.probe) for seed in seeds]
+
+
+def _seeds_of_jobs(config: ProbeConfig) -> list[tuple[int, ...]]:
+    size = config.seeds_per_job or (1 if config.protocol == "published" else config.seeds)
+    if size >= config.seeds:
+        return [()]
+    seeds = range(config.seeds)
+    return [tuple(seeds[start : start + size]) for start in seeds[::size]]
+
+
+def require_files(run: RunDir, config: Config, stage: str) -> None:
+    """Raise UserError if a weights file is not there that the stage, or one of all with `run`, would read: a mistake
+    that should not wait in a queue. A started training does not read its file again."""
+    wanted = {}
+    if stage in ("extract", "run") and config.extract.weights not in WEIGHTS_OF_RUN:
+        wanted["extract.weights"] = config.extract.weights
+    if stage in ("train", "run") and config.train.start and not any(run.checkpoints.glob("epoch-*")):
+        wanted["train.start"] = config.train.start
+    for setting, path in wanted.items():
+        if not Path(path).is_file():
+            words = f"; expected {', '.join(WEIGHTS_OF_RUN)}, or a file" if setting == "extract.weights" else ""
+            raise UserError(f"{setting}: there is no file {path}{words}")
+
+
+def missing_data(config: Config, specs: Sequence[TaskSpec]) -> dict[str, Path]:
+    """Datasets that these would read and that are not where they are looked for, with that folder, seen from this
+    machine: a cluster's nodes may have folders that its login node has not."""
+    from trex.datasets.registry import folder_of, made_without_files
+
+    names = [config.data.dataset] if any(spec.stage == "train" for spec in specs) else []
+    names += [item.dataset for spec in specs if spec.stage == "extract" for item in spec.items]
+    folders = {name: folder_of(name, config.data) for name in names if not made_without_files(name)}
+    return {name: folder.absolute() for name, folder in folders.items() if not folder.is_dir()}
+
+
+def is_trained(run: RunDir) -> bool:
+    """Whether the newest checkpoint says that the training is complete."""
+    newest = newest_manifest(run.checkpoints)
+    return newest is not None and newest[1]["finished"]

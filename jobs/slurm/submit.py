@@ -1,0 +1,245 @@
+"""Submitting to Slurm through submitit: what the batch script asks for, what it does before and after the job."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import shlex
+import stat
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from jobs import environment
+from jobs.plan.cluster import WORD, Cluster
+from jobs.plan.spec import TaskSpec
+from jobs.slurm import queue
+from jobs.slurm.snapshot import code_digest, take_snapshot
+from jobs.worker.attempts import state_path
+from jobs.worker.task import run_task
+from trex.errors import TrexError, UserError
+from trex.files import append_line, read_lines
+from trex.records.run_dir import RunDir
+
+#: What sbatch says when the controller is busy or restarting; asking again helps.
+_TRANSIENT = (
+    "Socket timed out", "Unable to contact slurm controller", "Connection refused", "Connection timed out",
+    "Connection reset", "Resource temporarily unavailable", "Zero Bytes were transmitted", "Transport endpoint",
+)  # fmt: skip
+_PAUSES = (1.0, 3.0, 9.0)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One call of sbatch: a job, or an array with an element a spec. All specs are of one stage of one run."""
+
+    specs: tuple[TaskSpec, ...]
+    dependency: str = ""  #: what has to end before, in the words of sbatch, such as afterok:12
+    parallel: int = 0  #: elements that run at once; 0: as many as the cluster lets
+
+    @property
+    def stage(self) -> str:
+        """The stage of all specs."""
+        return self.specs[0].stage
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Name of the state file of each spec."""
+        return tuple(spec.keys[0] for spec in self.specs)
+
+
+class Submitter:
+    """Submits the work of one run to one cluster."""
+
+    def __init__(self, run: RunDir, cluster: Cluster) -> None:
+        """Raises UserError if the run's path or one of the SBATCH_ variables cannot stand in a batch script."""
+        self.run, self.cluster = run, cluster
+        self.folder = run.jobs / "slurm"
+        self.defaults = environment.sbatch_defaults()
+        if not str(run.root).isprintable() or set("%\\") & set(str(run.root)):
+            raise UserError(
+                f"{str(run.root)!r}: Slurm cannot write logs there: choose a path without \\, % or controls"
+            )
+        for option, value in self.defaults.items():
+            if not re.fullmatch(WORD, value):
+                raise UserError(f"SBATCH_{option.upper()} is {value!r}: expected a plain word")
+
+    def text(self, work: Work) -> str:
+        """The batch script of `work`, as `submit` would write it; creates nothing."""
+        executor = self._executor(work, self.run.code / code_digest(), comment=f"{self._label(work)}:<unique>")
+        if len(work.specs) > 1:
+            executor.parameters["map_count"] = len(work.specs)
+        return str(executor._make_submission_file_text(executor._submitit_command_str, "<unique>"))
+
+    def submit(self, work: Work) -> dict[str, str]:
+        """Submit `work`.
+
+        Returns:
+            The job id of each key: `123`, or `123_4` for an array's element.
+
+        Raises:
+            UserError: if Slurm refuses it; TrexError: if Slurm does not answer. No job is left in the queue then.
+        """
+        make_private(self.run.jobs)
+        self.folder.mkdir(exist_ok=True, mode=0o700)
+        code = take_snapshot(self.run)
+        environment.leave_allocation()
+        logging.getLogger("submitit").setLevel(logging.ERROR)
+        comment = f"{self._label(work)}:{secrets.token_hex(6)}"
+        ids = self._call_sbatch(work, self._executor(work, code, comment), comment)
+        jobs = dict(zip(work.keys, ids, strict=True))
+        line = {
+            "time": round(time.time(), 3), "stage": work.stage, "jobs": jobs, "comment": comment, "code": code.name,
+            "dependency": work.dependency,
+        }  # fmt: skip
+        append_line(submissions_path(self.run), line)
+        return jobs
+
+    def _label(self, work: Work) -> str:
+        return f"trex:{self.run.name}:{work.stage}"
+
+    def _call_sbatch(self, work: Work, executor: submitit.SlurmExecutor, comment: str) -> list[str]:
+        """Call sbatch, again if the controller is busy. A reply may be lost after the job was taken: such a job is
+        found by its comment and cancelled before the next try, so that there are never two.
+        """
+        for pause in (*_PAUSES, None):
+            try:
+                with executor.batch():
+                    jobs = [executor.submit(run_task, spec) for spec in work.specs]
+                return [str(job.job_id) for job in jobs]
+            except (FailedJobError, FailedSubmissionError) as error:
+                message = str(error).strip()
+            except RuntimeError as error:  # submitit found no srun
+                raise UserError(
+                    f"there is no Slurm on this machine ({error}); --cluster local works without"
+                ) from error
+            transient = any(word.lower() in message.lower() for word in _TRANSIENT)
+            time.sleep(pause if transient and pause else 0)
+            _cancel_all(comment)
+            if not transient:
+                raise UserError(f"Slurm refused the {work.stage} job: {message}\n{_advice(message)}")
+        raise TrexError(f"Slurm did not take the {work.stage} job, asked {len(_PAUSES) + 1} times: {message}")
+
+    # ---- the batch script
+
+    def _executor(self, work: Work, code: Path, comment: str) -> submitit.SlurmExecutor:
+        stage = self.cluster.stage(work.stage)
+        # -P: without it Python would look for the code in the folder of the submission first, not in the snapshot.
+        executor = _Executor(self.folder, max_num_timeout=1_000_000, python=f"{shlex.quote(sys.executable)} -P")
+        executor.update_parameters(
+            job_name=f"{self.run.name}-{work.stage}", nodes=stage.nodes, ntasks_per_node=stage.tasks,
+            cpus_per_task=stage.cpus_per_task,
+            gpus_per_node=None if stage.names_gpus else stage.gpus_per_node or None,
+            array_parallelism=work.parallel or len(work.specs),
+            stderr_to_stdout=True, wckey=None, comment=comment, setup=self._before(code), teardown=self._after(work),
+            srun_args=_srun_arguments(stage.cpus_per_task), additional_parameters=self._options(work),
+        )  # fmt: skip
+        return executor
+
+    def _options(self, work: Work) -> dict[str, Any]:
+        """Options of sbatch that submitit has no word for, or none that suits."""
+        stage = self.cluster.stage(work.stage)
+        values: dict[str, Any] = {"time": stage.time, "signal": f"USR2@{stage.lead}", "requeue": True}
+        named = {"partition": stage.partition, "account": stage.account, "qos": stage.qos}
+        values |= self.defaults | {key: value for key, value in named.items() if value}
+        if stage.constraint:
+            values["constraint"] = stage.constraint
+        if stage.memory_gb:
+            values["mem"] = f"{stage.memory_gb}G"
+        if work.dependency:
+            values["dependency"] = work.dependency
+            values["kill-on-invalid-dep"] = "yes"  # else it would wait for ever once a job before it has failed
+        values |= {key: True if value == "yes" else value for key, value in stage.options.items()}
+        return values
+
+    def _before(self, code: Path) -> list[str]:
+        own = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
+        return [
+            f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+            "export SLURM_EXPORT_ENV=ALL  # the processes get this shell's environment, whatever sbatch was told",
+            f"rm -f -- {shlex.quote(str(self.folder))}/{own}_*.save_tmp  # submitit fails on what a killed start left",
+            "echo \"$(date '+%F %T') job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0}\"",
+            *self.cluster.setup,
+            "set +eu  # whatever the lines above set: the lines after srun are there for when it fails",
+        ]
+
+    def _after(self, work: Work) -> list[str]:
+        states = " ".join(shlex.quote(str(state_path(self.run, key))) for key in work.keys)
+        lines = Path(__file__).with_name("requeue.sh").read_text(encoding="utf-8").rstrip().splitlines()
+        again = f"trex {work.stage} {shlex.quote(str(self.run.root))}"
+        # The first line keeps srun's code; the last gives it to Slurm, which would else call every job COMPLETED.
+        return ["rc=$?", f"trex_states=({states})", f"trex_continue={shlex.quote(again)}", *lines, "exit $rc"]
+
+
+class _Executor(submitit.SlurmExecutor):
+    """Writes its script on a machine without Slurm too, for a dry run."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+
+def _srun_arguments(cpus_per_task: int) -> list[str]:
+    return [
+        "--kill-on-bad-exit=1",  # a rank that died would leave the others waiting in a collective
+        "--wait=0",  # some sites end a step soon after its first process has finished
+        "--open-mode=append",
+        f"--cpus-per-task={cpus_per_task}",  # since 22.05 srun does not take it from the batch script
+    ]
+
+
+def array_size(cluster: Cluster) -> int:
+    """How many elements an array may have; 1 where there are none."""
+    return min(queue.largest_array(), cluster.max_array_size or sys.maxsize)
+
+
+def submissions_path(run: RunDir) -> Path:
+    """What was submitted for a run, a line each."""
+    return run.jobs / "submitted.jsonl"
+
+
+def submitted_jobs(run: RunDir) -> list[tuple[str, tuple[str, str]]]:
+    """Key, and job id with comment, of all that was ever submitted, oldest first: a `dict` of it has the newest."""
+    lines = read_lines(submissions_path(run))
+    return [(key, (job_id, line["comment"])) for line in lines for key, job_id in line["jobs"].items()]
+
+
+def make_private(folder: Path) -> None:
+    """Create the folder of the job files for its owner alone: submitit's are pickles, and who can exchange one runs
+    code as the owner.
+
+    Raises:
+        UserError: if it belongs to another user or is a link.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    about = folder.lstat()
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
+        raise UserError(f"{folder}: a link, or another user's: job files are only put into a folder of your own")
+    folder.chmod(0o700)
+
+
+def _cancel_all(comment: str) -> None:
+    """Cancel what a call of sbatch left in the queue although it reported a failure."""
+    for _ in range(3):
+        try:
+            queue.cancel(job.job_id for job in queue.queued_jobs() if job.comment == comment)
+            return
+        except TrexError:
+            time.sleep(2.0)
+    raise TrexError(
+        f"Slurm answers neither sbatch nor squeue. Whether the job was taken is not known: when Slurm is back, "
+        f"`squeue --me --format '%i %k'` shows it with the comment {comment} if so; scancel it before submitting again."
+    )
+
+
+def _advice(message: str) -> str:
+    if "MaxSubmitJob" in message or "max_submit" in message.lower() or "QOSMaxSubmit" in message:
+        return "You have as many jobs in the queue as the site allows; submit again when some have ended."
+    return "`trex check CONFIG --cluster NAME` says which setting of the cluster file it is."

@@ -1,0 +1,168 @@
+"""How the ranks of a job find each other: rank 0 listens on a free port and publishes where, in the run folder.
+
+No port is computed or configured, so jobs that share a node cannot collide; no host name needs to resolve. The file
+carries the job's id and restart count, so a requeued job never meets its earlier life.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import socket
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs import environment, programs
+from jobs.environment import Task
+from trex.errors import Interrupted, TrexError
+from trex.files import read_json, write_json
+from trex.interruption import StopRequest
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+#: Slurm may start the tasks of a job minutes apart when file systems are slow.
+WAIT_SECONDS = 600.0
+
+
+def meet(folder: Path, key: str, task: Task, stop: StopRequest) -> Store | None:
+    """A key-value store that all ranks of this attempt share; None for a single process.
+
+    Raises:
+        Interrupted: if asked to stop while waiting; TrexError: if rank 0 does not show up.
+    """
+    if task.world == 1:
+        return None
+    path = _place(folder, key, task)
+    store = _open(path, task) if task.rank == 0 else _join(path, task, stop)
+    _wait_for_all(store, task, stop)
+    if task.node_count > 1:
+        _choose_interface(store, task)
+    return store
+
+
+def cancel(folder: Path, key: str, task: Task, reason: str) -> None:
+    """Tell the waiting ranks that rank 0 does not come, so that none of them waits for it."""
+    if task.world > 1:
+        write_json(_place(folder, key, task), {"canceled": reason})
+
+
+def _place(folder: Path, key: str, task: Task) -> Path:
+    return folder / "rendezvous" / f"{key}-{task.job_id}-{task.restart}.json"
+
+
+def _open(path: Path, task: Task) -> Store:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=WAIT_SECONDS))
+    token = secrets.token_hex(16)
+    store.set("token", token)
+    addresses = _own_addresses(task) if task.node_count > 1 else ["127.0.0.1"]
+    write_json(path, {"addresses": addresses, "port": store.port, "token": token, "node": task.node})
+    return store
+
+
+def _join(path: Path, task: Task, stop: StopRequest) -> Store:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        stop.check()
+        if path.exists():
+            place = read_json(path)
+            if "canceled" in place:
+                raise TrexError(f"rank 0 ended before the ranks met: {place['called_off']}")
+            for address in place["addresses"]:
+                store = _connect(address, place["port"], place["token"])
+                if store is not None:
+                    if place["node"] != task.node:  # a neighbor may come by an address that leads nowhere from afar
+                        store.set("reached", address)
+                    return store
+        time.sleep(0.1)
+    raise TrexError(f"rank 0 could not be reached within {WAIT_SECONDS:.0f} s ({path}): did its process die?")
+
+
+def _wait_for_all(store: Store, task: Task, stop: StopRequest) -> None:
+    """Wait until every rank is at the store. All go on, or all leave: the first to decide decides for all.
+
+    A signal during start-up may end one rank before it can catch it, and find another here; without a decision that
+    rank would wait in the back end's own rendezvous until its time-out.
+    """
+    if store.add("arrived", 1) == task.world:
+        store.compare_set("decision", "", "go")
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        if stop:
+            store.compare_set("decision", "", "off")
+        if store.check(["decision"]):
+            if store.get("decision") == b"go":
+                return
+            raise Interrupted("stopped before all ranks had met; nothing was begun, the same command starts it")
+        if time.monotonic() > deadline:
+            raise TrexError(f"not all {task.world} ranks came within {WAIT_SECONDS:.0f} s: did one of them die?")
+        time.sleep(0.05)
+
+
+def _connect(address: str, port: int, token: str) -> Store | None:
+    """The store at that place if it is this job's: another may listen on the same port of another machine."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    try:
+        socket.create_connection((address, port), timeout=2.0).close()
+        store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=10))
+        if store.get("token").decode() != token:
+            return None
+    except (OSError, RuntimeError):
+        return None
+    store.set_timeout(timedelta(seconds=WAIT_SECONDS))
+    return store
+
+
+def _own_addresses(task: Task) -> list[str]:
+    """Where this node may be reached, the likeliest first: Slurm's own idea of it, its name, its default route."""
+    found = []
+    answer = programs.run(["scontrol", "show", "node", "--oneliner", task.node], timeout=10)
+    match = re.search(r"NodeAddr=(\S+)", answer.stdout) if answer.ok else None
+    for name in [match.group(1) if match else "", socket.gethostname(), socket.getfqdn()]:
+        try:
+            found += [str(info[4][0]) for info in socket.getaddrinfo(name, None, socket.AF_INET)] if name else []
+        except OSError:
+            continue
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("10.255.255.255", 1))  # sends nothing: only asks which address the route would use
+            found.append(probe.getsockname()[0])
+        except OSError:
+            pass
+    return list(dict.fromkeys(found))
+
+
+def _choose_interface(store: Store, task: Task) -> None:
+    """Tell gloo which network interface leads to the other nodes, unless the user did. It otherwise takes the one the
+    host's name resolves to, on many systems the loopback."""
+    if environment.get("GLOO_SOCKET_IFNAME"):
+        return
+    reached = store.get("reached").decode()
+    address = reached
+    if task.rank != 0:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((reached, 1))
+            address = probe.getsockname()[0]
+    name = _interface_of(address)
+    if name is not None:
+        environment.update({"GLOO_SOCKET_IFNAME": name})
+
+
+def _interface_of(address: str) -> str | None:
+    import fcntl
+    import struct
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                reply = fcntl.ioctl(probe.fileno(), 0x8915, struct.pack("256s", name[:15].encode()))  # SIOCGIFADDR
+            except OSError:
+                continue
+            if socket.inet_ntoa(reply[20:24]) == address:
+                return name
+    return None

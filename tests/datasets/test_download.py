@@ -1,0 +1,197 @@
+"""Archives from a real web server: cut off, gone on with, verified; hostile ones change nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import stat
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.datasets.conftest import photo
+from trex.datasets import download
+from trex.datasets.download import Archive, fetch, get, unpack
+from trex.errors import TrexError, UserError
+
+
+class Site:
+    """What a server gives out, and how badly."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.cut_after: list[int] = []  #: bytes after which the next connections break
+        self.ranges = True
+        self.asked: list[str | None] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    def __init__(self, site: Site, *arguments: object) -> None:
+        self.site = site
+        super().__init__(*arguments)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.site.asked.append(wanted)
+        content = self.site.files.get(self.path)
+        if content is None:
+            self.send_error(404)
+            return
+        first = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.site.ranges else 0
+        if first and first >= len(content):
+            self.send_error(416)
+            return
+        self.send_response(206 if wanted and self.site.ranges else 200)
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        cut = self.site.cut_after.pop(0) if self.site.cut_after else len(content)
+        self.wfile.write(content[first : first + cut])
+
+    def log_message(self, *_words: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site() -> Iterator[tuple[Site, str]]:
+    site = Site()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, site))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield site, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def tar_of(*entries: tuple[str, bytes], mode: str = "w:gz") -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode) as tar:
+        for name, content in entries:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def ignore(_text: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_cut_off_download_goes_on_and_is_verified_and_unpacked(tmp_path: Path, site, ranges: bool) -> None:
+    server, url = site
+    content = tar_of(("dtd/images/a.jpg", photo()), ("dtd/labels/train1.txt", b"a.jpg\n"))
+    server.files["/dtd.tar.gz"] = content
+    server.ranges, server.cut_after = ranges, [100, 50]
+    archive = Archive(f"{url}/dtd.tar.gz", hashlib.md5(content).hexdigest())
+    get((archive,), tmp_path / "dtd", ignore)
+    assert (tmp_path / "dtd/dtd/images/a.jpg").read_bytes() == photo()
+    assert server.asked == [None, "bytes=100-", "bytes=150-" if ranges else "bytes=50-"]
+    get((archive,), tmp_path / "dtd", ignore)
+    assert len(server.asked) == 3, "what is there is not fetched again"
+    assert sorted(path.name for path in (tmp_path / "dtd").iterdir()) == [".downloads", "dtd"]
+
+
+def test_part_left_by_a_killed_download_is_gone_on_with(tmp_path: Path, site) -> None:
+    server, url = site
+    server.files["/x.mat"] = content = bytes(range(256)) * 40
+    (tmp_path / "x.mat.part").write_bytes(content[:5000])
+    assert fetch(Archive(f"{url}/x.mat"), tmp_path, ignore).read_bytes() == content
+    assert server.asked == ["bytes=5000-"]
+
+
+def test_complete_part_needs_nothing_more(tmp_path: Path, site) -> None:
+    server, url = site
+    server.files["/x.mat"] = content = b"abc" * 100
+    (tmp_path / "x.mat.part").write_bytes(content)
+    assert fetch(Archive(f"{url}/x.mat"), tmp_path, ignore).read_bytes() == content
+
+
+def test_other_content_than_the_official_is_deleted_and_said(tmp_path: Path, site) -> None:
+    server, url = site
+    server.files["/x.mat"] = b"something else"
+    with pytest.raises(UserError, match=r"MD5 is .*, expected 0{32}: not the official file"):
+        fetch(Archive(f"{url}/x.mat", "0" * 32), tmp_path, ignore)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_site_without_the_file_is_named(tmp_path: Path, site) -> None:
+    with pytest.raises(TrexError, match=r"/none.zip: the site answers 404"):
+        fetch(Archive(f"{site[1]}/none.zip"), tmp_path, ignore)
+
+
+def test_site_that_keeps_breaking_off_leaves_what_came(tmp_path: Path, site) -> None:
+    server, url = site
+    server.files["/x.mat"] = b"x" * 1000
+    server.cut_after = [10] * 5
+    with pytest.raises(TrexError, match="kept, try again later"):
+        fetch(Archive(f"{url}/x.mat"), tmp_path, ignore)
+    assert (tmp_path / "x.mat.part").stat().st_size == 50
+
+
+def test_official_addresses_are_https_but_for_none_and_digests_are_whole() -> None:
+    for archives in download.ARCHIVES.values():
+        for archive in archives:
+            assert archive.url.startswith("https://")
+            assert archive.md5 is None or len(archive.md5) == 32
+
+
+def tar_with(info: tarfile.TarInfo) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        tar.addfile(info)
+    return out.getvalue()
+
+
+def link(kind: bytes, target: str) -> bytes:
+    info = tarfile.TarInfo("images/x")
+    info.type, info.linkname = kind, target
+    return tar_with(info)
+
+
+def zip_of(name: str, content: bytes, mode: int = 0) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as made:
+        info = zipfile.ZipInfo(name)
+        info.external_attr = mode << 16
+        made.writestr(info, content, zipfile.ZIP_DEFLATED)
+    return out.getvalue()
+
+
+HOSTILE = {
+    "tar, parent": tar_of(("a/../../escaped", b"x")),
+    "tar, absolute": tar_of(("/escaped", b"x")),
+    "tar, symbolic link": link(tarfile.SYMTYPE, "/etc/passwd"),
+    "tar, hard link": link(tarfile.LNKTYPE, "../../escaped"),
+    "tar, device": link(tarfile.CHRTYPE, ""),
+    "tar, same name twice": tar_of(("a", b"x"), ("a", b"y")),
+    "zip, parent": zip_of("../escaped", b"x"),
+    "zip, backslash": zip_of("..\\escaped", b"x"),
+    "zip, symbolic link": zip_of("x", b"/etc/passwd", stat.S_IFLNK | 0o777),
+    "tar, damaged": tar_of(("a", b"x" * 9999), ("b", photo()))[:-40],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_or_damaged_archive_changes_nothing(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "in" / "archive.bin"
+    path.parent.mkdir()
+    path.write_bytes(HOSTILE[name])
+    with pytest.raises(UserError, match=r"archive\.bin"):
+        unpack(path, tmp_path / "in" / "out")
+    assert list((tmp_path / "in" / "out").iterdir()) == []
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["archive.bin", "in", "out"]
+
+
+def test_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_ALLOWANCE", 1 << 20)
+    (tmp_path / "bomb.zip").write_bytes(zip_of("zeros", bytes(64 << 20)))
+    with pytest.raises(UserError, match="unpacks to more than 20 times its size"):
+        unpack(tmp_path / "bomb.zip", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,96 @@
+"""Data sets by name: what is found, and what the user is told where it is not."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trex.config.schema import DataConfig
+from trex.datasets.registry import load_split, load_splits
+from trex.errors import UserError
+
+
+def tree(folder: Path, layout: dict[str, int]) -> DataConfig:
+    """Class folders `part/class` with so many images each."""
+    for place, count in layout.items():
+        (folder / "mine" / place).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (4, 4), (i, 0, 0)).save(folder / "mine" / place / f"{i}.png")
+    return DataConfig(root=str(folder))
+
+
+def test_image_folder_needs_no_code(tmp_path: Path) -> None:
+    data = tree(tmp_path, {"train/b": 2, "train/a": 3, "val/a": 1, "val/b": 1})
+    (tmp_path / "mine/train/a/.DS_Store").write_bytes(b"x")
+    (tmp_path / "mine/train/a/notes.txt").write_bytes(b"x")
+    split = load_split("mine", "trainval", data)
+    assert split.classes == ("a", "b")
+    assert split.labels.tolist() == [0, 0, 0, 1, 1]
+    assert [split.name(i) for i in (0, 4)] == ["train/a/0.png", "train/b/1.png"]
+    assert split.read(2)[0, 0].tolist() == [2, 0, 0]
+
+
+def test_test_and_trainval_are_other_names_for_the_parts(tmp_path: Path) -> None:
+    assert len(load_split("mine", "test", tree(tmp_path, {"trainval/a": 3, "test/a": 2}))) == 2
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"val/a": 1}, r"expected a folder train/ or trainval/"),
+        ({"train/a": 1, "val/b": 1}, r"only in one of them: a, b"),
+        ({"train/a": 1, "train/b": 0, "val/a": 1, "val/b": 1}, r"train/b: a class folder without images"),
+        ({"train/a": 1, "val": 3}, r"validation archive is flat"),
+    ],
+)
+def test_wrong_layout_is_said(tmp_path: Path, layout: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_split("mine", "trainval", tree(tmp_path, layout))
+
+
+def test_unknown_name_gets_the_nearest_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Did you mean 'digits'\?"):
+        load_split("digit", "test", DataConfig(root=str(tmp_path)))
+
+
+def test_missing_folder_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"{tmp_path}/in1k.*data.folders.in1k"):
+        load_split("in1k", "test", DataConfig(root=str(tmp_path)))
+
+
+def test_wrong_counts_are_refused_unless_named_a_subset(tmp_path: Path) -> None:
+    tree(tmp_path, {"train/a": 2, "val/a": 1})
+    (tmp_path / "mine").rename(tmp_path / "in1k")
+    with pytest.raises(UserError, match=r"found 1 classes, 2 trainval and 1 test images; expected 1000, 1281167"):
+        load_split("in1k", "test", DataConfig(root=str(tmp_path)))
+    assert not load_split("in1k", "test", DataConfig(root=str(tmp_path), subsets=("in1k",))).comparable
+
+
+def test_digits_parts_are_disjoint_and_whole() -> None:
+    parts = load_splits("digits", DataConfig())
+    names = [{part.name(i) for i in range(len(part))} for part in parts.values()]
+    assert not names[0] & names[1]
+    assert len(names[0] | names[1]) == 1797
+    seen, unseen = (load_split(name, "test", DataConfig()) for name in ("digits_seen", "digits_unseen"))
+    assert seen.classes + unseen.classes == parts["test"].classes
+    assert len(seen) + len(unseen) == len(parts["test"])
+    assert parts["test"].read(0).shape == (8, 8, 3)
+    assert np.ptp(parts["test"].read(0)) > 200
+
+
+def test_digest_tells_names_labels_and_classes_apart(tmp_path: Path) -> None:
+    data = tree(tmp_path, {"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1})
+    before = load_split("mine", "trainval", data).digest
+    assert before == load_split("mine", "trainval", data).digest
+    assert before != load_split("mine", "test", data).digest
+    (tmp_path / "mine/train/a/0.png").rename(tmp_path / "mine/train/b/7.png")
+    assert before != load_split("mine", "trainval", data).digest
+
+
+def test_split_travels_to_workers_small() -> None:
+    split = load_split("digits", "trainval", DataConfig())
+    assert pickle.loads(pickle.dumps(split)).digest == split.digest

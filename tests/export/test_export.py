@@ -1,0 +1,198 @@
+"""What a run exports is what other people's programs read, and says what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
+
+from tests.released import HIDDEN, OUTPUT, Released, Wrapped, two_groups
+from trex.config import Config, load
+from trex.distributed import Ranks
+from trex.errors import UserError
+from trex.export.write import encoder_of, export, layout_of
+from trex.features.source import state_digest
+from trex.files import sha256, write_json
+from trex.model.trex import build_model
+from trex.model.weights import read_encoder
+from trex.records.run_dir import RunDir
+from trex.training.checkpoint import Checkpoints
+from trex.training.state import Position, TrainingState, make_optimizer
+
+CLASSES = ("0", "1", "2", "3", "4", "5", "6")
+
+
+def trained(root: Path, name: str = "little", finished: bool = True, memory: int = 96) -> RunDir:
+    """A run with a checkpoint after one real step of its model on noise."""
+    settings = [f"name={name}", f"runs={root}/runs", "data.dataset=digits_seen", "model.encoder=resnet18"]
+    sizes = [f"model.hidden_dim={HIDDEN}", f"model.output_dim={OUTPUT}", f"model.memory_size={memory}"]
+    config = load(None, Config, [*settings, *sizes, "train.epochs=20", "optimizer.lr=0.0001"])
+    torch.manual_seed(0)
+    model = build_model(config.model, len(CLASSES), Ranks(), seed=3)
+    optimizer = make_optimizer(model, config.optimizer, torch.device("cpu"))
+    model([torch.randn(4, 3, 32, 32)], torch.tensor([0, 1, 2, 3])).loss.backward()
+    optimizer.step()
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    at = Position(20, 0, 160) if finished else Position(3, 2, 26)
+    state = TrainingState(model, optimizer, scaler, at).to_dict(Ranks(), config, CLASSES, "d" * 64)
+    run = RunDir.of(config)
+    Checkpoints(run.checkpoints).write({**state, "start": None}, keep=1, finished=finished)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunDir:
+    return trained(tmp_path_factory.mktemp("home"))
+
+
+def saved(run: RunDir) -> dict[str, Any]:
+    newest = Checkpoints(run.checkpoints).newest()
+    assert newest is not None
+    return newest.load()
+
+
+def test_encoder_file_has_torchvisions_keys_without_fc(run: RunDir, tmp_path: Path) -> None:
+    export(run, tmp_path / "encoder.pth", "encoder", license=None)
+    resnet = torchvision.models.resnet18()
+    missing, unexpected = resnet.load_state_dict(torch.load(tmp_path / "encoder.pth", weights_only=True), strict=False)
+    assert (sorted(missing), unexpected) == (["fc.bias", "fc.weight"], [])
+
+
+@pytest.mark.slow
+def test_resnet50s_file_misses_exactly_fc(tmp_path: Path) -> None:
+    config = load(None, Config, ["model.memory_size=0", f"runs={tmp_path}", "name=fifty"])
+    model = build_model(config.model, 7, Ranks(), seed=0)
+    optimizer, scaler = make_optimizer(model, config.optimizer, torch.device("cpu")), torch.amp.GradScaler("cpu")
+    state = TrainingState(model, optimizer, scaler, Position(1, 0, 8)).to_dict(Ranks(), config, CLASSES, "")
+    Checkpoints(RunDir.of(config).checkpoints).write(state, keep=1)
+    export(RunDir.of(config), tmp_path / "encoder.pth", "encoder", license=None)
+    found = torchvision.models.resnet50().load_state_dict(
+        torch.load(tmp_path / "encoder.pth", weights_only=True), strict=False
+    )
+    assert (sorted(found.missing_keys), found.unexpected_keys) == (["fc.bias", "fc.weight"], [])
+    import timm
+
+    timm.create_model("resnet50", checkpoint_path=str(tmp_path / "encoder.pth"), num_classes=0)
+
+
+@pytest.mark.parametrize("name", ["encoder.pth", "encoder.pt", "model.safetensors", "x_checkpoint_full.pth"])
+def test_every_file_gives_back_the_same_bits(run: RunDir, tmp_path: Path, name: str) -> None:
+    export(run, tmp_path / name, layout_of(Path(name), None), license=None)
+    found, expected = read_encoder(tmp_path / name, "resnet18"), encoder_of(saved(run))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_features_of_an_exported_encoder_are_those_of_the_run_in_torchvision_and_timm(
+    run: RunDir, tmp_path: Path
+) -> None:
+    import timm
+
+    export(run, tmp_path / "model.safetensors", "encoder", license=None)
+    ours = build_model(load(None, Config, _sizes()).model, 7, Ranks(), 0)
+    ours.load_state_dict(saved(run)["model"])
+    images = torch.randn(3, 3, 64, 64, dtype=torch.float64)
+    theirs = torchvision.models.resnet18()
+    theirs.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=False)
+    theirs.fc = torch.nn.Identity()
+    path = str(tmp_path / "model.safetensors")
+    in_timm = timm.create_model("resnet18", checkpoint_path=path, num_classes=0)
+    with torch.inference_mode():
+        expected = ours.eval().double().encoder(images)
+        torch.testing.assert_close(theirs.eval().double()(images), expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(in_timm.eval().double()(images), expected, rtol=1e-9, atol=1e-9)
+
+
+def _sizes() -> list[str]:
+    return [
+        "model.encoder=resnet18", f"model.hidden_dim={HIDDEN}", f"model.output_dim={OUTPUT}", "model.memory_size=96"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("memory", [96, 0])
+def test_full_file_loads_into_a_model_and_an_optimizer_of_the_released_layout(tmp_path: Path, memory: int) -> None:
+    run = trained(tmp_path, memory=memory)
+    export(run, tmp_path / "x_checkpoint_full.pth", "full", license=None)
+    found = torch.load(tmp_path / "x_checkpoint_full.pth", weights_only=True)
+    assert {"model", "optimizer", "epoch", "args", "fp16_scaler"} <= found.keys()
+    assert found["epoch"] == 20
+    theirs = Wrapped(Released(memory=memory > 0, clf=memory == 0))
+    theirs.load_state_dict(found["model"], strict=True)
+    optimizer = torch.optim.SGD(two_groups(theirs), lr=0.1, momentum=0.9)
+    optimizer.load_state_dict(found["optimizer"])
+    for name, parameter in theirs.named_parameters():
+        if parameter.requires_grad:
+            assert optimizer.state[parameter]["momentum_buffer"].shape == parameter.shape, name
+    assert optimizer.param_groups[1]["weight_decay"] == 0.0
+
+
+def test_card_says_what_it_is_from_what_and_how_well_it_does(run: RunDir, tmp_path: Path) -> None:
+    digest = state_digest(encoder_of(saved(run)))
+    for dataset, encoder, top1 in (("digits_unseen", digest, 0.9375), ("pets", "another encoder's", 0.5)):
+        result = {
+            "dataset": dataset, "probe": "exact", "seed": 0, "best": {"C": 1.0}, "edge": False, "comparable": True,
+            "features": {"encoder_digest": encoder}, "trials": [], "counts": {"test": 64},
+            "test": {"top1": top1, "mean_per_class": top1},
+        }  # fmt: skip
+        write_json(run.probe(dataset, "exact", 0), result)
+    write_json(run.environment, {"python": "3.12.1", "world": 4, "device": "cuda: X", "packages": {"torch": "2.14.1"}})
+    run.metrics.write_text('{"kind": "validation", "step": 160, "epoch": 20, "top1": 81.25, "top5": 95.0}\n')
+    done = export(run, tmp_path / "encoder.pth", "encoder", license="CC-BY-4.0")
+    text = done.card.read_text()
+    assert done.card == tmp_path / "encoder.md"
+    for expected in (
+        "# little: resnet18", "`digits_seen`, 7 classes", "Training finished: 20 epochs, 160 steps",
+        "torchvision.models.resnet18()", "top-1 81.25 %", "93.8", "hidden_dim: 32", "torch 2.14.1", "CC-BY-4.0.",
+        sha256(tmp_path / "encoder.pth"), digest, "4 x cuda: X",
+    ):  # fmt: skip
+        assert expected in text, expected
+    assert "pets" not in text, "a result of other weights"
+    assert str(tmp_path.parent) not in text, "a path of this machine"
+
+
+def test_unfinished_run_is_exported_and_the_card_says_so(tmp_path: Path) -> None:
+    done = export(trained(tmp_path, finished=False), tmp_path / "encoder.pth", "encoder", license=None)
+    assert not done.finished
+    text = done.card.read_text()
+    assert "**Training had not finished**: 3 of 20 epochs and 2 steps of the next, 26 steps in all." in text
+    assert "Not stated." in text
+
+
+@pytest.mark.parametrize("existing", ["encoder.pth", "encoder.md"])
+def test_nothing_is_replaced(run: RunDir, tmp_path: Path, existing: str) -> None:
+    (tmp_path / existing).write_text("mine")
+    with pytest.raises(UserError, match=f"{existing} exists"):
+        export(run, tmp_path / "encoder.pth", "encoder", license=None)
+    assert [path.name for path in tmp_path.iterdir()] == [existing]
+    assert (tmp_path / existing).read_text() == "mine"
+
+
+def test_run_without_a_checkpoint_says_to_train_first(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Train first: trex train nothing"):
+        export(RunDir(tmp_path / "nothing"), tmp_path / "encoder.pth", "encoder", license=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "expected"),
+    [
+        ("a.pth", None, "encoder"),
+        ("a.safetensors", None, "encoder"),
+        ("a_checkpoint_full.pth", None, "full"),
+        ("a.pth", "full", "full"),
+        ("a_checkpoint_full.pth", "encoder", "encoder"),
+    ],
+)
+def test_layout_is_as_asked_or_as_the_name_says(name: str, asked: Any, expected: str) -> None:
+    assert layout_of(Path(name), asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "expected"), [("a.bin", None, "ends in .pth"), ("a.safetensors", "full", "tensors only")]
+)
+def test_kind_of_file_that_there_is_not_is_refused(name: str, asked: Any, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        layout_of(Path(name), asked)

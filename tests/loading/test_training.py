@@ -1,0 +1,140 @@
+"""Batches are a function of seed and position: not of workers, ranks or the moment of a start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trex.config.schema import CropsConfig, DataConfig
+from trex.datasets.registry import load_split
+from trex.images.crops import multi_crop
+from trex.images.decode import ImageFault
+from trex.loading.evaluation import evaluation_batches, evaluation_image
+from trex.loading.order import epoch_order
+from trex.loading.training import Batch, TrainingBatches
+
+CROPS = CropsConfig(global_size=16, local_size=8, local_count=2)
+
+
+def batches(workers: int = 0, rank: int = 0, world: int = 1) -> TrainingBatches:
+    split = load_split("digits_seen", "trainval", DataConfig())
+    return TrainingBatches(split, CROPS, seed=3, batch_size=128, rank=rank, world=world, workers=workers)
+
+
+def take(made: TrainingBatches, epoch: int, step: int, count: int) -> list[Batch]:
+    try:
+        return list(islice(made.starting_at(epoch, step), count))
+    finally:
+        made.close()
+
+
+def same(a: Batch, b: Batch) -> bool:
+    tensors = zip((*a.crops, a.labels), (*b.crops, b.labels), strict=True)
+    return (a.epoch, a.step) == (b.epoch, b.step) and all(torch.equal(x, y) for x, y in tensors)
+
+
+def test_order_is_a_permutation_that_differs_by_epoch_and_seed() -> None:
+    assert sorted(epoch_order(100, 0, 0)) == list(range(100))
+    assert np.array_equal(epoch_order(100, 0, 0), epoch_order(100, 0, 0))
+    assert not np.array_equal(epoch_order(100, 0, 0), epoch_order(100, 0, 1))
+    assert not np.array_equal(epoch_order(100, 0, 0), epoch_order(100, 1, 0))
+
+
+def test_an_epoch_shows_each_image_at_most_once_and_drops_the_incomplete_batch() -> None:
+    made = batches()
+    places = list(islice(made.places(0, 0), made.steps_per_epoch))
+    images = [index for batch in places for _, index in batch]
+    assert made.steps_per_epoch == 1014 // 128
+    assert len(set(images)) == len(images) == made.steps_per_epoch * 128
+
+
+def test_starting_anywhere_gives_the_batches_of_an_uninterrupted_pass() -> None:
+    through = take(batches(), 0, 5, 4)  # crosses into epoch 1
+    assert [(b.epoch, b.step) for b in through] == [(0, 5), (0, 6), (1, 0), (1, 1)]
+    for batch in through:
+        assert same(take(batches(), batch.epoch, batch.step, 1)[0], batch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_change_nothing(workers: int) -> None:
+    alone, helped = take(batches(0), 0, 5, 4), take(batches(workers), 0, 5, 4)
+    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+def test_ranks_parts_together_are_the_batch_of_one_process() -> None:
+    whole = take(batches(), 0, 0, 1)[0]
+    parts = [take(batches(rank=rank, world=2), 0, 0, 1)[0] for rank in range(2)]
+    assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
+    for resolution, crops in enumerate(whole.crops):
+        by_crop = [part.crops[resolution].unflatten(0, (-1, 64)) for part in parts]
+        assert torch.equal(torch.cat(by_crop, dim=1).flatten(0, 1), crops)
+
+
+def test_crops_are_crop_major_and_globals_first() -> None:
+    """Row c * B + i of a resolution is crop c of image i."""
+    made = batches()
+    batch = take(made, 0, 0, 1)[0]
+    assert [crops.shape for crops in batch.crops] == [(128, 3, 16, 16), (256, 3, 8, 8)]
+    for i in (0, 1, 127):
+        epoch, index = next(made.places(0, 0))[i]
+        whole, parts = multi_crop(made.split.read(index), CROPS, 3, epoch, index)
+        assert batch.labels[i] == made.split.labels[index]
+        assert np.array_equal(batch.crops[0][i], whole[0])
+        assert all(np.array_equal(batch.crops[1][c * 128 + i], parts[c]) for c in range(2))
+
+
+@pytest.mark.slow
+def test_stop_signals_to_the_whole_process_tree_leave_the_workers_alive() -> None:
+    made = batches(workers=2)
+    stream = made.starting_at(0, 0)
+    next(stream)
+    workers = [worker.pid for worker in made._batches._workers]
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        for pid in workers:
+            os.kill(pid, number)
+    time.sleep(0.2)
+    assert len(list(islice(stream, 12))) == 12
+    made.close()
+    time.sleep(0.2)
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_image_ends_training_with_its_name(tmp_path, workers: int) -> None:
+    for part in ("train", "val"):
+        (tmp_path / "mine" / part / "a").mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (20, 20)).save(tmp_path / "mine" / part / "a" / f"{i}.jpg")
+    (tmp_path / "mine/train/a/2.jpg").write_bytes(b"")
+    split = load_split("mine", "trainval", DataConfig(root=str(tmp_path)))
+    made = TrainingBatches(split, CROPS, 0, 4, 0, 1, workers)
+    with pytest.raises(ImageFault, match=r"^\S+train/a/2.jpg: not a readable image \(the file is empty\)"):
+        next(made.starting_at(0, 0))
+    with pytest.raises(ImageFault, match=r"2.jpg"):
+        list(evaluation_batches(split, range(4), 16, 16, 4, workers))
+    made.close()
+
+
+def test_evaluation_image_is_torchvisions(photograph: np.ndarray) -> None:
+    from torchvision import transforms as T
+
+    reference = T.Compose([T.Resize(224, T.InterpolationMode.BICUBIC), T.CenterCrop(224)])
+    expected = np.asarray(reference(Image.fromarray(photograph))).transpose(2, 0, 1)
+    assert np.array_equal(evaluation_image(photograph, 224, 224), expected)
+
+
+def test_evaluation_gives_every_image_once_in_order() -> None:
+    split = load_split("digits", "test", DataConfig())
+    found = list(evaluation_batches(split, range(len(split)), 8, 8, 100, 0))
+    assert torch.cat([places for _, _, places in found]).tolist() == list(range(len(split)))
+    assert torch.cat([labels for _, labels, _ in found]).tolist() == split.labels.tolist()

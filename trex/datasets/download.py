@@ -1,0 +1,258 @@
+"""Official archives: fetched so that a broken connection costs nothing, verified, unpacked so that nothing escapes."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import stat
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from trex.errors import TrexError, UserError
+from trex.files import TEMPORARY, sync
+
+_BLOCK = 1 << 20
+#: An archive may unpack to so many times its size: images hardly shrink; a bomb does by thousands.
+_MAX_RATIO = 20
+_ALLOWANCE = 64 << 20
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file of an official site."""
+
+    url: str
+    md5: str | None = None  #: as the site or torchvision gives it; None where nobody does
+    into: str = ""  #: folder within the dataset's that it is unpacked or put into
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+_VGG = "https://www.robots.ox.ac.uk/~vgg/data"
+_INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com"
+
+#: Where each set is given out. The digests are those that torchvision 0.29 holds for the same files.
+ARCHIVES: dict[str, tuple[Archive, ...]] = {
+    "aircraft": (Archive(f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz"),),
+    "dtd": (Archive(f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz", "fff73e5086ae6bdbea199a49dfb8a4c1"),),
+    "eurosat": (
+        Archive(
+            "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
+            "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
+            "c8fa014336c82ac7804f0398fcb19387",
+        ),
+    ),
+    "flowers": (
+        Archive(f"{_VGG}/flowers/102/102flowers.tgz", "52808999861908f626f3c1f4e79d11fa"),
+        Archive(f"{_VGG}/flowers/102/imagelabels.mat", "e0620be6f572b9609742df49c70aed4d"),
+        Archive(f"{_VGG}/flowers/102/setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c"),
+    ),
+    "pets": (
+        Archive(f"{_VGG}/pets/data/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
+        Archive(f"{_VGG}/pets/data/annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f"),
+    ),
+    "food101": (
+        Archive("https://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "85eeb15f3717b99a5da872d97d918f87"),
+    ),
+    "inat2018": (
+        Archive(f"{_INAT}/2018/train_val2018.tar.gz", "b1c6952ce38f31868cc50ea72d066cc3"),
+        Archive(f"{_INAT}/2018/train2018.json.tar.gz"),
+        Archive(f"{_INAT}/2018/val2018.json.tar.gz"),
+    ),
+    "inat2019": (
+        Archive(f"{_INAT}/2019/train_val2019.tar.gz", "c60a6e2962c9b8ccbd458d12c8582644"),
+        Archive(f"{_INAT}/2019/train2019.json.tar.gz"),
+        Archive(f"{_INAT}/2019/val2019.json.tar.gz"),
+    ),
+}  # fmt: skip
+
+_COG = (
+    "CoG has images of ImageNet-21K, which needs an account at image-net.org (winter 2021 release); its two lists are "
+    "on the benchmark's page, https://europe.naverlabs.com/cog-benchmark. Put both pickles into the folder above, and "
+    "there, or in images/, a folder a WordNet id."
+)
+#: What a person has to do where a login, or a mirror of one's own choice, stands between.
+STEPS = {
+    "in1k": "Make an account at image-net.org, download ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and "
+    "ILSVRC2012_devkit_t12.tar.gz, and put them there. Three calls of torchvision then compare their MD5, unpack them "
+    "and sort the validation images by the development kit's labels: docs/datasets.md, ImageNet-1K.",
+    "cars196": "The official site is closed. Get either car_ims/ with cars_annos.mat, or cars_train/, cars_test/, "
+    "devkit/ and cars_test_annos_withlabels.mat, from a mirror that you trust; 16185 images. torchvision's issue 7545 "
+    "lists some.",
+    "sun397": "The official links are dead. Get SUN397.tar.gz (MD5 8ca2778205c41d23104230ba66911c7a) and the lists "
+    "ClassName.txt, Training_01.txt and Testing_01.txt of Partitions.zip from a mirror that you trust; put them beside "
+    "each other.",
+    **dict.fromkeys(("cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5"), _COG),
+}
+
+
+def get(archives: tuple[Archive, ...], folder: Path, say: Say) -> None:
+    """Fetch, verify and unpack archives into `folder`. What is there already is not fetched again; a download that was
+    cut off goes on where it was.
+
+    Raises:
+        UserError: if the content is not what the official digest says, or would leave the folder.
+        TrexError: if the site does not answer.
+    """
+    downloads = folder / ".downloads"
+    downloads.mkdir(parents=True, exist_ok=True)
+    for archive in archives:
+        done = downloads / f"{archive.name}.done"
+        if done.exists():
+            say(f"{archive.name}: is there")
+            continue
+        path = fetch(archive, downloads, say)
+        say(f"{archive.name}: unpacking")
+        unpack(path, folder / archive.into)
+        done.touch()
+        path.unlink()
+
+
+def fetch(archive: Archive, folder: Path, say: Say) -> Path:
+    """Download into `folder`, going on with a part that is there; returns the verified file."""
+    target, part = folder / archive.name, folder / f"{archive.name}.part"
+    if not target.exists():
+        for attempt in range(1, 6):
+            try:
+                _download(archive.url, part, say)
+                break
+            except (urllib.error.URLError, OSError, EOFError) as error:
+                if isinstance(error, urllib.error.HTTPError) and error.code < 500:
+                    raise TrexError(f"{archive.url}: the site answers {error.code} {error.reason}") from error
+                if attempt == 5:
+                    raise TrexError(f"{archive.url}: {error}; what came so far is kept, try again later") from error
+                say(f"{archive.name}: {error}; going on")
+        part.rename(target)
+    md5, sha256 = _digests(target)
+    if archive.md5 is not None and md5 != archive.md5:
+        target.unlink()
+        raise UserError(
+            f"{archive.url}: MD5 is {md5}, expected {archive.md5}: not the official file, deleted. Try again; if it "
+            f"stays, the site gives out something else."
+        )
+    checked = "MD5 is the official one" if archive.md5 else "nobody gives a digest to check it by"
+    say(f"{archive.name}: {target.stat().st_size} bytes, SHA-256 {sha256}; {checked}")
+    return target
+
+
+def _download(url: str, part: Path, say: Say) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
+    try:
+        answer = urllib.request.urlopen(request, timeout=60)  # noqa: S310
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing is left to send
+            return
+        raise
+    with closing(answer), part.open("ab") as file:
+        if answer.status != 206:  # the site cannot go on in the middle
+            file.truncate(0)
+            have = 0
+        left = answer.headers.get("Content-Length")
+        size = have + int(left) if left else None
+        shown = have
+        while block := answer.read(_BLOCK):
+            file.write(block)
+            have += len(block)
+            if have - shown >= 64 * _BLOCK:
+                shown = have
+                say(f"{part.stem}: {have >> 20} MiB{f' of {size >> 20}' if size else ''}")
+    if size is not None and have != size:
+        raise EOFError(f"the connection ended after {have} of {size} bytes")
+
+
+def _digests(path: Path) -> tuple[str, str]:
+    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            md5.update(block)
+            sha256.update(block)
+    return md5.hexdigest(), sha256.hexdigest()
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack into `folder`, all or nothing. A file that is no archive is put there as it is.
+
+    Raises:
+        UserError: if an entry is a link or a device, has a name that leaves the folder, or the content is far larger
+            than such an archive's can be; nothing has changed then.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder))
+    try:
+        if tarfile.is_tarfile(archive):
+            _write_entries(archive, _tar_entries(archive), temporary)
+        elif zipfile.is_zipfile(archive):
+            _write_entries(archive, _zip_entries(archive), temporary)
+        else:
+            shutil.copyfile(archive, temporary / archive.name)
+        for path in sorted(temporary.iterdir()):
+            target = folder / path.name
+            if target.is_dir() and path.is_dir():
+                shutil.copytree(path, target, dirs_exist_ok=True)
+            else:
+                path.replace(target)
+        sync(folder)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(f"{archive}: damaged ({error}); delete it and get it again") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+Entry = tuple[str, IO[bytes]]
+
+
+def _tar_entries(archive: Path) -> Iterator[Entry]:
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if member.isdir():
+                continue
+            if not member.isreg():
+                raise UserError(f"{archive}: holds a link or a device, {member.name!r}: refused")
+            content = tar.extractfile(member)
+            assert content is not None
+            yield member.name, content
+
+
+def _zip_entries(archive: Path) -> Iterator[Entry]:
+    with zipfile.ZipFile(archive) as opened:
+        for info in opened.infolist():
+            if info.is_dir():
+                continue
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG):
+                raise UserError(f"{archive}: holds a link or a device, {info.filename!r}: refused")
+            with opened.open(info) as content:
+                yield info.filename, content
+
+
+def _write_entries(archive: Path, entries: Iterator[Entry], folder: Path) -> None:
+    room = _MAX_RATIO * archive.stat().st_size + _ALLOWANCE
+    for name, content in entries:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+            raise UserError(f"{archive}: holds the path {name!r}, outside of its folder: refused")
+        target = folder / path
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = target.open("xb")
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"{archive}: holds {name!r} twice, or within another file: refused") from error
+        with file:
+            while block := content.read(_BLOCK):
+                room -= len(block)
+                if room < 0:
+                    raise UserError(f"{archive}: unpacks to more than {_MAX_RATIO} times its size: refused")
+                file.write(block)

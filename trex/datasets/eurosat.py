@@ -1,0 +1,43 @@
+"""EuroSAT (RGB): folders of classes without an official split."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from trex.datasets.imagefolder import image_names
+from trex.datasets.layout import find_base
+from trex.datasets.registry import Counts, Listing, dataset
+from trex.errors import UserError
+
+#: Images of each class in the official archive.
+CLASSES = {
+    "AnnualCrop": 3000, "Forest": 3000, "HerbaceousVegetation": 3000, "Highway": 2500, "Industrial": 2500,
+    "Pasture": 2000, "PermanentCrop": 2500, "Residential": 3000, "River": 2500, "SeaLake": 3000,
+}  # fmt: skip
+TEST_IMAGES = 810  #: of each class
+
+
+@dataset("eurosat", Counts(classes=10, trainval=18900, test=8100))
+def read_eurosat(folder: Path) -> Listing:
+    """Of each class the 810 images whose names, without the extension, have the smallest SHA-256 are the test set.
+
+    The split is a function of the names alone: the same on every machine and for every version of every library.
+    """
+    base = find_base(folder, tuple(CLASSES), ("2750", "EuroSAT", "EuroSAT/2750", "EuroSAT_RGB"))
+    trainval: tuple[list[str], list[int]] = ([], [])
+    test: tuple[list[str], list[int]] = ([], [])
+    remarks = []
+    for label, (name, expected) in enumerate(CLASSES.items()):
+        images = sorted(image_names(base / name))
+        by_digest = sorted(images, key=lambda image: hashlib.sha256(Path(image).stem.encode()).digest())
+        chosen = set(by_digest[:TEST_IMAGES])
+        if len(images) <= TEST_IMAGES:
+            raise UserError(f"{base / name}: {len(images)} images, expected {expected}: too few to split")
+        if len(images) != expected:
+            remarks.append(f"{name}: {len(images)} images, expected {expected}")
+        for image in images:
+            part = test if image in chosen else trainval
+            part[0].append(f"{name}/{image}")
+            part[1].append(label)
+    return Listing(tuple(CLASSES), trainval, test, folder=base, remark="; ".join(remarks))

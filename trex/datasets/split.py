@@ -1,0 +1,83 @@
+"""One split of a dataset: which images, with which labels, and how to read one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from trex.images.decode import RGB, read_rgb, read_rgb_fast
+
+SplitName = Literal["trainval", "test"]
+
+
+class Names:
+    """Many strings in one array of bytes: a list of a million paths costs every loader process most of a gigabyte."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64) if encoded else np.zeros(0, np.int64)
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        begin = int(self._ends[index - 1]) if index else 0
+        return self._bytes[begin : int(self._ends[index])].tobytes().decode("utf-8", "surrogateescape")
+
+    def digest(self) -> bytes:
+        """SHA-256 over all names and where each ends."""
+        return hashlib.sha256(self._ends.tobytes() + self._bytes.tobytes()).digest()
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split, immutable. Labels index `classes`."""
+
+    dataset: str
+    part: SplitName
+    classes: tuple[str, ...]
+    labels: np.ndarray  #: (n,) int64
+    names: Names  #: paths relative to `folder`, with forward slashes
+    folder: Path | None = None
+    problem: str = ""  #: how the dataset differs from the official one, if it does
+    arrays: np.ndarray | None = field(default=None, repr=False)  #: (n, H, W, 3) uint8, for sets that need no files
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether results compare with published ones: the counts are the official ones."""
+        return not self.problem
+
+    def name(self, index: int) -> str:
+        """Path of an image relative to the dataset's folder."""
+        return self.names[index]
+
+    def read(self, index: int, fast: bool = False) -> RGB:
+        """Decode image `index`: uint8 (H, W, 3). Raises ImageFault, which names the file."""
+        if self.arrays is not None:
+            rgb: RGB = self.arrays[index]
+            return rgb
+        assert self.folder is not None
+        read: Callable[[Path], RGB] = read_rgb_fast if fast else read_rgb
+        return read(self.folder / self.names[index])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over dataset, part, classes, labels and names: what features and checkpoints were made from."""
+        parts = hashlib.sha256()
+        for text in (self.dataset, self.part, *self.classes):
+            parts.update(hashlib.sha256(text.encode()).digest())
+        parts.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
+        parts.update(self.names.digest())
+        if self.arrays is not None:
+            parts.update(np.ascontiguousarray(self.arrays).tobytes())
+        return parts.hexdigest()

@@ -1,0 +1,143 @@
+"""The model card of exported weights: what they are, what they were made from, how well they do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import trex
+from trex.records.run_dir import RunDir
+from trex.reporting.collect import RunData, collect
+from trex.reporting.tables import markdown
+
+#: Sections of the config that decide what the weights are.
+_RECIPE = ("crops", "model", "optimizer", "train")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the card says of the file and the checkpoint it was made from."""
+
+    file: str
+    layout: str
+    file_digest: str
+    encoder_digest: str  #: as in feature files
+    checkpoint: str
+    checkpoint_digest: str
+    finished: bool
+    license: str | None
+    saved: Mapping[str, Any]  #: as `TrainingState.to_dict` made it
+
+
+def card(run: RunDir, facts: Facts) -> str:
+    """The card as Markdown."""
+    data = collect(run)
+    parts = [
+        f"# {run.name}: {facts.saved['config']['model']['encoder']}",
+        "\n".join(_introduction(facts)),
+        "## Use\n\n" + _use(facts),
+        "## Scores\n\n" + "\n\n".join(_scores(data, facts)),
+        "## Recipe\n\n```yaml\n" + _recipe(facts.saved["config"]) + "```",
+        "## Digests\n\n" + "\n".join(_digests(facts)),
+        "## Versions\n\n" + _versions(data.environment),
+        "## License\n\n" + _license(facts.license),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _introduction(facts: Facts) -> Iterator[str]:
+    saved, config = facts.saved, facts.saved["config"]
+    at, epochs = saved["position"], config["train"]["epochs"]
+    yield (
+        f"{'The encoder' if facts.layout == 'encoder' else 'The whole training state'} of a run of the t-ReX toolkit "
+        f"{trex.__version__} (method: arXiv 2206.15369), trained on `{config['data']['dataset']}`, "
+        f"{len(saved['classes'])} classes."
+    )
+    if facts.finished:
+        yield f"Training finished: {_many(epochs, 'epoch')}, {_many(at['global_step'], 'step')}."
+    else:
+        yield (
+            f"**Training had not finished**: {at['epoch']} of {_many(epochs, 'epoch')} and "
+            f"{_many(at['step'], 'step')} of the next, {_many(at['global_step'], 'step')} in all."
+        )
+    if config["data"]["dataset"] in config["data"]["subsets"]:
+        yield "The training data may be a subset of the official dataset."
+    if start := saved.get("start"):
+        name = Path(start["file"]).name
+        yield f"Training began from `{name}` ({start['with']}), SHA-256 `{start['sha256']}`."
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _use(facts: Facts) -> str:
+    encoder = facts.saved["config"]["model"]["encoder"]
+    if facts.layout == "full":
+        return (
+            f"A dict with `model`, `optimizer`, `epoch`, `args`, `fp16_scaler`, of tensors and plain values: "
+            f'`torch.load("{facts.file}", weights_only=True)`. The toolkit evaluates its encoder '
+            f"(`extract.weights={facts.file}`) and begins or continues a training with it (`train.start={facts.file}`)."
+        )
+    load = f'torch.load("{facts.file}", weights_only=True)'
+    if facts.file.endswith(".safetensors"):
+        load = f'safetensors.torch.load_file("{facts.file}")'
+    return (
+        f"```python\nencoder = torchvision.models.{encoder}()\n"
+        f"encoder.load_state_dict({load}, strict=False)  # misses fc.weight and fc.bias, nothing else\n"
+        f"encoder.fc = torch.nn.Identity()\nencoder.eval()\n```\n\n"
+        f"Images: RGB in 0 … 1, less the mean (0.485, 0.456, 0.406), over the deviation (0.229, 0.224, 0.225)."
+    )
+
+
+def _scores(data: RunData, facts: Facts) -> Iterator[str]:
+    """The last validation before the checkpoint, and the probes of features of exactly these weights."""
+    last = facts.saved["position"]["global_step"]
+    validations = [line for line in data.metrics if line.get("kind") == "validation" and line["step"] <= last]
+    if validations:
+        line = validations[-1]
+        dataset = facts.saved["config"]["data"]["dataset"]
+        scores = f"top-1 {line['top1']:.2f} %, top-5 {line['top5']:.2f} %"
+        yield f"Validation on {dataset} after epoch {line['epoch']}: {scores}."
+    cells = {key: cell for key, cell in data.cells.items() if _of_these(cell.results, facts.encoder_digest)}
+    yield markdown([replace(data, cells=cells)]).rstrip() if cells else "No probes of these weights' features yet."
+
+
+def _of_these(results: list[dict[str, Any]], digest: str) -> bool:
+    return all(result["features"].get("encoder_digest") == digest for result in results)
+
+
+def _recipe(config: Mapping[str, Any]) -> str:
+    recipe = {section: dict(config[section]) for section in _RECIPE}
+    if recipe["train"].get("start"):
+        recipe["train"]["start"] = Path(recipe["train"]["start"]).name
+    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+
+
+def _digests(facts: Facts) -> Iterator[str]:
+    yield "| | SHA-256 |\n|---|---|"
+    yield f"| `{facts.file}` | `{facts.file_digest}` |"
+    yield f"| the encoder's names, shapes and values, as in feature files | `{facts.encoder_digest}` |"
+    yield f"| the run's `{facts.checkpoint}/checkpoint.pt` | `{facts.checkpoint_digest}` |"
+    yield f"| names and labels of the training images | `{facts.saved['data_digest']}` |"
+
+
+def _versions(environment: Mapping[str, Any]) -> str:
+    packages = {name: version for name, version in environment.get("packages", {}).items() if version}
+    if not packages:
+        return "Not recorded."
+    listed = ", ".join(f"{name} {version}" for name, version in packages.items())
+    return f"Python {environment['python']}; {listed}. Devices: {environment['world']} x {environment['device']}."
+
+
+def _license(license: str | None) -> str:
+    if license:
+        return f"{license}."
+    return (
+        "Not stated. It is the publisher's to choose, within what the terms of the training images and of weights that "
+        "training began from allow; `trex export --license` writes it here. (The toolkit itself is under Apache-2.0.)"
+    )

@@ -1,0 +1,90 @@
+"""A run's newest weights as a file for other people's programs, with a model card beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from trex import tensor_files
+from trex.errors import UserError
+from trex.export.card import Facts, card
+from trex.features.source import state_digest
+from trex.files import sha256, write_text
+from trex.records.run_dir import RunDir
+from trex.training.checkpoint import Checkpoints
+from trex.training.released import to_released
+
+Layout = Literal["encoder", "full"]
+
+FULL_SUFFIX = "_checkpoint_full.pth"
+_SUFFIXES = (".pth", ".pt", tensor_files.SAFETENSORS)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    file: Path
+    card: Path
+    checkpoint: str
+    finished: bool
+
+
+def layout_of(target: Path, asked: Layout | None) -> Layout:
+    """The layout of a file: as asked, else as its name says.
+
+    Raises:
+        UserError: if there is no such kind of file.
+    """
+    layout: Layout = asked or ("full" if target.name.endswith(FULL_SUFFIX) else "encoder")
+    if target.suffix not in _SUFFIXES:
+        raise UserError(f"{target}: expected a name that ends in {', '.join(_SUFFIXES)}")
+    if layout == "full" and target.suffix == tensor_files.SAFETENSORS:
+        raise UserError(f"{target}: safetensors holds tensors only, a full checkpoint more: name it x{FULL_SUFFIX}")
+    return layout
+
+
+def export(run: RunDir, target: Path, layout: Layout, license: str | None) -> Exported:
+    """Write the newest checkpoint's weights to `target`, and a card of the same name that ends in `.md`.
+
+    Args:
+        run: a run that was trained, to the end or not.
+        target: the file; what is there already is never replaced.
+        layout: `encoder`: torchvision's keys less the classifier's. `full`: the released program's layout.
+        license: of the weights, for the card; None: not stated.
+
+    Raises:
+        UserError: if the run has no checkpoint, or one of the files exists.
+        OSError: if the disk did not take it.
+    """
+    about = target.with_suffix(".md")
+    for path in (target, about):
+        if path.exists():
+            raise UserError(f"{path} exists, and an export replaces nothing: choose another name, or remove it")
+    found = Checkpoints(run.checkpoints).read_newest()
+    if found is None:
+        raise UserError(f"{run.root}: there is no checkpoint to export. Train first: trex train {run.name}")
+    checkpoint, saved = found
+    encoder = encoder_of(saved)
+    tensor_files.save(encoder if layout == "encoder" else to_released(saved), target)
+    facts = Facts(
+        file=target.name,
+        layout=layout,
+        file_digest=sha256(target),
+        encoder_digest=state_digest(encoder),
+        checkpoint=checkpoint.path.name,
+        checkpoint_digest=checkpoint.sha256,
+        finished=checkpoint.finished,
+        license=license,
+        saved=saved,
+    )
+    write_text(about, card(run, facts))
+    return Exported(target, about, checkpoint.path.name, checkpoint.finished)
+
+
+def encoder_of(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The trained encoder's state dict in a saved training state, contiguous."""
+    model = saved["model"]
+    return {key.removeprefix("encoder."): model[key].contiguous() for key in model if key.startswith("encoder.")}

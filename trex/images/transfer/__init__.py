@@ -1,1 +1,0 @@
-"""Readers of the transfer data sets' official files, one module a set (docs/datasets.md)."""

@@ -1,0 +1,73 @@
+"""Images for validation and feature extraction: shorter side resized with Pillow's bicubic filter, center crop."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import numpy as np
+import torch
+import torchvision.transforms.functional as F
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+from torchvision.transforms import InterpolationMode
+
+from trex.datasets.split import Split
+from trex.images.decode import ImageFault
+from trex.loading.workers import block_stop_signals, end_workers, fault_or, start_worker
+
+Sample = tuple[Tensor, int, int]
+
+
+class _Evaluated(Dataset[Sample | ImageFault]):
+    def __init__(self, split: Split, indices: np.ndarray, resize: int, crop: int) -> None:
+        self.split, self.indices, self.resize, self.crop = split, indices, resize, crop
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> Sample | ImageFault:
+        index = int(self.indices[place])
+        try:
+            image = evaluation_image(self.split.read(index), self.resize, self.crop)
+        except ImageFault as fault:
+            return fault
+        return torch.from_numpy(image), int(self.split.labels[index]), index
+
+
+def evaluation_image(rgb: np.ndarray, resize: int, crop: int) -> np.ndarray:
+    """uint8 (H, W, 3) to uint8 (3, crop, crop), exactly as torchvision's Resize and CenterCrop on the PIL image."""
+    image = F.resize(Image.fromarray(rgb), [resize], InterpolationMode.BICUBIC)
+    return np.asarray(F.center_crop(image, [crop])).transpose(2, 0, 1).copy()
+
+
+def evaluation_batches(
+    split: Split, indices: Sequence[int] | np.ndarray, resize: int, crop: int, batch_size: int, workers: int
+) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
+    """The images `indices` of `split`, in that order.
+
+    Yields:
+        images uint8 (B, 3, crop, crop), labels int64 (B,), indices int64 (B,); the last batch may be smaller.
+
+    Raises:
+        ImageFault: that names a file which cannot be read.
+    """
+    dataset = _Evaluated(split, np.asarray(indices, dtype=np.int64), resize, crop)
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=min(workers, len(dataset)),
+        worker_init_fn=start_worker,
+        collate_fn=fault_or(default_collate),
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its own: the global random state is part of a training checkpoint
+    )
+    with block_stop_signals():
+        batches = iter(loader)
+    try:
+        for batch in batches:
+            if isinstance(batch, ImageFault):
+                raise batch
+            yield tuple(batch)
+    finally:
+        end_workers(batches)

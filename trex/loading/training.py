@@ -1,0 +1,129 @@
+"""Training batches: decoded and cropped by worker processes that hold no state.
+
+The sampler hands out (epoch, image) pairs, so one set of workers serves all epochs, and any batch can be made anew from
+its position: that is what makes resuming exact (docs/adr/0003).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from trex.config.schema import CropsConfig
+from trex.datasets.split import Split
+from trex.images.crops import multi_crop
+from trex.images.decode import ImageFault
+from trex.loading.order import epoch_order
+from trex.loading.workers import block_stop_signals, end_workers, fault_or, start_worker
+
+Place = tuple[int, int]  #: (epoch, image)
+Sample = tuple[list[np.ndarray], int]
+
+
+class Batch(NamedTuple):
+    """One rank's part of one step.
+
+    `crops`: one uint8 (count * B, 3, S, S) tensor a resolution, crop-major, the global crops first.
+    `labels`: (B,) int64.
+    """
+
+    crops: tuple[Tensor, ...]
+    labels: Tensor
+    epoch: int
+    step: int
+
+
+class TrainingBatches:
+    """The batches of one rank, epoch after epoch.
+
+    Rank r gets the r-th of `world` equal consecutive parts of each global batch, so the ranks' parts together are the
+    batch of a single process.
+    """
+
+    def __init__(
+        self, split: Split, crops: CropsConfig, seed: int, batch_size: int, rank: int, world: int, workers: int
+    ) -> None:
+        assert batch_size % world == 0, "the global batch divides among the ranks"
+        self.split, self.crops, self.seed, self.batch_size = split, crops, seed, batch_size
+        self.rank, self.world, self.workers = rank, world, workers
+        self.steps_per_epoch = len(split) // batch_size
+        self._batches: object = None
+
+    def starting_at(self, epoch: int, step: int) -> Iterator[Batch]:
+        """Batches without end, from step `step` of epoch `epoch` on. Ends the workers of an earlier call.
+
+        Raises:
+            ImageFault: that names a file which cannot be read.
+        """
+        self.close()
+        loader = DataLoader(
+            _Cropped(self.split, self.crops, self.seed),
+            batch_sampler=_Places(self, epoch, step),
+            num_workers=self.workers,
+            worker_init_fn=start_worker,
+            collate_fn=fault_or(_collate),
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # its own: a start of the loader must not move the global random state
+            prefetch_factor=4 if self.workers else None,
+        )
+        with block_stop_signals():
+            self._batches = batches = iter(loader)
+        for made in batches:
+            if isinstance(made, ImageFault):
+                raise made
+            crops, labels = made
+            yield Batch(tuple(crops), labels, epoch, step)
+            step += 1
+            if step == self.steps_per_epoch:
+                epoch, step = epoch + 1, 0
+
+    def places(self, epoch: int, step: int) -> Iterator[list[Place]]:
+        """What the batches from that position on are made of, without end."""
+        share = self.batch_size // self.world
+        while True:
+            order = epoch_order(len(self.split), self.seed, epoch)
+            for number in range(step, self.steps_per_epoch):
+                begin = number * self.batch_size + self.rank * share
+                yield [(epoch, int(index)) for index in order[begin : begin + share]]
+            epoch, step = epoch + 1, 0
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._batches is not None:
+            end_workers(self._batches)
+            self._batches = None
+
+
+class _Places(Sampler[list[Place]]):
+    def __init__(self, batches: TrainingBatches, epoch: int, step: int) -> None:
+        self.batches, self.epoch, self.step = batches, epoch, step
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        return self.batches.places(self.epoch, self.step)
+
+
+class _Cropped(Dataset[Sample | ImageFault]):
+    def __init__(self, split: Split, crops: CropsConfig, seed: int) -> None:
+        self.split, self.crops, self.seed = split, crops, seed
+
+    def __getitem__(self, place: Place) -> Sample | ImageFault:
+        epoch, index = place
+        try:
+            rgb = self.split.read(index, fast=True)
+        except ImageFault as fault:
+            return fault
+        return multi_crop(rgb, self.crops, self.seed, epoch, index), int(self.split.labels[index])
+
+
+def _collate(samples: list[Sample]) -> tuple[list[Tensor], Tensor]:
+    """(count, 3, S, S) an image to crop-major (count * B, 3, S, S) a resolution."""
+    crops = []
+    for resolution in range(len(samples[0][0])):
+        stacked = np.stack([sample[0][resolution] for sample in samples], axis=1)
+        crops.append(torch.from_numpy(stacked.reshape(-1, *stacked.shape[2:])))
+    return crops, torch.tensor([sample[1] for sample in samples], dtype=torch.int64)

@@ -1,0 +1,315 @@
+"""Multinomial logistic regression along a path of C, each point solved to a certified optimum.
+
+The objective is scikit-learn's, C · Σ CE + ½‖W‖² with an intercept that is not penalized, divided by C · N:
+
+    f(W) = mean CE(W) + λ/2 ‖W‖²,   λ = 1 / (C · N).
+
+Features are centered and rotated into the eigenbasis of their covariance, which leaves an L2-penalized problem as it is
+and makes its Hessian nearly diagonal. L-BFGS starts from an extrapolation of the last two solutions and from the
+inverse diagonal 1 / (eigenvalue_j · κ_k + λ), κ_k = mean p_k (1 - p_k). The line search is Newton's in logit space:
+with L = W Rᵀ and dL = d Rᵀ a whole line costs one product. f is λ-strongly convex in the penalized weights, so
+f - f* ≤ ‖∇f‖² / (2λ) (Boyd and Vandenberghe, eq. 9.9); for the intercepts, which have no penalty, κ_k stands in for λ
+where it is smaller. That certificate, not a small step, ends the iteration.
+
+Images are gone through in pieces. Where the logits of all of them do not fit into memory, they are computed anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trex.interruption import StopRequest
+from trex.probing.design import Design
+from trex.probing.memory import PAIRS
+
+MAX_ITERATIONS = 400
+#: The certificate divides by λ and so cannot fall below the rounding of a float32 gradient; at large C the iteration
+#: ends where no further decrease is representable.
+RELATIVE_GAP = 1e-3
+
+
+@dataclass(frozen=True)
+class Solution:
+    """One point of the path."""
+
+    c: float
+    weights: Tensor  #: (K, r + 1), the last column the intercept
+    objective: float  #: f
+    entropy: float  #: its mean cross-entropy, nats
+    gap: float  #: upper bound of (f - f*) / f
+    iterations: int
+
+
+@dataclass(frozen=True)
+class _Point:
+    """What one pass over the images finds at the weights."""
+
+    entropy: float  #: mean cross-entropy
+    slope: Tensor  #: (K, r + 1), its gradient
+    spread: Tensor  #: (K, 1), mean p (1 - p)
+
+
+class RegularizationPath:
+    """Solves for one C after the other, each from what is known of those before; take them in ascending order.
+
+    A path that is made anew with the `state` of another goes on as that one would have, bit for bit.
+    """
+
+    def __init__(
+        self, design: Design, labels: Tensor, classes: int, stop: StopRequest, keep_logits: bool = True,
+        state: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.design, self.labels, self.stop, self.keep_logits = design, labels, stop, keep_logits
+        self.curvature = torch.cat([design.basis.values, torch.ones(1)])
+        self.penalized = torch.ones(design.width)
+        self.penalized[-1] = 0
+        self.weights: Tensor = state["weights"] if state else torch.zeros(classes, design.width)
+        self.previous: Tensor | None = state["previous"] if state else None
+        self.pairs = [_Pair.of(step, change) for step, change in state["pairs"]] if state else []
+        self.kept: list[Tensor] = []  # logits of `weights`, a piece each
+        self._before: list[Tensor] = []  # and of `previous`
+
+    def state(self) -> dict[str, Any]:
+        """All that the next solution depends on: tensors in plain containers."""
+        pairs = [(pair.step, pair.change) for pair in self.pairs]
+        return {"weights": self.weights, "previous": self.previous, "pairs": pairs}
+
+    def solve(self, c: float) -> Solution:
+        """The optimum at C = `c`, to a relative gap of RELATIVE_GAP or the end of float32's precision.
+
+        Raises:
+            Interrupted: if asked to stop; the path is of no use then.
+        """
+        strength = 1.0 / (c * len(self.labels))
+        point = self._extrapolate(strength)
+        inverse = 1.0 / (self.curvature * point.spread + self.penalized * strength).clamp_min(1e-30)
+        convexity = torch.full_like(self.weights, strength, dtype=torch.float64)
+        convexity[:, -1:] = point.spread.double().clamp_max(strength)
+        iteration, stalled = 0, 0
+        gradient = self._gradient(point, strength)
+        while True:
+            objective = self._objective(point, strength)
+            gap = float((gradient.double().square() / convexity).sum()) / 2
+            if gap <= RELATIVE_GAP * objective or iteration == MAX_ITERATIONS or stalled == 3:
+                relative = gap / objective if objective else 0.0  # a single class is always right
+                return Solution(c, self.weights, objective, point.entropy, relative, iteration)
+            weights, slope = self.weights, point.slope
+            point = self._search(_Line(self, self._direction(gradient, inverse, strength), strength))
+            gradient = self._gradient(point, strength)
+            self.pairs = [*self.pairs, _Pair.of(self.weights - weights, point.slope - slope)][-PAIRS:]
+            iteration += 1
+            stalled = stalled + 1 if objective - self._objective(point, strength) <= 1e-7 * objective else 0
+
+    def _objective(self, point: _Point, strength: float) -> float:
+        return point.entropy + 0.5 * strength * _inner(self.weights, self.weights)
+
+    def _gradient(self, point: _Point, strength: float) -> Tensor:
+        return torch.addcmul(point.slope, self.weights, self.penalized, value=strength)
+
+    def _direction(self, gradient: Tensor, inverse: Tensor, strength: float) -> Tensor:
+        """The L-BFGS two-loop recursion from the diagonal `inverse`, scaled by the last pair. Loss and penalty part of
+        each pair are apart, so that λ may change."""
+        q = gradient.clone()
+        curvatures = [max(pair.curvature + strength * pair.penalty, 1e-30) for pair in self.pairs]
+        changes = [torch.addcmul(p.change, p.step, self.penalized, value=strength) for p in self.pairs]
+        alphas = []
+        for pair, change, curvature in zip(reversed(self.pairs), reversed(changes), reversed(curvatures), strict=True):
+            alphas.append(_dot(pair.step, q) / curvature)
+            q.add_(change, alpha=-alphas[-1])
+        q *= inverse
+        if changes:
+            q *= curvatures[-1] / max(_dot(changes[-1], changes[-1] * inverse), 1e-30)
+        for pair, change, curvature, alpha in zip(self.pairs, changes, curvatures, reversed(alphas), strict=True):
+            q.add_(pair.step, alpha=alpha - _dot(change, q) / curvature)
+        if _dot(gradient, q) > 0:
+            return q.neg_()
+        self.pairs = []  # those of another C misled: begin anew
+        return -gradient * inverse
+
+    def _extrapolate(self, strength: float) -> _Point:
+        """Move along the line through the last two solutions, as far as it is good for.
+
+        The logits of the last solution are made anew: sums of many steps would drift, and a resumed path differ.
+        """
+        before, self.previous = self.previous, self.weights
+        along: list[Tensor] = []
+        if self.keep_logits:
+            if before is not None and not self._before:
+                self._before = self._logits(before)
+            self.kept = self._logits(self.weights)
+            along = [now - then for now, then in zip(self.kept, self._before, strict=before is not None)]
+            self._before = [logits.clone() for logits in self.kept]
+        return self._look() if before is None else self._search(_Line(self, self.weights - before, strength, along))
+
+    def _search(self, line: _Line) -> _Point:
+        """Go to the minimum along a line."""
+        length = line.newton() if self.keep_logits else line.interpolated()
+        self.weights = self.weights + length * line.direction
+        for kept, along in zip(self.kept, line.kept, strict=True):
+            kept.add_(along, alpha=length)
+        return self._look()
+
+    # ---- passes over the images
+
+    def pieces(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Number, rows and labels of each piece."""
+        labels = torch.split(self.labels, self.design.piece)
+        for number, (rows, targets) in enumerate(zip(self.design.pieces(), labels, strict=True)):
+            self.stop.check()
+            yield number, rows, targets
+
+    def _logits(self, weights: Tensor) -> list[Tensor]:
+        """(K, n) of each piece."""
+        outward = self.design.outward(weights)
+        return [outward @ rows.T for _, rows, _ in self.pieces()]
+
+    def _look(self) -> _Point:
+        """Loss and gradient at the weights."""
+        outward = None if self.kept else self.design.outward(self.weights)
+        entropy, slope = 0.0, None
+        spread = torch.zeros(len(self.weights), dtype=torch.float64)
+        for number, rows, labels in self.pieces():
+            logits = self.kept[number] if outward is None else outward @ rows.T
+            total, residual = _cross_entropy(logits, labels)
+            entropy += total
+            slope = residual @ rows if slope is None else slope.addmm_(residual, rows)
+            absolute = residual.abs()
+            spread += absolute.addcmul_(absolute, absolute, value=-1).sum(1)
+        assert slope is not None, "a problem has images"
+        count = len(self.labels)
+        kappa = (spread / count).float().clamp_min_(1e-30)[:, None]
+        return _Point(entropy / count, self.design.inward(slope).div_(count), kappa)
+
+
+class _Line:
+    """A search direction from the weights of a path, and f along it: f' and f'' from one pass over the images."""
+
+    def __init__(
+        self, path: RegularizationPath, direction: Tensor, strength: float, along: list[Tensor] | None = None
+    ) -> None:
+        self.path, self.direction = path, direction
+        self.outward = path.design.outward(direction)
+        self.linear = strength * _inner(path.weights, direction)
+        self.quadratic = strength * _inner(direction, direction)
+        self.kept = along or []  # logits along the direction, a piece each, where the path keeps its own
+
+    def newton(self) -> float:
+        """The step length to where f' is zero, by Newton's method in a bracket."""
+        length, low, high = 1.0, 0.0, float("inf")
+        for _ in range(8):
+            ((slope, bend),) = self.at([length])
+            low, high = (low, length) if slope > 0 else (length, high)
+            wanted = length - slope / max(bend, 1e-30)
+            if not low < wanted < high:
+                wanted = 0.5 * (low + high) if high < float("inf") else 2 * length + 1e-3
+            if high == float("inf"):
+                wanted = min(wanted, 4 * length + 1)
+            if abs(wanted - length) < 0.15 * abs(length):
+                return length
+            length = wanted
+        return length
+
+    def interpolated(self) -> float:
+        """The same from several lengths at once, where a pass is dear: Hermite's cubic through f' and f'' of the two
+        lengths between which f' changes its sign."""
+        lengths = [0.0, 0.25, 0.5, 1.0, 2.0, 4.0]
+        for _ in range(6):
+            found = self.at(lengths)
+            above = next((i for i, (slope, _) in enumerate(found) if slope > 0), None)
+            if above == 0:  # no descent: the end of float32's precision
+                return 0.0
+            if above is not None:
+                return _zero(lengths[above - 1 : above + 1], found[above - 1 : above + 1])
+            lengths = [lengths[-1] * factor for factor in (1.0, 2.0, 4.0, 16.0)]
+        return lengths[0]
+
+    def at(self, lengths: Sequence[float]) -> list[tuple[float, float]]:
+        """f' and f'' at each of the step lengths."""
+        path, count = self.path, len(self.path.labels)
+        outward = None if path.kept else path.design.outward(path.weights)
+        sums = [[0.0, 0.0] for _ in lengths]
+        for number, rows, labels in path.pieces():
+            logits = path.kept[number] if outward is None else outward @ rows.T
+            along = self._along(number, rows)
+            margins = along - along[labels, torch.arange(len(labels))]
+            for entry, length in zip(sums, lengths, strict=True):
+                residual = _cross_entropy(torch.add(logits, along, alpha=length), labels)[1]
+                weighted = residual.mul_(margins)  # the label's own row is 0: its margin is
+                mean = weighted.sum(0)
+                entry[0] += float(mean.double().sum())
+                entry[1] += float(weighted.mul_(margins).sum(0).sub_(mean * mean).double().sum())
+        return [
+            (slope / count + self.linear + length * self.quadratic, bend / count + self.quadratic)
+            for (slope, bend), length in zip(sums, lengths, strict=True)
+        ]
+
+    def _along(self, number: int, rows: Tensor) -> Tensor:
+        """(K, n) logits along the direction."""
+        if number < len(self.kept):
+            return self.kept[number]
+        made = self.outward @ rows.T
+        if self.path.keep_logits:
+            self.kept.append(made)
+        return made
+
+
+def _zero(lengths: Sequence[float], found: Sequence[tuple[float, float]]) -> float:
+    """Where the cubic that has these values and derivatives at two lengths is zero, by bisection."""
+    (low, high), ((f0, d0), (f1, d1)) = lengths, found
+    span = high - low
+    begin, end = 0.0, 1.0
+    for _ in range(30):
+        t = 0.5 * (begin + end)
+        value = (
+            f0 * (1 + 2 * t) * (1 - t) ** 2 + span * d0 * t * (1 - t) ** 2
+            + f1 * t * t * (3 - 2 * t) + span * d1 * t * t * (t - 1)
+        )  # fmt: skip
+        begin, end = (begin, t) if value > 0 else (t, end)
+    return low + span * 0.5 * (begin + end)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A step, and the change of the loss part of the gradient over it."""
+
+    step: Tensor
+    change: Tensor
+    curvature: float  #: step · change
+    penalty: float  #: step · step without intercepts
+
+    @classmethod
+    def of(cls, step: Tensor, change: Tensor) -> _Pair:
+        return cls(step, change, _dot(step, change), _inner(step, step))
+
+
+def _inner(a: Tensor, b: Tensor) -> float:
+    """Inner product without the intercepts."""
+    return _dot(a, b) - float(a[:, -1].double() @ b[:, -1].double())
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float(torch.dot(a.reshape(-1), b.reshape(-1)))
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+    """Summed cross-entropy and p - onehot of (K, n) logits.
+
+    Through the margins M = L - L_y: CE = log(1 + Σ exp M), p_y - 1 = -S / (1 + S). Float32's log_softmax is no finer
+    than 1e-7, which is all there is left of the loss at large C.
+    """
+    places = torch.arange(len(labels))
+    margins = logits - logits[labels, places]
+    margins[labels, places] = -torch.inf
+    top = margins.amax(0).clamp_min_(0)
+    others = margins.sub_(top).exp_()
+    total = others.sum(0)
+    whole = torch.exp(-top) + total
+    entropy = top + torch.where(top == 0, torch.log1p(total), torch.log(whole))
+    residual = others.div_(whole)
+    residual[labels, places] = -(total / whole)
+    return float(entropy.double().sum()), residual
