@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Literal
 from trex.config import Config, load
 from trex.config.loader import section, setting
 from trex.errors import UserError
+from trex.suggest import did_you_mean
 
 FOLDER = Path("configs/clusters")
 
@@ -162,6 +162,5 @@ def load_cluster(name: str) -> Cluster:
     path = known.get(name, Path(name).expanduser())
     if path.is_file():
         return load(path, Cluster)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(name, known)
     raise UserError(f"no cluster file {name!r}: expected a path, or one of {FOLDER}/: {', '.join(known)}{hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from trex.config.schema import WEIGHTS_OF_RUN
 from trex.errors import ResumeRefused, UserError
 from trex.files import write_text
 from trex.records.run_dir import RunDir
+from trex.suggest import did_you_mean
 
 
 def open_config(target: str, overrides: Sequence[str] = ()) -> tuple[RunDir, Config]:
@@ -84,6 +84,5 @@ def save_config(run: RunDir, config: Config) -> None:
 
 def _nothing_named(target: str) -> str:
     known = sorted(path.stem for path in Path("configs").glob("*.yaml"))
-    close = difflib.get_close_matches(Path(target).stem, known, n=1)
-    hint = f"; did you mean configs/{close[0]}.yaml?" if close else ""
+    hint = did_you_mean(Path(target).stem, known)
     return f"{target}: expected a config file or a run folder, found neither{hint}"

@@ -53,7 +53,7 @@ def test_wrong_layout_is_said(tmp_path: Path, layout: dict[str, int], message: s
 
 
 def test_unknown_name_gets_the_nearest_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"Did you mean 'digits'\?"):
+    with pytest.raises(UserError, match=r"did you mean 'digits'\?"):
         load_split("digit", "test", DataConfig(root=str(tmp_path)))
 
 

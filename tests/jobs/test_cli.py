@@ -66,7 +66,7 @@ def test_every_mistake_is_named_with_file_line_and_nearest_key_and_nothing_is_cr
         (["train", "trex_sta"], "expected a config file or a run folder"),
         (["train", "tiny.yaml", "--cluster", "locl"], "did you mean 'local'"),
         (["train", "tiny.yaml", "--processes", "0"], "expected at least 1"),
-        slow(["train", "tiny.yaml", "data.dataset=digit_seen", "--cluster", "local"], "Did you mean 'digits_seen'"),
+        slow(["train", "tiny.yaml", "data.dataset=digit_seen", "--cluster", "local"], "did you mean 'digits_seen'"),
         (["report", "tiny.yaml"], "there is no such run yet"),
         (["retry", "tiny.yaml"], "was ever submitted"),
         (["logs", "tiny.yaml"], "no log of any job"),

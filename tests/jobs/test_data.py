@@ -101,4 +101,4 @@ def test_get_of_a_set_behind_a_login_says_what_to_do(tmp_path: Path, name: str) 
 def test_get_of_an_unknown_set_names_the_nearest(tmp_path: Path) -> None:
     done = data(tmp_path, "get", "pet")
     assert done.returncode == 2
-    assert "Did you mean 'pets'" in done.stderr
+    assert "did you mean 'pets'" in done.stderr

@@ -7,7 +7,6 @@ small loader does, over nothing but `dataclasses`, `difflib` and PyYAML's marks.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 import re
@@ -21,6 +20,7 @@ import yaml
 
 from trex.config.tree import Branch, Items, Leaf, Mistake, Node, override, read_tree
 from trex.errors import UserError
+from trex.suggest import did_you_mean
 
 T = TypeVar("T")
 
@@ -191,7 +191,7 @@ class _Converter:
             return by_text[node.text]
         self.fail(
             node.where,
-            f"'{key}' is {node.text!r}: expected one of {', '.join(by_text)}{_nearest(node.text, by_text)}",
+            f"'{key}' is {node.text!r}: expected one of {', '.join(by_text)}{did_you_mean(node.text, by_text)}",
         )
         return None
 
@@ -231,13 +231,8 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _unknown(full: str, key: str, known: list[str]) -> str:
-    hint = _nearest(key, known)
+    hint = did_you_mean(key, known)
     return f"unknown key '{full}'{hint or '; known here: ' + ', '.join(known)}"
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def _out_of_range(value: Any, meta: Mapping[str, Any]) -> str | None:

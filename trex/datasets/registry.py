@@ -5,7 +5,6 @@ A set that is a folder of `train/` and `val/` (or `trainval/`, `test/`) with a f
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import numpy as np
 from trex.config.schema import DataConfig
 from trex.datasets.split import Names, Split, SplitName
 from trex.errors import UserError
+from trex.suggest import did_you_mean
 
 #: Modules that register datasets, imported when a name of theirs is asked for.
 MODULES = {
@@ -106,11 +106,9 @@ def find(name: str, data: DataConfig) -> Dataset:
         from trex.datasets.imagefolder import read_image_folder
 
         return Dataset(name, read_image_folder, counts=None)
-    close = difflib.get_close_matches(name, names(), n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
     raise UserError(
-        f"no dataset is called {name!r}, and there is no folder {folder_of(name, data)}.{hint} "
-        f"Known: {', '.join(names())}"
+        f"no dataset is called {name!r}, and there is no folder {folder_of(name, data)}. "
+        f"Known: {', '.join(names())}{did_you_mean(name, names())}"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from trex.errors import UserError
 from trex.images.normalize import MEAN, STD
+from trex.suggest import did_you_mean
 
 TIMM = "timm/"
 
@@ -125,7 +125,7 @@ def build_encoder(name: str) -> Encoder:
     if name not in known:
         raise UserError(
             f"model.encoder is {name!r}: expected one of {', '.join(known)}, or timm/ and a name of timm"
-            f"{_nearest(name, known)}"
+            f"{did_you_mean(name, known)}"
         )
     network = torchvision.models.get_model(name, weights=None)
     encoder = ResNet(network) if name in _resnets() else VisionTransformer(network)
@@ -169,13 +169,8 @@ def _timm(name: str) -> Encoder:
         raise UserError(f"model.encoder is {name!r}: timm is not installed; pip install 'trex-toolkit[timm]'") from None
     wanted = name.removeprefix(TIMM)
     if not timm.is_model(wanted):
-        raise UserError(f"model.encoder is {name!r}: timm has no such model{_nearest(wanted, timm.list_models())}")
+        raise UserError(f"model.encoder is {name!r}: timm has no such model{did_you_mean(wanted, timm.list_models())}")
     try:
         return TimmEncoder(timm.create_model(wanted, pretrained=False, num_classes=0))
     except RuntimeError as error:  # a tag that it does not know
         raise UserError(f"model.encoder is {name!r}: {error}") from error
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
