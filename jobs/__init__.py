@@ -1,1 +1,1 @@
-"""WHERE and WHEN it runs: the command line, submission, requeueing, status. The only room that imports submitit."""
+"""Where and when it is computed: the command line, submission, requeueing, status."""

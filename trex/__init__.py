@@ -1,3 +1,3 @@
-"""WHAT is computed: data, model, training, features, probes, report. Knows nothing of Slurm or command lines."""
+"""What is computed: data, networks, training, features, probes, reports. Knows nothing about Slurm or command lines."""
 
 __version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""A run's weights as files for other programs, with a model card."""

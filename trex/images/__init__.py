@@ -1,0 +1,1 @@
+"""Pixels: decoding, crops, color operations, normalization."""

@@ -1,0 +1,1 @@
+"""Networks: encoders, the projector, class weights, synchronized batch norm, reading other people's weights."""

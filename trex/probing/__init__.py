@@ -1,0 +1,1 @@
+"""Probes on stored features: the solver, the kinds of probe, folds, results."""

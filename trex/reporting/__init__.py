@@ -1,0 +1,1 @@
+"""The report: tables, charts and a web page that compare runs."""
