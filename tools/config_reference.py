@@ -27,7 +27,7 @@ queued; `trex check` adds what data, checkpoints and cluster have to say.
 
 - A number may be written in any way: `0.0001`, `1e-4`. Quotes make text of it: refused where a number is wanted.
 - A *name* is letters, digits, `.`, `_` and `-`, at most 64, beginning with a letter or digit.
-- A list is `[a, b]`. YAML's anchors, aliases and tags are refused, and so is a key that stands twice.
+- A list is `[a, b]`. YAML's anchors, aliases and tags are refused, and so is a key that is set twice.
 - Settings that must fit each other are checked too: a range begins with its smaller number, `extract.crop` is at most
   `extract.resize`, `optimizer.warmup_epochs` at most `train.epochs`.
 - Settings marked ↻ may change between the attempts of one run, because they do not change its training. A change of any

@@ -1,4 +1,4 @@
-"""The processes that compute together: one rank a device, over NCCL on GPUs and gloo on CPUs."""
+"""The processes that compute together: one rank per device, over NCCL on GPUs and gloo on CPUs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch._C._distributed_c10d import Store
 
 CPU = torch.device("cpu")
 
-#: A rank that died leaves the others in a collective; after this they end with an error instead of waiting on.
+#: When a rank dies, the others wait in a collective; after this time they end with an error.
 TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among the ranks, and what they agree on through the CPU.
+    """This process's rank, the world size, and collectives of small values on the CPU.
 
-    `control` is a gloo group beside the data's own: what goes through it never waits for the GPU.
+    `control` is a gloo group of its own for these values, so that they never wait for the GPU.
     """
 
     rank: int = 0
@@ -33,16 +33,16 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank writes what all have in common."""
+        """Whether this is rank 0, which writes the files that all ranks share."""
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank has reached this call."""
         if self.world > 1:
             dist.barrier(group=self.control)
 
     def maximum(self, value: int) -> int:
-        """The largest `value` of all ranks, at once."""
+        """The largest `value` of all ranks. Waits for all of them."""
         if self.world == 1:
             return value
         box = torch.tensor([value])
@@ -56,7 +56,7 @@ class Ranks:
         return tensor
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's JSON-like `value`, on every rank. Nothing is unpickled."""
+        """Rank 0's `value`, which JSON can hold, on every rank. Nothing is unpickled."""
         if self.world == 1:
             return value
         data = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
@@ -78,7 +78,7 @@ class Ranks:
         ]
 
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """Every rank's CPU `tensor`, all of one shape and dtype, in rank order."""
+        """Every rank's CPU `tensor`, in rank order; all have the same shape and dtype."""
         if self.world == 1:
             return [tensor]
         boxes = [torch.empty_like(tensor) for _ in range(self.world)]
@@ -87,9 +87,9 @@ class Ranks:
 
 
 class Agreement:
-    """Ranks agree, step by step, on the most urgent wish of any of them, without waiting for one another.
+    """At each step the ranks agree on the most urgent request of any of them, without waiting for each other.
 
-    A wish made in one step is answered in the next: the reduction of step n runs while step n + 1 computes.
+    The request of one step is answered in the next step: the reduction of step n runs while step n + 1 computes.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -97,20 +97,20 @@ class Agreement:
         self._box = torch.zeros(1, dtype=torch.int64)
         self._work: dist.Work | None = None
 
-    def exchange(self, wish: int) -> int:
-        """Hand in this step's wish; return the highest wish that any rank handed in one call ago (0 at first)."""
+    def exchange(self, request: int) -> int:
+        """Send this step's request; return the largest request that any rank sent in the previous call (0 at first)."""
         if self._ranks.world == 1:
-            return wish
+            return request
         answer = 0
         if self._work is not None:
             self._work.wait()
             answer = int(self._box.item())
-        self._box = torch.tensor([wish])
+        self._box = torch.tensor([request])
         self._work = dist.all_reduce(self._box, op=dist.ReduceOp.MAX, group=self._ranks.control, async_op=True)
         return answer
 
     def finish(self) -> None:
-        """Wait for the reduction under way, so that the group can be used for something else."""
+        """Wait for the pending reduction, so that the group can be used for something else."""
         if self._work is not None:
             self._work.wait()
             self._work = None
@@ -118,20 +118,20 @@ class Agreement:
 
 @contextlib.contextmanager
 def joined(rank: int, world: int, device: torch.device, store: Store | None) -> Iterator[Ranks]:
-    """Join the other processes for the length of the block.
+    """Join the process group for the duration of the block.
 
     Args:
-        rank: this process's number, 0 … world - 1.
+        rank: number of this process, 0 … world - 1.
         world: number of processes.
-        device: where this process computes; a CUDA device brings NCCL, a CPU gloo.
-        store: the key-value store all ranks meet in; None only where world is 1.
+        device: where this process computes; NCCL is used for a CUDA device, gloo for a CPU.
+        store: key-value store that all ranks connect to; None only if world is 1.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world == 1:
         yield Ranks(rank, world, device)
         return
-    assert store is not None, "several ranks need a store to meet in"
+    assert store is not None, "several ranks need a store to connect to"
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT,
@@ -139,6 +139,6 @@ def joined(rank: int, world: int, device: torch.device, store: Store | None) -> 
     )  # fmt: skip
     control: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=TIMEOUT)  # type: ignore[assignment]
     yield Ranks(rank, world, device, control)
-    # Not after an error: NCCL waits for the other ranks here, which may wait in a collective for this one. The process
-    # that ends tells them.
+    # Not after an error: NCCL would wait here for the other ranks, which may wait for this one in a collective. They
+    # notice when this process ends.
     dist.destroy_process_group()

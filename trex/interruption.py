@@ -1,7 +1,7 @@
-"""Being asked to stop: the handler only sets a flag, and every long loop looks at it between two units of work.
+"""Stop signals: the handler only sets a flag, and every long loop checks it between two units of work.
 
-Preemption, the time limit's warning, `scancel` and Ctrl-C all arrive here alike (SIGTERM, SIGUSR2, SIGINT): the work
-is saved in each case, and whether the job goes on is decided outside (jobs/).
+Preemption, the warning before the time limit, `scancel` and Ctrl-C all arrive as signals (SIGTERM, SIGUSR2, SIGINT).
+The work is saved in each case; whether the job continues is decided outside (jobs/).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 class StopRequest:
     """Whether a signal has asked this process to stop.
 
-    Repeated signals change nothing, since Slurm repeats SIGTERM at the end of the grace time while a save may still
-    run. Only a second Ctrl-C, which a person means, ends the process at once.
+    Repeated signals change nothing, because Slurm repeats SIGTERM at the end of the grace time while a save may still
+    be running. Only a second Ctrl-C, which a person sends on purpose, ends the process at once.
     """
 
     def __init__(self) -> None:
@@ -30,13 +30,13 @@ class StopRequest:
         return self.signal_name is not None
 
     def install(self) -> StopRequest:
-        """Catch the stop signals in this process from now on; call it in the main thread, before heavy imports."""
+        """Catch the stop signals from now on. Call it in the main thread, before heavy imports."""
         for number in SIGNALS:
             signal.signal(number, self._handle)
         return self
 
     def check(self) -> None:
-        """Raise Interrupted if asked to stop; for loops whose finished units are already on disk."""
+        """Raise Interrupted if a stop was requested; for loops whose finished units are already on disk."""
         if self:
             raise Interrupted(f"stopped by {self.signal_name}; finished work is saved, the same command continues")
 
@@ -50,7 +50,9 @@ class StopRequest:
 
 
 def leave_signals_to_parent() -> None:
-    """For helper processes such as data loader workers: the stop signals reach whole process trees on some clusters,
-    and a worker that died of one would take the state down before it is saved."""
+    """Ignore the stop signals in a helper process such as a loader worker.
+
+    Some clusters signal whole process trees. A worker that is killed would end its parent before the state is saved.
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,6 +1,6 @@
-"""The only place that writes tensors to disk and reads them: atomic, and without running code from a file.
+"""Writing tensors to disk and reading them: atomically, and without running code from a file.
 
-A path that ends in `.safetensors` is a safetensors file, any other one PyTorch's.
+A path that ends in `.safetensors` is a safetensors file, any other path a PyTorch file.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SAFETENSORS = ".safetensors"
 def save(value: Any, path: Path) -> None:
     """Write tensors and plain dicts, lists, strings and numbers to `path`, atomically and durably.
 
-    Into a safetensors file goes a flat dict of contiguous tensors, nothing else.
+    A safetensors file holds a flat dict of contiguous tensors, nothing else.
 
     Raises:
-        OSError: if the disk did not take it.
+        OSError: if the file cannot be written.
     """
     with atomic_path(path) as temporary:
         if path.suffix == SAFETENSORS:
@@ -35,7 +35,7 @@ def save(value: Any, path: Path) -> None:
             return
         try:
             torch.save(value, temporary)
-        except RuntimeError as error:  # PyTorch's own stream reports a full disk so
+        except RuntimeError as error:  # PyTorch's stream reports a full disk this way
             raise OSError(f"cannot write {path}: {_first_line(error)}") from error
 
 
@@ -44,10 +44,11 @@ def load(path: Path, allowed: tuple[type, ...] = ()) -> Any:
 
     Args:
         path: the file.
-        allowed: inert classes that may appear besides tensors and plain containers, such as `argparse.Namespace`.
+        allowed: classes without behavior that may appear besides tensors and plain containers, such as
+            `argparse.Namespace`.
 
     Raises:
-        UserError: if the file is missing, damaged, or holds anything else than that.
+        UserError: if the file is missing, damaged, or holds anything else.
     """
     if path.suffix == SAFETENSORS:
         return _load_safetensors(path)
@@ -59,8 +60,8 @@ def load(path: Path, allowed: tuple[type, ...] = ()) -> Any:
     except pickle.UnpicklingError as error:
         what = re.search(r"GLOBAL (\S+)", str(error))
         reason = what[1] if what else str(error).split("\n", 1)[0]
-        raise UserError(f"{path}: refused, it holds more than tensors and plain values ({reason})") from error
-    except Exception as error:  # a damaged pickle or archive raises almost anything
+        raise UserError(f"{path}: refused: it holds more than tensors and plain values ({reason})") from error
+    except Exception as error:  # a damaged pickle or archive can raise almost any exception
         raise UserError(f"{path}: not a readable PyTorch file ({_first_line(error)})") from error
 
 
@@ -70,7 +71,7 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError:
-        raise UserError(f"{path}: to read it, pip install safetensors") from None
+        raise UserError(f"{path}: safetensors is not installed; pip install safetensors") from None
     try:
         return load_file(path)
     except FileNotFoundError:

@@ -42,7 +42,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
 
 
 def test_key_that_stands_twice_is_a_mistake(tmp_path: Path) -> None:
-    assert "stands twice" in mistakes(tmp_path, "name: a\nname: b\n")[0]
+    assert "is set twice" in mistakes(tmp_path, "name: a\nname: b\n")[0]
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1.0e-4", "0.0001", "1E-4"])

@@ -12,9 +12,9 @@ _ABSENT = object()
 
 
 def differences(saved: Mapping[str, Any], config: Any) -> list[str]:
-    """What makes `config` another run than the one saved as plain values, a line a setting.
+    """The settings that make `config` another run than the one saved as plain values, one line per setting.
 
-    Settings marked `resumable` are left out: they cannot change the result, so attempts of one run may differ in them.
+    Settings marked `resumable` are ignored: they cannot change the result, so attempts of one run may differ in them.
     """
     return list(_walk(saved, config, prefix=""))
 

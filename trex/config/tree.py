@@ -1,7 +1,7 @@
-"""YAML text to a tree of raw values that remember where they stand. No value is interpreted here.
+"""YAML text to a tree of raw values that keep their position. No value is interpreted here.
 
-PyYAML's own typing is left out on purpose: it reads `1e-4` as text, `12:30:00` as 45000 and `no` as false. Every
-leaf keeps the text that was written, and the field it is for decides what it means.
+PyYAML's own typing is not used on purpose: it reads `1e-4` as text, `12:30:00` as 45000 and `no` as false. Every
+leaf keeps the text that was written, and the type of the field decides what it means.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_DEPTH = 20
 
 @dataclass(frozen=True)
 class Mistake:
-    """One thing wrong with a config: where it stands, and what to do about it."""
+    """One mistake in a config: where it is, and what to do about it."""
 
     where: str
     message: str
@@ -30,7 +30,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A scalar as it was written; `quoted` tells `"64"` from `64`."""
+    """A scalar as it was written; `quoted` distinguishes `"64"` from `64`."""
 
     text: str
     quoted: bool
@@ -38,6 +38,7 @@ class Leaf:
 
     @property
     def is_null(self) -> bool:
+        """Whether nothing, `~` or `null` was written."""
         return not self.quoted and self.text in ("", "~", "null", "Null", "NULL")
 
 
@@ -51,7 +52,7 @@ class Items:
 
 @dataclass
 class Branch:
-    """A mapping; `places` holds where each key stands."""
+    """A mapping; `places` holds the position of each key."""
 
     where: str
     values: dict[str, Node] = field(default_factory=dict)
@@ -62,11 +63,11 @@ Node = Leaf | Items | Branch
 
 
 def read_tree(path: Path, mistakes: list[Mistake]) -> Branch:
-    """Parse a YAML file. What cannot be read at all ends as mistakes and an empty branch."""
+    """Parse a YAML file. If it cannot be read at all, the result is an empty branch, and `mistakes` says why."""
     empty = Branch(str(path))
     try:
         if path.stat().st_size > MAX_BYTES:
-            mistakes.append(Mistake(str(path), "larger than 1 MiB: a config is a page of text"))
+            mistakes.append(Mistake(str(path), "is larger than 1 MiB: not a config file"))
             return empty
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
@@ -126,7 +127,7 @@ def override(tree: Branch, assignment: str, mistakes: list[Mistake]) -> None:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Refuses what a config never needs and an attacker does: anchors, aliases and tags."""
+    """Refuses anchors, aliases and tags, which a config never needs and an attacker can misuse."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -161,7 +162,7 @@ def _convert(node: yaml.Node, source: str, mistakes: list[Mistake], depth: int) 
             continue
         key = key_node.value
         if key in branch.values:
-            mistakes.append(Mistake(place, f"'{key}' stands twice (first at {branch.places[key]}): keep one"))
+            mistakes.append(Mistake(place, f"'{key}' is set twice (first at {branch.places[key]}): keep one"))
             continue
         branch.values[key] = _convert(value_node, source, mistakes, depth + 1)
         branch.places[key] = place
