@@ -56,10 +56,17 @@ def read_json(path: Path) -> Any:
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
     """Append one JSON object as one line; short lines of several writers do not mix."""
+    append_text_line(path, json.dumps(value, allow_nan=False, ensure_ascii=False))
+
+
+def append_text_line(path: Path, line: str) -> None:
+    """Append `line` and an end of line in one write. A last line that a killed writer left incomplete is ended first,
+    so that it does not spoil this one too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(value, allow_nan=False, ensure_ascii=False) + "\n"
-    with path.open("ab", buffering=0) as file:
-        file.write(line.encode())
+    with path.open("ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        is_complete = end == 0 or os.pread(file.fileno(), 1, end - 1) == b"\n"
+        file.write(("" if is_complete else "\n").encode() + line.encode() + b"\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
