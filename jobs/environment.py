@@ -16,14 +16,15 @@ _OF_AN_ALLOCATION = re.compile(r"^(SLURM|SBATCH|SRUN|SUBMITIT|PMI|PMIX|MASTER_AD
 _DEFAULTS = ("account", "partition", "qos", "reservation")
 #: What tells where Slurm itself is and how it is entered, and stays.
 _OF_THE_SITE = {"SLURM_CONF", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS", "SLURM_JWT"}
-_CHOSEN_GPUS = "TREX_CUDA_VISIBLE_DEVICES"
+#: A process's place in a job of this machine; jobs/local.py sets them.
+_JOB, _RANK, _WORLD = "TREX_JOB", "TREX_RANK", "TREX_WORLD"
 
 
 @dataclass(frozen=True)
 class Task:
-    """This process's place in its job, from Slurm's variables or submitit's local ones."""
+    """This process's place in its job, from Slurm's variables or, on this machine, from our own."""
 
-    job_id: str  #: as `scontrol requeue` wants it: `123`, or `123_4` in an array
+    job_id: str  #: as `scontrol requeue` wants it: `123`, or `123_4` in an array; on this machine `local-…`
     rank: int
     world: int
     local_rank: int
@@ -42,7 +43,7 @@ def available_cpus() -> int:
 def this_task() -> Task:
     """Read this process's place; outside of a job, a job of one process."""
     env = os.environ
-    if env.get("SUBMITIT_EXECUTOR") == "slurm" or ("SLURM_PROCID" in env and "SUBMITIT_LOCAL_JOB_ID" not in env):
+    if _JOB not in env and (env.get("SUBMITIT_EXECUTOR") == "slurm" or "SLURM_PROCID" in env):
         job_id = env["SLURM_JOB_ID"]
         if "SLURM_ARRAY_JOB_ID" in env:
             job_id = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
@@ -57,18 +58,26 @@ def this_task() -> Task:
             is_slurm=True,
             cpus=int(env.get("SLURM_CPUS_PER_TASK", "0")) or available_cpus(),
         )
-    world = int(env.get("SUBMITIT_LOCAL_NTASKS", "1"))
+    world, rank = int(env.get(_WORLD, "1")), int(env.get(_RANK, "0"))
     return Task(
-        job_id=env.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid())),
-        rank=int(env.get("SUBMITIT_LOCAL_GLOBALID", "0")),
+        job_id=env.get(_JOB, f"local-{os.getpid()}"),
+        rank=rank,
         world=world,
-        local_rank=int(env.get("SUBMITIT_LOCAL_LOCALID", "0")),
+        local_rank=rank,
         node=socket.gethostname(),
         node_count=1,
         restart=0,
         is_slurm=False,
         cpus=max(available_cpus() // world, 1),
     )
+
+
+def of_local_rank(job_id: str, rank: int, world: int, gpus: int) -> dict[str, str]:
+    """The environment of one process of a job of this machine, which may stand inside an allocation without being part
+    of it. It sees the GPUs that the user chose, else the first `gpus` of the machine."""
+    place = {_JOB: job_id, _RANK: str(rank), _WORLD: str(world)}
+    devices = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(gpus)))}
+    return {**devices, **outside_allocation(), **place}
 
 
 def outside_allocation() -> dict[str, str]:
@@ -95,19 +104,6 @@ def chosen_gpus() -> tuple[str, ...] | None:
         return None
     names = (name.strip() for name in value.split(","))
     return tuple(itertools.takewhile(lambda name: name and not name.startswith("-"), names))
-
-
-def keep_chosen_gpus() -> None:
-    """Put the user's choice of GPUs by: submitit's local executor numbers them anew, from 0."""
-    os.environ.pop(_CHOSEN_GPUS, None)
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        os.environ[_CHOSEN_GPUS] = os.environ["CUDA_VISIBLE_DEVICES"]
-
-
-def restore_chosen_gpus() -> None:
-    """In a job of this machine: see the GPUs that the user chose, if they did. Before CUDA is initialized."""
-    if _CHOSEN_GPUS in os.environ:
-        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[_CHOSEN_GPUS]
 
 
 def get(name: str, default: str = "") -> str:

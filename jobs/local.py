@@ -1,110 +1,136 @@
-"""Jobs on this machine: the same job function that Slurm runs, started through submitit's local executor."""
+"""Jobs on this machine: one process per rank, each of which runs what a job on Slurm runs."""
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import json
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from types import FrameType, TracebackType
 
-from jobs import environment
+from jobs import environment, programs
 from jobs.plan.spec import TaskSpec
-from jobs.worker.attempts import read_state
-from jobs.worker.task import outcome_path, run_task
 from trex.errors import ExitCode
-from trex.files import read_json
 from trex.interruption import SIGNALS
+from trex.records.job_state import JobState
 from trex.records.run_dir import RunDir
+from trex.records.typed import encode
 
-#: submitit ends a local job after its time limit; these have none.
-_TEN_YEARS_IN_MINUTES = 10 * 365 * 24 * 60
+#: A rank that failed leaves the others this time to notice it and to record why; then they are told to stop, and the
+#: same time later they are killed: they may wait in a collective for the one that is gone.
+_SECONDS_TO_END = 30.0
+
+_WAIT = 0.1  #: seconds between two looks at the processes
 
 
-def run_here(spec: TaskSpec, processes: int = 1, gpus: int = 0, quiet: bool = False) -> ExitCode:
+def run_here(spec: TaskSpec, processes: int = 1, gpus: int = 0) -> ExitCode:
     """Run a job on this machine to its end, showing rank 0's log, and return its exit code.
 
-    Ctrl-C and SIGTERM are passed on to the job, which saves and ends with INTERRUPTED.
+    Ctrl-C, SIGTERM and SIGUSR2 are passed on to all ranks, which save and end with INTERRUPTED.
     """
-    import submitit
-
     run = RunDir(Path(spec.run))
-    folder = run.jobs / "local"
-    folder.mkdir(parents=True, exist_ok=True)
+    run.local_jobs.mkdir(parents=True, exist_ok=True)
     run.jobs.chmod(0o700)
-    environment.leave_allocation()
-    environment.keep_chosen_gpus()
-    _silence_submitit()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    # Born ignoring what it has no handler for, submitit's controller outlives a signal to the whole process group and
-    # leaves the tasks their time to save; they catch the signals themselves.
-    for number in (signal.SIGINT, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    stops: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
-    try:
-        executor = submitit.LocalExecutor(folder)
-        executor.update_parameters(
-            tasks_per_node=processes, gpus_per_node=gpus, timeout_min=_TEN_YEARS_IN_MINUTES, stderr_to_stdout=True
-        )
-        job = executor.submit(run_task, spec)
-        _pass_signals_on(job, stops)
-        _follow(job, echo=not quiet)
-    finally:
-        for number, handler in before.items():
+    job = _job_id(run)
+    with _StopSignals() as stop:
+        ranks = _start(run, spec, job, processes, gpus)
+        stop.pass_on_to(ranks)
+        with run.local_log(job, 0).open("r", encoding="utf-8", errors="replace") as log:
+            _wait(ranks, lambda: _show(log.read()))
+    return _exit_code(run, spec, job, ranks[0].returncode, interrupted=stop.came)
+
+
+def _job_id(run: RunDir) -> str:
+    """A name that no other job has: not of Slurm's, nor of this machine's."""
+    name = time.strftime("local-%Y%m%d-%H%M%S")
+    number = 1
+    while run.local_log(f"{name}-{number}", 0).exists():
+        number += 1
+    return f"{name}-{number}"
+
+
+def _start(run: RunDir, spec: TaskSpec, job: str, processes: int, gpus: int) -> list[programs.Process]:
+    words = [sys.executable, "-u", "-m", "jobs.worker", json.dumps(encode(spec))]
+    return [
+        programs.start(words, environment.of_local_rank(job, rank, processes, gpus), run.local_log(job, rank))
+        for rank in range(processes)
+    ]
+
+
+class _StopSignals:
+    """Passes the stop signals on to the ranks for the length of the block.
+
+    They are blocked until the ranks exist, and the ranks are started with them blocked and let them through once they
+    can handle them (`StopRequest.install`): none is lost, and none ends a process that has only begun.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._ranks: Sequence[programs.Process] = ()
+
+    def __enter__(self) -> _StopSignals:
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def pass_on_to(self, ranks: Sequence[programs.Process]) -> None:
+        """From now on; also what came before."""
+        self._ranks = ranks
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
-    return _outcome(run, spec, job, interrupted=bool(stops))
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        self.came = True
+        _signal(self._ranks, signal.SIGTERM)
 
 
-def _pass_signals_on(job: Any, stops: list[int]) -> None:
-    """From now on note stop signals in `stops` and hand them to the job's processes, as those that came before."""
-
-    def forward(number: int, _frame: FrameType | None) -> None:
-        stops.append(number)
-        job._process.send_signal(signal.SIGTERM)
-
-    for number in SIGNALS:
-        signal.signal(number, forward)
-    if stops:
-        job._process.send_signal(signal.SIGTERM)
+def _signal(ranks: Sequence[programs.Process], number: signal.Signals) -> None:
+    for rank in ranks:
+        with contextlib.suppress(ProcessLookupError):
+            rank.send_signal(number)
 
 
-def _follow(job: Any, echo: bool) -> None:
-    """Print rank 0's log as it grows, until the job's processes have ended."""
-    position = 0
-    ended = False
-    while True:
-        path = job.paths.stdout
-        if echo and path.exists():
-            with path.open("r", encoding="utf-8", errors="replace") as file:
-                file.seek(position)
-                for line in file:
-                    if not line.startswith("submitit "):
-                        sys.stdout.write(line)
-                position = file.tell()
-            sys.stdout.flush()
-        if ended:
-            return
-        ended = job._process.poll() is not None
-        time.sleep(0 if ended else 0.1)
+def _wait(ranks: Sequence[programs.Process], look: Callable[[], None]) -> None:
+    """Wait for the end of all ranks, looking at their log meanwhile. One that fails ends the others."""
+    endings = [signal.SIGTERM, signal.SIGKILL]
+    deadline: float | None = None
+    while None in (codes := [rank.poll() for rank in ranks]):
+        look()
+        if deadline is None and any(code not in (None, ExitCode.DONE, ExitCode.INTERRUPTED) for code in codes):
+            deadline = time.monotonic() + _SECONDS_TO_END
+        if deadline is not None and endings and time.monotonic() > deadline:
+            _signal(ranks, endings.pop(0))
+            deadline = time.monotonic() + _SECONDS_TO_END
+        time.sleep(_WAIT)
+    look()
 
 
-def _outcome(run: RunDir, spec: TaskSpec, job: Any, interrupted: bool) -> ExitCode:
-    path = outcome_path(run, job.job_id)
-    if path.exists():
-        return ExitCode(read_json(path)["code"])
-    if interrupted:  # before the job could catch the signal: nothing was begun, nothing is lost
+def _show(text: str) -> None:
+    if text:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def _exit_code(run: RunDir, spec: TaskSpec, job: str, code: int, interrupted: bool) -> ExitCode:
+    """What the job's end means: rank 0's own exit code, if it ended by itself."""
+    states = [state for state in (JobState.of_or_none(run, key) for key in spec.keys) if state and state.job == job]
+    if code in list(ExitCode) and (code != ExitCode.FAULT or states):
+        return ExitCode(code)
+    if interrupted:  # before the job could handle the signal: nothing was begun, nothing is lost
         return ExitCode.INTERRUPTED
-    for state in (read_state(run, key) for key in spec.keys):
-        if state is not None and state["state"] == "failed" and state["job"] == job.job_id:
-            sys.stderr.write(f"trex: error: {state['reason']}\n")
-            return ExitCode(state["code"])
-    log = job.paths.stdout
-    sys.stderr.write(f"trex: error: the job's first process died without a word; its log is {log}\n")
+    for state in states:
+        if state.code:  # of another rank, which failed before rank 0 was killed
+            sys.stderr.write(f"trex: error: {state.reason}\n")
+            return ExitCode(state.code)
+    log = run.local_log(job, 0)
+    sys.stderr.write(f"trex: error: the job's first process ended without a record; its log is {log}\n")
     return ExitCode.FAULT
-
-
-def _silence_submitit() -> None:
-    logging.getLogger("submitit").setLevel(logging.ERROR)

@@ -1,10 +1,13 @@
-"""Starting other programs: always a list of words, never a shell string, always with a time limit."""
+"""Starting other programs: always a list of words, never a shell string; with a time limit if they are waited for."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+Process = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,11 @@ def run(
     except subprocess.TimeoutExpired:
         return Completed(124, "", f"{words[0]}: no answer within {timeout:g} s")
     return Completed(done.returncode, done.stdout, done.stderr)
+
+
+def start(words: Sequence[str], env: Mapping[str, str], log: Path) -> Process:
+    """Start a program that writes what it prints to the end of `log`. It inherits which signals are blocked here."""
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            list(words), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=dict(env)
+        )

@@ -6,18 +6,20 @@ Run it as `make demo`. Every step is a command that a person can type; it is pri
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from trex.errors import ExitCode
+from trex.records.metrics import MetricsLine
+from trex.records.run_dir import RunDir
+
 ROOT = Path(__file__).resolve().parents[1]
-RUN = ROOT / "runs" / "demo"
+RUN = RunDir(ROOT / "runs" / "demo")
 TREX = [sys.executable, "-m", "jobs.cli"]
 HERE = ["--cluster", "local"]
-INTERRUPTED = 75
 
 
 def say(text: str) -> None:
@@ -44,8 +46,8 @@ def train_interrupted() -> None:
         say("sending SIGTERM, as a preemption does")
         job.send_signal(signal.SIGTERM)
     code = job.wait()
-    if code not in (0, INTERRUPTED):
-        sys.exit(f"demo: the training ended with exit code {code}, expected {INTERRUPTED} (saved, wants to go on)")
+    if code not in (ExitCode.DONE, ExitCode.INTERRUPTED):
+        sys.exit(f"demo: the training ended with exit code {code}, expected {ExitCode.INTERRUPTED}: saved")
     say(
         f"exit code {code}: " + ("saved; the same command goes on from that step" if code else "it had finished before")
     )
@@ -53,9 +55,8 @@ def train_interrupted() -> None:
 
 def steps_logged() -> int:
     """The step of the newest line of metrics."""
-    path = RUN / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return int(json.loads(lines[-1])["step"]) if lines else 0
+    lines = MetricsLine.read_lines(RUN.metrics).records
+    return lines[-1].step if lines else 0
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ def main() -> None:
     for weights in ("untrained", "pixels"):
         trex("run", "configs/demo.yaml", f"name=demo_{weights}", f"extract.weights={weights}", *HERE)
     trex("report", "demo", "demo_untrained", "demo_pixels")
-    say(f"done in {time.monotonic() - began:.0f} s; open {RUN / 'report' / 'index.html'}")
+    say(f"done in {time.monotonic() - began:.0f} s; open {RUN.report_page}")
 
 
 if __name__ == "__main__":

@@ -54,12 +54,7 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not a JSON file ({error})") from error
 
 
-def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON object as one line; short lines of several writers do not mix."""
-    append_text_line(path, json.dumps(value, allow_nan=False, ensure_ascii=False))
-
-
-def append_text_line(path: Path, line: str) -> None:
+def append_line(path: Path, line: str) -> None:
     """Append `line` and an end of line in one write. A last line that a killed writer left incomplete is ended first,
     so that it does not spoil this one too."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,21 +62,6 @@ def append_text_line(path: Path, line: str) -> None:
         end = file.seek(0, os.SEEK_END)
         is_complete = end == 0 or os.pread(file.fileno(), 1, end - 1) == b"\n"
         file.write(("" if is_complete else "\n").encode() + line.encode() + b"\n")
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Every complete JSON object of a `.jsonl` file, in order; a last line cut by a kill is left out."""
-    if not path.exists():
-        return []
-    values = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            values.append(value)
-    return values
 
 
 def sync(path: Path) -> None:

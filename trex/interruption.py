@@ -30,9 +30,13 @@ class StopRequest:
         return self.signal_name is not None
 
     def install(self) -> StopRequest:
-        """Catch the stop signals from now on. Call it in the main thread, before heavy imports."""
+        """Catch the stop signals from now on. Call it in the main thread, before heavy imports.
+
+        Signals that came while they were blocked, as they are in a process that jobs/local.py starts, arrive now.
+        """
         for number in SIGNALS:
             signal.signal(number, self._handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return self
 
     def check(self) -> None:

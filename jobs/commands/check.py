@@ -23,6 +23,7 @@ from trex.config.compare import differences
 from trex.config.loader import to_dict
 from trex.config.schema import WEIGHTS_OF_RUN
 from trex.errors import ExitCode, TrexError, UserError
+from trex.records.manifest import checkpoint_folders
 from trex.records.run_dir import RunDir
 
 
@@ -116,7 +117,7 @@ def _files(run: RunDir, config: Config) -> Iterator[Finding]:
     """The weights files that the config names, read and compared with its model."""
     if config.extract.weights not in WEIGHTS_OF_RUN:
         yield from _try(lambda: _weights(config))
-    if config.train.start is not None and not any(run.checkpoints.glob("epoch-*")):  # else it is not read any more
+    if config.train.start is not None and not checkpoint_folders(run.checkpoints):  # else it is not read any more
         yield from _try(lambda: _start(config))
 
 

@@ -81,7 +81,7 @@ def log_path(run: RunDir, job: str | None, rank: int) -> Path:
     Raises:
         UserError: if there is none.
     """
-    found = list(run.jobs.glob(f"*/{job or '*'}_{rank}_log.out"))
+    found = run.logs(job, rank)
     if not found:
         what = f"job {job}" if job else "any job"
         raise UserError(f"{run.jobs}: no log of {what}, process {rank}: it has not started yet, or it is another run's")

@@ -56,7 +56,7 @@ def collect(targets: Sequence[str]) -> list[RunStatus]:
         UserError: if a named run does not exist.
     """
     runs: list[tuple[RunDir, Config]] = []
-    for target in targets or sorted(str(path.parent) for path in Path("runs").glob("*/config.yaml")):
+    for target in targets or [str(run.root) for run in RunDir.below(Path("runs"))]:
         try:
             run, config = open_run(target)
         except TrexError as error:
@@ -70,7 +70,10 @@ def collect(targets: Sequence[str]) -> list[RunStatus]:
     slurm = ask_slurm([run for run, _ in runs])
     if not slurm.answers:
         sys.stderr.write("trex: Slurm does not answer: shown is what the runs' own files say\n")
-    return [status_of(run, config, slurm) for run, config in runs]
+    found = [status_of(run, config, slurm) for run, config in runs]
+    for problem in (problem for one in found for problem in one.damaged):
+        sys.stderr.write(f"trex: left out: {problem}\n")
+    return found
 
 
 def as_text(runs: Sequence[RunStatus]) -> str:

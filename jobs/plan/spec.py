@@ -5,10 +5,10 @@ it is. Imports nothing heavy: submitting makes these.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-Stage = Literal["train", "extract", "probe", "report"]
-STAGES: tuple[Stage, ...] = ("train", "extract", "probe", "report")  #: in their order
+from trex.records.stage import STAGES, Stage
+
+__all__ = ["STAGES", "Item", "Stage", "TaskSpec"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from jobs.plan.spec import STAGES, Item, Stage, TaskSpec
 from trex.config.schema import WEIGHTS_OF_RUN, Config, ProbeConfig
 from trex.errors import UserError
 from trex.probing.kinds import is_result_of, made_from, probe_kinds
-from trex.records.manifest import newest_manifest
+from trex.records.manifest import checkpoint_folders, newest_manifest
 from trex.records.run_dir import RunDir
 
 
@@ -132,7 +132,7 @@ def require_files(run: RunDir, config: Config, stage: str) -> None:
     wanted = {}
     if stage in ("extract", "run") and config.extract.weights not in WEIGHTS_OF_RUN:
         wanted["extract.weights"] = config.extract.weights
-    if stage in ("train", "run") and config.train.start and not any(run.checkpoints.glob("epoch-*")):
+    if stage in ("train", "run") and config.train.start and not checkpoint_folders(run.checkpoints):
         wanted["train.start"] = config.train.start
     for setting, path in wanted.items():
         if not Path(path).is_file():
@@ -154,4 +154,4 @@ def missing_data(config: Config, specs: Sequence[TaskSpec]) -> dict[str, Path]:
 def is_trained(run: RunDir) -> bool:
     """Whether the newest checkpoint says that the training is complete."""
     newest = newest_manifest(run.checkpoints)
-    return newest is not None and newest[1]["finished"]
+    return newest is not None and newest[1].finished

@@ -16,7 +16,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 
 from jobs.plan.cluster import Cluster, load_cluster
 from jobs.plan.memory import require_memory
@@ -25,12 +24,13 @@ from jobs.plan.spec import TaskSpec
 from jobs.plan.stages import missing_data, plan, stages_of
 from jobs.run_status import is_reported
 from jobs.slurm import queue
-from jobs.slurm.submit import Submitter, Work, array_size, make_private, submissions_path, submitted_jobs
+from jobs.slurm.submit import Submitter, Work, array_size, make_private, submitted_jobs
 from trex.config import Config, load
 from trex.config.loader import to_yaml
 from trex.errors import ExitCode, TrexError, UserError
-from trex.files import read_lines, write_text
+from trex.files import write_text
 from trex.records.run_dir import RunDir
+from trex.records.submission import Submission
 
 Send = Callable[[Work], dict[str, str]]
 Batch = tuple[list[TaskSpec], str]  #: of one stage, and what they wait for in the words of sbatch
@@ -93,7 +93,7 @@ def _submit(run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskS
     save_config(run, config)
     make_private(run.jobs)
     with _one_at_a_time(run):
-        write_text(cluster_path(run), to_yaml(cluster))
+        write_text(run.cluster, to_yaml(cluster))
         held = _settled_jobs(run) if specs else {}
         _Chain(cluster, _announcer(submitter), held).submit(specs)
     return ExitCode.DONE
@@ -102,15 +102,10 @@ def _submit(run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskS
 @contextlib.contextmanager
 def _one_at_a_time(run: RunDir) -> Iterator[None]:
     """Of two that submit the same run, the second sees what the first put into the queue."""
-    with (run.jobs / "submitting.lock").open("w") as file:
+    with run.submitting_lock.open("w") as file:
         with contextlib.suppress(OSError):  # a file system without locks: a second job would end with LOCKED
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def cluster_path(run: RunDir) -> Path:
-    """The cluster file that the run was last submitted with."""
-    return run.jobs / "cluster.yaml"
 
 
 def waiting_jobs(run: RunDir) -> dict[str, queue.QueuedJob]:
@@ -270,10 +265,10 @@ def _announcer(submitter: Submitter) -> Send:
 
 def _retry(target: str, cluster_name: str | None, dry_run: bool) -> int:
     run, config = open_run(target)
-    stages = list(dict.fromkeys(line["stage"] for line in read_lines(submissions_path(run))))
+    stages = list(dict.fromkeys(submission.stage for submission in Submission.of(run).strict()))
     if not stages:
         raise UserError(f"{run.root}: none of its stages was ever submitted to Slurm; `trex run {target}` does them")
-    cluster = load_cluster(cluster_name) if cluster_name else load(cluster_path(run), Cluster)
+    cluster = load_cluster(cluster_name) if cluster_name else load(run.cluster, Cluster)
     try:
         todo = plan(run, config, stages)
     except UserError as error:  # of features that are in the way; the training goes on all the same

@@ -10,9 +10,9 @@ import shlex
 import stat
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -22,11 +22,12 @@ from jobs.plan.cluster import WORD, Cluster
 from jobs.plan.spec import TaskSpec
 from jobs.slurm import queue
 from jobs.slurm.snapshot import code_digest, take_snapshot
-from jobs.worker.attempts import state_path
+from jobs.worker.attempts import MAX_STARTS_WITHOUT_PROGRESS
 from jobs.worker.task import run_task
-from trex.errors import TrexError, UserError
-from trex.files import append_line, read_lines
+from trex.errors import ExitCode, TrexError, UserError
 from trex.records.run_dir import RunDir
+from trex.records.stage import Stage
+from trex.records.submission import Submission
 
 #: What sbatch says when the controller is busy or restarting; asking again helps.
 _TRANSIENT = (
@@ -45,7 +46,7 @@ class Work:
     parallel: int = 0  #: elements that run at once; 0: as many as the cluster lets
 
     @property
-    def stage(self) -> str:
+    def stage(self) -> Stage:
         """The stage of all specs."""
         return self.specs[0].stage
 
@@ -61,7 +62,7 @@ class Submitter:
     def __init__(self, run: RunDir, cluster: Cluster) -> None:
         """Raises UserError if the run's path or one of the SBATCH_ variables cannot stand in a batch script."""
         self.run, self.cluster = run, cluster
-        self.folder = run.jobs / "slurm"
+        self.folder = run.slurm_jobs
         self.defaults = environment.sbatch_defaults()
         if not str(run.root).isprintable() or set("%\\") & set(str(run.root)):
             raise UserError(
@@ -95,11 +96,9 @@ class Submitter:
         comment = f"{self._label(work)}:{secrets.token_hex(6)}"
         ids = self._call_sbatch(work, self._executor(work, code, comment), comment)
         jobs = dict(zip(work.keys, ids, strict=True))
-        line = {
-            "time": round(time.time(), 3), "stage": work.stage, "jobs": jobs, "comment": comment, "code": code.name,
-            "dependency": work.dependency,
-        }  # fmt: skip
-        append_line(submissions_path(self.run), line)
+        Submission(round(time.time(), 3), work.stage, jobs, comment, code=code.name, dependency=work.dependency).append(
+            self.run.submissions
+        )
         return jobs
 
     def _label(self, work: Work) -> str:
@@ -143,10 +142,10 @@ class Submitter:
         )  # fmt: skip
         return executor
 
-    def _options(self, work: Work) -> dict[str, Any]:
+    def _options(self, work: Work) -> dict[str, object]:
         """Options of sbatch that submitit has no word for, or none that suits."""
         stage = self.cluster.stage(work.stage)
-        values: dict[str, Any] = {"time": stage.time, "signal": f"USR2@{stage.lead}", "requeue": True}
+        values: dict[str, object] = {"time": stage.time, "signal": f"USR2@{stage.lead}", "requeue": True}
         named = {"partition": stage.partition, "account": stage.account, "qos": stage.qos}
         values |= self.defaults | {key: value for key, value in named.items() if value}
         if stage.constraint:
@@ -171,11 +170,20 @@ class Submitter:
         ]
 
     def _after(self, work: Work) -> list[str]:
-        states = " ".join(shlex.quote(str(state_path(self.run, key))) for key in work.keys)
+        states = " ".join(shlex.quote(str(self.run.state_for_shell(key))) for key in work.keys)
+        places = " ".join(shlex.quote(str(self.run.rendezvous_prefix(key))) for key in work.keys)
         lines = Path(__file__).with_name("requeue.sh").read_text(encoding="utf-8").rstrip().splitlines()
         again = f"trex {work.stage} {shlex.quote(str(self.run.root))}"
-        # The first line keeps srun's code; the last gives it to Slurm, which would else call every job COMPLETED.
-        return ["rc=$?", f"trex_states=({states})", f"trex_continue={shlex.quote(again)}", *lines, "exit $rc"]
+        return [
+            "rc=$?",  # srun's code
+            f"trex_states=({states})",
+            f"trex_rendezvous=({places})",
+            f"trex_continue={shlex.quote(again)}",
+            f"trex_code_interrupted={int(ExitCode.INTERRUPTED)}",
+            f"trex_most_starts={MAX_STARTS_WITHOUT_PROGRESS}",
+            *lines,
+            "exit $rc",  # to Slurm, which would else call every job COMPLETED
+        ]
 
 
 class _Executor(submitit.SlurmExecutor):
@@ -200,15 +208,18 @@ def array_size(cluster: Cluster) -> int:
     return min(queue.largest_array(), cluster.max_array_size or sys.maxsize)
 
 
-def submissions_path(run: RunDir) -> Path:
-    """What was submitted for a run, a line each."""
-    return run.jobs / "submitted.jsonl"
-
-
 def submitted_jobs(run: RunDir) -> list[tuple[str, tuple[str, str]]]:
-    """Key, and job id with comment, of all that was ever submitted, oldest first: a `dict` of it has the newest."""
-    lines = read_lines(submissions_path(run))
-    return [(key, (job_id, line["comment"])) for line in lines for key, job_id in line["jobs"].items()]
+    """Key, and job id with comment, of all that was ever submitted, oldest first: a `dict` of it has the newest.
+
+    Raises:
+        RecordError: if a line is damaged: the job that it names may be in the queue.
+    """
+    return jobs_of(Submission.of(run).strict())
+
+
+def jobs_of(submissions: Sequence[Submission]) -> list[tuple[str, tuple[str, str]]]:
+    """The same of some submissions."""
+    return [(key, (job_id, one.comment)) for one in submissions for key, job_id in one.jobs.items()]
 
 
 def make_private(folder: Path) -> None:

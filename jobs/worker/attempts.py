@@ -1,7 +1,7 @@
-"""What became of each stage of a run: a small state file that scripts and people read, and a line an attempt.
+"""What became of each job of a run: its state, which the next start and the batch script read, and its history.
 
-runs/<name>/jobs/<key>.state.json   where the stage stands now; the batch script reads it to decide about a requeue
-runs/<name>/events.jsonl            attempt_started and attempt_ended, with why
+runs/<name>/jobs/<key>.state.json   where the job stands now (trex/records/job_state.py)
+runs/<name>/events.jsonl            each start and each end, with why (trex/records/events.py)
 """
 
 from __future__ import annotations
@@ -10,52 +10,56 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 from jobs.environment import Task
 from jobs.plan.spec import Item, TaskSpec
 from jobs.worker.lock import locked
 from trex.errors import ExitCode, NoProgress
-from trex.files import append_line, read_json, read_lines, write_json
+from trex.records.events import AttemptEnded, AttemptStarted
+from trex.records.job_state import JobState, State
+from trex.records.manifest import checkpoint_folders
 from trex.records.run_dir import RunDir
 
-State = Literal["running", "done", "wants_requeue", "failed"]
-
-#: So many starts of one job in a row without anything new on disk, and it is not started again.
+#: So many starts of one job in a row without anything new on disk, and it is not started again. The batch script gets
+#: this number from here (jobs/slurm/submit.py), for starts that die before they record anything.
 MAX_STARTS_WITHOUT_PROGRESS = 5
 
 #: What the main rank waits for the record of another one, when that one is lost.
 SECONDS_FOR_A_RECORD = 5.0
 
-_STATES: dict[ExitCode, State] = {ExitCode.DONE: "done", ExitCode.INTERRUPTED: "wants_requeue"}
-
-
-def state_path(run: RunDir, key: str) -> Path:
-    """The state file of a stage or of one element of its array: `train`, `probe-dtd`, …"""
-    return run.jobs / f"{key}.state.json"
-
-
-def read_state(run: RunDir, key: str) -> dict[str, Any] | None:
-    """The stage's state, or None if it never started or its file is not readable."""
-    try:
-        value = read_json(state_path(run, key))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+_STATES: dict[ExitCode, State] = {ExitCode.DONE: State.DONE, ExitCode.INTERRUPTED: State.WANTS_REQUEUE}
 
 
 def record_failure(run: RunDir, spec: TaskSpec, task: Task, code: ExitCode, reason: str) -> None:
     """Say why a rank other than the main one failed: that one waits for it, and may be killed before it finds out."""
     for key in spec.keys:
-        value = read_state(run, key)
-        if value is not None and value["state"] == "running" and _is_of(value, task):
-            failed = {"state": "failed", "code": int(code), "reason": f"rank {task.rank} on {task.node}: {reason}"}
-            write_json(state_path(run, key), {**value, **failed, "time": round(time.time(), 3)})
+        found = JobState.of_or_none(run, key)
+        if found is not None and found.state == State.RUNNING and _is_of(found, task):
+            reason = f"rank {task.rank} on {task.node}: {reason}"
+            replace(found, state=State.FAILED, code=int(code), reason=reason, time=_now()).save(run, key)
 
 
-def _is_of(value: dict[str, Any], task: Task) -> bool:
-    return (value.get("job"), value.get("restart")) == (task.job_id, task.restart)
+def _is_of(found: JobState, task: Task) -> bool:
+    """Whether a state was left by this very start of the job."""
+    return (found.job, found.restart) == (task.job_id, task.restart)
+
+
+def _now() -> float:
+    return round(time.time(), 3)
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """Where a job stands: its state and its history are both written from this."""
+
+    state: State
+    code: int | None
+    reason: str
+    signal: str | None
+    mark: str
+    time: float
 
 
 class Attempt:
@@ -67,6 +71,7 @@ class Attempt:
         self.open_keys = list(self.keys)
         self.began = time.time()
         self.began_with = self.mark()
+        self.starts_without_progress = 1
         self.started = False
 
     def start(self, held: ExitStack) -> None:
@@ -77,41 +82,59 @@ class Attempt:
             NoProgress: if the last starts of the same job left nothing new on disk.
         """
         for key in self.keys:
-            held.enter_context(locked(self.run.jobs / f"{key}.lock", self.task))
+            held.enter_context(locked(self.run.lock(key), self.task))
         self.started = True
-        mark = self.began_with = self.mark()
-        starts = [event for event in self._events("attempt_started") if event.get("job") == self.task.job_id]
-        nodes = {"nodes": self.task.node_count, "node": self.task.node, "world": self.task.world}
-        self._event("attempt_started", mark=mark, **nodes)
-        recent = starts[-MAX_STARTS_WITHOUT_PROGRESS:]
-        if len(recent) == MAX_STARTS_WITHOUT_PROGRESS and all(event.get("mark") == mark for event in recent):
+        self.began_with = self.mark()
+        self.starts_without_progress = self._starts_without_progress()
+        AttemptStarted(
+            _now(), self.spec.stage, self.keys, self.task.job_id, self.task.restart, self.began_with,
+            nodes=self.task.node_count, node=self.task.node, world=self.task.world,
+        ).append(self.run.events)  # fmt: skip
+        if self.starts_without_progress > MAX_STARTS_WITHOUT_PROGRESS:
             raise NoProgress(
-                f"started {MAX_STARTS_WITHOUT_PROGRESS} times without getting any further ({mark}): not requeued any "
-                f"more. The logs in {self.run.jobs} say how each attempt ended; mend the cause and submit it again."
+                f"started {self.starts_without_progress - 1} times without getting any further ({self.began_with}): "
+                f"not requeued any more. The logs in {self.run.jobs} say how each attempt ended; fix the cause and "
+                f"submit it again."
             )
         for key in self.keys:
-            self._write_state(key, "running", None, "")
+            self._save(key, _Standing(State.RUNNING, None, "", None, self.began_with, _now()))
+
+    def _starts_without_progress(self) -> int:
+        """Starts of this job in a row, this one included, that found nothing new on disk. Restarts that recorded
+        nothing, because they died before they could, count too."""
+        before = JobState.of_or_none(self.run, self.keys[0])
+        if before is None or (before.job, before.mark) != (self.task.job_id, self.began_with):
+            return 1
+        return before.starts_without_progress + max(self.task.restart - before.restart, 1)
 
     def finish_item(self, item: Item) -> None:
         """Record that one of several datasets is done."""
         key = f"{self.spec.stage}-{item.name}"
         self.open_keys.remove(key)
-        self._write_state(key, "done", ExitCode.DONE, "finished")
+        self._save(key, _Standing(State.DONE, ExitCode.DONE, "finished", None, self.mark(), _now()))
 
     def end(self, code: ExitCode, reason: str, signal: str | None, died: bool = False) -> None:
         """Record the end: exit code, why, and the signal that came, if one did. Nothing was started where another job
         holds the lock. Where another process `died`, the state stays as that of a job whose processes are killed: how
-        that one ended decides whether the job goes on. Where another one failed, and this one was told to stop for it,
-        that one's record stays.
+        that one ended decides whether the job is requeued. Where another one failed, and this one was told to stop for
+        it, that one's record stays.
         """
         if not self.started:
             return
+        end = _Standing(_STATES.get(code, State.FAILED), int(code), reason, signal, self.mark(), _now())
         for key in self.open_keys if not died else ():
             if code != ExitCode.INTERRUPTED or self._failure(key) is None:
-                self._write_state(key, _STATES.get(code, "failed"), code, reason)
-        seconds = round(time.time() - self.began, 3)
-        values = {"code": int(code), "reason": reason, "signal": signal, "mark": self.mark(), "seconds": seconds}
-        self._event("attempt_ended", **values)
+                self._save(key, end)
+        AttemptEnded(
+            end.time, self.spec.stage, self.keys, self.task.job_id, self.task.restart, int(code), reason, signal,
+            end.mark, seconds=round(end.time - self.began, 3),
+        ).append(self.run.events)  # fmt: skip
+
+    def _save(self, key: str, now: _Standing) -> None:
+        starts = self.starts_without_progress if now.mark == self.began_with else 0
+        JobState(
+            now.state, now.code, now.reason, now.signal, self.task.job_id, self.task.restart, now.mark, starts, now.time
+        ).save(self.run, key)
 
     def failure_of_another(self) -> tuple[ExitCode, str] | None:
         """What a rank recorded that failed, by `record_failure`; it may still be on its way through the file system."""
@@ -124,15 +147,15 @@ class Attempt:
 
     def _failure(self, key: str) -> tuple[ExitCode, str] | None:
         """What is recorded of this very start if it failed."""
-        value = read_state(self.run, key)
-        if value is not None and value["state"] == "failed" and _is_of(value, self.task):
-            return ExitCode(value["code"]), str(value["reason"])
+        found = JobState.of_or_none(self.run, key)
+        if found is not None and found.state == State.FAILED and found.code is not None and _is_of(found, self.task):
+            return ExitCode(found.code), found.reason
         return None
 
     def mark(self) -> str:
         """What the stage has on disk, in short; it differs as soon as something new is there."""
         if self.spec.stage == "train":
-            return max((path.name for path in self.run.checkpoints.glob("epoch-*")), default="nothing")
+            return next((path.name for path in checkpoint_folders(self.run.checkpoints)), "nothing")
         sizes = [path.stat().st_size for item in self.spec.items for path in self._files(item)]
         return f"{len(sizes)} files of {sum(sizes)} bytes"
 
@@ -144,21 +167,3 @@ class Attempt:
             seed = re.search(r"seed_(\d+)", path.name)
             if path.is_file() and not (item.seeds and seed and int(seed[1]) not in item.seeds):
                 yield path
-
-    def _events(self, name: str) -> list[dict[str, Any]]:
-        lines = read_lines(self.run.events)
-        return [line for line in lines if line.get("event") == name and line.get("keys") == list(self.keys)]
-
-    def _event(self, name: str, **values: Any) -> None:
-        line = {
-            "event": name, "time": round(time.time(), 3), "stage": self.spec.stage, "keys": list(self.keys),
-            "job": self.task.job_id, "restart": self.task.restart, **values,
-        }  # fmt: skip
-        append_line(self.run.events, line)
-
-    def _write_state(self, key: str, state: State, code: ExitCode | None, reason: str) -> None:
-        value = {
-            "state": state, "code": None if code is None else int(code), "reason": reason, "job": self.task.job_id,
-            "restart": self.task.restart, "time": round(time.time(), 3), "mark": self.began_with,
-        }  # fmt: skip
-        write_json(state_path(self.run, key), value)

@@ -11,14 +11,14 @@ import secrets
 import socket
 import time
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs import environment, programs
 from jobs.environment import Task
 from trex.errors import Interrupted, TrexError
-from trex.files import read_json, write_json
 from trex.interruption import StopRequest
+from trex.records.rendezvous import Canceled, Rendezvous
+from trex.records.run_dir import RunDir
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 600.0
 
 
-def meet(folder: Path, key: str, task: Task, stop: StopRequest) -> Store | None:
+def meet(run: RunDir, key: str, task: Task, stop: StopRequest) -> Store | None:
     """A key-value store that all ranks of this attempt share; None for a single process.
 
     Raises:
@@ -35,47 +35,43 @@ def meet(folder: Path, key: str, task: Task, stop: StopRequest) -> Store | None:
     """
     if task.world == 1:
         return None
-    path = _place(folder, key, task)
-    store = _open(path, task) if task.rank == 0 else _join(path, task, stop)
+    store = _open(run, key, task) if task.rank == 0 else _join(run, key, task, stop)
     _wait_for_all(store, task, stop)
     if task.node_count > 1:
         _choose_interface(store, task)
     return store
 
 
-def cancel(folder: Path, key: str, task: Task, reason: str) -> None:
+def cancel(run: RunDir, key: str, task: Task, reason: str) -> None:
     """Tell the waiting ranks that rank 0 does not come, so that none of them waits for it."""
     if task.world > 1:
-        write_json(_place(folder, key, task), {"canceled": reason})
+        Canceled(reason).write(run.canceled(key, task.job_id, task.restart))
 
 
-def _place(folder: Path, key: str, task: Task) -> Path:
-    return folder / "rendezvous" / f"{key}-{task.job_id}-{task.restart}.json"
-
-
-def _open(path: Path, task: Task) -> Store:
+def _open(run: RunDir, key: str, task: Task) -> Store:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=WAIT_SECONDS))
     token = secrets.token_hex(16)
     store.set("token", token)
-    addresses = _own_addresses(task) if task.node_count > 1 else ["127.0.0.1"]
-    write_json(path, {"addresses": addresses, "port": store.port, "token": token, "node": task.node})
+    addresses = tuple(_own_addresses(task)) if task.node_count > 1 else ("127.0.0.1",)
+    Rendezvous(addresses, store.port, token, task.node).write(run.rendezvous(key, task.job_id, task.restart))
     return store
 
 
-def _join(path: Path, task: Task, stop: StopRequest) -> Store:
+def _join(run: RunDir, key: str, task: Task, stop: StopRequest) -> Store:
+    path, canceled = (place(key, task.job_id, task.restart) for place in (run.rendezvous, run.canceled))
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         stop.check()
+        if canceled.exists():
+            raise TrexError(f"rank 0 ended before the ranks met: {Canceled.read(canceled).reason}")
         if path.exists():
-            place = read_json(path)
-            if "canceled" in place:
-                raise TrexError(f"rank 0 ended before the ranks met: {place['called_off']}")
-            for address in place["addresses"]:
-                store = _connect(address, place["port"], place["token"])
+            place = Rendezvous.read(path)
+            for address in place.addresses:
+                store = _connect(address, place.port, place.token)
                 if store is not None:
-                    if place["node"] != task.node:  # a neighbor may come by an address that leads nowhere from afar
+                    if place.node != task.node:  # another process of the same node may use an address that is local
                         store.set("reached", address)
                     return store
         time.sleep(0.1)

@@ -21,8 +21,8 @@ from jobs.plan.spec import Item, Stage, TaskSpec
 from jobs.worker import rendezvous
 from jobs.worker.attempts import Attempt, record_failure
 from trex.errors import ExitCode, Interrupted, TrexError, UserError
-from trex.files import write_json
 from trex.interruption import StopRequest
+from trex.records.environment import Environment
 from trex.records.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ def run_task(spec: TaskSpec) -> None:
     """
     stop = StopRequest().install()
     task = environment.this_task()
-    if not task.is_slurm:
-        environment.restore_chosen_gpus()
     _set_up_logging(task)
     run = RunDir(Path(spec.run))
     attempt = Attempt(run, spec, task) if task.rank == 0 else None
@@ -72,9 +70,7 @@ def run_task(spec: TaskSpec) -> None:
         else:
             attempt.end(code, reason, stop.signal_name, died=lost)
             if code:
-                rendezvous.cancel(run.jobs, spec.keys[0], task, reason)
-            if not task.is_slurm:
-                write_json(outcome_path(run, task.job_id), {"code": int(code), "reason": reason})
+                rendezvous.cancel(run, spec.keys[0], task, reason)
     if code:
         logging.shutdown()
         sys.stdout.flush()
@@ -106,11 +102,6 @@ def _lost_another(error: Exception) -> bool:
     return of_the_store or bool(_LOST.search(str(error)))
 
 
-def outcome_path(run: RunDir, job_id: str) -> Path:
-    """Where a job of this machine leaves its exit code: submitit's local controller passes none on."""
-    return run.jobs / "local" / f"{job_id}_outcome.json"
-
-
 def _work(spec: TaskSpec, run: RunDir, task: Task, stop: StopRequest, attempt: Attempt | None) -> None:
     stop.check()
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(task.cpus))
@@ -123,7 +114,7 @@ def _work(spec: TaskSpec, run: RunDir, task: Task, stop: StopRequest, attempt: A
         return
     from trex.distributed import joined
 
-    store = rendezvous.meet(run.jobs, spec.keys[0], task, stop)
+    store = rendezvous.meet(run, spec.keys[0], task, stop)
     device = _device(task)
     if attempt is not None:
         _record_environment(run, task, device)
@@ -179,18 +170,17 @@ def _record_environment(run: RunDir, task: Task, device: Device) -> None:
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    value = {
-        "time": round(time.time(), 3),
-        "job": task.job_id,
-        "node": task.node,
-        "world": task.world,
-        "device": f"{device.type}: {name}",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {package: _version(package) for package in _PACKAGES},
-    }
-    write_json(run.environment, value)
+    Environment(
+        time=round(time.time(), 3),
+        job=task.job_id,
+        node=task.node,
+        world=task.world,
+        device=f"{device.type}: {name}",
+        threads=torch.get_num_threads(),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages={package: _version(package) for package in _PACKAGES},
+    ).write(run.environment)
 
 
 def _version(package: str) -> str | None:

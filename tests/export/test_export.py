@@ -19,6 +19,8 @@ from trex.features.source import state_digest
 from trex.files import sha256, write_json
 from trex.model.trex import build_model
 from trex.model.weights import read_encoder
+from trex.records.environment import Environment
+from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
 from trex.training.state import Position, TrainingState, make_optimizer
@@ -139,8 +141,9 @@ def test_card_says_what_it_is_from_what_and_how_well_it_does(run: RunDir, tmp_pa
             "test": {"top1": top1, "mean_per_class": top1},
         }  # fmt: skip
         write_json(run.probe(dataset, "exact", 0), result)
-    write_json(run.environment, {"python": "3.12.1", "world": 4, "device": "cuda: X", "packages": {"torch": "2.14.1"}})
-    run.metrics.write_text('{"kind": "validation", "step": 160, "epoch": 20, "top1": 81.25, "top5": 95.0}\n')
+    packages: dict[str, str | None] = {"torch": "2.14.1"}
+    Environment(0.0, "7", "n1", 4, "cuda: X", 8, "3.12.1", "Linux", packages).write(run.environment)
+    MetricsLine("validation", 160, 20.0, {"top1": 81.25, "top5": 95.0}, 0.0).append(run.metrics)
     done = export(run, tmp_path / "encoder.pth", "encoder", license="CC-BY-4.0")
     text = done.card.read_text()
     assert done.card == tmp_path / "encoder.md"

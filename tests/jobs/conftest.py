@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.slurm.submit import submissions_path
-from trex.files import append_line
 from trex.records.run_dir import RunDir
+from trex.records.stage import STAGES
+from trex.records.submission import Submission
 
 _PROGRAM = """#!/bin/sh
 echo "$*" >> {path}.asked
@@ -57,5 +57,5 @@ def queued(job_id: str, state: str, comment: str) -> str:
 def note_submission(run: RunDir, comment: str, **jobs: str) -> None:
     """Let a run have been submitted: the job id of each key, `_` for `-`."""
     named = {key.replace("_", "-", 1): job_id for key, job_id in jobs.items()}
-    stage = next(iter(named)).partition("-")[0]
-    append_line(submissions_path(run), {"time": 0.0, "stage": stage, "jobs": named, "comment": comment})
+    stage = next(stage for stage in STAGES if next(iter(named)).startswith(stage))
+    Submission(0.0, stage, named, comment, code="", dependency="").append(run.submissions)

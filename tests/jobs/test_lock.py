@@ -1,14 +1,14 @@
-"""One living job a run: who may take a lock, and who may not."""
+"""One living job per run: who may take a lock, and who may not."""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,11 @@ import pytest
 from jobs.environment import Task
 from jobs.worker.lock import _remove_stale, locked
 from trex.errors import RunLocked
+from trex.records.lock_owner import LockOwner
 
 TASK = Task("1", rank=0, world=1, local_rank=0, node="here", node_count=1, restart=0, is_slurm=False, cpus=1)
+#: Of a process that has ended.
+DEAD = LockOwner("1", 0, slurm=False, host=os.uname().nodename, pid=1 << 22, process_start=None, since=0.0, id="dead")
 
 
 def hold(path: Path, seconds: float) -> subprocess.Popen[bytes]:
@@ -53,23 +56,23 @@ def test_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     other.communicate()
     assert path.exists()
     with locked(path, TASK):
-        assert json.loads(path.read_text())["pid"] == os.getpid()
+        assert LockOwner.read(path).pid == os.getpid()
     assert not path.exists()
 
 
 def test_reused_process_number_does_not_keep_a_dead_lock_alive(tmp_path: Path) -> None:
     path = tmp_path / "train.lock"
     with locked(path, TASK):
-        text = path.read_text()
-    owner = json.loads(text)
-    path.write_text(json.dumps({**owner, "process_start": owner["process_start"] - 1, "id": "old"}))
+        owner = LockOwner.read(path)
+    assert owner.process_start is not None
+    replace(owner, process_start=owner.process_start - 1, id="old").write(path)
     with locked(path, TASK):
         pass
 
 
 def test_lock_of_another_host_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "train.lock"
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "slurm": False, "id": "x"}))
+    replace(DEAD, host="elsewhere").write(path)
     with pytest.raises(RunLocked, match=r"elsewhere.*delete that file"), locked(path, TASK):
         pass
     assert path.exists()
@@ -84,10 +87,10 @@ def test_unreadable_lock_is_refused_with_the_remedy(tmp_path: Path) -> None:
 
 def test_requeued_job_takes_over_from_its_earlier_life(tmp_path: Path) -> None:
     path = tmp_path / "train.lock"
-    path.write_text(json.dumps({"job": "7", "restart": 0, "slurm": True, "host": "n1", "pid": 1, "id": "x"}))
+    replace(DEAD, job="7", slurm=True, host="n1").write(path)
     again = Task("7", rank=0, world=1, local_rank=0, node="n2", node_count=1, restart=1, is_slurm=True, cpus=1)
     with locked(path, again):
-        assert json.loads(path.read_text())["restart"] == 1
+        assert LockOwner.read(path).restart == 1
 
 
 def _compete(path: Path, start: float, results: multiprocessing.Queue, all_known: multiprocessing.Event) -> None:
@@ -105,7 +108,7 @@ def _compete(path: Path, start: float, results: multiprocessing.Queue, all_known
 def test_of_several_at_the_same_moment_exactly_one_wins(tmp_path: Path, stale: bool) -> None:
     path = tmp_path / "train.lock"
     if stale:
-        path.write_text(json.dumps({"host": os.uname().nodename, "pid": 1 << 22, "slurm": False, "id": "dead"}))
+        DEAD.write(path)
     context = multiprocessing.get_context("fork")
     results, all_known = context.Queue(), context.Event()
     start = time.time() + 0.2
@@ -122,9 +125,8 @@ def test_of_several_at_the_same_moment_exactly_one_wins(tmp_path: Path, stale: b
 
 def test_slow_process_does_not_remove_the_lock_of_one_that_took_over_before_it(tmp_path: Path) -> None:
     path = tmp_path / "train.lock"
-    dead = {"host": os.uname().nodename, "pid": 1 << 22, "slurm": False, "id": "dead"}
-    path.write_text(json.dumps(dead))
+    DEAD.write(path)
     with locked(path, TASK):
         mine = path.read_text()
-        _remove_stale(path, dead)  # by a process that read the dead owner's lock before it was exchanged
+        _remove_stale(path, DEAD)  # by a process that read the dead owner's lock before it was exchanged
         assert path.read_text() == mine

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -17,13 +16,14 @@ import pytest
 from jobs import environment
 from jobs.environment import Task
 from jobs.plan.spec import TaskSpec
-from jobs.worker.attempts import Attempt, read_state, record_failure
+from jobs.worker.attempts import Attempt, record_failure
 from jobs.worker.task import _lost_another
 from tests.pictures import write_noise
 from trex.config import Config, load
 from trex.datasets.registry import load_split
 from trex.errors import ExitCode
 from trex.loading.order import epoch_order
+from trex.records.job_state import JobState, State
 from trex.records.run_dir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,8 +53,7 @@ def outside(home: Path) -> dict[str, str]:
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """An environment in which nobody chose GPUs."""
-    for name in ("CUDA_VISIBLE_DEVICES", "TREX_CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return monkeypatch
 
 
@@ -73,9 +72,9 @@ def test_image_that_one_rank_cannot_read_is_what_the_command_says(home: Path, ou
     assert done.returncode == 2, said
     assert re.search(rf"rank 1 on \S+: .*{path.name}", said)
     assert "Traceback" not in said
-    state = json.loads((home / "runs" / "run" / "jobs" / "train.state.json").read_text())
-    assert (state["state"], state["code"]) == ("failed", 2)
-    assert path.name in state["reason"]
+    state = JobState.read(RunDir(home / "runs" / "run").state("train"))
+    assert (state.state, state.code) == (State.FAILED, 2)
+    assert path.name in state.reason
     status = subprocess.run([*WORDS[:3], "status", "run"], cwd=home, env=outside, capture_output=True, text=True)
     assert path.name in status.stdout
 
@@ -98,8 +97,7 @@ def test_killed_rank_leaves_the_state_of_a_killed_job(home: Path, outside: dict[
     said = "".join(lines)
     assert "another process of this job ended before its work was done" in said
     assert "Traceback" not in said
-    state = json.loads((home / "runs" / "run" / "jobs" / "train.state.json").read_text())
-    assert state["state"] == "running"
+    assert JobState.read(RunDir(home / "runs" / "run").state("train")).state == State.RUNNING
 
 
 @pytest.mark.parametrize("code", [ExitCode.INTERRUPTED, ExitCode.FAULT])
@@ -116,9 +114,8 @@ def test_record_of_the_rank_that_failed_outlives_what_its_end_did_to_the_first(t
         assert attempt.failure_of_another() == (ExitCode.USER_ERROR, "rank 1 on n1: no such image")
         attempt.end(code, "told to stop", "SIGTERM")
     expected = "rank 1 on n1: no such image" if code == ExitCode.INTERRUPTED else "told to stop"
-    state = read_state(run, "train")
-    assert state is not None
-    assert (state["state"], state["reason"]) == ("failed", expected)
+    state = JobState.read(run.state("train"))
+    assert (state.state, state.reason) == (State.FAILED, expected)
 
 
 class DistNetworkError(RuntimeError):
@@ -147,9 +144,7 @@ def test_failure_of_a_rank_is_not_put_into_the_state_of_another_start(tmp_path: 
     with contextlib.ExitStack() as held:
         Attempt(run, spec, task).start(held)
         record_failure(run, spec, replace(task, rank=1, restart=0), ExitCode.FAULT, "late")
-    state = read_state(run, "train")
-    assert state is not None
-    assert state["state"] == "running"
+    assert JobState.read(run.state("train")).state == State.RUNNING
 
 
 def process_of_rank(rank: int, home: Path) -> int:
@@ -159,7 +154,7 @@ def process_of_rank(rank: int, home: Path) -> int:
         with contextlib.suppress(OSError):
             variables = (path / "environ").read_bytes().split(b"\0")
             here = (path / "cwd").resolve() == home.resolve()
-            if here and f"SUBMITIT_LOCAL_GLOBALID={rank}".encode() in variables:
+            if here and f"TREX_RANK={rank}".encode() in variables:
                 found.append(int(path.name))
     return min(found)
 
@@ -178,16 +173,10 @@ def test_chosen_gpus_are_those_that_cuda_would_see(
 
 
 def test_choice_of_gpus_reaches_the_processes_of_this_machine(fresh: pytest.MonkeyPatch) -> None:
-    environment.keep_chosen_gpus()
-    fresh.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # as submitit numbers them
-    environment.restore_chosen_gpus()
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1", "nobody chose"
+    assert environment.of_local_rank("1", 0, 2, gpus=2)["CUDA_VISIBLE_DEVICES"] == "0,1", "nobody chose"
+    assert environment.of_local_rank("1", 0, 2, gpus=0)["CUDA_VISIBLE_DEVICES"] == ""
     fresh.setenv("CUDA_VISIBLE_DEVICES", "GPU-ab12,GPU-cd34")
-    environment.keep_chosen_gpus()
-    fresh.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    environment.restore_chosen_gpus()
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-ab12,GPU-cd34"
-    del os.environ["TREX_CUDA_VISIBLE_DEVICES"]
+    assert environment.of_local_rank("1", 0, 2, gpus=2)["CUDA_VISIBLE_DEVICES"] == "GPU-ab12,GPU-cd34"
 
 
 def test_more_processes_than_gpus_are_refused_before_anything_runs(home: Path, outside: dict[str, str]) -> None:

@@ -9,7 +9,8 @@ from jobs.commands.status import as_text, collect
 from jobs.plan.runs import open_config, save_config
 from jobs.run_status import RunStatus
 from tests.jobs.conftest import FakeSlurm, note_submission, queued
-from trex.files import append_line
+from trex.records.events import AttemptStarted
+from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 
 
@@ -47,10 +48,8 @@ def test_goodput_and_stops_know_the_starts_of_earlier_jobs(fake_slurm: FakeSlurm
     run = make_run("train.batch_size=10")
     for job, comment in (("7", "a"), ("8", "b")):
         note_submission(run, comment, train=job)
-        event = {"stage": "train", "keys": ["train"], "job": job, "restart": 0, "time": 0.0}
-        append_line(run.events, {"event": "attempt_started", **event})
-    line = {"kind": "train", "step": 15, "epoch": 1.0, "images_per_second": 1.0}
-    append_line(run.metrics, line)
+        AttemptStarted(0.0, "train", ("train",), job, 0, "nothing", nodes=1, node="n1", world=1).append(run.events)
+    MetricsLine("train", 15, 1.0, {"images_per_second": 1.0}, 0.0).append(run.metrics)
     fake_slurm.says("squeue")
     fake_slurm.says("sacct", "7|NODE_FAIL|100", "8|CANCELLED by 0|200")
     (status,) = collect(["mine"])

@@ -21,6 +21,7 @@ from trex.files import sha256
 from trex.interruption import StopRequest
 from trex.model.encoder import build_encoder
 from trex.probing.probe import probe
+from trex.records.manifest import MANIFEST, Manifest
 from trex.records.run_dir import RunDir
 
 TEXT = """
@@ -61,8 +62,7 @@ def checkpoint(run: RunDir, name: str, finished: bool) -> str:
     folder.mkdir(parents=True)
     (folder / "checkpoint.pt").write_text(name)
     digest = sha256(folder / "checkpoint.pt")
-    manifest = {"step": 7, "bytes": len(name), "sha256": digest, "milestone": False, "finished": finished}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    Manifest(7, len(name), digest, milestone=False, finished=finished).write(folder / MANIFEST)
     return f"{name}, SHA-256 {digest[:16]}"
 
 

@@ -171,7 +171,7 @@ class Run:
         return json.loads(path.read_text()) if path.exists() else {"state": "nothing"}
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        return [line for line in _lines(self.root / "events.jsonl") if line["event"] == name]
+        return [line for line in _lines(self.root / "events.jsonl") if line["kind"] == name]
 
     def step(self) -> int:
         """The newest step in the metrics."""
@@ -255,9 +255,9 @@ def pinned(cpus: int) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    from trex.files import read_lines
-
-    return read_lines(path)
+    """The lines of a file as they stand there, but for a last one that is still being written."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.split("\n")[:-1] if line]
 
 
 def start_sandbox(*options: str) -> Path:

@@ -17,9 +17,9 @@ from tests.training.test_resume import finish
 from trex.config import Config
 from trex.datasets.registry import load_split
 from trex.distributed import Ranks
-from trex.files import read_lines
 from trex.interruption import StopRequest
 from trex.model.trex import TrexModel
+from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 from trex.training.trainer import Trainer
 
@@ -126,7 +126,7 @@ def test_rate_is_set_anew_at_every_step_and_peaks_at_the_last_of_the_warmup(tiny
     config = tiny("rates", "train.log_every=1", "optimizer.lr=0.2", "train.epochs=3", "crops.local_count=0")
     run = saved_run(config)
     finish(run, config)
-    rates = [line["lr"] for line in read_lines(run.metrics) if line["kind"] == "train"]
+    rates = [line.values["lr"] for line in MetricsLine.read_lines(run.metrics).strict() if line.phase == "train"]
     steps, peak = 1014 // 128, 0.2 * 128 / 256
     rest = 2 * steps
     expected = [peak * i / (steps - 1) for i in range(steps)]
@@ -170,7 +170,7 @@ def _validation(ranks: Ranks, config: Config) -> dict[str, float]:
     ours = trainer(config, ranks)
     ours.validate()
     ours.close()
-    return read_lines(RunDir.of(config).metrics)[-1] if ranks.is_main else {}
+    return MetricsLine.read_lines(RunDir.of(config).metrics).strict()[-1].values if ranks.is_main else {}
 
 
 @pytest.mark.slow

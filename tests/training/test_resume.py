@@ -20,8 +20,9 @@ from tests.training.conftest import assert_same_bits
 from trex.config import Config
 from trex.distributed import Ranks
 from trex.errors import Interrupted, ResumeRefused
-from trex.files import read_lines
 from trex.interruption import StopRequest
+from trex.records.events import CheckpointSaved, read_events
+from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
 from trex.training.trainer import train
@@ -59,9 +60,10 @@ def test_interrupted_after_any_step_and_resumed_ends_with_the_same_bits(tiny, sa
     assert curves(RunDir.of(reference)) == curves(run)
 
 
-def curves(run: RunDir) -> list[dict]:
-    timing = ("time", "images_per_second")
-    return [{key: value for key, value in line.items() if key not in timing} for line in read_lines(run.metrics)]
+def curves(run: RunDir) -> list[tuple]:
+    """All that was measured, but for times and speeds."""
+    lines = MetricsLine.read_lines(run.metrics).strict()
+    return [(line.phase, line.step, line.epoch, line.values | {"images_per_second": 0.0}) for line in lines]
 
 
 @pytest.mark.slow
@@ -109,8 +111,8 @@ def run_to_end(config: Config, processes: int, workers: int = 0) -> None:
 
 
 def steps_saved(run: RunDir) -> int:
-    events = [event for event in read_lines(run.events) if event["event"] == "checkpoint"]
-    return max((event["step"] for event in events), default=0)
+    events = [event for event in read_events(run.events).strict() if isinstance(event, CheckpointSaved)]
+    return max((event.step for event in events), default=0)
 
 
 @pytest.mark.slow
@@ -154,12 +156,12 @@ def test_real_processes_killed_at_random_moments_end_with_the_same_bits(tiny, sa
 
 
 def median_seconds_a_step(run: RunDir, config: Config) -> float:
-    lines = [line for line in read_lines(run.metrics) if "images_per_second" in line]
-    return config.train.batch_size / float(np.median([line["images_per_second"] for line in lines]))
+    lines = [line for line in MetricsLine.read_lines(run.metrics).strict() if line.phase == "train"]
+    return config.train.batch_size / float(np.median([line.values["images_per_second"] for line in lines]))
 
 
 def logged_beyond(run: RunDir, step: int) -> bool:
-    return any(line["step"] > step for line in read_lines(run.metrics)) if run.metrics.exists() else False
+    return any(line.step > step for line in MetricsLine.read_lines(run.metrics).records)
 
 
 @pytest.mark.slow

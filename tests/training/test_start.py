@@ -18,9 +18,11 @@ from trex.datasets.registry import load_split
 from trex.distributed import Ranks
 from trex.errors import Interrupted, ResumeRefused, UserError
 from trex.export.write import export
-from trex.files import read_lines, sha256
+from trex.files import sha256
 from trex.interruption import StopRequest
 from trex.model.trex import TrexModel, build_model
+from trex.records.events import TrainingStarted, read_events
+from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 from trex.training.start import Start, read_start
 from trex.training.state import TrainingState
@@ -148,11 +150,11 @@ def test_released_checkpoint_trains_on_to_the_end_and_records_where_it_began(tin
     run = saved_run(config)
     finish(run, config)
     saved = final(run)
-    steps = {line["step"] for line in read_lines(run.metrics) if line["kind"] == "train"}
+    steps = {line.step for line in MetricsLine.read_lines(run.metrics).strict() if line.phase == "train"}
     assert min(steps) > saved["position"]["global_step"] // 2  # the second of two epochs only
     record = {"file": str(path), "sha256": sha256(path), "with": "all"}
     assert saved["start"] == record
-    assert next(e for e in read_lines(run.events) if e["event"] == "training_started")["start"] == record
+    assert next(e for e in read_events(run.events).strict() if isinstance(e, TrainingStarted)).start == record
 
 
 # ---- our own: a run that is exported and continued is the run that was not

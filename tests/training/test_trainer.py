@@ -17,11 +17,11 @@ from trex.config.schema import OptimizerConfig
 from trex.datasets.registry import load_split
 from trex.distributed import Ranks
 from trex.errors import Interrupted, TrexError, UserError
-from trex.files import read_lines
 from trex.images.normalize import normalize
 from trex.interruption import StopRequest
 from trex.loading.evaluation import evaluation_image
 from trex.model.trex import build_model
+from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
 from trex.training.state import Position, TrainingState, make_optimizer
@@ -109,7 +109,7 @@ def test_loss_that_is_not_finite_ends_the_run_and_is_never_saved(tiny, saved_run
     with pytest.raises(TrexError, match=r"the loss of step \d+ is not finite"):
         finish(run, config)
     newest = Checkpoints(run.checkpoints).newest()
-    losses = [line["loss"] for line in read_lines(run.metrics) if line["kind"] == "train"]
+    losses = [line.values["loss"] for line in MetricsLine.read_lines(run.metrics).strict() if line.phase == "train"]
     assert np.isfinite(losses).all()
     assert newest is None or newest.load()["position"]["global_step"] <= 2
 
@@ -156,10 +156,10 @@ def test_plain_head_and_class_means_both_learn(tiny, saved_run, memory: int) -> 
     config = tiny("learns", *crops, *model, "train.epochs=6", "train.batch_size=64", "optimizer.lr=0.4")
     run = saved_run(config)
     finish(run, config)
-    validations = [line for line in read_lines(run.metrics) if line["kind"] == "validation"]
+    validations = [line for line in MetricsLine.read_lines(run.metrics).strict() if line.phase == "validation"]
     assert len(validations) == 6
-    assert validations[-1]["top1"] > 95, [round(line["top1"]) for line in validations]
-    assert validations[-1]["loss"] < 0.25
+    assert validations[-1].values["top1"] > 95, [round(line.values["top1"]) for line in validations]
+    assert validations[-1].values["loss"] < 0.25
     if memory:
         state = final(run)["model"]
         features, labels = F.normalize(state["classifier.features"], dim=1), state["classifier.labels"]

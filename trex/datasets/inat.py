@@ -11,6 +11,8 @@ from trex.datasets.registry import Counts, Listing, dataset
 from trex.errors import UserError
 from trex.files import read_json
 
+Annotations = dict[str, Any]  #: of a file in COCO's layout
+
 Listed = tuple[list[str], list[int]]
 
 
@@ -33,7 +35,7 @@ for _year, _counts in ((2018, Counts(8142, 437513, 24426)), (2019, Counts(1010, 
     dataset(f"inat{_year}", _counts)(partial(read_inat, _year))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Annotations:
     try:
         value = read_json(path)
         for key, fields in (("images", ("id", "file_name")), ("annotations", ("image_id", "category_id"))):
@@ -44,11 +46,11 @@ def _read(path: Path) -> dict[str, Any]:
             category["id"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not an annotation file of iNaturalist ({error!r})") from error
-    result: dict[str, Any] = value
+    result: Annotations = value
     return result
 
 
-def _join(value: dict[str, Any], ranks: dict[int, int], path: Path) -> Listed:
+def _join(value: Annotations, ranks: dict[int, int], path: Path) -> Listed:
     """Paths and labels, in the order of the images."""
     categories = {entry["image_id"]: entry["category_id"] for entry in value["annotations"]}
     images, labels = [], []

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 import trex
+from trex.records.environment import Environment
 from trex.records.run_dir import RunDir
 from trex.reporting.collect import RunData, collect
 from trex.reporting.tables import markdown
@@ -97,12 +98,13 @@ def _use(facts: Facts) -> str:
 def _scores(data: RunData, facts: Facts) -> Iterator[str]:
     """The last validation before the checkpoint, and the probes of features of exactly these weights."""
     last = facts.saved["position"]["global_step"]
-    validations = [line for line in data.metrics if line.get("kind") == "validation" and line["step"] <= last]
+    validations = [line for line in data.metrics if line.phase == "validation" and line.step <= last]
     if validations:
         line = validations[-1]
         dataset = facts.saved["config"]["data"]["dataset"]
-        scores = f"top-1 {line['top1']:.2f} %, top-5 {line['top5']:.2f} %"
-        yield f"Validation on {dataset} after epoch {line['epoch']}: {scores}."
+        wanted = {"top1": "top-1", "top5": "top-5"}
+        scores = ", ".join(f"{wanted[name]} {line.values[name]:.2f} %" for name in wanted if name in line.values)
+        yield f"Validation on {dataset} after epoch {line.epoch:g}: {scores}."
     cells = {key: cell for key, cell in data.cells.items() if _of_these(cell.results, facts.encoder_digest)}
     yield markdown([replace(data, cells=cells)]).rstrip() if cells else "No probes of these weights' features yet."
 
@@ -126,12 +128,12 @@ def _digests(facts: Facts) -> Iterator[str]:
     yield f"| names and labels of the training images | `{facts.saved['data_digest']}` |"
 
 
-def _versions(environment: Mapping[str, Any]) -> str:
-    packages = {name: version for name, version in environment.get("packages", {}).items() if version}
-    if not packages:
+def _versions(environment: Environment | None) -> str:
+    packages = environment.packages if environment else {}
+    listed = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+    if environment is None or not listed:
         return "Not recorded."
-    listed = ", ".join(f"{name} {version}" for name, version in packages.items())
-    return f"Python {environment['python']}; {listed}. Devices: {environment['world']} x {environment['device']}."
+    return f"Python {environment.python}; {listed}. Devices: {environment.world} x {environment.device}."
 
 
 def _license(license: str | None) -> str:

@@ -33,7 +33,7 @@ def _weights(run: RunDir, config: Config, read_states: bool) -> str:
         return untrained(config)
     if weights == "trained":
         newest = newest_manifest(run.checkpoints, read_states)
-        return "no checkpoint" if newest is None else checkpoint(newest[0], newest[1]["sha256"])
+        return "no checkpoint" if newest is None else checkpoint(newest[0], newest[1].sha256)
     try:
         return weights_file(Path(weights))
     except OSError as error:

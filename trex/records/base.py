@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Generic, Self, TypeVar
 
 from trex.errors import TrexError
-from trex.files import append_text_line, write_json
+from trex.files import append_line, write_json
 from trex.records.typed import Bounds, Mismatch, decode_dataclass, encode, shown
 
 Json = dict[str, object]
@@ -105,20 +105,25 @@ class Record:
             FileNotFoundError: if there is no such file.
             RecordError: if the file cannot be read, or holds anything but this record.
         """
-        text = _text(_content(path), str(path))
+        return cls.parse(_content(path), str(path))
+
+    @classmethod
+    def parse(cls, content: bytes, where: str) -> Self:
+        """The record that the content of a file holds; `where` names the file. Raises RecordError as `read` does."""
+        text = _text(content, where)
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
             line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-            raise RecordError(f"{path}{line}: found no JSON ({error}), expected {_described(cls)}") from error
+            raise RecordError(f"{where}{line}: found no JSON ({error}), expected {_described(cls)}") from error
         try:
             return decode_dataclass(cls, value)
         except Mismatch as error:
-            raise RecordError(f"{path}{_line_of(error.key, text)}: {error}") from error
+            raise RecordError(f"{where}{_line_of(error.key, text)}: {error}") from error
 
     def append(self, path: Path) -> None:
         """Append this record as one line; the short lines of several writers do not mix."""
-        append_text_line(path, json.dumps(self.to_json(), allow_nan=False, ensure_ascii=False))
+        append_line(path, json.dumps(self.to_json(), allow_nan=False, ensure_ascii=False))
 
     @classmethod
     def read_lines(cls, path: Path) -> Lines[Self]:

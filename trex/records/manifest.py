@@ -1,16 +1,45 @@
-"""What the checkpoints of a run claim to be, from their manifests alone. Imports nothing heavy: submitting asks it."""
+"""`checkpoints/<name>/manifest.json`: what a checkpoint claims to be.
+
+Whoever saves a checkpoint writes it (trex/training/checkpoint.py). Resuming and exporting compare the state beside it
+with it; planning (jobs/plan/) and `trex status` read it alone. Imports nothing heavy: submitting asks it.
+"""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar
 
-from trex.files import read_json, sha256
+from trex.files import sha256
+from trex.records.base import Count, Record, RecordError
+from trex.records.typed import Bounds
 
 NAME = re.compile(r"epoch-[0-9]{4,}-step-[0-9]{8,}")
 STATE = "checkpoint.pt"
 MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest(Record):
+    """One checkpoint."""
+
+    FORMAT: ClassVar[int] = 1
+
+    step: Count  #: steps done in all
+    bytes: Annotated[int, Bounds(0, 2**63 - 1)]  #: size of the state's file
+    sha256: str  #: of the state's file, 64 hexadecimal digits
+    milestone: bool  #: whether it stays for good
+    finished: bool  #: whether the training is complete with it
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"sha256: found {self.sha256[:80]!a}, expected 64 hexadecimal digits")
+
+
+def checkpoint_name(epoch: int, step: int) -> str:
+    """Name of a checkpoint's folder: epochs finished, and steps done in the next one."""
+    return f"epoch-{epoch:04d}-step-{step:08d}"
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
@@ -20,16 +49,15 @@ def checkpoint_folders(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), reverse=True)
 
 
-def newest_manifest(folder: Path, read_states: bool = False) -> tuple[Path, dict[str, Any]] | None:
+def newest_manifest(folder: Path, read_states: bool = False) -> tuple[Path, Manifest] | None:
     """The newest checkpoint in `folder` whose state has the size that its manifest says, and that manifest; None if
     there is none. With `read_states` the state must have its SHA-256 too, as for those who load it."""
     for path in checkpoint_folders(folder):
         try:
-            found = read_json(path / MANIFEST)
-            manifest = {"step": int(found["step"]), "sha256": str(found["sha256"]), "finished": bool(found["finished"])}
-            is_whole = (path / STATE).stat().st_size == found["bytes"]
-            if is_whole and not (read_states and sha256(path / STATE) != manifest["sha256"]):
+            manifest = Manifest.read(path / MANIFEST)
+            is_whole = (path / STATE).stat().st_size == manifest.bytes
+            if is_whole and not (read_states and sha256(path / STATE) != manifest.sha256):
                 return path, manifest
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, RecordError):
             continue
     return None

@@ -4,7 +4,7 @@ runs/<name>/
   config.yaml  environment.json  code/          what runs, exactly
   checkpoints/epoch-0003-step-00001000/         full training states (trex/training/checkpoint.py)
   metrics.jsonl  events.jsonl  tensorboard/     curves; attempts and why each ended
-  jobs/                                         sbatch scripts, logs, submitted ids, stage states, locks
+  jobs/                                         sbatch scripts, logs, submitted ids, job states, locks
   features/<dataset>/{trainval,test}.h5
   probes/<dataset>/<probe>/seed_<n>.json
   report/index.html  report/results.csv
@@ -31,6 +31,11 @@ class RunDir:
         """The folder of a config's run, as an absolute path."""
         return cls((Path(config.runs).expanduser() / config.name).absolute())
 
+    @classmethod
+    def below(cls, folder: Path) -> list[RunDir]:
+        """The runs in `folder`, by name."""
+        return [cls(path.parent) for path in sorted(folder.glob("*/config.yaml"))]
+
     @property
     def name(self) -> str:
         """The run's name."""
@@ -53,17 +58,17 @@ class RunDir:
 
     @property
     def checkpoints(self) -> Path:
-        """Full training states, a folder each."""
+        """Full training states, one folder per checkpoint."""
         return self.root / "checkpoints"
 
     @property
     def metrics(self) -> Path:
-        """Training and validation metrics, a JSON object a line."""
+        """Training and validation metrics, one JSON object per line."""
         return self.root / "metrics.jsonl"
 
     @property
     def events(self) -> Path:
-        """What happened to the run: attempts, interruptions, checkpoints, a JSON object a line."""
+        """What happened to the run: attempts, interruptions, checkpoints, one JSON object per line."""
         return self.root / "events.jsonl"
 
     @property
@@ -77,17 +82,83 @@ class RunDir:
         return self.root / "jobs"
 
     @property
+    def submissions(self) -> Path:
+        """What was submitted to Slurm, one JSON object per call of sbatch."""
+        return self.jobs / "submitted.jsonl"
+
+    @property
+    def submitting_lock(self) -> Path:
+        """Held by whoever submits jobs of this run."""
+        return self.jobs / "submitting.lock"
+
+    @property
+    def cluster(self) -> Path:
+        """The cluster file that the run was last submitted with."""
+        return self.jobs / "cluster.yaml"
+
+    @property
+    def slurm_jobs(self) -> Path:
+        """Batch scripts and logs of Slurm's jobs."""
+        return self.jobs / "slurm"
+
+    @property
+    def local_jobs(self) -> Path:
+        """Logs of the jobs of this machine."""
+        return self.jobs / "local"
+
+    def logs(self, job: str | None, rank: int) -> list[Path]:
+        """The logs that one rank of `job`, or of all jobs, has written; on Slurm submitit names them."""
+        return list(self.jobs.glob(f"*/{job or '*'}_{rank}_log.out"))
+
+    def local_log(self, job: str, rank: int) -> Path:
+        """Log of one rank of a job of this machine."""
+        return self.local_jobs / f"{job}_{rank}_log.out"
+
+    def state(self, key: str) -> Path:
+        """State of a stage's job, or of one element of its array: `train`, `probe-dtd`, …"""
+        return self.jobs / f"{key}.state.json"
+
+    def state_for_shell(self, key: str) -> Path:
+        """The same for the batch script."""
+        return self.jobs / f"{key}.state.txt"
+
+    def lock(self, key: str) -> Path:
+        """Lock of a stage, or of one element of its array."""
+        return self.jobs / f"{key}.lock"
+
+    def rendezvous(self, key: str, job: str, restart: int) -> Path:
+        """Where the ranks of one start of a job meet."""
+        return self.rendezvous_prefix(key).with_name(f"{key}-{job}-{restart}.json")
+
+    def canceled(self, key: str, job: str, restart: int) -> Path:
+        """There once rank 0 of that start has ended with an error."""
+        return self.rendezvous_prefix(key).with_name(f"{key}-{job}-{restart}.canceled.json")
+
+    def rendezvous_prefix(self, key: str) -> Path:
+        """How these two begin, for the batch script, which knows job and restart."""
+        return self.jobs / "rendezvous" / key
+
+    @property
     def report(self) -> Path:
         """The report's folder."""
         return self.root / "report"
+
+    @property
+    def report_page(self) -> Path:
+        """The report's page."""
+        return self.report / "index.html"
 
     def features(self, dataset: str, split: str) -> Path:
         """Feature file of one split (`trainval` or `test`) of a dataset."""
         return self.root / "features" / _plain(dataset) / f"{_plain(split)}.h5"
 
     def probes(self, dataset: str) -> Path:
-        """Probe results of a dataset: a folder a kind of probe."""
+        """Probe results of a dataset: one folder per kind of probe."""
         return self.root / "probes" / _plain(dataset)
+
+    def probe_results(self) -> list[Path]:
+        """The results of all probes that are there."""
+        return list(self.root.glob("probes/*/*/seed_*.json"))
 
     def probe(self, dataset: str, probe: str, seed: int) -> Path:
         """Result of one probe (`exact`, `published`, `exact-5shot`, `knn20`, …) with one seed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -17,6 +18,9 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 D = TypeVar("D")
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring = 3, 60
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,6 @@ def _type_name(hint: object) -> str:
 
 
 def shown(value: object) -> str:
-    """The beginning of a value, for a message."""
-    text = ascii(value)
+    """The beginning of a value, in ASCII, for a message."""
+    text = _SHORT.repr(value).encode("ascii", "backslashreplace").decode()
     return text if len(text) <= 60 else f"{text[:57]}..."

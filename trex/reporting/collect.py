@@ -13,8 +13,12 @@ from typing import Any
 from trex.config import Config, load
 from trex.config.schema import TRANSFER_DATASETS
 from trex.errors import TrexError, UserError
-from trex.files import read_json, read_lines
+from trex.files import read_json
 from trex.probing.kinds import probe_kinds as kinds_of
+from trex.records.base import RecordError
+from trex.records.environment import Environment
+from trex.records.events import Event, read_events
+from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 
 Result = dict[str, Any]
@@ -59,12 +63,13 @@ class RunData:
 
     run: RunDir
     config: str
-    metrics: list[dict[str, Any]]
-    events: list[dict[str, Any]]
-    environment: dict[str, Any]
+    metrics: tuple[MetricsLine, ...]
+    events: tuple[Event, ...]
+    environment: Environment | None
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)  #: by (kind of probe, dataset)
     wanted: dict[tuple[str, str], int] = field(default_factory=dict)  #: seeds of each cell that the config asks for
     unreadable: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)  #: records that are left out: file and line, and what is wrong
 
     @property
     def name(self) -> str:
@@ -76,13 +81,17 @@ def collect(run: RunDir) -> RunData:
     if not run.root.is_dir():
         raise UserError(f"{run.root}: there is no such run")
     config = run.config.read_text(encoding="utf-8") if run.config.exists() else ""
+    metrics, events = MetricsLine.read_lines(run.metrics), read_events(run.events)
+    data = RunData(run, config, metrics.records, events.records, None)
+    data.damaged += [str(error) for error in (*metrics.damaged, *events.damaged)]
     try:
-        environment = read_json(run.environment)
-    except (OSError, ValueError):
-        environment = {}
-    data = RunData(run, config, read_lines(run.metrics), read_lines(run.events), environment)
+        data.environment = Environment.read(run.environment)
+    except FileNotFoundError:
+        pass
+    except RecordError as error:
+        data.damaged.append(str(error))
     found: dict[tuple[str, str], list[Result]] = {}
-    for path in sorted((run.root / "probes").glob("*/*/seed_*.json"), key=_seed):
+    for path in sorted(run.probe_results(), key=_seed):
         result = _result(path)
         if result is None:
             data.unreadable.append(str(path.relative_to(run.root)))

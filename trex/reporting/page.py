@@ -6,8 +6,9 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from html import escape
 from statistics import mean
-from typing import Any
+from typing import TypeGuard
 
+from trex.records.events import AttemptEnded, CheckpointSaved, Event
 from trex.reporting import tables
 from trex.reporting.charts import Series, legend, line_chart, whisker_chart
 from trex.reporting.classes import HEAD, class_rows
@@ -137,13 +138,14 @@ def _training(runs: Sequence[RunData]) -> str:
     ]
     if not any(run.metrics for run in runs):
         return '<p class="none">no training in these runs</p>'
-    marks = [event["step"] for run in runs for event in run.events if _is_interruption(event)]
+    marks = [event.step for run in runs for event in run.events if _is_interruption(event)]
     figures = []
     for key, label, kinds in charts:
         series = []
         for color, run in enumerate(runs):
             for kind in kinds:
-                points = [(line["step"], line[key]) for line in run.metrics if line.get("kind") == kind and key in line]
+                lines = [line for line in run.metrics if line.phase == kind and key in line.values]
+                points = [(float(line.step), line.values[key]) for line in lines]
                 if points:
                     series.append(Series(f"{run.name}, {kind}", points, color, kind == "validation"))
         figures.append(f"<figure>{line_chart(series, 'step', label, marks=marks)}</figure>")
@@ -155,8 +157,8 @@ def _training(runs: Sequence[RunData]) -> str:
     return f'<div class="grid-two">{"".join(figures)}</div><p class="caption">{explained}</p>'
 
 
-def _is_interruption(event: dict[str, Any]) -> bool:
-    return event.get("event") == "checkpoint" and event.get("reason") == "stop" and isinstance(event.get("step"), int)
+def _is_interruption(event: Event) -> TypeGuard[CheckpointSaved]:
+    return isinstance(event, CheckpointSaved) and event.reason == "stop"
 
 
 def _searches(runs: Sequence[RunData]) -> str:
@@ -218,16 +220,17 @@ def _published() -> str:
 
 
 def _provenance(run: RunData) -> str:
-    packages = run.environment.get("packages", {})
-    facts = [(key, run.environment.get(key)) for key in ("device", "node", "world", "python", "platform")]
-    facts += [(key, value) for key, value in packages.items() if value]
+    facts: list[tuple[str, object]] = []
+    if run.environment is not None:
+        facts += [(key, getattr(run.environment, key)) for key in ("device", "node", "world", "python", "platform")]
+        facts += run.environment.packages.items()
     weights = sorted({f"{r['features'].get('weights')} ({str(r['features'].get('encoder_digest'))[:12]})"
                       for cell in run.cells.values() for r in cell.results})  # fmt: skip
     facts.append(("weights", "; ".join(weights)))
     listed = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in facts if v not in (None, ""))
-    attempts = [event for event in run.events if event.get("event") == "attempt_ended"]
+    attempts = [event for event in run.events if isinstance(event, AttemptEnded)]
     body = [
-        [str(event.get(key, ""))[:200] for key in ("stage", "job", "restart", "seconds", "code", "reason")]
+        [str(getattr(event, key))[:200] for key in ("stage", "job", "restart", "seconds", "code", "reason")]
         for event in attempts
     ]
     log = _html_table(("stage", "job", "restart", "seconds", "exit code", "why it ended"), body) if body else ""

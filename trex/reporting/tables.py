@@ -74,6 +74,7 @@ def notes(runs: Sequence[RunData]) -> list[str]:
             lines.append(f"{run.name}: made with {len(encoders)} different encoders, so that its sets do not compare.")
         if run.unreadable:
             lines.append(f"{run.name}: not readable, and left out: {', '.join(run.unreadable)}.")
+        lines += [f"{run.name}: left out: {problem}." for problem in run.damaged]
     return lines
 
 

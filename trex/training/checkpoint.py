@@ -20,10 +20,14 @@ from typing import Any
 
 from trex import tensor_files
 from trex.errors import TrexError, UserError
-from trex.files import TEMPORARY, read_json, sha256, sync, write_json
-from trex.records.manifest import MANIFEST, STATE, checkpoint_folders
+from trex.files import TEMPORARY, sha256, sync
+from trex.records.base import RecordError
+from trex.records.manifest import MANIFEST, STATE, Manifest, checkpoint_folders, checkpoint_name
 
 log = logging.getLogger(__name__)
+
+#: What `TrainingState.to_dict` makes: tensors and plain values, with a "position".
+State = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,21 @@ class Checkpoint:
     """One checkpoint whose content was compared with its manifest."""
 
     path: Path
-    step: int
-    sha256: str
-    milestone: bool
-    finished: bool
+    manifest: Manifest
 
-    def load(self) -> dict[str, Any]:
+    @property
+    def sha256(self) -> str:
+        """Of its state, hexadecimal."""
+        return self.manifest.sha256
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training is complete with it."""
+        return self.manifest.finished
+
+    def load(self) -> State:
         """Its whole state, tensors on the CPU. Raises UserError if it cannot be read."""
-        state: dict[str, Any] = tensor_files.load(self.path / STATE)
+        state: State = tensor_files.load(self.path / STATE)
         return state
 
 
@@ -48,7 +59,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, state: dict[str, Any], keep: int, milestone: bool = False, finished: bool = False) -> Checkpoint:
+    def write(self, state: State, keep: int, milestone: bool = False, finished: bool = False) -> Checkpoint:
         """Write `state`, named for its "position"; afterwards remove all but the `keep` newest and the milestones.
 
         Args:
@@ -61,17 +72,16 @@ class Checkpoints:
             OSError: if the disk did not take it; what was there before is untouched.
         """
         position = state["position"]
-        target = self.folder / f"epoch-{position['epoch']:04d}-step-{position['step']:08d}"
-        step = position["global_step"]
+        target = self.folder / checkpoint_name(position["epoch"], position["step"])
         temporary = self.folder / f"{TEMPORARY}{target.name}-{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             tensor_files.save(state, temporary / STATE)
-            digest = sha256(temporary / STATE)
             size = (temporary / STATE).stat().st_size
-            about = {"step": step, "bytes": size, "sha256": digest, "milestone": milestone, "finished": finished}
-            write_json(temporary / MANIFEST, about)
+            digest = sha256(temporary / STATE)
+            manifest = Manifest(position["global_step"], size, digest, milestone, finished)
+            manifest.write(temporary / MANIFEST)
             if target.exists():  # only a damaged one: a whole one is not written again
                 _set_aside(target)
             temporary.rename(target)
@@ -79,7 +89,7 @@ class Checkpoints:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._prune(keep)
-        return Checkpoint(target, step, digest, milestone, finished)
+        return Checkpoint(target, manifest)
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint whose content is whole, or None where there is no checkpoint at all.
@@ -91,7 +101,7 @@ class Checkpoints:
         for path in checkpoint_folders(self.folder):
             try:
                 return _verified(path)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, RecordError, _Damaged) as error:
                 damaged.append(path)
                 log.warning("checkpoint %s is damaged (%s): going back to the one before", path, error)
         if damaged:
@@ -101,7 +111,7 @@ class Checkpoints:
             )
         return None
 
-    def read_newest(self) -> tuple[Checkpoint, dict[str, Any]] | None:
+    def read_newest(self) -> tuple[Checkpoint, State] | None:
         """The newest whole checkpoint with its state."""
         checkpoint = self.newest()
         return None if checkpoint is None else (checkpoint, checkpoint.load())
@@ -110,7 +120,7 @@ class Checkpoints:
         """The checkpoint in the folder `path`, compared with its manifest. Raises UserError if it is damaged."""
         try:
             return _verified(path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, RecordError, _Damaged) as error:
             raise UserError(f"{path}: not a whole checkpoint ({error})") from error
 
     def remove_unfinished(self) -> None:
@@ -121,21 +131,25 @@ class Checkpoints:
     def _prune(self, keep: int) -> None:
         for path in checkpoint_folders(self.folder)[keep:]:
             try:
-                if read_json(path / MANIFEST)["milestone"]:
+                if Manifest.read(path / MANIFEST).milestone:
                     continue
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, RecordError):
                 continue  # not one of ours as it stands: left for a person to look at
             shutil.rmtree(path)
 
 
+class _Damaged(Exception):
+    """A state is not what its manifest says."""
+
+
 def _verified(path: Path) -> Checkpoint:
-    about = read_json(path / MANIFEST)
+    manifest = Manifest.read(path / MANIFEST)
     state = path / STATE
-    if state.stat().st_size != about["bytes"]:
-        raise ValueError(f"{STATE} has {state.stat().st_size} bytes, {MANIFEST} says {about['bytes']}")
-    if sha256(state) != about["sha256"]:
-        raise ValueError(f"{STATE} differs from the SHA-256 in {MANIFEST}")
-    return Checkpoint(path, int(about["step"]), str(about["sha256"]), bool(about["milestone"]), bool(about["finished"]))
+    if state.stat().st_size != manifest.bytes:
+        raise _Damaged(f"{STATE} has {state.stat().st_size} bytes, {MANIFEST} says {manifest.bytes}")
+    if sha256(state) != manifest.sha256:
+        raise _Damaged(f"{STATE} differs from the SHA-256 in {MANIFEST}")
+    return Checkpoint(path, manifest)
 
 
 def _set_aside(path: Path) -> None:

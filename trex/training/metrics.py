@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from trex.distributed import Ranks
 from trex.errors import TrexError
+from trex.records.metrics import LARGEST, MetricsLine, Phase
 from trex.records.run_dir import RunDir
 
 log = logging.getLogger(__name__)
@@ -94,16 +96,16 @@ class Curves:
             os.fsync(file.fileno())
             return file.seek(0, os.SEEK_END)
 
-    def write(self, kind: str, step: int, values: dict[str, float | int]) -> None:
-        """Append one line of metrics and copy its numbers to TensorBoard."""
+    def write(self, phase: Phase, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Append one line of metrics and copy its numbers to TensorBoard. What is not finite is left out."""
         if not self._active:
             return
-        line = {"kind": kind, "step": step, **values, "time": round(time.time(), 3)}
-        with self._run.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        for name, value in values.items():
-            if name != "epoch":
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        kept = {name: float(value) for name, value in values.items() if abs(value) <= LARGEST and math.isfinite(value)}
+        if left_out := [f"{name} is {values[name]}" for name in values if name not in kept]:
+            log.warning("step %d, %s: %s; left out of the metrics", step, phase, ", ".join(left_out))
+        MetricsLine(phase, step, epoch, kept, round(time.time(), 3)).append(self._run.metrics)
+        for name, value in kept.items():
+            self._board.add_scalar(f"{phase}/{name}", value, step)
         self._board.flush()
 
     def close(self) -> None:

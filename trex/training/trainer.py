@@ -18,11 +18,11 @@ from trex.datasets.registry import load_split
 from trex.datasets.split import Split
 from trex.distributed import Agreement, Ranks
 from trex.errors import Interrupted, TrexError, UserError
-from trex.files import append_line
 from trex.images.normalize import normalize
 from trex.interruption import StopRequest
 from trex.loading.training import Batch, TrainingBatches
 from trex.model.trex import TrexModel, build_model
+from trex.records.events import CheckpointSaved, SaveReason, TrainingResumed, TrainingStarted
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoint, Checkpoints
 from trex.training.metrics import Curves, Meter, duration
@@ -127,8 +127,9 @@ class Trainer:
         at = self.state.position
         self.curves.open(position, at.global_step)
         self.logged = (at.global_step, time.monotonic())
-        began = {"start": self.start} if self.start else {}
-        self._event("training_resumed" if path else "training_started", epoch=at.epoch, **began)
+        if self.ranks.is_main:
+            began = TrainingResumed if path else TrainingStarted
+            began(round(time.time(), 3), at.global_step, at.epoch, self.start).append(self.run.events)
         log.info(
             "%s, %d x %s: %d images of %d classes, %d steps an epoch; beginning at epoch %d, step %d (%d in all)",
             self.config.model.encoder, self.ranks.world, self.ranks.device.type.upper(), len(self.images),
@@ -240,8 +241,8 @@ class Trainer:
             )
         except Interrupted:
             self.save_and_stop()
-        values = {"epoch": at.epoch + 1, "top1": result.top1, "top5": result.top5, "loss": result.loss}
-        self.curves.write("validation", at.global_step, values)
+        values = {"top1": result.top1, "top5": result.top5, "loss": result.loss}
+        self.curves.write("validation", at.global_step, at.epoch + 1, values)
         log.info(
             "epoch %d/%d validation: top-1 %.2f %%, top-5 %.2f %%, loss %.4f",
             at.epoch + 1, self.config.train.epochs, result.top1, result.top5, result.loss,
@@ -259,13 +260,13 @@ class Trainer:
         left = config.train.epochs * self.batches.steps_per_epoch - at.global_step
         self.logged = (at.global_step, now)
         values = {
-            "epoch": round(at.epoch + at.step / self.batches.steps_per_epoch, 4),
             "loss": loss,
             "top1": top1,
             "lr": self.state.optimizer.param_groups[0]["lr"],
             "images_per_second": round(rate * config.train.batch_size, 1),
         }
-        self.curves.write("train", at.global_step, values)
+        epoch = round(at.epoch + at.step / self.batches.steps_per_epoch, 4)
+        self.curves.write("train", at.global_step, epoch, values)
         log.info(
             "epoch %d/%d step %d/%d: loss %.4f, top-1 %.1f %%, lr %.3g, %.0f images/s, %s left",
             at.epoch + 1, config.train.epochs, at.step, self.batches.steps_per_epoch, loss, top1, values["lr"],
@@ -277,7 +278,7 @@ class Trainer:
         self.save("stop")
         raise Interrupted(f"saved at step {self.state.position.global_step}; the same command continues from there")
 
-    def save(self, reason: str, milestone: bool = False, finished: bool = False) -> None:
+    def save(self, reason: SaveReason, milestone: bool = False, finished: bool = False) -> None:
         """Write a checkpoint, on all ranks together; a full disk is survived a few times, a loss that is not finite
         is never written.
         """
@@ -308,17 +309,15 @@ class Trainer:
         else:
             log.warning("cannot write a checkpoint (%s): going on, the next one is tried as planned", problem)
 
-    def _wrote(self, checkpoint: Checkpoint, reason: str, began: float) -> None:
-        values: dict[str, object] = {"reason": reason, "seconds": round(time.monotonic() - began, 3)}
+    def _wrote(self, checkpoint: Checkpoint, reason: SaveReason, began: float) -> None:
+        now, seconds = time.time(), round(time.monotonic() - began, 3)
+        since = None
         if reason == "stop" and self.stop.received_at is not None:
-            values["seconds_signal_to_saved"] = round(time.time() - self.stop.received_at, 3)
-        self._event("checkpoint", **values)
-        log.info("saved %s in %.1f s", checkpoint.path.name, values["seconds"])
-
-    def _event(self, name: str, **values: object) -> None:
-        if self.ranks.is_main:
-            step = self.state.position.global_step
-            append_line(self.run.events, {"event": name, "time": round(time.time(), 3), "step": step, **values})
+            since = round(now - self.stop.received_at, 3)
+        CheckpointSaved(
+            round(now, 3), self.state.position.global_step, reason, seconds, seconds_signal_to_saved=since
+        ).append(self.run.events)
+        log.info("saved %s in %.1f s", checkpoint.path.name, seconds)
 
 
 def make_batches(config: Config, images: Split, ranks: Ranks) -> TrainingBatches:

@@ -1,0 +1,89 @@
+"""How a job ended, and how often it started in vain, is in its state."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+import pytest
+
+from jobs.environment import Task
+from jobs.plan.spec import TaskSpec
+from jobs.worker.attempts import Attempt
+from trex.errors import ExitCode, NoProgress
+from trex.records.events import AttemptEnded, read_events
+from trex.records.job_state import JobState, State
+from trex.records.run_dir import RunDir
+
+TASK = Task("7", 0, world=1, local_rank=0, node="n1", node_count=1, restart=0, is_slurm=True, cpus=1)
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDir:
+    return RunDir(tmp_path / "run")
+
+
+def start(run: RunDir, restart: int, code: ExitCode | None, saves: str | None = None, job: str = "7") -> JobState:
+    """One start of the training that saves a checkpoint, perhaps, and ends with `code`, or is killed."""
+    attempt = Attempt(run, TaskSpec("train", str(run.root)), replace(TASK, job_id=job, restart=restart))
+    with contextlib.ExitStack() as held:
+        try:
+            attempt.start(held)
+            if saves:
+                (run.checkpoints / saves).mkdir(parents=True)
+            if code is not None:
+                attempt.end(code, "said", "SIGTERM")
+        except NoProgress as error:
+            attempt.end(error.exit_code, str(error), None)
+    return JobState.read(run.state("train"))
+
+
+def test_end_is_in_the_state_and_the_same_in_the_history(run: RunDir) -> None:
+    state = start(run, 0, ExitCode.INTERRUPTED, saves="epoch-0001-step-00000000")
+    assert (state.state, state.code, state.reason, state.signal) == (State.WANTS_REQUEUE, 75, "said", "SIGTERM")
+    _, event = read_events(run.events).strict()
+    assert isinstance(event, AttemptEnded)
+    for field in ("code", "reason", "signal", "job", "restart", "mark", "time"):
+        assert getattr(event, field) == getattr(state, field)
+    assert state.mark == "epoch-0001-step-00000000"
+
+
+@pytest.mark.parametrize("code", [ExitCode.INTERRUPTED, None])
+def test_sixth_start_in_a_row_without_progress_is_the_last(run: RunDir, code: ExitCode | None) -> None:
+    for restart in range(5):
+        assert start(run, restart, code).starts_without_progress == restart + 1
+    state = start(run, 5, code)
+    assert (state.state, state.code) == (State.FAILED, ExitCode.NO_PROGRESS)
+    assert "started 5 times without getting any further (nothing)" in state.reason
+
+
+def test_restarts_that_died_before_they_recorded_anything_count(run: RunDir) -> None:
+    start(run, 0, None)
+    assert start(run, 4, None).starts_without_progress == 5
+    assert start(run, 5, None).code == ExitCode.NO_PROGRESS
+
+
+def test_start_that_saved_something_begins_the_count_anew(run: RunDir) -> None:
+    for restart in range(4):
+        start(run, restart, ExitCode.INTERRUPTED)
+    assert start(run, 4, ExitCode.INTERRUPTED, saves="epoch-0000-step-00000001").starts_without_progress == 0
+    assert start(run, 5, None).starts_without_progress == 1
+
+
+def test_killed_start_that_saved_something_begins_the_count_anew(run: RunDir) -> None:
+    for restart in range(4):
+        start(run, restart, None)
+    start(run, 4, None, saves="epoch-0000-step-00000001")
+    assert start(run, 5, None).starts_without_progress == 1
+
+
+def test_another_job_begins_the_count_anew(run: RunDir) -> None:
+    for restart in range(5):
+        start(run, restart, ExitCode.INTERRUPTED)
+    assert start(run, 0, ExitCode.INTERRUPTED, job="8").starts_without_progress == 1
+
+
+def test_damaged_state_is_overwritten(run: RunDir) -> None:
+    start(run, 0, ExitCode.INTERRUPTED)
+    run.state("train").write_text("{")
+    assert start(run, 1, ExitCode.INTERRUPTED).state == State.WANTS_REQUEUE

@@ -1,0 +1,110 @@
+"""What the batch script decides after srun, with stand-ins for Slurm's programs; tests/slurm has the real ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from jobs.plan.cluster import load_cluster
+from jobs.plan.spec import TaskSpec
+from jobs.slurm.submit import Submitter, Work
+from jobs.worker.attempts import MAX_STARTS_WITHOUT_PROGRESS
+from trex.records.job_state import JobState, State
+from trex.records.rendezvous import Canceled
+from trex.records.run_dir import RunDir
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir(tmp_path / "run")
+
+
+def decide(run: RunDir, rc: int, restart: int = 0, lost: str = "") -> tuple[str, int]:
+    """What the lines after srun say, and the code that they end with, in job 7 whose processes ended with `rc`."""
+    programs = run.root.parent / "programs"
+    programs.mkdir(exist_ok=True)
+    for name, text in (("scontrol", "[ $1 != requeue ] || echo requeued $2"), ("sinfo", f"echo '{lost}'")):
+        (programs / name).write_text(f"#!/bin/bash\n{text}\n")
+        (programs / name).chmod(0o755)
+    lines = Submitter(run, load_cluster("sandbox"))._after(Work((TaskSpec("train", str(run.root)),)))
+    script = "\n".join([f"(exit {rc})", *lines])
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restart), "SLURM_JOB_NODELIST": "n1"}
+    variables = {**os.environ, **slurm, "PATH": f"{programs}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True, timeout=30)
+    assert done.stderr == ""
+    return done.stdout, done.returncode
+
+
+def record(run: RunDir, state: State, restart: int = 0, starts: int = 1, job: str = "7") -> None:
+    JobState(state, None, "", None, job, restart, "nothing", starts, 0.0).save(run, "train")
+
+
+@pytest.mark.parametrize(
+    ("state", "rc", "said", "code"),
+    [
+        (State.DONE, 0, "", 0),
+        (State.DONE, 1, "finished; a process ended with code 1 after that", 0),
+        (State.WANTS_REQUEUE, 75, "requeue: saved, wants to continue", 75),
+        (State.WANTS_REQUEUE, 137, "requeue: saved, wants to continue", 137),
+        (State.FAILED, 2, "failed with code 2: not requeued", 2),
+        (State.FAILED, 137, "failed with code 137: not requeued", 137),
+        (State.RUNNING, 137, "requeue: killed by signal 9", 137),
+        (State.RUNNING, 125, "out of memory: not requeued", 125),
+        (State.RUNNING, 1, "failed with code 1: not requeued", 1),
+        (None, 75, "requeue: stopped before anything was begun", 75),
+        (None, 137, "requeue: killed by signal 9", 137),
+        (None, 1, "failed with code 1: not requeued", 1),
+    ],
+)
+def test_decision_by_the_recorded_state_then_by_the_code(
+    run: RunDir, state: State | None, rc: int, said: str, code: int
+) -> None:
+    if state is not None:
+        record(run, state)
+    output, found = decide(run, rc)
+    assert said in output
+    assert ("requeued 7" in output) == said.startswith("requeue:")
+    assert found == code
+
+
+def test_lost_node_is_requeued_even_if_the_job_says_that_it_failed(run: RunDir) -> None:
+    record(run, State.FAILED)
+    assert "requeue: lost n1" in decide(run, 1, lost="n1 down*")[0]
+
+
+@pytest.mark.parametrize(("job", "restart"), [("8", 1), ("7", 0)])
+def test_state_of_another_job_or_start_is_not_believed(run: RunDir, job: str, restart: int) -> None:
+    record(run, State.WANTS_REQUEUE, restart=restart, job=job)
+    assert "failed with code 1: not requeued" in decide(run, 1, restart=1)[0]
+
+
+def test_canceled_rendezvous_without_a_state_is_not_requeued(run: RunDir) -> None:
+    record(run, State.RUNNING, job="8")
+    Canceled("locked").write(run.canceled("train", "7", 0))
+    assert "not begun: not requeued" in decide(run, 75)[0]
+    assert "requeue: stopped" in decide(run, 75, restart=1)[0], "of another start"
+
+
+def test_deaths_are_requeued_as_often_as_the_limit_says(run: RunDir) -> None:
+    limit = MAX_STARTS_WITHOUT_PROGRESS
+    record(run, State.RUNNING, restart=limit - 1, starts=limit)
+    assert "requeue: killed" in decide(run, 137, restart=limit - 1)[0]
+    assert f"for the {limit + 1}th time without anything new" in decide(run, 137, restart=limit)[0]
+
+
+def test_deaths_before_any_record_are_counted_by_the_restarts(run: RunDir) -> None:
+    limit = MAX_STARTS_WITHOUT_PROGRESS
+    assert "requeue: killed" in decide(run, 137, restart=limit - 1)[0]
+    assert "not requeued" in decide(run, 137, restart=limit)[0]
+    record(run, State.WANTS_REQUEUE, restart=limit, starts=0)
+    assert "requeue: killed" in decide(run, 137, restart=limit + 1)[0], "it had saved something new"
+
+
+@pytest.mark.parametrize("text", ["", "7\n", "7 0\nfailed\n", "7 x\nfailed 1\n", "7 0\nfailed a[$(touch bad)]\n", "\0"])
+def test_damaged_state_is_as_if_there_were_none(run: RunDir, text: str) -> None:
+    run.jobs.mkdir(parents=True)
+    run.state_for_shell("train").write_text(text)
+    assert "requeue: killed by signal 9" in decide(run, 137)[0]

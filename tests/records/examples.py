@@ -1,0 +1,41 @@
+"""One example of every record, with every field filled in."""
+
+from __future__ import annotations
+
+from trex.records.base import Record
+from trex.records.environment import Environment
+from trex.records.events import AttemptEnded, AttemptStarted, CheckpointSaved, TrainingResumed, TrainingStarted
+from trex.records.job_state import JobState, State
+from trex.records.lock_owner import LockOwner
+from trex.records.manifest import Manifest
+from trex.records.metrics import MetricsLine
+from trex.records.rendezvous import Canceled, Rendezvous
+from trex.records.submission import Submission
+
+STATE = JobState(State.FAILED, 2, "no image Šárka/1.jpg", "SIGTERM", "12_3", 4, "epoch-0003-step-00000000", 2, 9.5)
+EVENTS = (
+    AttemptStarted(1.0, "train", ("train",), "12", 0, "nothing", nodes=2, node="n1", world=8),
+    AttemptEnded(2.0, "probe", ("probe-dtd", "probe-pets"), "12", 0, 75, "saved", "SIGUSR2", "3 files", 1.5),
+    TrainingStarted(3.0, 0, 0, {"file": "/w.pth", "sha256": "0" * 64, "with": "all"}),
+    TrainingResumed(4.0, 10, 1, None),
+    CheckpointSaved(5.0, 20, "stop", 0.25, seconds_signal_to_saved=0.5),
+)
+METRICS = (
+    MetricsLine("train", 10, 0.5, {"loss": 1.25, "top1": 50.0, "lr": 0.1, "images_per_second": 12.5}, 1.0),
+    MetricsLine("validation", 20, 1.0, {"loss": 1.0, "top1": 60.0, "top5": 90.0}, 2.0),
+)
+SUBMISSION = Submission(
+    1.0, "extract", {"extract-dtd": "12_0", "extract-pets": "12_1"}, "trex:a:b", "c0de", "afterok:11"
+)
+ENVIRONMENT = Environment(1.0, "12", "n1", 8, "cuda: X", 4, "3.12.1", "Linux", {"torch": "2.14.1", "timm": None})
+RECORDS: tuple[Record, ...] = (
+    STATE,
+    *EVENTS,
+    *METRICS,
+    SUBMISSION,
+    ENVIRONMENT,
+    LockOwner("12", 1, slurm=True, host="n1", pid=77, process_start=12345, since=1.0, id="ab12"),
+    Rendezvous(("10.0.0.1", "127.0.0.1"), 29500, "token", "n1"),
+    Canceled("no such image"),
+    Manifest(20, 1000, "0123456789abcdef" * 4, milestone=True, finished=False),
+)
