@@ -78,6 +78,8 @@ def decode_dataclass(cls: type[D], value: object) -> D:
 
 def decode(hint: object, value: object) -> object:
     """`value` as the type `hint` wants it. Raises Mismatch."""
+    if isinstance(hint, type):
+        return _decode_plain(hint, value)
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _bounded(decode(args[0], value), args[1])
@@ -92,19 +94,23 @@ def decode(hint: object, value: object) -> object:
     if origin is dict:
         if not isinstance(value, dict):
             raise _unexpected(value, hint)
-        return {_text_value(key): _in(shown(key), args[1], one) for key, one in value.items()}
-    if isinstance(hint, type):
-        return _decode_plain(hint, value)
+        return {_text_value(key): _in(key, args[1], one) for key, one in value.items()}
     raise TypeError(f"records cannot hold {hint!r}")
 
 
 def _decode_plain(hint: type, value: object) -> object:
+    if hint in (int, float, bool, str):
+        return _decode_scalar(hint, value)
     if dataclasses.is_dataclass(hint):
         return decode_dataclass(hint, value)
     if issubclass(hint, StrEnum):
         if not isinstance(value, str) or value not in {str(one) for one in hint}:
             raise _unexpected(value, hint)
         return hint(value)
+    raise TypeError(f"records cannot hold {hint!r}")
+
+
+def _decode_scalar(hint: type, value: object) -> object:
     if hint is float and type(value) is int:
         value = float(value) if abs(value) < 2**63 else math.inf
     if type(value) is not hint:
@@ -148,14 +154,14 @@ def _tuple(args: tuple[object, ...], value: object, hint: object) -> tuple[objec
     hints = [args[0]] * len(value) if args[1:] == (...,) else list(args)
     if len(hints) != len(value):
         raise _unexpected(value, hint)
-    return tuple(_in(str(number), one, item) for number, (one, item) in enumerate(zip(hints, value, strict=True)))
+    return tuple(_in(number, one, item) for number, (one, item) in enumerate(zip(hints, value, strict=True)))
 
 
-def _in(key: str, hint: object, value: object) -> object:
+def _in(key: str | int, hint: object, value: object) -> object:
     try:
         return decode(hint, value)
     except Mismatch as error:
-        raise error.inside(key) from error
+        raise error.inside(shown(key)) from error
 
 
 def _hints(cls: Any) -> Mapping[str, object]:
