@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 #: Variables of an allocation or a job step; left in place at submission, they would leak into the new job.
 _OF_AN_ALLOCATION = re.compile(r"^(SLURM|SBATCH|SRUN|SUBMITIT|PMI|PMIX|MASTER_ADDR$|MASTER_PORT$)")
@@ -104,6 +105,17 @@ def chosen_gpus() -> tuple[str, ...] | None:
         return None
     names = (name.strip() for name in value.split(","))
     return tuple(itertools.takewhile(lambda name: name and not name.startswith("-"), names))
+
+
+def config_home() -> Path | None:
+    """The user's folder of settings, XDG_CONFIG_HOME or ~/.config; None for a user without a home."""
+    chosen = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    if chosen.is_absolute():  # a relative one is to be ignored, says the XDG specification
+        return chosen
+    try:
+        return Path.home() / ".config"
+    except RuntimeError:
+        return None
 
 
 def get(name: str, default: str = "") -> str:

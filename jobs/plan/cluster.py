@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from jobs.plan import lookup
 from trex.config import Config, load
 from trex.config.loader import section, setting
 from trex.errors import UserError
 from trex.suggest import did_you_mean
-
-FOLDER = Path("configs/clusters")
 
 #: Slurm's time forms: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
 TIME = r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2}"
@@ -143,24 +142,28 @@ def seconds(time: str) -> int:
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest
 
 
-def known_clusters() -> dict[str, Path]:
-    """Cluster files by name: those of configs/clusters/ here, then those of the toolkit."""
-    found: dict[str, Path] = {}
-    for folder in (FOLDER, Path(__file__).resolve().parents[2] / FOLDER):
-        for path in sorted(folder.glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return found
+def find_cluster(name: str) -> Path:
+    """The cluster file `name`: a path, or the name of a file where `jobs.plan.lookup` looks.
+
+    Raises:
+        UserError: if there is none.
+    """
+    for path in lookup.places(name, lookup.CLUSTERS):
+        if path.is_file():
+            return path
+    known = lookup.known_names(lookup.CLUSTERS)
+    hint = did_you_mean(Path(name).stem, known)
+    searched = ", ".join(str(folder) for folder in lookup.folders(lookup.CLUSTERS)[:-1])
+    raise UserError(
+        f"no cluster file {name!r}: expected a path, or one of: {', '.join(known)}{hint}\n"
+        f"Put a cluster file of your own, {Path(name).stem}.yaml, into one of these folders: {searched}"
+    )
 
 
 def load_cluster(name: str) -> Cluster:
-    """The cluster file `name`: a path, or the name of a file in configs/clusters/.
+    """The cluster that `name` means, as `find_cluster` does.
 
     Raises:
         UserError: if there is none; ConfigError: if it is wrong.
     """
-    known = known_clusters()
-    path = known.get(name, Path(name).expanduser())
-    if path.is_file():
-        return load(path, Cluster)
-    hint = did_you_mean(name, known)
-    raise UserError(f"no cluster file {name!r}: expected a path, or one of {FOLDER}/: {', '.join(known)}{hint}")
+    return load(find_cluster(name), Cluster)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from jobs.plan import lookup
 from trex.config import Config, load, to_yaml
 from trex.config.compare import differences
 from trex.config.loader import to_dict
@@ -16,25 +18,31 @@ from trex.files import write_text
 from trex.records.run_dir import RunDir
 from trex.suggest import did_you_mean
 
+#: Where runs are found by name.
+_RUNS = Path(Config().runs)
+#: Runs that an error message lists.
+_RUNS_TO_NAME = 20
+
 
 def open_config(target: str, overrides: Sequence[str] = ()) -> tuple[RunDir, Config]:
     """Read what a command that does work is given: a config file or a run folder, by path or by name.
 
-    A name is a file of configs/ before it is a run: a config that was edited since the run began must not be passed
-    over in silence. Creates nothing. Weights files are named by absolute paths then: a run may be continued from
-    another folder.
+    A name means a recipe (`jobs.plan.lookup`) before it means a run, also a recipe that comes with the toolkit: the
+    config of an earlier run of that name may differ, and then `save_config` says how instead of using it silently. A
+    run folder given by its path always means that run.
+
+    Creates nothing. Weights files are named by absolute paths then: a run may be continued from another folder.
 
     Raises:
         UserError: if there is neither; ConfigError: if the config is wrong.
     """
-    path = Path(target).expanduser()
-    return _open((path, Path("configs") / f"{target}.yaml", Path("runs") / target), target, overrides)
+    return _open((*lookup.places(target, lookup.RECIPES), _RUNS / target), target, overrides)
 
 
 def open_run(target: str) -> tuple[RunDir, Config]:
     """Read what a command about a run is given: the run's folder or name; else as `open_config` does."""
-    path = Path(target).expanduser()
-    return _open((path, Path("runs") / target, Path("configs") / f"{target}.yaml"), target, ())
+    path, *recipes = lookup.places(target, lookup.RECIPES)
+    return _open((path, _RUNS / target, *recipes), target, ())
 
 
 def _open(places: Sequence[Path], target: str, overrides: Sequence[str]) -> tuple[RunDir, Config]:
@@ -47,6 +55,8 @@ def _open(places: Sequence[Path], target: str, overrides: Sequence[str]) -> tupl
                 return RunDir.of(config), config
             return RunDir(folder.with_name(config.name) if renamed else folder), config
         if place.is_file():
+            if place.is_absolute() and place != Path(target).expanduser():  # not of this folder: say which one it is
+                sys.stderr.write(f"trex: {target} is the recipe {place}\n")
             config = _with_absolute_files(load(place, Config, overrides))
             return RunDir.of(config), config
     raise UserError(_nothing_named(target))
@@ -77,12 +87,19 @@ def save_config(run: RunDir, config: Config) -> None:
             listed = "\n".join(f"  {change}" for change in changes)
             raise ResumeRefused(
                 f"{run.root} holds a run with another config:\n{listed}\n"
-                f"Set these back to continue that run, or give this one a name of its own: name={run.name}_2"
+                f"Set these back to continue that run, or name its folder instead of the config to continue it with "
+                f"its own settings, or give this one a name of its own: name={run.name}_2"
             )
     write_text(run.config, to_yaml(config))
 
 
 def _nothing_named(target: str) -> str:
-    known = sorted(path.stem for path in Path("configs").glob("*.yaml"))
-    hint = did_you_mean(Path(target).stem, known)
-    return f"{target}: expected a config file or a run folder, found neither{hint}"
+    recipes = lookup.known_names(lookup.RECIPES)
+    runs = sorted(path.parent.name for path in _RUNS.glob("*/config.yaml"))
+    hint = did_you_mean(Path(target).stem, [*recipes, *runs])
+    lines = [f"{target}: expected a config file or a run folder, by path or by name, found neither{hint}"]
+    lines.append(f"  recipes: {', '.join(recipes)}")
+    if runs:
+        more = ", … (`trex status` lists all)" if len(runs) > _RUNS_TO_NAME else ""
+        lines.append(f"  runs: {', '.join(runs[:_RUNS_TO_NAME])}{more}")
+    return "\n".join(lines)
