@@ -13,6 +13,7 @@ from jobs import launch
 from jobs.commands import check, data, export, status
 from jobs.plan.runs import open_config, open_run
 from jobs.slurm import chain
+from trex import __version__
 from trex.errors import ExitCode, TrexError, UserError
 from trex.records.run_dir import RunDir
 
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"trex {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
     _stage(commands, "train", "train the encoder; continues where the run stands")
     _stage(commands, "extract", "write the features of the transfer datasets to HDF5")
