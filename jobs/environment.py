@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import trex
+
 #: Variables of an allocation or a job step; left in place at submission, they would leak into the new job.
 _OF_AN_ALLOCATION = re.compile(r"^(SLURM|SBATCH|SRUN|SUBMITIT|PMI|PMIX|MASTER_ADDR$|MASTER_PORT$)")
 #: Options of sbatch that sites tell people to set for all their jobs: SBATCH_ACCOUNT and so on. They are read apart
@@ -116,6 +118,18 @@ def config_home() -> Path | None:
         return Path.home() / ".config"
     except RuntimeError:
         return None
+
+
+def keep_compiled_code(folder: Path) -> None:
+    """Let numba keep the functions that it compiles in `folder`, where it cannot keep them beside the installed code.
+
+    Call it before numba is imported: where the user's home cannot be written either, the import would fail. `folder`
+    must be in a folder that only the user can write, because numba runs what it finds there.
+    """
+    images = Path(trex.__file__).parent / "images"
+    beside = images / "__pycache__"
+    if not os.access(beside if beside.exists() else images, os.W_OK):
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(folder))
 
 
 def get(name: str, default: str = "") -> str:

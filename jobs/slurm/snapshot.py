@@ -11,25 +11,31 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import jobs
+import trex
 from trex.errors import UserError
 from trex.files import TEMPORARY, sync
 from trex.records.run_dir import RunDir
 
-_ROOT = Path(__file__).resolve().parents[2]
-_PACKAGES = ("jobs", "trex")
+#: The packages that a job needs, with the folders they are installed in: a checkout, or site-packages.
+_INSTALLED = {"jobs": Path(jobs.__file__).resolve().parent, "trex": Path(trex.__file__).resolve().parent}
+#: Compiled functions as numba keeps them beside their source, whose content they carry a digest of.
+_COMPILED = {".nbi", ".nbc"}
 
 
-def code_digest(root: Path = _ROOT) -> str:
-    """Twelve hexadecimal digits that name the code of the packages below `root`."""
+def code_digest(root: Path | None = None) -> str:
+    """Twelve hexadecimal digits that name the code that is installed, or that of a copy in `root`."""
     digest = hashlib.sha256()
-    for path in _sources(root):
-        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
+    for path, name in _sources(root):
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
 def take_snapshot(run: RunDir) -> Path:
     """Copy the packages into the run folder, unless the same code is there already.
+
+    Functions that numba has compiled here come with it, so that not every process of a job compiles them again.
 
     Returns:
         The folder to put on PYTHONPATH.
@@ -46,12 +52,13 @@ def take_snapshot(run: RunDir) -> Path:
     run.code.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=run.code))
     try:
-        for path in _sources(_ROOT):
-            copy = temporary / path.relative_to(_ROOT)
+        for path, relative in (*_sources(), *_compiled()):
+            copy = temporary / relative
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+            shutil.copy2(path, copy)
             copy.chmod(0o444)
-        temporary.chmod(0o755)
+        for folder in (temporary, *temporary.rglob("*/")):
+            folder.chmod(0o755)  # whatever the umask: nobody else can add compiled functions
         if not target.exists():
             temporary.rename(target)
             sync(run.code)
@@ -63,9 +70,22 @@ def take_snapshot(run: RunDir) -> Path:
     return target
 
 
-def _sources(root: Path) -> Iterator[Path]:
-    """The files of the packages, in a fixed order; no byte code, no caches."""
-    for package in _PACKAGES:
-        for path in sorted((root / package).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                yield path
+def _sources(root: Path | None = None) -> Iterator[tuple[Path, str]]:
+    """The files of the packages, in a fixed order, with their paths in a copy; no byte code, no caches."""
+    for path, name in _files(root):
+        if "__pycache__" not in path.parts:
+            yield path, name
+
+
+def _compiled() -> Iterator[tuple[Path, str]]:
+    for path, name in _files(None):
+        if path.suffix in _COMPILED and path.parent.name == "__pycache__":
+            yield path, name
+
+
+def _files(root: Path | None) -> Iterator[tuple[Path, str]]:
+    for package, installed in _INSTALLED.items():
+        folder = installed if root is None else root / package
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                yield path, f"{package}/{path.relative_to(folder).as_posix()}"

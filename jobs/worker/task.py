@@ -106,6 +106,7 @@ def _work(spec: TaskSpec, run: RunDir, task: Task, stop: StopRequest, attempt: A
     stop.check()
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(task.cpus))
     environment.update({**threads, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"})  # read when PyTorch and NumPy are imported
+    environment.keep_compiled_code(run.jobs / "numba")
     from trex.config import Config, load
 
     config = load(run.config, Config)

@@ -14,6 +14,8 @@ from jobs.slurm.submit import make_private
 from trex.errors import UserError
 from trex.records.run_dir import RunDir
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def test_snapshot_is_named_for_its_content_and_taken_once(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
@@ -32,6 +34,36 @@ def test_snapshot_runs_by_itself(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert Path(done.stdout.strip()).is_relative_to(code)
+
+
+@pytest.mark.slow
+def test_functions_that_are_compiled_already_come_with_the_snapshot(tmp_path: Path) -> None:
+    """Else every process of every new run's jobs would compile them."""
+    program = (
+        "import numpy as np; from trex.images.color import solarize as f; f(np.zeros(9, np.uint8))\n"
+        "print(f.stats.cache_path, len(f.stats.cache_hits), len(f.stats.cache_misses))"
+    )
+
+    def call(code: Path) -> list[str]:
+        environment = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"}
+        environment["PYTHONPATH"] = str(code)
+        words = [sys.executable, "-P", "-c", program]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    call(ROOT)
+    code = take_snapshot(RunDir(tmp_path / "run"))
+    assert call(code) == [str(code / "trex" / "images" / "__pycache__"), "1", "0"]
+
+
+def test_nobody_else_can_write_into_a_snapshot_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        code = take_snapshot(RunDir(tmp_path / "run"))
+    finally:
+        os.umask(before)
+    folders = [code, *(path for path in code.rglob("*") if path.is_dir())]
+    assert {folder.stat().st_mode & 0o777 for folder in folders} == {0o755}
 
 
 def test_changed_snapshot_is_refused(tmp_path: Path) -> None:
