@@ -7,6 +7,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 CONFIG ?= trex_star
 TREX    = $(BIN)/trex
+PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # Words that are handed on: make train CONFIG=trex ARGS="train.epochs=50"
 ARGS ?=
@@ -14,7 +15,8 @@ cluster = $(if $(CLUSTER),--cluster $(CLUSTER))
 dry     = $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train run extract probe report status transfer check test test-quick docs cluster-up cluster-down clean
+.PHONY: help setup demo train run extract probe report status transfer lint check test test-install prerequisites docs \
+        cluster-up cluster-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -59,15 +61,23 @@ transfer: $(READY)  ## evaluate CHECKPOINT=file.pth on the transfer datasets, wi
 status: $(READY)  ## every run: stage, epoch, speed, time left, restarts
 	@$(TREX) status $(ARGS)
 
-check: $(READY)  ## format, lint, types, import layers, quick tests (under a minute)
+lint: $(READY)  ## format, lint, types, import layers
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && echo 'format, lint: ok'
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow and not slurm'
 
-test: $(READY)  ## every test, those with a real Slurm too
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slurm'
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm
+check: lint  ## lint, and the quick tests (under a minute)
+	@$(PYTEST) -n 2 -m 'not slow and not slurm'
+
+test: prerequisites $(READY)  ## every test, those with a real Slurm too; installs Slurm where it may
+	@$(PYTEST) -n 2 -m 'not slurm'
+	@$(PYTEST) -m slurm
+
+test-install: $(READY)  ## install the wheel with all its dependencies in an empty venv, and try it (downloads PyTorch)
+	@TREX_FULL_INSTALL=1 $(PYTEST) tests/test_wheel.py
+
+prerequisites:
+	@$(PYTHON) tools/prerequisites.py
 
 docs: $(READY)  ## make docs/config.md from the code
 	@$(BIN)/python tools/config_reference.py > docs/config.md

@@ -28,7 +28,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -42,6 +42,9 @@ LONGEST_FOLDER = 64
 #: Every daemon carries the folder in this variable, so that `down` finds it even after a killed `up`.
 MARK = "TREX_SANDBOX"
 
+#: Where daemons are installed, which is not on every user's PATH.
+SYSTEM_PATH = ":/usr/local/sbin:/usr/sbin:/sbin"
+#: Debian packages, with the programs of each that are used here.
 PACKAGES = {
     "slurm-wlm": ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo"),
     "munge": ("munged",),
@@ -77,7 +80,7 @@ class Sandbox:
         self.folder = Path(os.path.realpath(folder.expanduser()))
         self.environment = {**_outside_of_jobs(), MARK: str(self.folder), "SLURM_CONF": str(self.conf)}
         self.environment["MYSQL_UNIX_PORT"] = str(self.folder / "db" / "sock")
-        self.environment["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
+        self.environment["PATH"] += SYSTEM_PATH
 
     @property
     def conf(self) -> Path:
@@ -291,12 +294,15 @@ class Sandbox:
         return "SlurmctldParameters=preempt_send_user_signal\n"
 
 
+def missing_packages(needed: Iterable[str], path: str) -> list[str]:
+    """Those of the Debian packages `needed` whose programs are not all found on `path`."""
+    return [name for name in needed if not all(shutil.which(program, path=path) for program in PACKAGES[name])]
+
+
 def require_packages(options: Options, path: str) -> None:
     """Raise SandboxError that names the Debian packages that are missing."""
     needed = [name for name in PACKAGES if options.accounting or name in ("slurm-wlm", "munge")]
-    missing = [
-        name for name in needed if not all(shutil.which(program, path=path) is not None for program in PACKAGES[name])
-    ]
+    missing = missing_packages(needed, path)
     if missing:
         raise SandboxError(
             f"missing on this machine: {', '.join(missing)}. On Debian or Ubuntu:\n"
