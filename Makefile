@@ -9,6 +9,10 @@ CONFIG ?= trex_star
 TREX    = $(BIN)/trex
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
+# How `make test` uses two cores. One process runs all tests with Slurm (tests/conftest.py), from the start; it mostly
+# waits, so two more run the other tests meanwhile. One after the other: make test TEST_WORKERS=
+TEST_WORKERS ?= -n 3 --dist loadgroup
+
 # Words that are handed on: make train CONFIG=trex ARGS="train.epochs=50"
 ARGS ?=
 cluster = $(if $(CLUSTER),--cluster $(CLUSTER))
@@ -70,8 +74,7 @@ check: lint  ## lint, and the quick tests (under a minute)
 	@$(PYTEST) -n 2 -m 'not slow and not slurm'
 
 test: prerequisites $(READY)  ## every test, those with a real Slurm too; installs Slurm where it may
-	@$(PYTEST) -n 2 -m 'not slurm'
-	@$(PYTEST) -m slurm
+	@$(PYTEST) $(TEST_WORKERS)
 
 test-install: $(READY)  ## install the wheel with all its dependencies in an empty venv, and try it (downloads PyTorch)
 	@TREX_FULL_INSTALL=1 $(PYTEST) tests/test_wheel.py

@@ -1,7 +1,8 @@
-"""A function in several real gloo processes; a real photograph."""
+"""A function in several real gloo processes; a real photograph; which tests stay together on several processes."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,32 @@ from sklearn.datasets import load_sample_images
 from torch.distributed import FileStore
 
 from trex.distributed import Ranks, joined
+
+#: Tests that share what takes long to set up, a Slurm or an environment: with `--dist loadgroup` one process runs all
+#: tests below each of these. Every other test goes to the next process that is free.
+TOGETHER = ("tests/slurm/", "tests/test_wheel.py")
+#: Niceness of the other tests meanwhile: those with Slurm measure how soon a job is saved, so they come first.
+NICENESS = 3
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """xdist's own loadgroup reads its groups from ids of tests that it rewrites, which pytest 9.2 does not allow."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((group for group in TOGETHER if nodeid.startswith(group)), nodeid)
+
+    return Together(config, log)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let the tests with Slurm, which another process runs, have the processors first."""
+    if getattr(item.config.option, "loadgroup", False) and not item.nodeid.startswith("tests/slurm/"):
+        os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def _entry(rank: int, world: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
