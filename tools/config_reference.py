@@ -37,8 +37,9 @@ queued; `trex check` adds what data, checkpoints and cluster have to say.
 CLUSTERS = """
 # Cluster files
 
-`configs/clusters/<name>.yaml` says where the stages run and what each job asks for; `CLUSTER=<name>` or `--cluster`
-picks one. `example.yaml` there shows all of it in use, [slurm.md](slurm.md) says what happens.
+`configs/clusters/<name>.yaml`, or `~/.config/trex/clusters/<name>.yaml` for all folders, says where the stages run and
+what each job asks for; `CLUSTER=<name>` or `--cluster` picks one. `example.yaml` shows all of it in use,
+[slurm.md](slurm.md) says what happens.
 
 - A *time* is one of Slurm's forms: `minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours`,
   `days-hours:minutes`, `days-hours:minutes:seconds`.
