@@ -131,7 +131,7 @@ def test_job_runs_the_code_that_was_submitted(site: Site) -> None:
     text = (site.home / "small.yaml").read_text().replace("extract: {", "extract: {options: {begin: now+5}, ")
     (site.home / "later.yaml").write_text(text)
     site.trex("extract", "tiny.yaml", "name=frozen", *PIXELS, "--cluster", "later.yaml", **settings)
-    for path in (tree / "jobs" / "task.py", tree / "trex" / "features" / "extract.py"):
+    for path in (tree / "jobs" / "worker" / "task.py", tree / "trex" / "features" / "extract.py"):
         path.write_text("raise SystemExit('edited after the submission')\n")
     run = site.run_of("frozen")
     site.ended(*run.jobs().values())
