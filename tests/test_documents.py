@@ -20,7 +20,7 @@ from tests.datasets.conftest import photo, put, struct, write
 from trex.config import Config
 from trex.config.loader import load
 from trex.config.schema import DataConfig
-from trex.datasets import registry
+from trex.datasets import registry, sets
 from trex.datasets.registry import load_splits
 from trex.distributed import Ranks
 from trex.features.extract import extract
@@ -172,17 +172,24 @@ def test_keys_of_a_checkpoint_are_those_that_are_documented(checkpoint: Path) ->
 
 
 @pytest.fixture
-def birds():
-    """Forgets the dataset of the worked example afterwards."""
+def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The worked example's module beside those of `trex/datasets/sets/`; forgotten afterwards."""
+    folder = tmp_path / "sets"
+    found = snippets(ROOT / "docs/datasets.md")
+    assert len(found) == 3, "each snippet is run by a test"
+    write(folder / "birds.py", found[2])
+    monkeypatch.setattr(sets, "__path__", [*sets.__path__, str(folder)])
+    registry.known.cache_clear()
     yield
-    registry._REGISTERED.pop("birds", None)
+    registry.known.cache_clear()
+    sys.modules.pop("trex.datasets.sets.birds", None)
 
 
-def test_worked_example_of_a_data_set_reads_it(tmp_path: Path, birds: None) -> None:
+def test_worked_example_of_a_dataset_needs_one_file_and_reads_it(tmp_path: Path, birds: None) -> None:
     lines = ["a/1.jpg,owl,train", "a/2.jpg,crow,train", "b/3.jpg,owl,train", "b/4.jpg,crow,test", "5.jpg,owl,test"]
     write(tmp_path / "birds/images.csv", *lines)
     put(tmp_path / "birds", *(line.partition(",")[0] for line in lines))
-    run_snippet("datasets.md", 2, 3, {})
+    assert "birds" in registry.known()
     splits = load_splits("birds", DataConfig(root=str(tmp_path)))
     assert splits["trainval"].classes == ("crow", "owl")
     assert splits["trainval"].labels.tolist() == [1, 0, 1]

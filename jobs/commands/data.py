@@ -129,7 +129,7 @@ def _path(splits: dict[SplitName, Split], looked: FileCheck) -> str:
 
 
 def _get(name: str, data: DataConfig) -> int:
-    from trex.datasets.download import ARCHIVES, STEPS, get
+    from trex.datasets.download import get
     from trex.datasets.registry import find, folder_of, load_splits
 
     found = find(name, data)
@@ -137,11 +137,11 @@ def _get(name: str, data: DataConfig) -> int:
     if not found.needs_files:
         sys.stdout.write(f"{name} needs no files\n")
         return ExitCode.DONE
-    if name not in ARCHIVES:
-        steps = STEPS.get(name, "It is not one of the suite: put your own images there (docs/datasets.md).")
+    if not found.archives:
+        steps = found.steps or "It is not a known dataset: put your own images there (docs/datasets.md)."
         sys.stdout.write(f"{name} cannot be downloaded by a program. Its folder: {folder.absolute()}\n{steps}\n")
         return ExitCode.USER_ERROR
-    get(ARCHIVES[name], folder, _say)
+    get(found.archives, folder, _say)
     splits = load_splits(name, data)
     _say(f"{name}: {len(splits['trainval'])} + {len(splits['test'])} images in {folder.absolute()}")
     return ExitCode.DONE

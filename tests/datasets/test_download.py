@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.datasets.conftest import photo
-from trex.datasets import download
-from trex.datasets.download import Archive, fetch, get, unpack
+from trex.datasets import download, registry
+from trex.datasets.download import fetch, get, unpack
+from trex.datasets.record import Archive
 from trex.errors import TrexError, UserError
 
 
@@ -135,9 +136,9 @@ def test_site_that_keeps_breaking_off_leaves_what_came(tmp_path: Path, site) -> 
     assert (tmp_path / "x.mat.part").stat().st_size == 50
 
 
-def test_official_addresses_are_https_but_for_none_and_digests_are_whole() -> None:
-    for archives in download.ARCHIVES.values():
-        for archive in archives:
+def test_official_addresses_are_https_and_digests_are_complete() -> None:
+    for dataset in registry.known().values():
+        for archive in dataset.archives:
             assert archive.url.startswith("https://")
             assert archive.md5 is None or len(archive.md5) == 32
 

@@ -13,8 +13,8 @@ from scipy.io import savemat
 from tests.datasets.conftest import found, put, struct, write
 from trex.config.schema import TRANSFER_DATASETS, DataConfig
 from trex.datasets import registry
-from trex.datasets.eurosat import CLASSES
 from trex.datasets.layout import read_mat
+from trex.datasets.sets.eurosat import CLASSES
 from trex.errors import UserError
 
 #: Classes, trainval and test images (arXiv 2206.15369, appendix).

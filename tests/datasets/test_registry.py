@@ -1,8 +1,10 @@
-"""Data sets by name: what is found, and what the user is told where it is not."""
+"""Datasets by name: what is found, and what the user is told where it is not."""
 
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +96,11 @@ def test_digest_tells_names_labels_and_classes_apart(tmp_path: Path) -> None:
 def test_split_travels_to_workers_small() -> None:
     split = load_split("digits", "trainval", DataConfig())
     assert pickle.loads(pickle.dumps(split)).digest == split.digest
+
+
+def test_reading_the_records_imports_nothing_heavy() -> None:
+    """Submitting jobs reads them."""
+    heavy = {"torch", "torchvision", "numpy", "h5py", "scipy", "sklearn", "PIL"}
+    code = f"import sys; from trex.datasets import registry; registry.known(); print({heavy} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "set()\n"

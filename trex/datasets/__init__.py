@@ -1,1 +1,1 @@
-"""Readers of the transfer datasets' official files, one module a set (docs/datasets.md)."""
+"""What images there are: a record per dataset, the readers of their files, and the splits that come out."""

@@ -12,10 +12,10 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from trex.datasets.record import Archive
 from trex.errors import TrexError, UserError
 from trex.files import TEMPORARY, sync
 
@@ -25,77 +25,6 @@ _MAX_RATIO = 20
 _ALLOWANCE = 64 << 20
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Archive:
-    """One file of an official site."""
-
-    url: str
-    md5: str | None = None  #: as the site or torchvision gives it; None where nobody does
-    into: str = ""  #: folder within the dataset's that it is unpacked or put into
-
-    @property
-    def name(self) -> str:
-        return self.url.rpartition("/")[2]
-
-
-_VGG = "https://www.robots.ox.ac.uk/~vgg/data"
-_INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com"
-
-#: Where each set is given out. The digests are those that torchvision 0.29 holds for the same files.
-ARCHIVES: dict[str, tuple[Archive, ...]] = {
-    "aircraft": (Archive(f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz"),),
-    "dtd": (Archive(f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz", "fff73e5086ae6bdbea199a49dfb8a4c1"),),
-    "eurosat": (
-        Archive(
-            "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
-            "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
-            "c8fa014336c82ac7804f0398fcb19387",
-        ),
-    ),
-    "flowers": (
-        Archive(f"{_VGG}/flowers/102/102flowers.tgz", "52808999861908f626f3c1f4e79d11fa"),
-        Archive(f"{_VGG}/flowers/102/imagelabels.mat", "e0620be6f572b9609742df49c70aed4d"),
-        Archive(f"{_VGG}/flowers/102/setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c"),
-    ),
-    "pets": (
-        Archive(f"{_VGG}/pets/data/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
-        Archive(f"{_VGG}/pets/data/annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f"),
-    ),
-    "food101": (
-        Archive("https://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "85eeb15f3717b99a5da872d97d918f87"),
-    ),
-    "inat2018": (
-        Archive(f"{_INAT}/2018/train_val2018.tar.gz", "b1c6952ce38f31868cc50ea72d066cc3"),
-        Archive(f"{_INAT}/2018/train2018.json.tar.gz"),
-        Archive(f"{_INAT}/2018/val2018.json.tar.gz"),
-    ),
-    "inat2019": (
-        Archive(f"{_INAT}/2019/train_val2019.tar.gz", "c60a6e2962c9b8ccbd458d12c8582644"),
-        Archive(f"{_INAT}/2019/train2019.json.tar.gz"),
-        Archive(f"{_INAT}/2019/val2019.json.tar.gz"),
-    ),
-}  # fmt: skip
-
-_COG = (
-    "CoG has images of ImageNet-21K, which needs an account at image-net.org (winter 2021 release); its two lists are "
-    "on the benchmark's page, https://europe.naverlabs.com/cog-benchmark. Put both pickles into the folder above, and "
-    "there, or in images/, a folder a WordNet id."
-)
-#: What a person has to do where a login, or a mirror of one's own choice, stands between.
-STEPS = {
-    "in1k": "Make an account at image-net.org, download ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and "
-    "ILSVRC2012_devkit_t12.tar.gz, and put them there. Three calls of torchvision then compare their MD5, unpack them "
-    "and sort the validation images by the development kit's labels: docs/datasets.md, ImageNet-1K.",
-    "cars196": "The official site is closed. Get either car_ims/ with cars_annos.mat, or cars_train/, cars_test/, "
-    "devkit/ and cars_test_annos_withlabels.mat, from a mirror that you trust; 16185 images. torchvision's issue 7545 "
-    "lists some.",
-    "sun397": "The official links are dead. Get SUN397.tar.gz (MD5 8ca2778205c41d23104230ba66911c7a) and the lists "
-    "ClassName.txt, Training_01.txt and Testing_01.txt of Partitions.zip from a mirror that you trust; put them beside "
-    "each other.",
-    **dict.fromkeys(("cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5"), _COG),
-}
 
 
 def get(archives: tuple[Archive, ...], folder: Path, say: Say) -> None:

@@ -1,37 +1,41 @@
-"""Data sets laid out as folders: a part each, in it a folder a class, in it the images. ImageNet-1K is one."""
+"""Datasets laid out as folders: one per split, in it one per class, in it the images. ImageNet-1K is one."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from trex.datasets.registry import Counts, Listing, dataset
+from trex.datasets.record import Listed, Listing
 from trex.errors import UserError
 
 EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-_PARTS = {"trainval": ("train", "trainval"), "test": ("val", "test")}
+_FOLDERS = {"trainval": ("train", "trainval"), "test": ("val", "test")}
 
 
-@dataset("in1k", Counts(classes=1000, trainval=1281167, test=50000))
 def read_image_folder(folder: Path) -> Listing:
-    """`train/` (or `trainval/`) and `val/` (or `test/`), a folder a class; labels are the rank of the sorted names.
+    """`train/` (or `trainval/`) and `val/` (or `test/`), one folder per class; labels are the rank of the sorted names.
 
     Raises:
-        UserError: if a part or its class folders are missing, a class is empty, or the parts' classes differ.
+        UserError: if a split or its class folders are missing, a class is empty, or the splits' classes differ.
     """
-    found = {part: _part_folder(folder, options) for part, options in _PARTS.items()}
-    classes = {part: _classes(path) for part, path in found.items()}
+    found = {split: _split_folder(folder, options) for split, options in _FOLDERS.items()}
+    classes = {split: _classes(path) for split, path in found.items()}
     if classes["trainval"] != classes["test"]:
         odd = sorted(set(classes["trainval"]) ^ set(classes["test"]))
         raise UserError(
             f"{folder}: {found['trainval'].name}/ has {len(classes['trainval'])} classes, {found['test'].name}/ has "
             f"{len(classes['test'])}; only in one of them: {', '.join(odd[:5])}{'…' if len(odd) > 5 else ''}"
         )
-    images = {part: _images(folder, path, classes[part]) for part, path in found.items()}
+    images = {split: _images(folder, path, classes[split]) for split, path in found.items()}
     return Listing(tuple(classes["trainval"]), images["trainval"], images["test"])
 
 
-def _part_folder(folder: Path, options: tuple[str, ...]) -> Path:
+def is_image_folder(folder: Path) -> bool:
+    """Whether a folder has a folder per split, as `read_image_folder` expects."""
+    return all(any((folder / option).is_dir() for option in options) for options in _FOLDERS.values())
+
+
+def _split_folder(folder: Path, options: tuple[str, ...]) -> Path:
     for option in options:
         if (folder / option).is_dir():
             return folder / option
@@ -39,28 +43,28 @@ def _part_folder(folder: Path, options: tuple[str, ...]) -> Path:
     raise UserError(f"{folder}: expected a folder {'/ or '.join(options)}/ in it, found {', '.join(have) or 'nothing'}")
 
 
-def _classes(part: Path) -> list[str]:
-    with os.scandir(part) as entries:
+def _classes(split: Path) -> list[str]:
+    with os.scandir(split) as entries:
         classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise UserError(
-            f"{part}: expected a folder a class, found none. ImageNet's validation archive is flat: sort its images "
-            f"into folders named by WordNet id first, by the labels of the development kit (docs/datasets.md)."
+            f"{split}: expected one folder per class, found none. ImageNet's validation archive is flat: sort its "
+            f"images into folders named by WordNet id first, by the labels of the development kit (docs/datasets.md)."
         )
     return classes
 
 
-def _images(folder: Path, part: Path, classes: list[str]) -> tuple[list[str], list[int]]:
+def _images(folder: Path, split: Path, classes: list[str]) -> Listed:
     names: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(image_names(part / name))
+        found = sorted(image_names(split / name))
         if not found:
-            raise UserError(f"{part / name}: a class folder without images ({', '.join(EXTENSIONS)})")
-        prefix = f"{part.relative_to(folder).as_posix()}/{name}/"
+            raise UserError(f"{split / name}: a class folder without images ({', '.join(EXTENSIONS)})")
+        prefix = f"{split.relative_to(folder).as_posix()}/{name}/"
         names += [prefix + image for image in found]
         labels += [label] * len(found)
-    return names, labels
+    return Listed(names, labels)
 
 
 def image_names(folder: Path, prefix: str = "") -> list[str]:

@@ -1,14 +1,18 @@
-"""Finding one's way in an unpacked archive: people give its inner folder or the one around it."""
+"""What the readers share: finding the folder within an unpacked archive, reading lists and MATLAB files.
+
+People give the inner folder of an archive or the one around it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from trex.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def find_base(folder: Path, has: Sequence[str], inner: Sequence[str] = ()) -> Path:
@@ -69,6 +73,7 @@ def ranks_of(classes: Sequence[str]) -> dict[str, int]:
 
 def read_mat(path: Path, *keys: str) -> list[Any]:
     """Arrays of a MATLAB 5 file. Raises UserError if it is not one, or one of the arrays is missing."""
+    import numpy as np
     from scipy.io import loadmat
 
     try:
@@ -76,3 +81,9 @@ def read_mat(path: Path, *keys: str) -> list[Any]:
         return [np.atleast_1d(content[key]) for key in keys]
     except Exception as error:  # a damaged file makes the reader fail in any way, zlib.error and IndexError among them
         raise UserError(f"{path}: not the expected MATLAB file with {', '.join(keys)} ({error})") from error
+
+
+def check_labels(labels: np.ndarray, classes: Sequence[str], path: Path) -> None:
+    """Raise UserError that names the file if a label, int (n,), is not the index of a class; the files count from 1."""
+    if len(labels) and not (labels.min() >= 0 and labels.max() < len(classes)):
+        raise UserError(f"{path}: classes from {labels.min() + 1} to {labels.max() + 1}, expected 1 to {len(classes)}")

@@ -1,157 +1,95 @@
-"""The datasets by name. A new one is a function from its folder to a `Listing`, registered with `@dataset`.
+"""The datasets by name: their records, the folders that they are read from, and their splits.
 
-A set that is a folder of `train/` and `val/` (or `trainval/`, `test/`) with a folder a class needs no code at all.
+The records stand in `trex/datasets/sets/`, one file per dataset; a new file there is found by itself. A folder of
+`train/` and `val/` (or `trainval/`, `test/`) with one folder per class needs no record.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from trex.config.schema import DataConfig
-from trex.datasets.split import Names, Split, SplitName
+from trex.datasets import sets
+from trex.datasets.imagefolder import read_image_folder
+from trex.datasets.record import Counts, Dataset, Listed, Listing
 from trex.errors import UserError
 from trex.suggest import did_you_mean
 
-#: Modules that register datasets, imported when a name of theirs is asked for.
-MODULES = {
-    **dict.fromkeys(("digits", "digits_seen", "digits_unseen"), "trex.datasets.digits"),
-    "in1k": "trex.datasets.imagefolder",
-    **dict.fromkeys(("cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5"), "trex.datasets.cog"),
-    **dict.fromkeys(("aircraft", "dtd", "pets", "food101", "sun397"), "trex.datasets.lists"),
-    **dict.fromkeys(("cars196", "flowers"), "trex.datasets.mats"),
-    "eurosat": "trex.datasets.eurosat",
-    **dict.fromkeys(("inat2018", "inat2019"), "trex.datasets.inat"),
-}
+if TYPE_CHECKING:
+    from trex.datasets.split import Split, SplitName
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Official numbers of a dataset."""
-
-    classes: int
-    trainval: int
-    test: int
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Both parts of a dataset as a reader finds them: for each image its relative path and its label."""
-
-    classes: tuple[str, ...]
-    trainval: tuple[list[str], list[int]]
-    test: tuple[list[str], list[int]]
-    trainval_arrays: np.ndarray | None = None  #: (n, H, W, 3) uint8 for sets without files
-    test_arrays: np.ndarray | None = None
-    folder: Path | None = None  #: where the relative paths begin, if not in the dataset's own folder
-    listed: bool = False  #: whether the paths are from a list, and not from looking at the files
-    remark: str = ""  #: what is known about a wrong count
+@functools.cache
+def known() -> Mapping[str, Dataset]:
+    """The records of all modules in `trex/datasets/sets/`, by name, sorted."""
+    found: dict[str, Dataset] = {}
+    for module in pkgutil.iter_modules(sets.__path__, f"{sets.__name__}."):
+        for dataset in importlib.import_module(module.name).DATASETS:
+            assert dataset.name not in found, f"{module.name}: {dataset.name} has a record already"
+            found[dataset.name] = dataset
+    return dict(sorted(found.items()))
 
 
-Reader = Callable[[Path], Listing]
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A registered dataset."""
-
-    name: str
-    read: Reader
-    counts: Counts | None
-    needs_files: bool = True
-    folder: str | None = None  #: name of the folder it is looked for in, where that is not its own name
-
-
-_REGISTERED: dict[str, Dataset] = {}
-
-
-def dataset(
-    name: str, counts: Counts | None = None, needs_files: bool = True, folder: str | None = None
-) -> Callable[[Reader], Reader]:
-    """Register the decorated function as the reader of the dataset `name`.
-
-    Args:
-        name: as configs name it.
-        counts: the official numbers; a folder that differs is refused unless `data.subsets` names the set.
-        needs_files: False for a set that is made without a folder.
-        folder: name of the folder that it shares with other sets.
-    """
-
-    def register(read: Reader) -> Reader:
-        _REGISTERED[name] = Dataset(name, read, counts, needs_files, folder)
-        return read
-
-    return register
-
-
-def names() -> list[str]:
-    """Every registered name."""
-    return sorted({*MODULES, *_REGISTERED})
+def record(name: str) -> Dataset:
+    """The record of that name; a name that has none stands for an image folder. Does not look for any file."""
+    return known().get(name) or Dataset(name, read_image_folder)
 
 
 def find(name: str, data: DataConfig) -> Dataset:
-    """The dataset of that name; a folder that nobody registered is read as an image folder.
+    """The record of a dataset that is known, or of which there is a folder.
 
     Raises:
-        UserError: if there is neither.
+        UserError: if it is neither.
     """
-    if (known := _registered(name)) is not None:
-        return known
-    if name in data.folders or folder_of(name, data).is_dir():
-        from trex.datasets.imagefolder import read_image_folder
-
-        return Dataset(name, read_image_folder, counts=None)
+    if name in known() or name in data.folders or folder_of(name, data).is_dir():
+        return record(name)
     raise UserError(
         f"no dataset is called {name!r}, and there is no folder {folder_of(name, data)}. "
-        f"Known: {', '.join(names())}{did_you_mean(name, names())}"
+        f"Known: {', '.join(known())}{did_you_mean(name, known())}"
     )
 
 
 def made_without_files(name: str) -> bool:
-    """Whether that is the name of a registered dataset that needs no folder."""
-    known = _registered(name)
-    return known is not None and not known.needs_files
-
-
-def _registered(name: str) -> Dataset | None:
-    if name not in _REGISTERED and name in MODULES:
-        importlib.import_module(MODULES[name])
-    return _REGISTERED.get(name)
+    """Whether that is the name of a dataset that needs no folder."""
+    return not record(name).needs_files
 
 
 def folder_of(name: str, data: DataConfig) -> Path:
-    """Where the dataset is looked for: `data.folders`, else a folder of its name in `data.root`."""
-    known = _registered(name)
-    shared = known.folder if known is not None else None
+    """Where the dataset is looked for: `data.folders`, else its folder in `data.root`."""
+    shared = record(name).folder
     for key in (name, shared):
         if key is not None and key in data.folders:
             return Path(data.folders[key]).expanduser()
     return Path(data.root).expanduser() / (shared or name)
 
 
-def load_split(name: str, part: SplitName, data: DataConfig) -> Split:
+def load_split(name: str, split: SplitName, data: DataConfig) -> Split:
     """One split of the dataset `name`.
 
     Raises:
         UserError: if it is unknown, not where it is looked for, not laid out as expected, or its counts differ from
             the official ones and `data.subsets` does not name it.
     """
-    return load_splits(name, data)[part]
+    return load_splits(name, data)[split]
 
 
 def load_splits(name: str, data: DataConfig) -> dict[SplitName, Split]:
     """Both splits of the dataset `name`; raises as `load_split` does."""
+    from trex.datasets.split import Split
+
     found = find(name, data)
     folder = folder_of(name, data)
     if found.needs_files and not folder.is_dir():
         raise UserError(
             f"dataset {name!r} is looked for in {folder.absolute()}, and there is no such folder. Put it there, or "
-            f"say where it is: data.root=… for all sets, data.folders.{name}=… for this one."
+            f"say where it is: data.root=… for all datasets, data.folders.{name}=… for this one."
         )
     listing = found.read(folder)
     base = (listing.folder or folder) if found.needs_files else None
@@ -161,33 +99,25 @@ def load_splits(name: str, data: DataConfig) -> dict[SplitName, Split]:
     problem = missing or _count_problem(found, listing)
     if problem and name not in data.subsets:
         raise UserError(
-            f"dataset {name!r} in {folder}: {problem}. A complete set gives comparable numbers; to use "
-            f"this one all the same, with results marked as not comparable: 'data.subsets=[{name}]'"
+            f"dataset {name!r} in {folder}: {problem}. Only a complete dataset gives comparable numbers; to use "
+            f"this one nevertheless, with results marked as not comparable: 'data.subsets=[{name}]'"
         )
-    parts: dict[SplitName, Split] = {}
-    for part, (paths, labels), arrays in (
-        ("trainval", listing.trainval, listing.trainval_arrays),
-        ("test", listing.test, listing.test_arrays),
-    ):
-        key: SplitName = "trainval" if part == "trainval" else "test"
-        parts[key] = Split(
-            name, key, listing.classes, np.asarray(labels, dtype=np.int64), Names(paths), base, problem, arrays
-        )
-    return parts
+    listed: dict[SplitName, Listed] = {"trainval": listing.trainval, "test": listing.test}
+    return {split: Split.of(images, name, split, listing.classes, base, problem) for split, images in listed.items()}
 
 
 def _without_missing(listing: Listing, base: Path, name: str) -> tuple[Listing, str]:
-    """The listing without images that are not there, and words about those; each folder is read once.
+    """The listing without images that are not there, and a text about those; each folder is read once.
 
     Raises:
         UserError: if a list names a path outside the dataset's folder.
     """
     there: dict[str, frozenset[str]] = {}
     absent: list[str] = []
-    parts = []
-    for paths, labels in (listing.trainval, listing.test):
-        kept: tuple[list[str], list[int]] = ([], [])
-        for path, label in zip(paths, labels, strict=True):
+    splits = []
+    for listed in (listing.trainval, listing.test):
+        kept = Listed([], [])
+        for path, label in zip(listed.names, listed.labels, strict=True):
             parent, _, file = path.rpartition("/")
             if parent not in there:
                 if path.startswith("/") or ".." in path.split("/"):
@@ -196,16 +126,16 @@ def _without_missing(listing: Listing, base: Path, name: str) -> tuple[Listing, 
                     )
                 there[parent] = _files_in(base / parent)
             if file in there[parent]:
-                kept[0].append(path)
-                kept[1].append(label)
+                kept.names.append(path)
+                kept.labels.append(label)
             else:
                 absent.append(path)
-        parts.append(kept)
+        splits.append(kept)
     if not absent:
         return listing, ""
     shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
-    words = f"{len(absent)} listed images are not in {base}: {shown}"
-    return replace(listing, trainval=parts[0], test=parts[1]), words
+    text = f"{len(absent)} listed images are not in {base}: {shown}"
+    return replace(listing, trainval=splits[0], test=splits[1]), text
 
 
 def _files_in(folder: Path) -> frozenset[str]:
@@ -219,7 +149,7 @@ def _files_in(folder: Path) -> frozenset[str]:
 def _count_problem(found: Dataset, listing: Listing) -> str:
     if found.counts is None:
         return ""
-    have = Counts(len(listing.classes), len(listing.trainval[0]), len(listing.test[0]))
+    have = Counts(len(listing.classes), len(listing.trainval.names), len(listing.test.names))
     if have == found.counts:
         return ""
     return (

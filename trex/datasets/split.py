@@ -7,17 +7,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
+from trex.datasets.record import Listed
 from trex.images.decode import RGB, read_rgb, read_rgb_fast
 
 SplitName = Literal["trainval", "test"]
 
 
+class Images(Protocol):
+    """Pixels that are read by index: an array uint8 (n, H, W, 3), or what reads one image at a time."""
+
+    def __getitem__(self, index: int, /) -> RGB:
+        """Image `index`: uint8 (H, W, 3)."""
+
+
 class Names:
-    """Many strings in one array of bytes: a list of a million paths costs every loader process most of a gigabyte."""
+    """Many strings in one array of bytes: as a list, a million paths cost every loader process most of a gigabyte."""
 
     def __init__(self, names: Sequence[str]) -> None:
         encoded = [name.encode("utf-8", "surrogateescape") for name in names]
@@ -47,7 +55,15 @@ class Split:
     names: Names  #: paths relative to `folder`, with forward slashes
     folder: Path | None = None
     problem: str = ""  #: how the dataset differs from the official one, if it does
-    arrays: np.ndarray | None = field(default=None, repr=False)  #: (n, H, W, 3) uint8, for sets that need no files
+    images: Images | None = field(default=None, repr=False)  #: the pixels, where they are not in files of these names
+
+    @classmethod
+    def of(
+        cls, listed: Listed, dataset: str, part: SplitName, classes: tuple[str, ...], folder: Path | None, problem: str
+    ) -> Split:
+        """The split of a dataset that a reader listed."""
+        labels = np.asarray(listed.labels, dtype=np.int64)
+        return cls(dataset, part, classes, labels, Names(listed.names), folder, problem, listed.images)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,9 +79,8 @@ class Split:
 
     def read(self, index: int, fast: bool = False) -> RGB:
         """Decode image `index`: uint8 (H, W, 3). Raises ImageFault, which names the file."""
-        if self.arrays is not None:
-            rgb: RGB = self.arrays[index]
-            return rgb
+        if self.images is not None:
+            return self.images[index]
         assert self.folder is not None
         read: Callable[[Path], RGB] = read_rgb_fast if fast else read_rgb
         return read(self.folder / self.names[index])
@@ -78,6 +93,6 @@ class Split:
             parts.update(hashlib.sha256(text.encode()).digest())
         parts.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
         parts.update(self.names.digest())
-        if self.arrays is not None:
-            parts.update(np.ascontiguousarray(self.arrays).tobytes())
+        if isinstance(self.images, np.ndarray):
+            parts.update(np.ascontiguousarray(self.images).tobytes())
         return parts.hexdigest()

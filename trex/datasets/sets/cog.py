@@ -1,7 +1,7 @@
 """ImageNet-CoG: five levels of a thousand concepts each, images of ImageNet-21K.
 
 The benchmark gives two pickles: a list of five lists of WordNet ids, and for each id the train and test files. They are
-read once, by a reader that can run nothing, and kept as a JSON file a level beside them.
+read once, by a reader that runs nothing of what they hold, and kept beside them as one JSON file per level.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trex.datasets.cog_pickle import read_plain_pickle
-from trex.datasets.registry import Counts, Listing, dataset
+from trex.datasets.record import Counts, Dataset, Listed, Listing
 from trex.errors import UserError
 from trex.files import read_json, write_json
 
@@ -20,7 +20,12 @@ log = logging.getLogger(__name__)
 
 Level = dict[str, dict[str, list[str]]]  #: WordNet id: {"train": files, "test": files}
 
-TRAINVAL = (1118804, 1115788, 1095203, 1107128, 1091654)
+TRAINVAL = (1118804, 1115788, 1095203, 1107128, 1091654)  #: images of the levels 1 … 5
+_STEPS = (
+    "CoG has images of ImageNet-21K, which needs an account at image-net.org (winter 2021 release); its two lists are "
+    "on the benchmark's page, https://europe.naverlabs.com/cog-benchmark. Put both pickles into the folder above, and "
+    "there, or in images/, one folder per WordNet id."
+)
 
 
 def read_cog(level: int, folder: Path) -> Listing:
@@ -31,15 +36,12 @@ def read_cog(level: int, folder: Path) -> Listing:
     concepts = _level(level, folder)
     classes = sorted(concepts)
     base = _image_base(folder, concepts[classes[0]]["train"][0] if classes and concepts[classes[0]]["train"] else "")
-    parts = []
-    for part in ("train", "test"):
-        images = [(name, label) for label, wnid in enumerate(classes) for name in sorted(concepts[wnid][part])]
-        parts.append(([name for name, _ in images], [label for _, label in images]))
-    return Listing(tuple(classes), parts[0], parts[1], folder=base, listed=True)
 
+    def listed(split: str) -> Listed:
+        images = [(name, label) for label, wnid in enumerate(classes) for name in sorted(concepts[wnid][split])]
+        return Listed([name for name, _ in images], [label for _, label in images])
 
-for _level_number, _trainval in enumerate(TRAINVAL, start=1):
-    dataset(f"cog_l{_level_number}", Counts(1000, _trainval, 50000), folder="cog")(partial(read_cog, _level_number))
+    return Listing(tuple(classes), listed("train"), listed("test"), folder=base, listed=True)
 
 
 def _level(level: int, folder: Path) -> Level:
@@ -48,7 +50,7 @@ def _level(level: int, folder: Path) -> Level:
         try:
             return _checked(read_json(kept), kept)
         except (OSError, ValueError) as error:
-            raise UserError(f"{kept}: not readable ({error}); delete it, it is made anew from the pickles") from error
+            raise UserError(f"{kept}: not readable ({error}); delete it, it is made again from the pickles") from error
     levels = _from_pickles(folder)
     for number, concepts in enumerate(levels, start=1):
         try:
@@ -84,8 +86,8 @@ def _checked(value: Any, path: Path) -> Level:
     """The concepts with relative paths, or UserError."""
     concepts: Level = {}
     try:
-        for wnid, parts in value.items():
-            concepts[str(wnid)] = {part: [str(name).lstrip("/") for name in parts[part]] for part in ("train", "test")}
+        for wnid, splits in value.items():
+            concepts[str(wnid)] = {key: [str(name).lstrip("/") for name in splits[key]] for key in ("train", "test")}
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: expected 'train' and 'test' files of each concept ({error!r})") from error
     return concepts
@@ -97,3 +99,17 @@ def _image_base(folder: Path, image: str) -> Path:
         if (base / image).parent.is_dir() and (base / image).exists():
             return base
     raise UserError(f"{folder}: expected the images of ImageNet-21K there or in images/, such as {image}")
+
+
+DATASETS = tuple(
+    Dataset(
+        f"cog_l{level}",
+        partial(read_cog, level),
+        Counts(classes=1000, trainval=trainval, test=50000),
+        steps=_STEPS,
+        folder="cog",
+        normalized=True,
+        published_fit="SGD",
+    )
+    for level, trainval in enumerate(TRAINVAL, start=1)
+)

@@ -7,32 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from trex.datasets.layout import find_file
-from trex.datasets.registry import Counts, Listing, dataset
+from trex.datasets.record import Archive, Counts, Dataset, Listed, Listing
 from trex.errors import UserError
 from trex.files import read_json
 
 Annotations = dict[str, Any]  #: of a file in COCO's layout
 
-Listed = tuple[list[str], list[int]]
-
 
 def read_inat(year: int, folder: Path) -> Listing:
     """`train{year}.json` is trainval, `val{year}.json` is test; labels by sorted category id."""
     places = [folder, folder / "annotations", folder / str(year)]
-    train_path, test_path = (find_file([f"{part}{year}.json"], places) for part in ("train", "val"))
+    train_path, test_path = (find_file([f"{split}{year}.json"], places) for split in ("train", "val"))
     train, test = _read(train_path), _read(test_path)
     names = {category["id"]: str(category.get("name", category["id"])) for category in train["categories"]}
     ids = sorted(names)
     ranks = {category: rank for rank, category in enumerate(ids)}
-    parts = [_join(train, ranks, train_path), _join(test, ranks, test_path)]
-    base = _image_base(folder, year, parts[0][0])
-    cut = base[1]
-    trainval, tests = (([name[cut:] for name in images], labels) for images, labels in parts)
-    return Listing(_unique([names[category] for category in ids]), trainval, tests, folder=base[0], listed=True)
-
-
-for _year, _counts in ((2018, Counts(8142, 437513, 24426)), (2019, Counts(1010, 265213, 3030))):
-    dataset(f"inat{_year}", _counts)(partial(read_inat, _year))
+    splits = [_join(train, ranks, train_path), _join(test, ranks, test_path)]
+    base, cut = _image_base(folder, year, splits[0].names)
+    trainval, tests = (Listed([name[cut:] for name in split.names], split.labels) for split in splits)
+    return Listing(_unique([names[category] for category in ids]), trainval, tests, folder=base, listed=True)
 
 
 def _read(path: Path) -> Annotations:
@@ -61,7 +54,7 @@ def _join(value: Annotations, ranks: dict[int, int], path: Path) -> Listed:
             raise UserError(f"{path}: image {image['id']} ({image['file_name']}) has {what}")
         images.append(str(image["file_name"]))
         labels.append(ranks[category])
-    return images, labels
+    return Listed(images, labels)
 
 
 def _image_base(folder: Path, year: int, images: list[str]) -> tuple[Path, int]:
@@ -84,3 +77,25 @@ def _unique(names: list[str]) -> tuple[str, ...]:
         found.append(f"{name} ({number})" if name in seen else name)
         seen.add(name)
     return tuple(found)
+
+
+def _dataset(year: int, counts: Counts, images_md5: str) -> Dataset:
+    site = f"https://ml-inat-competition-datasets.s3.amazonaws.com/{year}"
+    return Dataset(
+        f"inat{year}",
+        partial(read_inat, year),
+        counts,
+        archives=(
+            Archive(f"{site}/train_val{year}.tar.gz", images_md5),
+            Archive(f"{site}/train{year}.json.tar.gz"),
+            Archive(f"{site}/val{year}.json.tar.gz"),
+        ),
+        normalized=True,
+        published_fit="SGD",
+    )
+
+
+DATASETS = (
+    _dataset(2018, Counts(classes=8142, trainval=437513, test=24426), "b1c6952ce38f31868cc50ea72d066cc3"),
+    _dataset(2019, Counts(classes=1010, trainval=265213, test=3030), "c60a6e2962c9b8ccbd458d12c8582644"),
+)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trex.datasets.imagefolder import image_names
 from trex.datasets.layout import find_base
-from trex.datasets.registry import Counts, Listing, dataset
+from trex.datasets.record import Archive, Counts, Dataset, Listed, Listing
 from trex.errors import UserError
 
 #: Images of each class in the official archive.
@@ -18,15 +18,13 @@ CLASSES = {
 TEST_IMAGES = 810  #: of each class
 
 
-@dataset("eurosat", Counts(classes=10, trainval=18900, test=8100))
 def read_eurosat(folder: Path) -> Listing:
     """Of each class the 810 images whose names, without the extension, have the smallest SHA-256 are the test set.
 
     The split is a function of the names alone: the same on every machine and for every version of every library.
     """
     base = find_base(folder, tuple(CLASSES), ("2750", "EuroSAT", "EuroSAT/2750", "EuroSAT_RGB"))
-    trainval: tuple[list[str], list[int]] = ([], [])
-    test: tuple[list[str], list[int]] = ([], [])
+    trainval, test = Listed([], []), Listed([], [])
     remarks = []
     for label, (name, expected) in enumerate(CLASSES.items()):
         images = sorted(image_names(base / name))
@@ -37,7 +35,23 @@ def read_eurosat(folder: Path) -> Listing:
         if len(images) != expected:
             remarks.append(f"{name}: {len(images)} images, expected {expected}")
         for image in images:
-            part = test if image in chosen else trainval
-            part[0].append(f"{name}/{image}")
-            part[1].append(label)
+            split = test if image in chosen else trainval
+            split.names.append(f"{name}/{image}")
+            split.labels.append(label)
     return Listing(tuple(CLASSES), trainval, test, folder=base, remark="; ".join(remarks))
+
+
+DATASETS = (
+    Dataset(
+        "eurosat",
+        read_eurosat,
+        Counts(classes=10, trainval=18900, test=8100),
+        archives=(
+            Archive(
+                "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
+                "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
+                "c8fa014336c82ac7804f0398fcb19387",
+            ),
+        ),
+    ),
+)

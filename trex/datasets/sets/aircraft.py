@@ -1,0 +1,35 @@
+"""FGVC-Aircraft."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trex.datasets.layout import find_base, label_of, ranks_of, read_names
+from trex.datasets.record import Archive, Counts, Dataset, Listed, Listing
+
+
+def read_aircraft(folder: Path) -> Listing:
+    """FGVC-Aircraft 2013b, variants: `images_variant_{trainval,test}.txt`; labels by `variants.txt`."""
+    inner = ("data", "fgvc-aircraft-2013b/data", "fgvc-aircraft-2013b")
+    base = find_base(folder, ("images_variant_trainval.txt", "variants.txt", "images"), inner)
+    classes = read_names(base / "variants.txt")
+
+    def read(name: str) -> Listed:
+        path, ranks = base / name, ranks_of(classes)
+        rows = [line.partition(" ") for line in read_names(path)]
+        names = [f"images/{image}.jpg" for image, _, _ in rows]
+        return Listed(names, [label_of(label, ranks, path) for _, _, label in rows])
+
+    return Listing(
+        tuple(classes), read("images_variant_trainval.txt"), read("images_variant_test.txt"), folder=base, listed=True
+    )
+
+
+DATASETS = (
+    Dataset(
+        "aircraft",
+        read_aircraft,
+        Counts(classes=100, trainval=6667, test=3333),
+        archives=(Archive("https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz"),),
+    ),
+)

@@ -1,0 +1,56 @@
+"""Oxford Flowers 102."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trex.datasets.layout import check_labels, find_base, read_mat
+from trex.datasets.record import Archive, Counts, Dataset, Listed, Listing
+from trex.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def read_flowers(folder: Path) -> Listing:
+    """Oxford Flowers 102: `imagelabels.mat`, `setid.mat` (trnid and valid are trainval, tstid is test)."""
+    import numpy as np
+    from torchvision.datasets import Flowers102
+
+    base = find_base(folder, ("imagelabels.mat", "setid.mat"), ("flowers-102", "flowers"))
+    images = next((name for name in ("jpg", "images", "102flowers/jpg") if (base / name).is_dir()), None)
+    if images is None:
+        raise UserError(f"{base}: expected the images of 102flowers.tgz in {base / 'jpg'}/")
+    (labels,) = read_mat(base / "imagelabels.mat", "labels")
+    train, validation, test = read_mat(base / "setid.mat", "trnid", "valid", "tstid")
+    labels = labels.astype(np.int64) - 1
+    classes = tuple(Flowers102.classes)
+    check_labels(labels, classes, base / "imagelabels.mat")
+
+    def split(numbers: np.ndarray) -> Listed:
+        if len(numbers) and not (numbers.min() >= 1 and numbers.max() <= len(labels)):
+            raise UserError(f"{base / 'setid.mat'}: numbers of images outside 1 … {len(labels)}")
+        names = [f"{images}/image_{number:05d}.jpg" for number in numbers]
+        return Listed(names, [int(labels[n - 1]) for n in numbers])
+
+    trainval = np.concatenate([train, validation]).astype(np.int64)
+    return Listing(classes, split(trainval), split(test.astype(np.int64)), folder=base, listed=True)
+
+
+DATASETS = (
+    Dataset(
+        "flowers",
+        read_flowers,
+        Counts(classes=102, trainval=2040, test=6149),
+        archives=(
+            Archive(
+                "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/102flowers.tgz", "52808999861908f626f3c1f4e79d11fa"
+            ),
+            Archive(
+                "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/imagelabels.mat", "e0620be6f572b9609742df49c70aed4d"
+            ),
+            Archive("https://www.robots.ox.ac.uk/~vgg/data/flowers/102/setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c"),
+        ),
+    ),
+)

@@ -1,0 +1,49 @@
+"""Oxford-IIIT Pets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trex.datasets.layout import find_base, read_words
+from trex.datasets.record import Archive, Counts, Dataset, Listed, Listing
+from trex.errors import UserError
+
+
+def read_pets(folder: Path) -> Listing:
+    """Oxford-IIIT Pets: `annotations/{trainval,test}.txt`, lines `name class species breed`, classes from 1."""
+    base = find_base(folder, ("annotations/trainval.txt", "images"), ("oxford-iiit-pet",))
+    names: dict[int, str] = {}
+
+    def read(split: str) -> Listed:
+        path = base / "annotations" / f"{split}.txt"
+        images, labels = [], []
+        for words in read_words(path):
+            if words[0].startswith("#"):
+                continue
+            if len(words) < 2 or not words[1].isdecimal() or int(words[1]) < 1:
+                raise UserError(f"{path}: has the line {' '.join(words)!r}: expected a name and a class number")
+            names.setdefault(int(words[1]) - 1, words[0].rpartition("_")[0])
+            images.append(f"images/{words[0]}.jpg")
+            labels.append(int(words[1]) - 1)
+        return Listed(images, labels)
+
+    trainval, test = read("trainval"), read("test")
+    classes = tuple(names.get(label, str(label + 1)) for label in range(max(names, default=-1) + 1))
+    return Listing(classes, trainval, test, folder=base, listed=True)
+
+
+DATASETS = (
+    Dataset(
+        "pets",
+        read_pets,
+        Counts(classes=37, trainval=3680, test=3669),
+        archives=(
+            Archive(
+                "https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c"
+            ),
+            Archive(
+                "https://www.robots.ox.ac.uk/~vgg/data/pets/data/annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f"
+            ),
+        ),
+    ),
+)
