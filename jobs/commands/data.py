@@ -1,8 +1,9 @@
-"""`trex data`: what is there of the datasets, whether it is whole, and how to get it."""
+"""`trex data`: what is there of the datasets, whether it is complete, and how to get it."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from jobs.environment import available_cpus
 from jobs.plan.cluster import load_cluster
 from trex.config import Config, load
-from trex.config.schema import TRANSFER_DATASETS, DataConfig
+from trex.config.schema import DATASET, NAME, DataConfig
 from trex.errors import ExitCode, TrexError, UserError
 
 if TYPE_CHECKING:
@@ -22,23 +23,26 @@ _SETTINGS = "where to look, e.g. data.root=/datasets or data.folders.pets=/home/
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `trex data list`, `check` and `get`."""
-    about = "The datasets: what is there, whether it is whole, how to get it."
+    about = "The datasets: what is there, whether it is complete, how to get it."
     parser = commands.add_parser("data", help=about[0].lower() + about[1:-1], description=about)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="verb")
-    text = "Each dataset: where it is looked for, what is there, and whether its counts are the official ones."
+    text = (
+        "Each known dataset and each folder of your own that looks like one: where it is looked for, what is there, "
+        "and whether its counts are the official ones."
+    )
     listing = verbs.add_parser("list", help="what is there, what is missing, where it is looked for", description=text)
     listing.set_defaults(handler=lambda args: _list(_config(args)))
     text = (
-        "Compare a set's counts with the official ones, decode every file in parallel and name those that cannot be "
-        "decoded, and report files that are both in trainval and in test. Exits with 2 if something is wrong."
+        "Compare a dataset's counts with the official ones, decode every file in parallel and name those that cannot "
+        "be decoded, and report images that are both in trainval and in test. Exits with 2 if something is wrong."
     )
     check = verbs.add_parser("check", help="counts, unreadable images, duplicates", description=text)
     check.add_argument("name", metavar="NAME", help="a dataset")
-    check.add_argument("--processes", type=int, metavar="N", help="processes that decode (default: one a CPU)")
+    check.add_argument("--processes", type=int, metavar="N", help="processes that decode (default: one per CPU)")
     check.set_defaults(handler=lambda args: _check(args.name, _config(args), args.processes))
     text = (
-        "Download a set's official archives, verify them by their digests where official ones exist, and unpack them. "
-        "Goes on where it was cut off. For a set behind a login, says what to do."
+        "Download a dataset's official archives, verify them by their digests where official ones exist, and unpack "
+        "them. Continues a download that was cut off. For a dataset behind a login, says what to do."
     )
     get = verbs.add_parser("get", help="download and unpack, or say how to get it", description=text)
     get.add_argument("name", metavar="NAME", help="a dataset")
@@ -54,30 +58,37 @@ def _config(args: argparse.Namespace) -> DataConfig:
 
 
 def _list(data: DataConfig) -> int:
-    from trex.datasets.registry import find, folder_of, load_splits
+    from trex.datasets.registry import known, own_datasets
 
-    for name in TRANSFER_DATASETS:
-        found = find(name, data)
-        folder = folder_of(name, data)
-        if not folder.is_dir():
-            assert found.counts is not None
-            wanted = f"{found.counts.trainval} + {found.counts.test} images of {found.counts.classes} classes"
-            _line("missing", name, f"{folder}: no such folder; expected {wanted}")
-            continue
-        try:
-            splits = load_splits(name, data)
-        except TrexError as error:
-            _line("WRONG", name, str(error))
-            continue
-        counts = f"{len(splits['trainval'])} + {len(splits['test'])} images of {len(splits['test'].classes)} classes"
-        note = f"; not comparable: {splits['test'].problem}" if splits["test"].problem else ""
-        _line("subset" if note else "ok", name, f"{folder}: {counts}{note}")
+    names = [*known(), *own_datasets(data)]
+    width = max(len(name) for name in names)
+    for name in names:
+        state, text = _state(name, data)
+        sys.stdout.write(f"{state:8} {name:{width}} {text}\n")
+        sys.stdout.flush()
     return ExitCode.DONE
 
 
-def _line(state: str, name: str, text: str) -> None:
-    sys.stdout.write(f"{state:8} {name:10} {text}\n")
-    sys.stdout.flush()
+def _state(name: str, data: DataConfig) -> tuple[str, str]:
+    """What `trex data list` says of a dataset: a word for its state, and where and how much of it is there."""
+    from trex.datasets.registry import folder_of, load_splits, record
+
+    counts, folder = record(name).counts, folder_of(name, data)
+    official = f"{counts.trainval} + {counts.test} images of {counts.classes} classes" if counts else ""
+    if not record(name).needs_files:
+        return "ok", f"needs no files: {official}"
+    if re.fullmatch(DATASET, name) is None:
+        return "WRONG", f"{folder}: a config cannot name it: expected a name of the form {NAME}"
+    if not folder.is_dir():
+        return "missing", f"{folder}: no such folder{f'; expected {official}' if official else ''}"
+    try:
+        splits = load_splits(name, data)
+    except TrexError as error:
+        return "WRONG", str(error)
+    found = f"{len(splits['trainval'])} + {len(splits['test'])} images of {len(splits['test'].classes)} classes"
+    if problem := splits["test"].problem:
+        return "subset", f"{folder}: {found}; not comparable: {problem}"
+    return "ok", f"{folder}: {found}"
 
 
 def _check(name: str, data: DataConfig, processes: int | None) -> int:

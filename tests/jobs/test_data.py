@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.datasets.conftest import photo, put, write
+from trex.datasets.registry import known
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,13 +34,20 @@ def small_pets(root: Path) -> Path:
     return base
 
 
-def test_list_says_for_each_set_where_it_is_looked_for_and_what_is_there(tmp_path: Path) -> None:
+def test_list_says_for_each_known_and_own_dataset_where_it_is_looked_for_and_what_is_there(tmp_path: Path) -> None:
     small_pets(tmp_path / "sets")
     (tmp_path / "elsewhere").mkdir()
-    done = data(tmp_path, "list", "data.root=sets", "data.folders.dtd=elsewhere")
+    put(tmp_path / "sets/birds", "train/crow/1.jpg", "val/crow/2.jpg")
+    put(tmp_path / "sets/my birds", "train/crow/1.jpg", "val/crow/2.jpg")
+    put(tmp_path / "sets/notes", "scan.jpg")
+    done = data(tmp_path, "list", "data.root=sets", "data.folders.dtd=elsewhere", "data.folders.cats=gone")
     assert done.returncode == 0, done.stderr
     lines = {line.split()[1]: line for line in done.stdout.splitlines()}
-    assert len(lines) == 16
+    assert set(lines) == {*known(), "birds", "my", "cats"}
+    assert re.match(r"ok +digits +needs no files: 1442 \+ 355 images of 10 classes", lines["digits"])
+    assert re.match(r"ok +birds +sets/birds: 1 \+ 1 images of 1 classes", lines["birds"])
+    assert re.match(r"WRONG +my birds +sets/my birds: a config cannot name it", lines["my"])
+    assert re.match(r"missing +cats +gone: no such folder", lines["cats"])
     assert "missing" in lines["in1k"]
     assert "1281167 + 50000 images of 1000 classes" in lines["in1k"]
     assert lines["cog_l1"].split()[2] == "sets/cog:"

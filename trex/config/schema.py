@@ -12,6 +12,8 @@ from typing import Literal
 from trex.config.loader import section, setting
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+#: Name of a dataset.
+DATASET = NAME
 
 #: The sixteen transfer datasets of the published table, in its order.
 TRANSFER_DATASETS = (

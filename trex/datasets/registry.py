@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from trex.config.schema import DataConfig
 from trex.datasets import sets
-from trex.datasets.imagefolder import read_image_folder
+from trex.datasets.imagefolder import is_image_folder, read_image_folder
 from trex.datasets.record import Counts, Dataset, Listed, Listing
 from trex.errors import UserError
 from trex.suggest import did_you_mean
@@ -68,6 +68,21 @@ def folder_of(name: str, data: DataConfig) -> Path:
         if key is not None and key in data.folders:
             return Path(data.folders[key]).expanduser()
     return Path(data.root).expanduser() / (shared or name)
+
+
+def own_datasets(data: DataConfig) -> list[str]:
+    """Names of the user's datasets: those of `data.folders`, and the folders in `data.root` that look like one.
+
+    Raises:
+        UserError: if `data.root` is there and cannot be read.
+    """
+    root = Path(data.root).expanduser()
+    try:
+        below = [path.name for path in root.iterdir() if is_image_folder(path)] if root.is_dir() else []
+    except OSError as error:
+        raise UserError(f"data.root: {root} cannot be read ({error.strerror})") from error
+    shared = {dataset.folder for dataset in known().values()}
+    return sorted({*data.folders, *below} - known().keys() - shared)
 
 
 def load_split(name: str, split: SplitName, data: DataConfig) -> Split:
