@@ -105,7 +105,7 @@ def allowed(kind: Any, meta: Mapping[str, Any]) -> str:
         [given] = [item for item in inner if item is not type(None)]
         return f"{allowed(given, meta)}, or nothing"
     if origin is dict:
-        return f"`name: {_KINDS[inner[1]]}` lines"
+        return f"`name: value` lines, each value: {_KINDS[inner[1]]}"
     if origin is tuple:
         item = allowed(inner[0], meta)
         return f"list, each: {item}" if inner[-1] is Ellipsis else f"list of {len(inner)}, each: {item}"

@@ -11,7 +11,7 @@ import pytest
 from scipy.io import savemat
 
 from tests.datasets.conftest import found, put, struct, write
-from trex.config.schema import TRANSFER_DATASETS, DataConfig
+from trex.config.schema import DEFAULT_DATASETS, DataConfig
 from trex.datasets import registry
 from trex.datasets.layout import read_mat
 from trex.datasets.sets.eurosat import CLASSES
@@ -39,7 +39,7 @@ OFFICIAL = {
 
 
 def test_every_set_of_the_suite_is_registered_with_its_official_counts() -> None:
-    assert set(TRANSFER_DATASETS) == set(OFFICIAL)
+    assert set(DEFAULT_DATASETS) == set(OFFICIAL)
     for name, expected in OFFICIAL.items():
         counts = registry.find(name, DataConfig()).counts
         assert counts is not None

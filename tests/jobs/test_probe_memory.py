@@ -40,7 +40,7 @@ def test_job_that_asks_for_less_than_its_probe_may_take_is_refused_with_the_reme
 def test_published_protocol_of_a_large_set_by_l_bfgs_is_refused() -> None:
     """scikit-learn needs all of ImageNet-1K in memory, several times."""
     with pytest.raises(UserError, match="in1k"):
-        require_memory(config("probe.protocol=published", "probe.sgd=[]"), cluster(0))
+        require_memory(config("probe.protocol=published", "probe.sgd={in1k: false}"), cluster(0))
     require_memory(config("probe.protocol=published"), cluster(0))
 
 

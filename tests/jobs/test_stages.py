@@ -29,7 +29,7 @@ name: evaluated
 data: {dataset: digits_seen, workers: 0}
 model: {encoder: resnet18}
 extract: {datasets: [digits_unseen, digits_seen], weights: pixels, resize: 8, crop: 8}
-probe: {seeds: 2, normalize: [], sgd: []}
+probe: {seeds: 2}
 """
 
 
@@ -163,7 +163,7 @@ def test_results_of_other_features_or_of_another_treatment_are_made_anew(evaluat
     path.write_text("{")
     assert planned(run, config, ("probe",)) == {"probe": (Item("digits_unseen"),)}, "an unreadable result is none"
 
-    _, other = configured(tmp_path / "home", "probe.normalize=[digits_seen]")
+    _, other = configured(tmp_path / "home", "probe.normalize={digits_seen: true}")
     assert planned(run, other, ("probe",)) == {"probe": (Item("digits_unseen"), Item("digits_seen"))}
     probe(run, other, "digits_unseen", range(2), StopRequest())
     probe(run, other, "digits_seen", range(2), StopRequest())

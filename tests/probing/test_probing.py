@@ -332,7 +332,7 @@ def test_result_of_other_features_is_made_anew(features_of_pixels) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["exact", "published"])
-@pytest.mark.parametrize("sgd", ["[]", "[digits_unseen]"])
+@pytest.mark.parametrize("sgd", ["{}", "{digits_unseen: true}"])
 def test_one_image_a_class_leaves_nothing_to_search_with(
     features_of_pixels, tmp_path: Path, monkeypatch, protocol: str, sgd: str
 ) -> None:
@@ -346,7 +346,7 @@ def test_one_image_a_class_leaves_nothing_to_search_with(
     assert one["counts"]["validation"] == 0
     assert (one["trials"], one["validation"]["top1"], one["edge"]) == ([], None, None)
     assert one["test"]["top1"] > 0.5
-    if protocol == "published" and sgd == "[]":
+    if protocol == "published" and sgd == "{}":
         assert one["best"] == {"C": 1.0}
 
 

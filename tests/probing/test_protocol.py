@@ -15,10 +15,12 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from trex.config.schema import TRANSFER_DATASETS, ProbeConfig
+from trex.config.schema import DEFAULT_DATASETS, ProbeConfig
+from trex.datasets.registry import known
 from trex.interruption import StopRequest
 from trex.probing import exact, published
 from trex.probing.folds import validation_split
+from trex.probing.kinds import fitted_by, is_normalized
 from trex.probing.partial import Partial
 from trex.probing.rows import Rows
 
@@ -49,8 +51,15 @@ def test_c_goes_from_1e_minus_5_to_1e6_in_both_protocols() -> None:
 
 def test_which_sets_the_paper_fits_by_sgd_on_l2_normalized_features() -> None:
     large = {"in1k", "cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5", "inat2018", "inat2019"}
-    assert large < set(TRANSFER_DATASETS)
-    assert set(ProbeConfig().sgd) == set(ProbeConfig().normalize) == large
+    assert large < set(DEFAULT_DATASETS)
+    assert {name for name in known() if fitted_by(ProbeConfig(), name) == "SGD"} == large
+    assert {name for name in known() if is_normalized(ProbeConfig(), name)} == large
+
+
+def test_config_overrides_how_a_dataset_is_treated() -> None:
+    config = ProbeConfig(normalize={"in1k": False, "birds": True}, sgd={"in1k": False, "birds": True})
+    assert [is_normalized(config, name) for name in ("in1k", "birds", "inat2018", "pets")] == [False, True, True, False]
+    assert [fitted_by(config, name) for name in ("in1k", "birds", "pets")] == ["L-BFGS", "SGD", "L-BFGS"]
 
 
 def features(rows: int = 2500) -> tuple[np.ndarray, np.ndarray]:

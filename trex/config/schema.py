@@ -15,14 +15,11 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 #: Name of a dataset.
 DATASET = NAME
 
-#: The sixteen transfer datasets of the published table, in its order.
-TRANSFER_DATASETS = (
+#: What a run is evaluated on if its recipe does not say: the sixteen datasets of the published table.
+DEFAULT_DATASETS = (
     "in1k", "cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5", "aircraft", "cars196", "dtd", "eurosat", "flowers",
     "pets", "food101", "sun397", "inat2018", "inat2019",
 )  # fmt: skip
-
-#: Those of a million images and of many classes, whose probes the paper fits in another way.
-LARGE_DATASETS = ("in1k", "cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5", "inat2018", "inat2019")
 
 #: Values of extract.weights that are not a file.
 WEIGHTS_OF_RUN = ("trained", "untrained", "pixels")
@@ -34,13 +31,13 @@ Pair = tuple[float, float]
 class DataConfig:
     """Where the images are."""
 
-    dataset: str = setting("in1k", "dataset to train on; its test split is the validation set", pattern=NAME)
-    root: str = setting("data", "folder that holds a folder a dataset", resumable=True)
+    dataset: str = setting("in1k", "dataset to train on; its test split is the validation set", pattern=DATASET)
+    root: str = setting("data", "folder that holds one folder per dataset", resumable=True)
     folders: dict[str, str] = setting({}, "dataset name: its folder, where that is not <root>/<name>", resumable=True)
     subsets: tuple[str, ...] = setting(
         (), "datasets that may differ from the official image counts; results are marked not comparable"
     )
-    workers: int = setting(8, "processes that decode and crop, a rank", at_least=0, resumable=True)
+    workers: int = setting(8, "processes that decode and crop, per rank", at_least=0, resumable=True)
 
 
 @dataclass(frozen=True)
@@ -150,7 +147,7 @@ class ExtractConfig:
     """Features of the transfer datasets from the frozen encoder."""
 
     datasets: tuple[str, ...] = setting(
-        TRANSFER_DATASETS, "datasets to extract and probe", pattern=NAME, resumable=True
+        DEFAULT_DATASETS, "datasets to extract and probe", pattern=DATASET, resumable=True
     )
     weights: str = setting(
         "trained",
@@ -183,11 +180,15 @@ class ProbeConfig:
     )
     shots: tuple[int, ...] = setting((), "further probes with only so many training images a class", at_least=1)
     neighbors: int = setting(0, "further k-NN probe with this k; 0: none", at_least=0)
-    normalize: tuple[str, ...] = setting(
-        LARGE_DATASETS, "datasets whose features are L2-normalized for their probes", pattern=NAME
+    normalize: dict[str, bool] = setting(
+        {},
+        "dataset name: whether its features are L2-normalized for its probes, where that differs from its record "
+        "(in1k, CoG, iNaturalist: true; all others: false)",
     )
-    sgd: tuple[str, ...] = setting(
-        LARGE_DATASETS, "datasets that the published protocol fits by SGD; the others by L-BFGS", pattern=NAME
+    sgd: dict[str, bool] = setting(
+        {},
+        "dataset name: whether the published protocol fits it by SGD (true) or L-BFGS (false), where that differs from "
+        "its record (in1k, CoG, iNaturalist: true; all others: false)",
     )
     memory_gb: float = setting(
         16.0,

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trex.config.schema import ProbeConfig
+from trex.datasets.record import Fit
+from trex.datasets.registry import record
 from trex.files import read_json
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def made_from(config: ProbeConfig, kind: str, about: About, digests: tuple[str, 
         about: what made the features of trainval.
         digests: SHA-256 of the features of trainval and test.
     """
-    normalized = about.dataset in config.normalize or kind.startswith("knn")
+    normalized = is_normalized(config, about.dataset) or kind.startswith("knn")
     identity = {
         "trainval_digest": digests[0], "test_digest": digests[1], "encoder_digest": about.encoder_digest,
         "weights": about.weights, "dtype": about.dtype, "normalized": normalized,
@@ -51,6 +53,11 @@ def is_result_of(path: Path, made_from: dict[str, Any]) -> bool:
         return False
 
 
-def fitted_by(config: ProbeConfig, dataset: str) -> str:
+def fitted_by(config: ProbeConfig, dataset: str) -> Fit:
     """Which of its two searches the published protocol does on a dataset."""
-    return "SGD" if dataset in config.sgd else "L-BFGS"
+    return "SGD" if config.sgd.get(dataset, record(dataset).published_fit == "SGD") else "L-BFGS"
+
+
+def is_normalized(config: ProbeConfig, dataset: str) -> bool:
+    """Whether a dataset's features are L2-normalized for its linear probes: what the config says, else its record."""
+    return config.normalize.get(dataset, record(dataset).normalized)

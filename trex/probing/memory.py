@@ -8,6 +8,7 @@ from typing import Literal
 
 from trex.config.schema import ProbeConfig
 from trex.errors import UserError
+from trex.probing.kinds import fitted_by
 
 #: Float32 numbers of a piece of rows, and of logits (few enough for the processor's caches): what is computed at once.
 PIECE = 16 << 20
@@ -80,7 +81,7 @@ def needs_of(dataset: str, config: ProbeConfig) -> Iterator[Need]:
     if config.protocol == "exact":
         yield "exact"
     else:
-        yield "sgd" if dataset in config.sgd else "lbfgs"
+        yield "sgd" if fitted_by(config, dataset) == "SGD" else "lbfgs"
     if config.neighbors:
         yield "knn"
 

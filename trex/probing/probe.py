@@ -21,7 +21,7 @@ from trex.probing import exact, published
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Choice, Problem
 from trex.probing.folds import few_shot, few_shot_folds, validation_split
-from trex.probing.kinds import fitted_by, is_result_of, made_from, probe_kinds
+from trex.probing.kinds import fitted_by, is_normalized, is_result_of, made_from, probe_kinds
 from trex.probing.knn import knn_predict
 from trex.probing.memory import Size, SolverMemory, needs_of, plan_exact, used_bytes
 from trex.probing.partial import Partial
@@ -83,7 +83,7 @@ class _Prober:
         self.run, self.settings, self.dataset, self.stop = run, config.probe, dataset, stop
         self.trainval, self.test = trainval, test
         self.classes = len(trainval.classes)
-        self.normalized = dataset in config.probe.normalize
+        self.normalized = is_normalized(config.probe, dataset)
         self.rows, self.test_rows = (Rows(part.features, self.normalized) for part in (trainval, test))
         self.size = Size(len(trainval.labels), len(test.labels), self.rows.dim, self.classes)
         self.limit = config.probe.memory_gb * 1e9
