@@ -14,7 +14,7 @@ from typing import Any
 from jobs.plan.cluster import TIME, WORD, Cluster, StageResources
 from trex.config import Config
 from trex.config.loader import to_dict
-from trex.config.schema import NAME
+from trex.config.schema import DATASET, NAME
 
 HEAD = """# Settings
 
@@ -54,7 +54,7 @@ The same for each `<stage>`: `train`, `extract`, `probe`, `report`.
 
 TABLE = "\n| setting | allowed | default | meaning |\n|---|---|---|---|"
 _KINDS = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}
-_PATTERNS = {NAME: "name", WORD: "word", TIME: "time"}
+_PATTERNS = {NAME: "name", DATASET: "name, or `torchvision:` and a name", WORD: "word", TIME: "time"}
 
 
 def recipe() -> Iterator[str]:

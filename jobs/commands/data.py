@@ -129,13 +129,15 @@ def _look(splits: dict[SplitName, Split], processes: int) -> int:
             sys.stderr.write(f"{done}/{total} images, {rate:.0f} images/s, {(total - done) / rate:.0f} s left\n")
     for trainval, test in duplicates(seen):
         sys.stdout.write(
-            f"in both parts: {splits['trainval'].name(trainval)} (trainval), {splits['test'].name(test)} (test)\n"
+            f"in both splits: {splits['trainval'].name(trainval)} (trainval), {splits['test'].name(test)} (test)\n"
         )
     return faults
 
 
 def _path(splits: dict[SplitName, Split], looked: FileCheck) -> str:
     split = splits[looked.part]
+    if split.images is not None:
+        return f"{split.dataset} {split.name(looked.index)}"
     return f"{split.folder}/{split.name(looked.index)}"
 
 
@@ -148,11 +150,14 @@ def _get(name: str, data: DataConfig) -> int:
     if not found.needs_files:
         sys.stdout.write(f"{name} needs no files\n")
         return ExitCode.DONE
-    if not found.archives:
+    if found.download is not None:
+        found.download(folder)
+    elif found.archives:
+        get(found.archives, folder, _say)
+    else:
         steps = found.steps or "It is not a known dataset: put your own images there (docs/datasets.md)."
         sys.stdout.write(f"{name} cannot be downloaded by a program. Its folder: {folder.absolute()}\n{steps}\n")
         return ExitCode.USER_ERROR
-    get(found.archives, folder, _say)
     splits = load_splits(name, data)
     _say(f"{name}: {len(splits['trainval'])} + {len(splits['test'])} images in {folder.absolute()}")
     return ExitCode.DONE

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trex.records.run_dir import dataset_folder
 from trex.records.stage import STAGES, Stage
 
 __all__ = ["STAGES", "Item", "Stage", "TaskSpec"]
@@ -21,10 +22,11 @@ class Item:
     @property
     def name(self) -> str:
         """`dtd`; with some of the seeds only, `dtd-seed3` or `dtd-seeds2-3`."""
+        dataset = dataset_folder(self.dataset)
         if not self.seeds:
-            return self.dataset
+            return dataset
         first, last = self.seeds[0], self.seeds[-1]
-        return f"{self.dataset}-seed{first}" if first == last else f"{self.dataset}-seeds{first}-{last}"
+        return f"{dataset}-seed{first}" if first == last else f"{dataset}-seeds{first}-{last}"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from jobs.plan.cluster import Cluster, load_cluster
 from jobs.plan.memory import require_memory
 from jobs.plan.runs import open_run, save_config
-from jobs.plan.spec import TaskSpec
+from jobs.plan.spec import Item, TaskSpec
 from jobs.plan.stages import missing_data, plan, stages_of
 from jobs.run_status import is_reported
 from jobs.slurm import queue
@@ -176,7 +176,7 @@ class _Chain:
         groups: dict[tuple[str, tuple[int, ...]], dict[str, list[TaskSpec]]] = {}
         for probe in probes:
             item = probe.items[0]
-            parent = self.jobs.get(f"extract-{item.dataset}", "")
+            parent = self.jobs.get(f"extract-{Item(item.dataset).name}", "")
             beside = (_array(parent), item.seeds) if parent else ("", ())
             groups.setdefault(beside, {}).setdefault(parent, []).append(probe)
         batches: list[Batch] = []

@@ -65,7 +65,7 @@ def test_check_reports_counts_damaged_files_and_images_in_both_parts(tmp_path: P
     done = data(tmp_path, "check", "pets", f"data.root={tmp_path}")
     assert done.returncode == 2
     assert "counts: WRONG: found 2 classes, 2 trainval and 1 test images; expected 37, 3680 and 3669" in done.stdout
-    assert "in both parts: images/Bombay_2.jpg (trainval), images/Bombay_3.jpg (test)" in done.stdout
+    assert "in both splits: images/Bombay_2.jpg (trainval), images/Bombay_3.jpg (test)" in done.stdout
     assert "unreadable images: 0" in done.stdout
     (base / "images/Bombay_3.jpg").write_bytes(photo()[:-300])
     done = data(tmp_path, "check", "pets", f"data.root={tmp_path}", "--processes", "1")
@@ -93,7 +93,7 @@ def test_check_of_twenty_thousand_images_names_exactly_the_ten_damaged_ones(tmp_
     named = re.findall(r"^unreadable: (.*?\.jpg): ", done.stdout, re.MULTILINE)
     assert sorted(named) == sorted(damaged)
     assert "unreadable images: 10" in done.stdout
-    assert "in both parts" not in done.stdout
+    assert "in both splits" not in done.stdout
     shutil.rmtree(folder)
 
 
@@ -110,3 +110,10 @@ def test_get_of_an_unknown_set_names_the_nearest(tmp_path: Path) -> None:
     done = data(tmp_path, "get", "pet")
     assert done.returncode == 2
     assert "did you mean 'pets'" in done.stderr
+
+
+def test_get_of_a_class_of_torchvision_that_has_no_splits_says_so(tmp_path: Path) -> None:
+    done = data(tmp_path, "get", "torchvision:FakeData")
+    assert done.returncode == 2
+    assert "torchvision:FakeData: torchvision's class has no train and test split" in done.stderr
+    assert list(tmp_path.iterdir()) == []

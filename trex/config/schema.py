@@ -12,8 +12,8 @@ from typing import Literal
 from trex.config.loader import section, setting
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-#: Name of a dataset.
-DATASET = NAME
+#: Name of a dataset: a record's, a folder's, or that of a class of torchvision's datasets.
+DATASET = rf"(torchvision:)?{NAME}"
 
 #: What a run is evaluated on if its recipe does not say: the sixteen datasets of the published table.
 DEFAULT_DATASETS = (

@@ -108,7 +108,7 @@ def override(tree: Branch, assignment: str, mistakes: list[Mistake]) -> None:
     source = f"override '{assignment}'"
     dotted, sign, text = assignment.partition("=")
     keys = dotted.split(".")
-    if not sign or not all(re.fullmatch(r"\w[\w-]*", key) for key in keys):
+    if not sign or not all(re.fullmatch(r"\w[\w:-]*", key) for key in keys):
         mistakes.append(Mistake(source, "expected the form section.key=value"))
         return
     value = parse(text, source, mistakes) if text.strip() else Leaf("", quoted=False, where=source)

@@ -1,4 +1,4 @@
-"""Looking at every file of a dataset: which cannot be decoded, and which occur in both parts."""
+"""Every image of a dataset, checked: which cannot be decoded, and which occur in both splits."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
-from trex.datasets.split import Split, SplitName
+from trex.datasets.split import Images, Split, SplitName
 from trex.images.decode import ImageFault, read_rgb
 from trex.interruption import leave_signals_to_parent
 
-_CHUNK = 64  #: files that a process looks at in one go
+_CHUNK = 64  #: images that a process checks in one call
+
+
+Source = Path | tuple[Images, int]  #: a file, or images and the index of one of them
 
 
 @dataclass(frozen=True)
 class FileCheck:
-    """What one file turned out to be."""
+    """What was found out about one image."""
 
     part: SplitName
     index: int
     problem: str  #: empty for an image that decodes
-    digest: bytes  #: SHA-256 of the file
+    digest: bytes  #: SHA-256 of the file, or of the pixels where the image is not a file
 
 
 def check_files(splits: dict[SplitName, Split], processes: int) -> Iterator[FileCheck]:
-    """Read and decode every file of the splits, in parallel; one result a file, in no particular order.
+    """Read and decode every image of the splits, in parallel; one result per image, in no particular order.
 
-    Memory is bounded: only a few chunks are under way at any time. A file on which the decoder itself dies is named.
+    Memory is bounded: only a few chunks are in work at any time. An image on which the decoder itself dies is named.
     """
     chunks = _chunks(splits)
     waiting = list(islice(chunks, 3 * processes))
@@ -40,7 +43,7 @@ def check_files(splits: dict[SplitName, Split], processes: int) -> Iterator[File
         with ProcessPoolExecutor(processes, get_context("spawn"), leave_signals_to_parent) as pool:
             running: list[tuple[_Chunk, Future[list[tuple[str, bytes]]]]] = []
             while waiting or running:
-                running += [(chunk, pool.submit(_look, chunk.paths)) for chunk in waiting]
+                running += [(chunk, pool.submit(_check, chunk.sources)) for chunk in waiting]
                 waiting = []
                 chunk, future = running.pop(0)
                 try:
@@ -68,7 +71,7 @@ def duplicates(looked: dict[SplitName, dict[bytes, int]]) -> list[tuple[int, int
 class _Chunk:
     part: SplitName
     first: int
-    paths: list[Path]
+    sources: list[Source]
 
     def results(self, found: list[tuple[str, bytes]]) -> list[FileCheck]:
         return [FileCheck(self.part, self.first + i, problem, digest) for i, (problem, digest) in enumerate(found)]
@@ -79,31 +82,43 @@ def _chunks(splits: dict[SplitName, Split]) -> Iterator[_Chunk]:
         if split.folder is None:
             continue
         for first in range(0, len(split), _CHUNK):
-            names = [split.name(i) for i in range(first, min(first + _CHUNK, len(split)))]
-            yield _Chunk(part, first, [split.folder / name for name in names])
+            indices = range(first, min(first + _CHUNK, len(split)))
+            if split.images is None:
+                yield _Chunk(part, first, [split.folder / split.name(i) for i in indices])
+            else:
+                yield _Chunk(part, first, [(split.images, i) for i in indices])
 
 
 def _one_by_one(chunk: _Chunk) -> list[FileCheck]:
     """A process died over this chunk, or over another one that ran at the same time: each file gets its own."""
     found = []
-    for path in chunk.paths:
+    for source in chunk.sources:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             try:
-                found += pool.submit(_look, [path]).result()
+                found += pool.submit(_check, [source]).result()
             except BrokenProcessPool:
                 found.append(("the decoder died on it", b""))
     return chunk.results(found)
 
 
-def _look(paths: list[Path]) -> list[tuple[str, bytes]]:
+def _check(sources: list[Source]) -> list[tuple[str, bytes]]:
     found = []
-    for path in paths:
+    for source in sources:
         try:
-            digest = hashlib.sha256(path.read_bytes()).digest()
-            read_rgb(path)
-            found.append(("", digest))
+            found.append(("", _digest(source)))
         except ImageFault as fault:
             found.append((fault.problem, b""))
         except OSError as error:
             found.append((error.strerror or str(error), b""))
     return found
+
+
+def _digest(source: Source) -> bytes:
+    """SHA-256 of an image that can be decoded. Raises ImageFault or OSError if it cannot."""
+    if isinstance(source, Path):
+        digest = hashlib.sha256(source.read_bytes()).digest()
+        read_rgb(source)
+        return digest
+    images, index = source
+    rgb = images[index]
+    return hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()

@@ -70,7 +70,7 @@ class Dataset:
     read: Reader  #: from its folder to the images of both splits
     counts: Counts | None = None  #: the official numbers; other numbers are refused unless `data.subsets` names the set
     archives: tuple[Archive, ...] = ()  #: what `trex data get` downloads
-    download: Callable[[Path], None] | None = None  #: how `trex data get` fills the folder, where it is not archives
+    download: Callable[[Path], None] | None = None  #: what `trex data get` calls, where there are no archives
     steps: str = ""  #: how to get it by hand, where no program can
     folder: str | None = None  #: the folder within `data.root` that it is read from, if not one of its own name
     needs_files: bool = True  #: False for a dataset that is made without a folder

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trex.config.schema import DataConfig
-from trex.datasets import sets
+from trex.datasets import sets, torchvision_sets
 from trex.datasets.imagefolder import is_image_folder, read_image_folder
 from trex.datasets.record import Counts, Dataset, Listed, Listing
 from trex.errors import UserError
@@ -39,6 +39,8 @@ def known() -> Mapping[str, Dataset]:
 
 def record(name: str) -> Dataset:
     """The record of that name; a name that has none stands for an image folder. Does not look for any file."""
+    if name.startswith(torchvision_sets.PREFIX):
+        return torchvision_sets.record(name)
     return known().get(name) or Dataset(name, read_image_folder)
 
 
@@ -48,8 +50,9 @@ def find(name: str, data: DataConfig) -> Dataset:
     Raises:
         UserError: if it is neither.
     """
-    if name in known() or name in data.folders or folder_of(name, data).is_dir():
-        return record(name)
+    found = record(name)
+    if name in known() or found.download is not None or name in data.folders or folder_of(name, data).is_dir():
+        return found
     raise UserError(
         f"no dataset is called {name!r}, and there is no folder {folder_of(name, data)}. "
         f"Known: {', '.join(known())}{did_you_mean(name, known())}"
@@ -71,7 +74,8 @@ def folder_of(name: str, data: DataConfig) -> Path:
 
 
 def own_datasets(data: DataConfig) -> list[str]:
-    """Names of the user's datasets: those of `data.folders`, and the folders in `data.root` that look like one.
+    """Names of the user's datasets: those of `data.folders`, the folders in `data.root` that look like one, and the
+    datasets of torchvision that have a folder there.
 
     Raises:
         UserError: if `data.root` is there and cannot be read.
@@ -79,6 +83,9 @@ def own_datasets(data: DataConfig) -> list[str]:
     root = Path(data.root).expanduser()
     try:
         below = [path.name for path in root.iterdir() if is_image_folder(path)] if root.is_dir() else []
+        torchvision = root / torchvision_sets.FOLDER
+        if torchvision.is_dir():
+            below += [torchvision_sets.PREFIX + path.name for path in torchvision.iterdir() if path.is_dir()]
     except OSError as error:
         raise UserError(f"data.root: {root} cannot be read ({error.strerror})") from error
     shared = {dataset.folder for dataset in known().values()}
@@ -101,10 +108,11 @@ def load_splits(name: str, data: DataConfig) -> dict[SplitName, Split]:
 
     found = find(name, data)
     folder = folder_of(name, data)
-    if found.needs_files and not folder.is_dir():
+    if found.needs_files and found.download is None and not folder.is_dir():
         raise UserError(
             f"dataset {name!r} is looked for in {folder.absolute()}, and there is no such folder. Put it there, or "
-            f"say where it is: data.root=… for all datasets, data.folders.{name}=… for this one."
+            f"say where it is: data.root=… for all datasets, data.folders.{name}=… for this one. "
+            f"`trex data get {name}` downloads it, or says how to get it."
         )
     listing = found.read(folder)
     base = (listing.folder or folder) if found.needs_files else None

@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from trex.config.schema import NAME, Config
+from trex.config.schema import DATASET, NAME, Config
 from trex.errors import UserError
 
 
@@ -150,11 +150,11 @@ class RunDir:
 
     def features(self, dataset: str, split: str) -> Path:
         """Feature file of one split (`trainval` or `test`) of a dataset."""
-        return self.root / "features" / _plain(dataset) / f"{_plain(split)}.h5"
+        return self.root / "features" / dataset_folder(dataset) / f"{_plain(split)}.h5"
 
     def probes(self, dataset: str) -> Path:
         """Probe results of a dataset: one folder per kind of probe."""
-        return self.root / "probes" / _plain(dataset)
+        return self.root / "probes" / dataset_folder(dataset)
 
     def probe_results(self) -> list[Path]:
         """The results of all probes that are there."""
@@ -163,6 +163,11 @@ class RunDir:
     def probe(self, dataset: str, probe: str, seed: int) -> Path:
         """Result of one probe (`exact`, `published`, `exact-5shot`, `knn20`, …) with one seed."""
         return self.probes(dataset) / _plain(probe) / f"seed_{seed}.json"
+
+
+def dataset_folder(dataset: str) -> str:
+    """Name of a dataset in paths and job names: `torchvision:CIFAR10` is `torchvision_CIFAR10` there."""
+    return _plain(dataset.replace(":", "_", 1) if re.fullmatch(DATASET, dataset) else dataset)
 
 
 def _plain(part: str) -> str:

@@ -18,7 +18,7 @@ from trex.records.base import RecordError
 from trex.records.environment import Environment
 from trex.records.events import Event, read_events
 from trex.records.metrics import MetricsLine
-from trex.records.run_dir import RunDir
+from trex.records.run_dir import RunDir, dataset_folder
 
 #: The datasets of the published average, in the order of the published table. Never to be changed: the average of one
 #: run would no longer compare with that of another, or with the paper's. Other datasets are shown beside them.
@@ -163,9 +163,9 @@ def _result(path: Path) -> Result | None:
         float(value["test"]["top1"]), float(value["test"]["mean_per_class"]), int(value["counts"]["test"])
         if not (0 <= value["test"]["top1"] <= 1 and isinstance(value["trials"], list)):
             return None
-        if (value["dataset"], value["probe"]) != (path.parts[-3], path.parts[-2]):
+        if (dataset_folder(value["dataset"]), value["probe"]) != (path.parts[-3], path.parts[-2]):
             return None
         json.dumps([value["seed"], value["best"], value["edge"], value["comparable"], value["features"]])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, TrexError):
         return None
     return value if isinstance(value, dict) else None

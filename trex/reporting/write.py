@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trex.files import write_text
-from trex.records.run_dir import RunDir
+from trex.records.run_dir import RunDir, dataset_folder
 from trex.reporting import tables
 from trex.reporting.classes import classes_text, confusion_csv
 from trex.reporting.collect import collect
@@ -35,7 +35,7 @@ def class_tables(runs: Sequence[RunDir], dataset: str, folder: Path) -> str:
     """
     data = [collect(run) for run in runs]
     text = classes_text(data, dataset)
-    write_text(folder / f"confusion_{dataset}.csv", confusion_csv(data, dataset))
+    write_text(folder / f"confusion_{dataset_folder(dataset)}.csv", confusion_csv(data, dataset))
     return text
 
 

@@ -1,0 +1,218 @@
+"""torchvision's datasets by the names of their classes: real classes on real files, nothing is downloaded."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from torchvision import datasets
+
+from tests.datasets.conftest import put, write
+from trex.config import Config, load
+from trex.config.loader import ConfigError
+from trex.config.schema import DataConfig
+from trex.datasets.inspect import check_files, duplicates
+from trex.datasets.registry import load_splits, own_datasets, record
+from trex.errors import TrexError, UserError
+from trex.images.decode import ImageFault
+from trex.loading.evaluation import evaluation_batches
+from trex.records.run_dir import RunDir
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    """Bytes in the format of the MNIST files: magic number, sizes, content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack(f">I{values.ndim}I", 0x0800 + values.ndim, *values.shape) + values.tobytes())
+
+
+def write_mnist(root: Path, name: str = "FashionMNIST") -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits as 24 x 24 images, 1000 for training and 797 for testing; all of them and their labels."""
+    digits = load_digits()
+    images = np.kron(digits.images.astype(np.uint8) * 15, np.ones((3, 3), np.uint8))
+    labels = digits.target.astype(np.uint8)
+    raw = root / "torchvision" / name / name / "raw"
+    for split, part in (("train", slice(0, 1000)), ("t10k", slice(1000, None))):
+        write_idx(raw / f"{split}-images-idx3-ubyte", images[part])
+        write_idx(raw / f"{split}-labels-idx1-ubyte", labels[part])
+    return images, labels
+
+
+def data(root: Path) -> DataConfig:
+    return DataConfig(root=str(root))
+
+
+@pytest.mark.parametrize("name", ["FashionMNIST", "MNIST", "KMNIST"])
+def test_class_with_a_train_argument_gives_both_splits_as_rgb(tmp_path: Path, name: str) -> None:
+    images, labels = write_mnist(tmp_path, name)
+    splits = load_splits(f"torchvision:{name}", data(tmp_path))
+    assert (len(splits["trainval"]), len(splits["test"])) == (1000, 797)
+    assert splits["test"].labels.tolist() == labels[1000:].tolist()
+    assert splits["test"].classes == tuple(getattr(datasets, name).classes)
+    assert (splits["test"].read(7) == images[1007][:, :, None]).all()
+    assert splits["trainval"].read(0).shape == (24, 24, 3)
+    assert splits["test"].comparable, "like a folder of one's own: there is nothing to compare its counts with"
+
+
+def small_dtd(root: Path) -> None:
+    """Two classes in each split, in the layout that torchvision and our own reader both know."""
+    base = root / "dtd/dtd"
+    for split, numbers in (("train", (1, 2)), ("val", (3,)), ("test", (4, 5))):
+        names = [f"{label}/{label}_{number}.jpg" for label in ("banded", "dotted") for number in numbers]
+        write(base / f"labels/{split}1.txt", *names)
+        put(base / "images", *names)
+
+
+def test_train_and_val_together_are_trainval_where_there_is_a_test_split(tmp_path: Path) -> None:
+    small_dtd(tmp_path)
+    config = DataConfig(root="", folders={"torchvision:DTD": str(tmp_path), "dtd": str(tmp_path)}, subsets=("dtd",))
+    torchvision, own = (load_splits(name, config) for name in ("torchvision:DTD", "dtd"))
+    for split in ("trainval", "test"):
+        theirs, ours = torchvision[split], own[split]
+        assert [theirs.name(i) for i in range(len(theirs))] == [f"dtd/dtd/{ours.name(i)}" for i in range(len(ours))]
+        assert theirs.labels.tolist() == ours.labels.tolist()
+        assert theirs.classes == ours.classes
+        assert all((theirs.read(i) == ours.read(i)).all() for i in range(len(ours)))
+
+
+def test_val_is_the_test_split_where_there_is_no_other(tmp_path: Path) -> None:
+    root = tmp_path / "torchvision/Imagenette/imagenette2"
+    for wnid in datasets.Imagenette._WNID_TO_CLASS:
+        put(root, f"train/{wnid}/1.jpeg", f"train/{wnid}/2.jpeg", f"val/{wnid}/3.jpeg")
+    write(tmp_path / "torchvision/Imagenette/imagenette2.tgz")
+    splits = load_splits("torchvision:Imagenette", data(tmp_path))
+    assert (len(splits["trainval"]), len(splits["test"])) == (20, 10)
+    assert splits["test"].labels.tolist() == list(range(10))
+    assert "tench, Tinca tinca" in splits["test"].classes
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("FakeData", "has no train and test split"),
+        ("EuroSAT", "has no train and test split"),
+        ("INaturalist", "has no train and test split"),
+        ("Places365", "has no train and test split"),
+        ("EMNIST", r"needs more than a folder \(split\)"),
+        ("CIFAR1O", r"no dataset class 'CIFAR1O' .*; did you mean 'CIFAR10'\?"),
+        ("CIFAR10", r"torchvision cannot read it \(Dataset not found.*`trex data get torchvision:CIFAR10`"),
+        ("Food101", r"torchvision cannot read it.*data\.folders\.torchvision:Food101=…"),
+        ("wrap_dataset_for_transforms_v2", "no dataset class"),
+        ("datasets", "no dataset class"),
+    ],
+)
+def test_class_that_cannot_be_used_and_missing_files_are_said(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_splits(f"torchvision:{name}", data(tmp_path))
+
+
+def test_class_without_one_label_per_image_is_refused(tmp_path: Path) -> None:
+    base = tmp_path / "torchvision/CLEVRClassification/clevr/CLEVR_v1.0"
+    put(base / "images", "train/CLEVR_train_0.png", "val/CLEVR_val_0.png", "test/CLEVR_test_0.png")
+    for split in ("train", "val"):
+        scenes = f'{{"scenes": [{{"image_filename": "CLEVR_{split}_0.png", "objects": [1, 2]}}]}}'
+        write(base / f"scenes/CLEVR_{split}_scenes.json", scenes)
+    with pytest.raises(UserError, match="does not give one class label per image"):
+        load_splits("torchvision:CLEVRClassification", data(tmp_path))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00\x00\x08\x03 cut off"])
+def test_damaged_files_are_a_clean_error(tmp_path: Path, damage: bytes) -> None:
+    write_mnist(tmp_path)
+    raw = tmp_path / "torchvision/FashionMNIST/FashionMNIST/raw"
+    (raw / "train-images-idx3-ubyte").write_bytes(damage)
+    with pytest.raises(UserError, match=r"torchvision:FashionMNIST in .*: torchvision cannot read it"):
+        load_splits("torchvision:FashionMNIST", data(tmp_path))
+
+
+def test_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    small_dtd(tmp_path)
+    (tmp_path / "dtd/dtd/images/dotted/dotted_4.jpg").write_bytes(b"\xff\xd8\xff")
+    config = DataConfig(folders={"torchvision:DTD": str(tmp_path)})
+    test = load_splits("torchvision:DTD", config)["test"]
+    with pytest.raises(ImageFault, match=r"torchvision:DTD in .*: test image 2: .*dotted_4\.jpg"):
+        test.read(2)
+
+
+def read_one(split: object, index: int) -> np.ndarray:
+    return split.read(index)  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_split_is_sent_small_and_opened_again_by_a_new_process(tmp_path: Path) -> None:
+    images, _ = write_mnist(tmp_path)
+    split = load_splits("torchvision:FashionMNIST", data(tmp_path))["trainval"]
+    assert len(pickle.dumps(split)) < 50_000
+    assert pickle.loads(pickle.dumps(split)).digest == split.digest
+    with get_context("spawn").Pool(1) as pool:
+        assert (pool.apply(read_one, (split, 3)) == images[3][:, :, None]).all()
+
+
+def test_batches_come_from_worker_processes(tmp_path: Path) -> None:
+    _, labels = write_mnist(tmp_path)
+    split = load_splits("torchvision:FashionMNIST", data(tmp_path))["test"]
+    [(pixels, found, indices)] = evaluation_batches(split, [5, 2], resize=24, crop=24, batch_size=8, workers=2)
+    assert pixels.shape == (2, 3, 24, 24)
+    assert found.tolist() == labels[[1005, 1002]].tolist()
+    assert indices.tolist() == [5, 2]
+    assert (pixels[0].numpy().transpose(1, 2, 0) == split.read(5)).all()
+
+
+@pytest.mark.slow
+def test_check_finds_images_in_both_splits_and_unreadable_ones(tmp_path: Path) -> None:
+    small_dtd(tmp_path)
+    (tmp_path / "dtd/dtd/images/dotted/dotted_4.jpg").write_bytes(b"\xff\xd8\xff")
+    splits = load_splits("torchvision:DTD", DataConfig(folders={"torchvision:DTD": str(tmp_path)}))
+    checks = list(check_files(splits, processes=1))
+    assert len(checks) == 10
+    [fault] = [check for check in checks if check.problem]
+    assert (fault.part, fault.index) == ("test", 2)
+    seen: dict = {"trainval": {}, "test": {}}
+    for check in checks:
+        if not check.problem:
+            seen[check.part].setdefault(check.digest, check.index)
+    assert duplicates(seen) == [(0, 0)], "all are the same photograph"
+
+
+def test_own_datasets_include_those_of_torchvision_that_have_a_folder(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    assert own_datasets(data(tmp_path)) == ["torchvision:FashionMNIST"]
+
+
+def test_download_keeps_what_is_there_and_asks_torchvision_for_the_rest(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    complete = record("torchvision:FashionMNIST")
+    complete.download(tmp_path / "torchvision/FashionMNIST")  # nothing is missing: no network is needed
+    with pytest.raises(UserError, match=r"torchvision does not download torchvision:FER2013"):
+        record("torchvision:FER2013").download(tmp_path / "faces")
+    with pytest.raises(TrexError, match=r"torchvision:StanfordCars: torchvision could not download it"):
+        record("torchvision:StanfordCars").download(tmp_path / "cars")
+
+
+def test_configs_name_them_and_paths_are_plain(tmp_path: Path) -> None:
+    overrides = ["extract.datasets=[torchvision:CIFAR10, pets]", "data.folders.torchvision:CIFAR10=/somewhere"]
+    config = load(None, Config, overrides)
+    assert config.extract.datasets == ("torchvision:CIFAR10", "pets")
+    assert config.data.folders == {"torchvision:CIFAR10": "/somewhere"}
+    run = RunDir(tmp_path)
+    assert run.features("torchvision:CIFAR10", "test") == tmp_path / "features/torchvision_CIFAR10/test.h5"
+    assert run.probe("torchvision:CIFAR10", "exact", 0).parts[-3] == "torchvision_CIFAR10"
+    for wrong in ("timm:CIFAR10", "torchvision:", "torchvision:../x", "a:b"):
+        with pytest.raises(ConfigError):
+            load(None, Config, [f"data.dataset={wrong}"])
+        with pytest.raises(UserError, match="is not a name"):
+            run.features(wrong, "test")
+
+
+def test_every_class_of_torchvision_is_usable_or_refused_in_words(tmp_path: Path) -> None:
+    refused, missing = set(), set()
+    for name in datasets.__all__:
+        with pytest.raises(UserError) as error:
+            load_splits(f"torchvision:{name}", data(tmp_path))
+        (missing if "torchvision cannot read it" in str(error.value) else refused).add(name)
+    assert {"CIFAR10", "CIFAR100", "SVHN", "STL10", "GTSRB", "Food101", "PCAM", "USPS", "QMNIST", "ImageNet"} <= missing
+    assert {"ImageFolder", "FakeData", "Caltech101", "SUN397", "Kinetics", "VisionDataset"} <= refused
