@@ -16,8 +16,7 @@ from trex.config.schema import CropsConfig, DataConfig
 from trex.datasets.registry import load_split
 from trex.images.crops import multi_crop
 from trex.images.decode import ImageFault
-from trex.loading.evaluation import evaluation_batches, evaluation_image
-from trex.loading.order import epoch_order
+from trex.loading.evaluation import evaluation_batches
 from trex.loading.training import Batch, TrainingBatches
 
 CROPS = CropsConfig(global_size=16, local_size=8, local_count=2)
@@ -38,13 +37,6 @@ def take(made: TrainingBatches, epoch: int, step: int, count: int) -> list[Batch
 def same(a: Batch, b: Batch) -> bool:
     tensors = zip((*a.crops, a.labels), (*b.crops, b.labels), strict=True)
     return (a.epoch, a.step) == (b.epoch, b.step) and all(torch.equal(x, y) for x, y in tensors)
-
-
-def test_order_is_a_permutation_that_differs_by_epoch_and_seed() -> None:
-    assert sorted(epoch_order(100, 0, 0)) == list(range(100))
-    assert np.array_equal(epoch_order(100, 0, 0), epoch_order(100, 0, 0))
-    assert not np.array_equal(epoch_order(100, 0, 0), epoch_order(100, 0, 1))
-    assert not np.array_equal(epoch_order(100, 0, 0), epoch_order(100, 1, 0))
 
 
 def test_an_epoch_shows_each_image_at_most_once_and_drops_the_incomplete_batch() -> None:
@@ -123,18 +115,3 @@ def test_unreadable_image_ends_training_with_its_name(tmp_path, workers: int) ->
     with pytest.raises(ImageFault, match=r"2.jpg"):
         list(evaluation_batches(split, range(4), 16, 16, 4, workers))
     made.close()
-
-
-def test_evaluation_image_is_torchvisions(photograph: np.ndarray) -> None:
-    from torchvision import transforms as T
-
-    reference = T.Compose([T.Resize(224, T.InterpolationMode.BICUBIC), T.CenterCrop(224)])
-    expected = np.asarray(reference(Image.fromarray(photograph))).transpose(2, 0, 1)
-    assert np.array_equal(evaluation_image(photograph, 224, 224), expected)
-
-
-def test_evaluation_gives_every_image_once_in_order() -> None:
-    split = load_split("digits", "test", DataConfig())
-    found = list(evaluation_batches(split, range(len(split)), 8, 8, 100, 0))
-    assert torch.cat([places for _, _, places in found]).tolist() == list(range(len(split)))
-    assert torch.cat([labels for _, labels, _ in found]).tolist() == split.labels.tolist()

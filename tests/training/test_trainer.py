@@ -17,9 +17,9 @@ from trex.config.schema import OptimizerConfig
 from trex.datasets.registry import load_split
 from trex.distributed import Ranks
 from trex.errors import Interrupted, TrexError, UserError
+from trex.images.crops import evaluation_image
 from trex.images.normalize import normalize
 from trex.interruption import StopRequest
-from trex.loading.evaluation import evaluation_image
 from trex.model.trex import build_model
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir

@@ -1,4 +1,6 @@
-"""Multi-crop augmentation: what is done to a crop is drawn first, then done. All crops come out as uint8.
+"""Crops of an image: multi-crop augmentation for training, the center crop for evaluation. All are uint8.
+
+Training draws what to do to a crop first, then does it.
 
 The distribution is that of torchvision's RandomResizedCrop, flip, ColorJitter, grayscale, Pillow's blur and solarize on
 PIL images; torch resizes and `color.py` does the rest, several times faster.
@@ -12,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from torchvision.transforms import functional
 
 from trex.config.schema import CropsConfig, Pair
 from trex.images import color
@@ -22,7 +26,7 @@ LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
 
 @dataclass(frozen=True)
 class Box:
-    """SplitName of an image, pixels."""
+    """A rectangle of an image, in pixels."""
 
     top: int
     left: int
@@ -110,8 +114,8 @@ def apply_crop(image: torch.Tensor, draw: CropDraw, size: int) -> np.ndarray:
         uint8 (3, size, size).
     """
     box = draw.box
-    part = image[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
-    resized = F.interpolate(part, size=(size, size), mode="bicubic", antialias=True)[0]
+    cut = image[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
+    resized = F.interpolate(cut, size=(size, size), mode="bicubic", antialias=True)[0]
     planes = np.ascontiguousarray((resized.flip(-1) if draw.flip else resized).numpy())
     flat = planes.reshape(-1)
     n = size * size
@@ -136,7 +140,7 @@ def multi_crop(rgb: np.ndarray, config: CropsConfig, seed: int, epoch: int, inde
         seed: of the run; epoch, index: of the image in the order of its split.
 
     Returns:
-        One uint8 (count, 3, S, S) array a resolution, the global crops first.
+        One uint8 (count, 3, S, S) array per resolution, the global crops first.
     """
     height, width = rgb.shape[:2]
     image = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
@@ -165,3 +169,12 @@ def _jitter(flat: np.ndarray, r: np.ndarray, g: np.ndarray, b: np.ndarray, jitte
             color.saturate(r, g, b, np.float32(jitter.saturation))
         else:
             color.shift_hue(r, g, b, int(jitter.hue * 255) % 256)
+
+
+def evaluation_image(rgb: np.ndarray, resize: int, crop: int) -> np.ndarray:
+    """The image of validation and feature extraction: shorter side resized with Pillow's bicubic filter, center crop.
+
+    uint8 (H, W, 3) to uint8 (3, crop, crop), exactly as torchvision's Resize and CenterCrop on the PIL image.
+    """
+    image = functional.resize(Image.fromarray(rgb), [resize], functional.InterpolationMode.BICUBIC)
+    return np.asarray(functional.center_crop(image, [crop])).transpose(2, 0, 1).copy()

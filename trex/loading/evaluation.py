@@ -1,4 +1,4 @@
-"""Images for validation and feature extraction: shorter side resized with Pillow's bicubic filter, center crop."""
+"""Batches for validation and feature extraction: every image once, in order."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Generator, Sequence
 
 import numpy as np
 import torch
-import torchvision.transforms.functional as F
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
-from torchvision.transforms import InterpolationMode
 
 from trex.datasets.split import Split
+from trex.images.crops import evaluation_image
 from trex.images.decode import ImageFault
 from trex.loading.workers import block_stop_signals, end_workers, fault_or, start_worker
 
@@ -33,12 +31,6 @@ class _Evaluated(Dataset[Sample | ImageFault]):
         except ImageFault as fault:
             return fault
         return torch.from_numpy(image), int(self.split.labels[index]), index
-
-
-def evaluation_image(rgb: np.ndarray, resize: int, crop: int) -> np.ndarray:
-    """uint8 (H, W, 3) to uint8 (3, crop, crop), exactly as torchvision's Resize and CenterCrop on the PIL image."""
-    image = F.resize(Image.fromarray(rgb), [resize], InterpolationMode.BICUBIC)
-    return np.asarray(F.center_crop(image, [crop])).transpose(2, 0, 1).copy()
 
 
 def evaluation_batches(

@@ -1,0 +1,16 @@
+"""Batches for validation and feature extraction."""
+
+from __future__ import annotations
+
+import torch
+
+from trex.config.schema import DataConfig
+from trex.datasets.registry import load_split
+from trex.loading.evaluation import evaluation_batches
+
+
+def test_evaluation_gives_every_image_once_in_order() -> None:
+    split = load_split("digits", "test", DataConfig())
+    found = list(evaluation_batches(split, range(len(split)), 8, 8, 100, 0))
+    assert torch.cat([places for _, _, places in found]).tolist() == list(range(len(split)))
+    assert torch.cat([labels for _, labels, _ in found]).tolist() == split.labels.tolist()
