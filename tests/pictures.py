@@ -1,4 +1,4 @@
-"""Data sets for tests, as a person could have them."""
+"""Datasets for tests, as a user could have them."""
 
 from __future__ import annotations
 

@@ -102,14 +102,14 @@ def _check(name: str, data: DataConfig, processes: int | None) -> int:
     if splits["test"].folder is None:
         sys.stdout.write(f"{name}: {len(splits['trainval'])} + {len(splits['test'])} images, made without files\n")
         return ExitCode.DONE
-    faults = _look(splits, processes or available_cpus())
+    faults = _check_images(splits, processes or available_cpus())
     problem = splits["test"].problem
     official = f"counts: WRONG: {problem}" if problem else "counts: ok"
     sys.stdout.write(f"{official}\nunreadable images: {faults}\n")
     return ExitCode.USER_ERROR if problem or faults else ExitCode.DONE
 
 
-def _look(splits: dict[SplitName, Split], processes: int) -> int:
+def _check_images(splits: dict[SplitName, Split], processes: int) -> int:
     """Decode everything, with progress; prints what is wrong, returns how many cannot be decoded."""
     from trex.datasets.inspect import check_files, duplicates
 
@@ -117,12 +117,12 @@ def _look(splits: dict[SplitName, Split], processes: int) -> int:
     seen: dict[SplitName, dict[bytes, int]] = {"trainval": {}, "test": {}}
     faults = 0
     began = shown = time.monotonic()
-    for done, looked in enumerate(check_files(splits, processes), start=1):
-        if looked.problem:
+    for done, check in enumerate(check_files(splits, processes), start=1):
+        if check.problem:
             faults += 1
-            sys.stdout.write(f"unreadable: {_path(splits, looked)}: {looked.problem}\n")
+            sys.stdout.write(f"unreadable: {_path(splits, check)}: {check.problem}\n")
         else:
-            seen[looked.part].setdefault(looked.digest, looked.index)
+            seen[check.part].setdefault(check.digest, check.index)
         if time.monotonic() - shown > 2:
             shown = time.monotonic()
             rate = done / (shown - began)
@@ -134,11 +134,11 @@ def _look(splits: dict[SplitName, Split], processes: int) -> int:
     return faults
 
 
-def _path(splits: dict[SplitName, Split], looked: FileCheck) -> str:
-    split = splits[looked.part]
+def _path(splits: dict[SplitName, Split], check: FileCheck) -> str:
+    split = splits[check.part]
     if split.images is not None:
-        return f"{split.dataset} {split.name(looked.index)}"
-    return f"{split.folder}/{split.name(looked.index)}"
+        return f"{split.dataset} {split.name(check.index)}"
+    return f"{split.folder}/{split.name(check.index)}"
 
 
 def _get(name: str, data: DataConfig) -> int:

@@ -1,4 +1,4 @@
-"""CoG's pickles: the official content is read, once; anything else is refused, and nothing in a pickle runs."""
+"""CoG's pickles: the official content is read, once; anything else is refused, and nothing in a pickle is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives from a real web server: cut off, gone on with, verified; hostile ones change nothing."""
+"""Archives from a real web server: cut off, continued, verified; hostile ones change nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trex.errors import TrexError, UserError
 
 
 class Site:
-    """What a server gives out, and how badly."""
+    """What a server offers, and where its connections break."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -85,7 +85,7 @@ def ignore(_text: str) -> None:
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_cut_off_download_goes_on_and_is_verified_and_unpacked(tmp_path: Path, site, ranges: bool) -> None:
+def test_download_that_is_cut_off_continues_and_is_verified_and_unpacked(tmp_path: Path, site, ranges: bool) -> None:
     server, url = site
     content = tar_of(("dtd/images/a.jpg", photo()), ("dtd/labels/train1.txt", b"a.jpg\n"))
     server.files["/dtd.tar.gz"] = content
@@ -95,11 +95,11 @@ def test_cut_off_download_goes_on_and_is_verified_and_unpacked(tmp_path: Path, s
     assert (tmp_path / "dtd/dtd/images/a.jpg").read_bytes() == photo()
     assert server.asked == [None, "bytes=100-", "bytes=150-" if ranges else "bytes=50-"]
     get((archive,), tmp_path / "dtd", ignore)
-    assert len(server.asked) == 3, "what is there is not fetched again"
+    assert len(server.asked) == 3, "what is already there is not fetched again"
     assert sorted(path.name for path in (tmp_path / "dtd").iterdir()) == [".downloads", "dtd"]
 
 
-def test_part_left_by_a_killed_download_is_gone_on_with(tmp_path: Path, site) -> None:
+def test_download_continues_from_what_a_killed_one_left(tmp_path: Path, site) -> None:
     server, url = site
     server.files["/x.mat"] = content = bytes(range(256)) * 40
     (tmp_path / "x.mat.part").write_bytes(content[:5000])
@@ -107,14 +107,14 @@ def test_part_left_by_a_killed_download_is_gone_on_with(tmp_path: Path, site) ->
     assert server.asked == ["bytes=5000-"]
 
 
-def test_complete_part_needs_nothing_more(tmp_path: Path, site) -> None:
+def test_complete_download_that_was_not_renamed_yet_is_not_fetched_again(tmp_path: Path, site) -> None:
     server, url = site
     server.files["/x.mat"] = content = b"abc" * 100
     (tmp_path / "x.mat.part").write_bytes(content)
     assert fetch(Archive(f"{url}/x.mat"), tmp_path, ignore).read_bytes() == content
 
 
-def test_other_content_than_the_official_is_deleted_and_said(tmp_path: Path, site) -> None:
+def test_content_that_differs_from_the_official_is_deleted_with_an_error(tmp_path: Path, site) -> None:
     server, url = site
     server.files["/x.mat"] = b"something else"
     with pytest.raises(UserError, match=r"MD5 is .*, expected 0{32}: not the official file"):
@@ -123,11 +123,11 @@ def test_other_content_than_the_official_is_deleted_and_said(tmp_path: Path, sit
 
 
 def test_site_without_the_file_is_named(tmp_path: Path, site) -> None:
-    with pytest.raises(TrexError, match=r"/none.zip: the site answers 404"):
+    with pytest.raises(TrexError, match=r"/none.zip: the server answers 404"):
         fetch(Archive(f"{site[1]}/none.zip"), tmp_path, ignore)
 
 
-def test_site_that_keeps_breaking_off_leaves_what_came(tmp_path: Path, site) -> None:
+def test_what_was_downloaded_is_kept_when_the_connection_keeps_breaking(tmp_path: Path, site) -> None:
     server, url = site
     server.files["/x.mat"] = b"x" * 1000
     server.cut_after = [10] * 5

@@ -38,7 +38,7 @@ OFFICIAL = {
 }
 
 
-def test_every_set_of_the_suite_is_registered_with_its_official_counts() -> None:
+def test_every_dataset_of_the_published_table_has_a_record_with_its_official_counts() -> None:
     assert set(DEFAULT_DATASETS) == set(OFFICIAL)
     for name, expected in OFFICIAL.items():
         counts = registry.find(name, DataConfig()).counts
@@ -278,7 +278,7 @@ def test_wrong_counts_are_an_error_with_both_numbers(tmp_path: Path, load) -> No
         load("dtd", subset=False)
 
 
-def test_layout_that_is_not_known_says_what_was_looked_for_and_what_is_there(tmp_path: Path, load) -> None:
+def test_unknown_layout_is_an_error_that_says_what_was_expected_and_what_was_found(tmp_path: Path, load) -> None:
     put(tmp_path / "dtd", "pictures/a.jpg")
     with pytest.raises(UserError, match=r"expected labels/train1.txt and images in one of .*found pictures/"):
         load("dtd")
@@ -297,7 +297,7 @@ def test_list_cannot_lead_out_of_the_folder(tmp_path: Path, load, path: str) -> 
             load("dtd")
 
 
-def test_class_that_nobody_announced_is_an_error_that_names_the_list(tmp_path: Path, load) -> None:
+def test_unknown_class_in_a_list_is_an_error_that_names_the_list(tmp_path: Path, load) -> None:
     base = tmp_path / "aircraft"
     write(base / "variants.txt", "707-320")
     write(base / "images_variant_trainval.txt", "1 Concorde")

@@ -17,7 +17,7 @@ from trex.errors import UserError
 
 
 def tree(folder: Path, layout: dict[str, int]) -> DataConfig:
-    """Class folders `part/class` with so many images each."""
+    """Class folders `split/class` with so many images each."""
     for place, count in layout.items():
         (folder / "mine" / place).mkdir(parents=True)
         for i in range(count):
@@ -36,7 +36,7 @@ def test_image_folder_needs_no_code(tmp_path: Path) -> None:
     assert split.read(2)[0, 0].tolist() == [2, 0, 0]
 
 
-def test_test_and_trainval_are_other_names_for_the_parts(tmp_path: Path) -> None:
+def test_folders_of_the_splits_may_be_called_trainval_and_test(tmp_path: Path) -> None:
     assert len(load_split("mine", "test", tree(tmp_path, {"trainval/a": 3, "test/a": 2}))) == 2
 
 
@@ -49,7 +49,9 @@ def test_test_and_trainval_are_other_names_for_the_parts(tmp_path: Path) -> None
         ({"train/a": 1, "val": 3}, r"validation archive is flat"),
     ],
 )
-def test_wrong_layout_is_said(tmp_path: Path, layout: dict[str, int], message: str) -> None:
+def test_wrong_layout_is_an_error_that_says_what_was_expected(
+    tmp_path: Path, layout: dict[str, int], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         load_split("mine", "trainval", tree(tmp_path, layout))
 
@@ -72,16 +74,16 @@ def test_wrong_counts_are_refused_unless_named_a_subset(tmp_path: Path) -> None:
     assert not load_split("in1k", "test", DataConfig(root=str(tmp_path), subsets=("in1k",))).comparable
 
 
-def test_digits_parts_are_disjoint_and_whole() -> None:
-    parts = load_splits("digits", DataConfig())
-    names = [{part.name(i) for i in range(len(part))} for part in parts.values()]
+def test_splits_of_the_digits_are_disjoint_and_complete() -> None:
+    splits = load_splits("digits", DataConfig())
+    names = [{split.name(i) for i in range(len(split))} for split in splits.values()]
     assert not names[0] & names[1]
     assert len(names[0] | names[1]) == 1797
     seen, unseen = (load_split(name, "test", DataConfig()) for name in ("digits_seen", "digits_unseen"))
-    assert seen.classes + unseen.classes == parts["test"].classes
-    assert len(seen) + len(unseen) == len(parts["test"])
-    assert parts["test"].read(0).shape == (8, 8, 3)
-    assert np.ptp(parts["test"].read(0)) > 200
+    assert seen.classes + unseen.classes == splits["test"].classes
+    assert len(seen) + len(unseen) == len(splits["test"])
+    assert splits["test"].read(0).shape == (8, 8, 3)
+    assert np.ptp(splits["test"].read(0)) > 200
 
 
 def test_digest_tells_names_labels_and_classes_apart(tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_digest_tells_names_labels_and_classes_apart(tmp_path: Path) -> None:
     assert before != load_split("mine", "trainval", data).digest
 
 
-def test_split_travels_to_workers_small() -> None:
+def test_split_is_sent_to_workers_without_loss() -> None:
     split = load_split("digits", "trainval", DataConfig())
     assert pickle.loads(pickle.dumps(split)).digest == split.digest
 

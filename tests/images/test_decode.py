@@ -80,12 +80,12 @@ def test_jpeg_that_claims_a_billion_pixels_is_named(oddities: dict[str, Path], t
         reader(tmp_path / "claims.jpg")
 
 
-def test_formats_that_no_data_set_holds_are_not_even_tried(tmp_path: Path, photograph: np.ndarray) -> None:
+def test_formats_that_no_dataset_holds_are_not_tried(tmp_path: Path, photograph: np.ndarray) -> None:
     path = save(Image.fromarray(photograph), tmp_path / "a.pcx")
     with pytest.raises(ImageFault, match="no known image format"):
         read_rgb(path)
 
 
-def test_fault_survives_the_way_between_processes(tmp_path: Path) -> None:
+def test_fault_can_be_sent_between_processes(tmp_path: Path) -> None:
     fault = ImageFault(tmp_path / "x.jpg", "truncated")
     assert str(pickle.loads(pickle.dumps(fault))) == str(fault)

@@ -1,7 +1,7 @@
 """The only reader of a pickle: CoG's two, which hold nothing but lists, dicts, texts and arrays of texts.
 
 What a pickle may name is listed here, by name; everything else is refused before it is called. The arrays are rebuilt
-as plain lists, so that not even numpy's own reconstruction runs on the file's words.
+as plain lists, so that not even numpy's own reconstruction runs on the file's content.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Type:
         self.code = str(code)
 
     def __setstate__(self, _state: object) -> None:
-        """Byte order and sizes: of no use for texts."""
+        """Byte order and sizes: not needed for texts."""
 
 
 class _Array:

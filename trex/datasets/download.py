@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 def get(archives: tuple[Archive, ...], folder: Path, say: Say) -> None:
     """Fetch, verify and unpack archives into `folder`. What is there already is not fetched again; a download that was
-    cut off goes on where it was.
+    cut off continues where it was.
 
     Raises:
         UserError: if the content is not what the official digest says, or would leave the folder.
@@ -40,7 +40,7 @@ def get(archives: tuple[Archive, ...], folder: Path, say: Say) -> None:
     for archive in archives:
         done = downloads / f"{archive.name}.done"
         if done.exists():
-            say(f"{archive.name}: is there")
+            say(f"{archive.name}: is already there")
             continue
         path = fetch(archive, downloads, say)
         say(f"{archive.name}: unpacking")
@@ -50,7 +50,7 @@ def get(archives: tuple[Archive, ...], folder: Path, say: Say) -> None:
 
 
 def fetch(archive: Archive, folder: Path, say: Say) -> Path:
-    """Download into `folder`, going on with a part that is there; returns the verified file."""
+    """Download into `folder`, continuing one that was cut off; returns the verified file."""
     target, part = folder / archive.name, folder / f"{archive.name}.part"
     if not target.exists():
         for attempt in range(1, 6):
@@ -59,19 +59,19 @@ def fetch(archive: Archive, folder: Path, say: Say) -> Path:
                 break
             except (urllib.error.URLError, OSError, EOFError) as error:
                 if isinstance(error, urllib.error.HTTPError) and error.code < 500:
-                    raise TrexError(f"{archive.url}: the site answers {error.code} {error.reason}") from error
+                    raise TrexError(f"{archive.url}: the server answers {error.code} {error.reason}") from error
                 if attempt == 5:
-                    raise TrexError(f"{archive.url}: {error}; what came so far is kept, try again later") from error
-                say(f"{archive.name}: {error}; going on")
+                    raise TrexError(f"{archive.url}: {error}; what was downloaded is kept, try again later") from error
+                say(f"{archive.name}: {error}; continuing")
         part.rename(target)
     md5, sha256 = _digests(target)
     if archive.md5 is not None and md5 != archive.md5:
         target.unlink()
         raise UserError(
-            f"{archive.url}: MD5 is {md5}, expected {archive.md5}: not the official file, deleted. Try again; if it "
-            f"stays, the site gives out something else."
+            f"{archive.url}: MD5 is {md5}, expected {archive.md5}: not the official file, deleted. Try again; if "
+            f"it happens again, the site offers another file."
         )
-    checked = "MD5 is the official one" if archive.md5 else "nobody gives a digest to check it by"
+    checked = "MD5 is the official one" if archive.md5 else "there is no official digest to compare with"
     say(f"{archive.name}: {target.stat().st_size} bytes, SHA-256 {sha256}; {checked}")
     return target
 
@@ -86,7 +86,7 @@ def _download(url: str, part: Path, say: Say) -> None:
             return
         raise
     with closing(answer), part.open("ab") as file:
-        if answer.status != 206:  # the site cannot go on in the middle
+        if answer.status != 206:  # the site cannot continue in the middle
             file.truncate(0)
             have = 0
         left = answer.headers.get("Content-Length")
@@ -168,7 +168,7 @@ def _zip_entries(archive: Path) -> Iterator[Entry]:
 
 
 def _write_entries(archive: Path, entries: Iterator[Entry], folder: Path) -> None:
-    room = _MAX_RATIO * archive.stat().st_size + _ALLOWANCE
+    allowed = _MAX_RATIO * archive.stat().st_size + _ALLOWANCE
     for name, content in entries:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
@@ -181,7 +181,7 @@ def _write_entries(archive: Path, entries: Iterator[Entry], folder: Path) -> Non
             raise UserError(f"{archive}: holds {name!r} twice, or within another file: refused") from error
         with file:
             while block := content.read(_BLOCK):
-                room -= len(block)
-                if room < 0:
+                allowed -= len(block)
+                if allowed < 0:
                     raise UserError(f"{archive}: unpacks to more than {_MAX_RATIO} times its size: refused")
                 file.write(block)

@@ -34,7 +34,7 @@ class FileCheck:
 def check_files(splits: dict[SplitName, Split], processes: int) -> Iterator[FileCheck]:
     """Read and decode every image of the splits, in parallel; one result per image, in no particular order.
 
-    Memory is bounded: only a few chunks are in work at any time. An image on which the decoder itself dies is named.
+    Memory is bounded: only a few chunks are in work at any time. An image on which the decoder itself crashes is named.
     """
     chunks = _chunks(splits)
     waiting = list(islice(chunks, 3 * processes))
@@ -57,14 +57,14 @@ def check_files(splits: dict[SplitName, Split], processes: int) -> Iterator[File
         waiting = waiting or list(islice(chunks, 3 * processes))
 
 
-def duplicates(looked: dict[SplitName, dict[bytes, int]]) -> list[tuple[int, int]]:
-    """Indices (trainval, test) of files with the same bytes.
+def duplicates(checked: dict[SplitName, dict[bytes, int]]) -> list[tuple[int, int]]:
+    """Indices (trainval, test) of images with the same digest.
 
     Args:
-        looked: for each part the index of a file of each digest.
+        checked: for each split, the index of an image of each digest.
     """
-    both = looked["trainval"].keys() & looked["test"].keys()
-    return sorted((looked["trainval"][digest], looked["test"][digest]) for digest in both)
+    both = checked["trainval"].keys() & checked["test"].keys()
+    return sorted((checked["trainval"][digest], checked["test"][digest]) for digest in both)
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ def _chunks(splits: dict[SplitName, Split]) -> Iterator[_Chunk]:
 
 
 def _one_by_one(chunk: _Chunk) -> list[FileCheck]:
-    """A process died over this chunk, or over another one that ran at the same time: each file gets its own."""
+    """A process ended in this chunk, or in another one that ran at the same time: each image gets its own process."""
     found = []
     for source in chunk.sources:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             try:
                 found += pool.submit(_check, [source]).result()
             except BrokenProcessPool:
-                found.append(("the decoder died on it", b""))
+                found.append(("the decoder crashed on it", b""))
     return chunk.results(found)
 
 

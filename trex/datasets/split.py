@@ -87,12 +87,12 @@ class Split:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over dataset, part, classes, labels and names: what features and checkpoints were made from."""
-        parts = hashlib.sha256()
+        """SHA-256 over dataset, split, classes, labels and names: what features and checkpoints were made from."""
+        digest = hashlib.sha256()
         for text in (self.dataset, self.part, *self.classes):
-            parts.update(hashlib.sha256(text.encode()).digest())
-        parts.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
-        parts.update(self.names.digest())
+            digest.update(hashlib.sha256(text.encode()).digest())
+        digest.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
+        digest.update(self.names.digest())
         if isinstance(self.images, np.ndarray):
-            parts.update(np.ascontiguousarray(self.images).tobytes())
-        return parts.hexdigest()
+            digest.update(np.ascontiguousarray(self.images).tobytes())
+        return digest.hexdigest()

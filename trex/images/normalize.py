@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-#: ImageNet's mean and standard deviation a channel, of pixel values in 0 … 1.
+#: ImageNet's mean and standard deviation per channel, of pixel values in 0 … 1.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -20,5 +20,5 @@ def normalize(images: Tensor, mean: tuple[float, ...] = MEAN, std: tuple[float, 
 
 @functools.cache
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Once a device: copying them there makes the host wait."""
+    """One copy per device: copying them there makes the host wait."""
     return torch.tensor(values, device=device).view(1, 3, 1, 1)

@@ -1,7 +1,7 @@
 """Training batches: decoded and cropped by worker processes that hold no state.
 
-The sampler hands out (epoch, image) pairs, so one set of workers serves all epochs, and any batch can be made anew from
-its position: that is what makes resuming exact (docs/adr/0003).
+The sampler gives (epoch, image) pairs, so the same workers serve all epochs, and any batch can be made again from its
+position: that is what makes resuming exact (docs/adr/0003).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Sample = tuple[list[np.ndarray], int]
 class Batch(NamedTuple):
     """One rank's part of one step.
 
-    `crops`: one uint8 (count * B, 3, S, S) tensor a resolution, crop-major, the global crops first.
+    `crops`: one uint8 (count * B, 3, S, S) tensor per resolution, crop-major, the global crops first.
     `labels`: (B,) int64.
     """
 
@@ -121,7 +121,7 @@ class _Cropped(Dataset[Sample | ImageFault]):
 
 
 def _collate(samples: list[Sample]) -> tuple[list[Tensor], Tensor]:
-    """(count, 3, S, S) an image to crop-major (count * B, 3, S, S) a resolution."""
+    """(count, 3, S, S) per image to crop-major (count * B, 3, S, S) per resolution."""
     crops = []
     for resolution in range(len(samples[0][0])):
         stacked = np.stack([sample[0][resolution] for sample in samples], axis=1)

@@ -19,7 +19,7 @@ T = TypeVar("T")
 def block_stop_signals() -> Iterator[None]:
     """Processes started in this block never get the stop signals, from their first instruction on.
 
-    Some clusters signal whole process trees; a worker that died of it would take the batch, and the save, with it.
+    Some clusters signal whole process trees; a worker that it ended would take the batch, and the checkpoint, with it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
