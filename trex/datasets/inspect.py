@@ -11,7 +11,8 @@ from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
-from trex.datasets.split import Images, Split, SplitName
+from trex.datasets.record import Images
+from trex.datasets.split import Split, SplitName
 from trex.images.decode import ImageFault, read_rgb
 from trex.interruption import leave_signals_to_parent
 

@@ -8,12 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from trex.datasets.split import Images
+    import numpy as np
 
 Fit = Literal["L-BFGS", "SGD"]
+
+
+class Images(Protocol):
+    """Pixels that are read by index: an array uint8 (n, H, W, 3), or what reads one image at a time."""
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        """Image `index`: uint8 (H, W, 3)."""
 
 
 @dataclass(frozen=True)

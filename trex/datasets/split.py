@@ -7,21 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
-from trex.datasets.record import Listed
+from trex.datasets.record import Images, Listed
 from trex.images.decode import RGB, read_rgb, read_rgb_fast
 
 SplitName = Literal["trainval", "test"]
-
-
-class Images(Protocol):
-    """Pixels that are read by index: an array uint8 (n, H, W, 3), or what reads one image at a time."""
-
-    def __getitem__(self, index: int, /) -> RGB:
-        """Image `index`: uint8 (H, W, 3)."""
 
 
 class Names:
