@@ -103,6 +103,10 @@ def test_split_is_sent_to_workers_without_loss() -> None:
 def test_reading_the_records_imports_nothing_heavy() -> None:
     """Submitting jobs reads them."""
     heavy = {"torch", "torchvision", "numpy", "h5py", "scipy", "sklearn", "PIL"}
-    code = f"import sys; from trex.datasets import registry; registry.known(); print({heavy} & sys.modules.keys())"
+    code = (
+        "import sys; from trex.config.schema import DataConfig; from trex.datasets import registry; registry.known(); "
+        "registry.folder_of('torchvision:CIFAR10', DataConfig()); registry.find('torchvision:CIFAR10', DataConfig()); "
+        f"print({heavy} & sys.modules.keys())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "set()\n"

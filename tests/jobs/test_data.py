@@ -59,7 +59,7 @@ def test_list_says_for_each_known_and_own_dataset_where_it_is_looked_for_and_wha
 
 
 @pytest.mark.slow
-def test_check_reports_counts_damaged_files_and_images_in_both_parts(tmp_path: Path) -> None:
+def test_check_reports_counts_damaged_files_and_images_in_both_splits(tmp_path: Path) -> None:
     base = small_pets(tmp_path)
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(base / "images/Abyssinian_1.jpg")
     done = data(tmp_path, "check", "pets", f"data.root={tmp_path}")
