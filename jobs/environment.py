@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import trex
 
-#: Variables of an allocation or a job step; left in place at submission, they would leak into the new job.
-_OF_AN_ALLOCATION = re.compile(r"^(SLURM|SBATCH|SRUN|SUBMITIT|PMI|PMIX|MASTER_ADDR$|MASTER_PORT$)")
-#: Options of sbatch that sites tell people to set for all their jobs: SBATCH_ACCOUNT and so on. They are read apart
-#: and written into the batch script, for sbatch would give the variables precedence over what a cluster file says.
-_DEFAULTS = ("account", "partition", "qos", "reservation")
-#: What tells where Slurm itself is and how it is entered, and stays.
-_OF_THE_SITE = {"SLURM_CONF", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS", "SLURM_JWT"}
 #: A process's place in a job of this machine; jobs/local.py sets them.
 _JOB, _RANK, _WORLD = "TREX_JOB", "TREX_RANK", "TREX_WORLD"
 
@@ -80,24 +72,7 @@ def of_local_rank(job_id: str, rank: int, world: int, gpus: int) -> dict[str, st
     of it. It sees the GPUs that the user chose, else the first `gpus` of the machine."""
     place = {_JOB: job_id, _RANK: str(rank), _WORLD: str(world)}
     devices = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(gpus)))}
-    return {**devices, **outside_allocation(), **place}
-
-
-def outside_allocation() -> dict[str, str]:
-    """This environment without what belongs to an allocation: what a submission starts from."""
-    return {k: v for k, v in os.environ.items() if k in _OF_THE_SITE or not _OF_AN_ALLOCATION.match(k)}
-
-
-def leave_allocation() -> None:
-    """Drop the variables of an allocation from this process, before it submits a job from inside one."""
-    for key in set(os.environ) - set(outside_allocation()):
-        del os.environ[key]
-
-
-def sbatch_defaults() -> dict[str, str]:
-    """Options of sbatch that the user, or the site, chose for all jobs, such as SBATCH_ACCOUNT in a login script."""
-    names = {option: os.environ.get(f"SBATCH_{option.upper()}") for option in _DEFAULTS}
-    return {option: value for option, value in names.items() if value}
+    return {**devices, **os.environ, **place}
 
 
 def chosen_gpus() -> tuple[str, ...] | None:
@@ -135,6 +110,17 @@ def keep_compiled_code(folder: Path) -> None:
 def get(name: str, default: str = "") -> str:
     """One variable's value."""
     return os.environ.get(name, default)
+
+
+def variables() -> dict[str, str]:
+    """All variables."""
+    return dict(os.environ)
+
+
+def remove(names: Iterable[str]) -> None:
+    """Drop variables from this process."""
+    for name in names:
+        os.environ.pop(name, None)
 
 
 def update(values: Mapping[str, str]) -> None:

@@ -1,20 +1,18 @@
-"""Where runs stand: from their own files, one call of squeue and one of sacct, whatever their number."""
+"""Where runs stand: from their own files, and what the queues say of their jobs."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jobs import environment, programs
+from jobs.backend import Answers, QueuedJob, QueueState, Start
 from jobs.plan.spec import STAGES, Stage
-from jobs.plan.stages import is_there, is_trained, items
-from jobs.slurm import queue
-from jobs.slurm.submit import jobs_of
+from jobs.plan.stages import is_reported, is_there, is_trained, items
 from trex.config import Config
-from trex.errors import ExitCode, TrexError
+from trex.errors import ExitCode
 from trex.records.base import RecordError
 from trex.records.events import AttemptEnded, AttemptStarted, read_events
 from trex.records.job_state import JobState, State
@@ -26,25 +24,6 @@ from trex.records.submission import Submission
 Standing = Literal["done", "running", "waiting", "failed", "gone", "open", "stale"]
 #: Which state of its parts a stage shows, the most pressing first.
 _PRESSING: tuple[Standing, ...] = ("failed", "gone", "running", "waiting", "open", "stale", "done")
-
-
-@dataclass(frozen=True)
-class Accounted:
-    """What accounting says of one start of a job."""
-
-    job_id: str
-    state: str  #: COMPLETED, REQUEUED, NODE_FAIL, …
-    seconds: int
-
-
-@dataclass(frozen=True)
-class Slurm:
-    """Slurm's answers; empty where it does not answer."""
-
-    jobs: dict[tuple[str, str], queue.QueuedJob]  #: by job id and comment
-    records: dict[str, list[Accounted]]  #: starts of each job, oldest first
-    answers: bool  #: False: nothing can be said about what is not in the queue
-    accounting: bool
 
 
 @dataclass(frozen=True)
@@ -106,53 +85,46 @@ class RunStatus:
 
     @property
     def advice(self) -> str:
-        """The command that continues the run, where it does not go on by itself."""
+        """The command that continues the run, where it does not continue by itself."""
         stuck = any(stage.state in ("failed", "gone") for stage in self.stages)
         return f"trex retry {self.name}" if stuck else ""
 
 
-def ask_slurm(runs: Sequence[RunDir]) -> Slurm:
-    """One squeue and one sacct for all the jobs of `runs`; none of them if nothing was submitted."""
-    places = [place for run in runs for _, place in jobs_of(Submission.of(run).records)]
-    if not places:
-        return Slurm({}, {}, answers=True, accounting=False)
-    try:
-        jobs = {(job.job_id, job.comment): job for job in queue.queued_jobs()}
-    except TrexError:
-        return Slurm({}, {}, answers=False, accounting=False)
-    ids = ",".join(sorted({job_id.partition("_")[0] for job_id, _ in places}))
-    words = ["sacct", "--duplicates", "--allocations", "--noheader", "--parsable2", f"--jobs={ids}"]
-    whole = {**environment.outside_allocation(), "SLURM_BITSTR_LEN": "0"}  # else long lists of elements end in dots
-    answer = programs.run([*words, "--format=JobID,State,ElapsedRaw"], timeout=60, env=whole)
-    records: dict[str, list[Accounted]] = {}
-    for line in answer.stdout.splitlines() if answer.ok else []:
-        job_id, state, seconds = line.split("|")[:3]
-        for one in queue.elements(job_id):
-            records.setdefault(one, []).append(Accounted(one, state.split()[0], int(seconds or 0)))
-    return Slurm(jobs, records, answers=True, accounting=answer.ok)
-
-
-def status_of(run: RunDir, config: Config, slurm: Slurm) -> RunStatus:
+def status_of(run: RunDir, config: Config, answers: Answers) -> RunStatus:
     """Put together what is known of one run."""
     status = RunStatus(run.name, str(run.root), epochs=config.train.epochs)
-    submissions = Submission.of(run)
-    status.damaged += map(str, submissions.damaged)
-    places = jobs_of(submissions.records)
-    queued = {key: place for key, place in places if place in slurm.jobs}
-    submitted = dict(places) | queued  # the newest of each key; what is in the queue comes first
+    jobs = _jobs(run, answers, status)
     for stage in STAGES:
-        if stage == "train" and config.extract.weights != "trained" and "train" not in submitted:
+        if stage == "train" and config.extract.weights != "trained" and "train" not in jobs.newest:
             continue
         finished = _finished(run, config, stage)
         parts = [
-            _part(run, key, is_finished, submitted, _recorded(run, key, status), slurm)
-            for key, is_finished in finished.items()
+            _part(run, key, is_finished, jobs, _recorded(run, key, status)) for key, is_finished in finished.items()
         ]
         if parts:  # without datasets there is nothing to extract and to probe
             status.stages.append(StageStatus(stage, parts))
     _read_progress(run, config, status)
-    _read_attempts(run, status, slurm)
+    _read_attempts(run, status, answers)
     return status
+
+
+@dataclass(frozen=True)
+class _Jobs:
+    """What is known of the jobs of a run, apart from its own files."""
+
+    newest: Mapping[str, str]  #: of each key; a job that is in the queue comes before one that is not
+    queued: Mapping[str, QueuedJob]  #: the newest of each key
+    submitted: frozenset[str]  #: all that ever were
+    answers: Answers
+
+
+def _jobs(run: RunDir, answers: Answers, status: RunStatus) -> _Jobs:
+    submissions = Submission.of(run)
+    status.damaged += map(str, submissions.damaged)
+    submitted = [pair for one in submissions.records for pair in one.jobs.items()]
+    queued = {job.key: job for job in answers.queued.get(run.root, ())}
+    newest = dict(submitted) | {key: job.job for key, job in queued.items()}
+    return _Jobs(newest, queued, frozenset(job for _, job in submitted), answers)
 
 
 def _finished(run: RunDir, config: Config, stage: Stage) -> dict[str, bool]:
@@ -164,15 +136,6 @@ def _finished(run: RunDir, config: Config, stage: Stage) -> dict[str, bool]:
     return {f"{stage}-{item.name}": is_there(run, config, stage, item) for item in items(stage, config)}
 
 
-def is_reported(run: RunDir) -> bool:
-    """Whether there is a report that is no older than the results and the training's metrics."""
-    page = run.report_page
-    if not page.exists():
-        return False
-    sources = [run.metrics, *run.probe_results()]
-    return all(path.stat().st_mtime_ns <= page.stat().st_mtime_ns for path in sources if path.exists())
-
-
 def _recorded(run: RunDir, key: str, status: RunStatus) -> JobState | None:
     try:
         return JobState.of(run, key)
@@ -181,47 +144,39 @@ def _recorded(run: RunDir, key: str, status: RunStatus) -> JobState | None:
         return None
 
 
-def _part(
-    run: RunDir, key: str, finished: bool, submitted: dict[str, tuple[str, str]], recorded: JobState | None,
-    slurm: Slurm,
-) -> JobStatus:  # fmt: skip
+def _part(run: RunDir, key: str, finished: bool, jobs: _Jobs, recorded: JobState | None) -> JobStatus:
     """One part's state: what is on disk counts first, then the queue, then what its last start left."""
-    place = submitted.get(key)
-    queued = slurm.jobs.get(place) if place else None
-    if queued is not None and not (finished and queued.state == "PENDING"):
-        if queued.state == "PENDING":
-            return JobStatus(key, "waiting", queued.job_id, queued.reason)
-        return JobStatus(key, "running", queued.job_id, f"on {queued.nodes} for {queued.elapsed}, {queued.left} left")
+    job, queued = jobs.newest.get(key), jobs.queued.get(key)
+    if queued is not None and not (finished and queued.state is QueueState.WAITING):
+        if queued.state is QueueState.WAITING:
+            return JobStatus(key, "waiting", queued.job, queued.reason)
+        return JobStatus(key, "running", queued.job, f"on {queued.nodes} for {queued.elapsed}, {queued.left} left")
     if finished:
-        return JobStatus(key, "done", place[0] if place else None, "")
+        return JobStatus(key, "done", job, "")
     if key == "report" and run.report_page.exists() and (recorded is None or recorded.state == State.DONE):
         return JobStatus(key, "stale", None, f"older than the results: trex report {run.name} renews it")
-    if recorded is not None and (place is None or _is_newer(recorded.job, place[0])):
+    if recorded is not None and recorded.job not in jobs.submitted:
         return _local_part(run, key, recorded)
-    if place is None:
+    if job is None:
         return JobStatus(key, "open", None, "")
-    return _vanished(key, place[0], recorded, slurm)
-
-
-def _is_newer(job: str, submitted: str) -> bool:
-    """Whether a state was left by a job of this machine after the last submission."""
-    return job != submitted and not job.startswith(submitted.partition("_")[0])
+    return _vanished(key, job, recorded, jobs.answers)
 
 
 def _local_part(run: RunDir, key: str, recorded: JobState) -> JobStatus:
     if recorded.state == State.RUNNING:
         if run.lock(key).exists():
             return JobStatus(key, "running", recorded.job, "on this machine")
-        return JobStatus(key, "gone", recorded.job, "died")
+        return JobStatus(key, "gone", recorded.job, "ended without a record")
     return JobStatus(key, "failed" if recorded.state == State.FAILED else "gone", recorded.job, recorded.reason)
 
 
-def _vanished(key: str, job: str, recorded: JobState | None, slurm: Slurm) -> JobStatus:
+def _vanished(key: str, job: str, recorded: JobState | None, answers: Answers) -> JobStatus:
     """A submitted job that is no longer in the queue, and did not finish."""
-    if not slurm.answers:
-        return JobStatus(key, "waiting", job, "Slurm does not answer: not known whether it is in the queue")
-    records = slurm.records.get(job) or slurm.records.get(job.partition("_")[0], [])
-    ending = f"ended as {records[-1].state}" if records else "is no longer in the queue"
+    if answers.silent:
+        titles = " and ".join(answers.silent)
+        return JobStatus(key, "waiting", job, f"{titles} does not answer: not known whether it is in the queue")
+    starts = answers.starts.get(job)
+    ending = f"ended as {starts[-1].ending}" if starts else "is no longer in the queue"
     if recorded is None or recorded.job != job:
         return JobStatus(key, "gone", job, f"{ending} before it began")
     if recorded.state == State.FAILED:
@@ -237,7 +192,7 @@ class _Attempt:
 
     start: AttemptStarted
     end: AttemptEnded | None = None
-    accounted: Accounted | None = None
+    accounted: Start | None = None  #: what accounting says of it
 
 
 def _read_progress(run: RunDir, config: Config, status: RunStatus) -> None:
@@ -278,14 +233,14 @@ def _ratio(value: float, by: float) -> float | None:
     return ratio if abs(ratio) < 1e15 else None
 
 
-def _read_attempts(run: RunDir, status: RunStatus, slurm: Slurm) -> None:
+def _read_attempts(run: RunDir, status: RunStatus, answers: Answers) -> None:
     """Restarts of the training, why each start ended, and the time that all of them held."""
     events = read_events(run.events)
     status.damaged += map(str, events.damaged)
     attempts: list[_Attempt] = []
     for event in events.records:
         if isinstance(event, AttemptStarted) and event.stage == "train":
-            attempts.append(_Attempt(event, accounted=_accounted(event, slurm)))
+            attempts.append(_Attempt(event, accounted=_accounted(event, answers)))
         elif isinstance(event, AttemptEnded) and event.stage == "train" and attempts:
             attempts[-1].end = event
     status.restarts = max(len(attempts) - 1, 0)
@@ -294,16 +249,16 @@ def _read_attempts(run: RunDir, status: RunStatus, slurm: Slurm) -> None:
     status.allocated_seconds = sum(_held(one, running and one is attempts[-1]) for one in attempts)
 
 
-def _accounted(start: AttemptStarted, slurm: Slurm) -> Accounted | None:
-    records = slurm.records.get(start.job, [])
-    return records[start.restart] if start.restart < len(records) else None
+def _accounted(start: AttemptStarted, answers: Answers) -> Start | None:
+    starts = answers.starts.get(start.job, [])
+    return starts[start.restart] if start.restart < len(starts) else None
 
 
 def _why(attempt: _Attempt) -> str:
     end = attempt.end
     signals = {"SIGTERM": "preempted or cancelled", "SIGUSR2": "time limit or preemption", "SIGINT": "Ctrl-C"}
     if end is None:
-        return f"died ({attempt.accounted.state})" if attempt.accounted is not None else "ended without a record"
+        return "ended without a record" + (f" ({attempt.accounted.ending})" if attempt.accounted is not None else "")
     if end.code == ExitCode.INTERRUPTED:
         return f"{signals.get(end.signal or '', 'told to stop')}, {end.reason.partition(';')[0]}"
     return end.reason

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jobs.plan.cluster import TIME, WORD, Cluster, StageResources
+from jobs.plan.cluster import WORD, Cluster, StageResources
 from trex.config import Config
 from trex.config.loader import to_dict
 from trex.config.schema import DATASET, NAME
@@ -41,7 +41,7 @@ CLUSTERS = """
 what each job asks for; `CLUSTER=<name>` or `--cluster` picks one. `example.yaml` shows all of it in use,
 [slurm.md](slurm.md) says what happens.
 
-- A *time* is one of Slurm's forms: `minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours`,
+- `time` on Slurm is one of its forms: `minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours`,
   `days-hours:minutes`, `days-hours:minutes:seconds`.
 - A *word* has no spaces, so that nothing in it can become a line of its own in the batch script.
 """
@@ -54,7 +54,7 @@ The same for each `<stage>`: `train`, `extract`, `probe`, `report`.
 
 TABLE = "\n| setting | allowed | default | meaning |\n|---|---|---|---|"
 _KINDS = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}
-_PATTERNS = {NAME: "name", DATASET: "name, or `torchvision:` and a name", WORD: "word", TIME: "time"}
+_PATTERNS = {NAME: "name", DATASET: "name, or `torchvision:` and a name", WORD: "word"}
 
 
 def recipe() -> Iterator[str]:

@@ -6,15 +6,27 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a process tells its caller. Only INTERRUPTED, and a bounded number of deaths by signal, are requeued."""
+    """How a command or a job ended. Only INTERRUPTED, and a limited number of ends by a signal, are requeued.
 
-    DONE = 0  #: finished, also when there was nothing left to do
-    FAULT = 1  #: a fault of the program or of the machine
-    USER_ERROR = 2  #: a mistake in the config, the data or the command
-    LOCKED = 3  #: a living job holds the run
-    INTERRUPTED = 75  #: saved, and wants to go on
-    RESUME_REFUSED = 77  #: the config or the world changed since the checkpoint
-    NO_PROGRESS = 78  #: restarted without getting any further
+    The command line's help, docs/checkpoints.md and the batch script take numbers and meanings from here.
+    """
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str = "") -> ExitCode:
+        """A code with what it means, for a person."""
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        return code
+
+    DONE = 0, "done, also when there was nothing left to do"
+    FAULT = 1, "an error of the program or the machine"
+    USER_ERROR = 2, "a mistake in config, data or command"
+    LOCKED = 3, "a running job holds the run"
+    INTERRUPTED = 75, "stopped and saved; the same command continues"
+    RESUME_REFUSED = 77, "resume refused: config, data or number of processes changed"
+    NO_PROGRESS = 78, "started several times without progress"
 
 
 class TrexError(Exception):

@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-from jobs import environment, programs
+from jobs.backend import Finding, backend
 from jobs.launch import choose_cluster
-from jobs.plan.cluster import Cluster, StageResources
+from jobs.plan.cluster import Cluster
 from jobs.plan.memory import require_memory
 from jobs.plan.runs import open_config
-from jobs.plan.spec import STAGES, Stage, TaskSpec
 from trex.config import Config, load
 from trex.config.compare import differences
 from trex.config.loader import to_dict
 from trex.config.schema import WEIGHTS_OF_RUN
-from trex.errors import ExitCode, TrexError, UserError
+from trex.errors import ExitCode, UserError
 from trex.records.manifest import checkpoint_folders
 from trex.records.run_dir import RunDir
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    ok: bool
-    text: str
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `trex check`."""
     parser = subparsers.add_parser(
         "check",
-        help="find what would fail: config, data, Slurm's limits, disk, rights",
+        help="find what would fail: config, data, the cluster's limits, disk, rights",
         description="Find what would fail before it is queued: the config, the data folders and their counts, whether "
-        "Slurm would take each stage's job (sbatch --test-only), disk space, write rights. Changes nothing; exits "
-        "with 2 if there is something to mend.",
+        "the cluster would take each stage's job, disk space, write rights. Changes nothing; exits with 2 if there is "
+        "something to fix.",
     )
     parser.add_argument("target", metavar="CONFIG", help="a config file, or a run folder")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings on top of the config")
@@ -59,37 +47,26 @@ def _check(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}\n")
         sys.stdout.flush()
     if failed:
-        sys.stdout.write(f"{failed} to mend before it can run\n")
+        sys.stdout.write(f"{failed} to fix before it can run\n")
     return ExitCode.USER_ERROR if failed else ExitCode.DONE
 
 
 def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
     """Look at everything, one after the other; changes nothing."""
     yield Finding(True, f"config: {config.name}, {config.model.encoder} on {config.data.dataset}, all values valid")
-    yield from _try(lambda: _same_run(run, config))
-    yield from _try(lambda: _encoder(config))
+    yield Finding.of(lambda: _same_run(run, config))
+    yield Finding.of(lambda: _encoder(config))
     yield from _files(run, config)
     trains = config.extract.weights == "trained"
     if trains:
-        yield from _try(lambda: _batch(config, cluster))
+        yield Finding.of(lambda: _batch(config, cluster))
     images: dict[str, int] = {}
     for name in dict.fromkeys((*([config.data.dataset] if trains else []), *config.extract.datasets)):
-        yield from _try(lambda name=name: _data(name, config, images))  # type: ignore[misc]
-    yield from _try(lambda: _memory(config, cluster))
-    yield from _try(lambda: _write_rights(run))
-    yield from _try(lambda: _space(run, config, images))
-    if cluster.kind == "slurm":
-        yield from _slurm(run, cluster)
-
-
-def _try(look: Callable[[], str]) -> Iterator[Finding]:
-    """The finding of one look; an error that is meant for the user is one that failed."""
-    try:
-        text = look()
-    except TrexError as error:
-        yield Finding(False, str(error))
-        return
-    yield Finding(True, text)
+        yield Finding.of(lambda name=name: _data(name, config, images))  # type: ignore[misc]
+    yield Finding.of(lambda: _memory(config, cluster))
+    yield Finding.of(lambda: _write_rights(run))
+    yield Finding.of(lambda: _space(run, config, images))
+    yield from backend(cluster.kind).check(run, config, cluster)
 
 
 def _same_run(run: RunDir, config: Config) -> str:
@@ -116,9 +93,9 @@ def _encoder(config: Config) -> str:
 def _files(run: RunDir, config: Config) -> Iterator[Finding]:
     """The weights files that the config names, read and compared with its model."""
     if config.extract.weights not in WEIGHTS_OF_RUN:
-        yield from _try(lambda: _weights(config))
+        yield Finding.of(lambda: _weights(config))
     if config.train.start is not None and not checkpoint_folders(run.checkpoints):  # else it is not read any more
-        yield from _try(lambda: _start(config))
+        yield Finding.of(lambda: _start(config))
 
 
 def _weights(config: Config) -> str:
@@ -152,16 +129,14 @@ def _encoder_size(config: Config) -> tuple[int, int]:
 
 
 def _batch(config: Config, cluster: Cluster) -> str:
-    if cluster.kind == "local":
-        return f"batch: {config.train.batch_size} images a step"
-    world = cluster.train.nodes * cluster.train.tasks
-    if config.train.batch_size % world:
+    batch, world = config.train.batch_size, cluster.train.nodes * cluster.train.tasks
+    if batch % world:
         raise UserError(
-            f"batch: train.batch_size is {config.train.batch_size}, and the cluster file asks for {world} training "
-            f"processes: the batch must be a multiple of them"
+            f"batch: train.batch_size is {batch}, and the cluster file asks for {world} training processes: the batch "
+            f"must be a multiple of them"
         )
-    each = config.train.batch_size // world
-    return f"batch: {config.train.batch_size} images a step, {each} on each of {world} processes"
+    each = f", {batch // world} on each of {world} processes" if world > 1 else ""
+    return f"batch: {batch} images per step{each}"
 
 
 def _data(name: str, config: Config, images: dict[str, int]) -> str:
@@ -179,11 +154,6 @@ def _memory(config: Config, cluster: Cluster) -> str:
     largest = require_memory(config, cluster)
     if not largest:
         return "memory: not known before the extraction, for datasets without official counts"
-    if cluster.kind == "local":
-        here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-        if largest > here:
-            raise UserError(f"memory: a probe takes up to {largest:.1f} GB, this machine has {here:.1f}: set "
-                            f"probe.memory_gb={0.7 * here:.0f}, which is slower")  # fmt: skip
     return f"memory: the largest probe takes {largest:.1f} GB"
 
 
@@ -215,61 +185,3 @@ def _space(run: RunDir, config: Config, images: dict[str, int]) -> str:
 
 def _existing(path: Path) -> Path:
     return next(parent for parent in (path, *path.parents) if parent.is_dir())
-
-
-# ---- Slurm
-
-
-def _slurm(run: RunDir, cluster: Cluster) -> Iterator[Finding]:
-    answer = programs.run(["sinfo", "--all", "--noheader", "--format", "%R"], timeout=30)  # hidden partitions too
-    if not answer.ok:
-        yield Finding(False, f"slurm: sinfo does not answer: {answer.stderr.strip()}")
-        return
-    partitions = sorted(set(answer.stdout.split()))
-    for stage in STAGES:
-        yield from _try(lambda stage=stage: _stage(run, cluster, stage, partitions))  # type: ignore[misc]
-    accounting = programs.run(["sacct", "--noheader", "--allocations"], timeout=30).ok
-    yield Finding(True, f"slurm: {'accounting answers' if accounting else 'no accounting; status works without'}")
-
-
-def _stage(run: RunDir, cluster: Cluster, stage: Stage, partitions: list[str]) -> str:
-    """Ask Slurm whether it would take the stage's job, without submitting it."""
-    from jobs.slurm.submit import Submitter, Work
-
-    wanted = cluster.stage(stage)
-    for partition in (wanted.partition or "").split(","):
-        if partition and partition not in partitions:
-            raise UserError(
-                f"slurm: {stage}: there is no partition {partition!r} for you; there are: {', '.join(partitions)}"
-            )
-    script = Submitter(run, cluster).text(Work((TaskSpec(stage, str(run.root)),)))
-    answer = programs.run(["sbatch", "--test-only"], timeout=60, env=environment.outside_allocation(), stdin=script)
-    if not answer.ok:
-        raise UserError(f"slurm: {stage}: {_asked(wanted)}: {_reason(answer.stderr)}")
-    return f"slurm: {stage}: {_asked(wanted)}: {_reason(answer.stderr)}{_notice(wanted)}"
-
-
-def _asked(stage: StageResources) -> str:
-    gpus = f", {stage.gpus_per_node} GPUs each" if stage.gpus_per_node else ""
-    where = f" in {stage.partition}" if stage.partition else ""
-    return f"{stage.nodes} node{'s' if stage.nodes > 1 else ''}{gpus}, {stage.time}{where}"
-
-
-def _reason(text: str) -> str:
-    """What sbatch says, without its own name before it."""
-    lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in text.strip().splitlines()]
-    return "; ".join(lines)
-
-
-def _notice(stage: StageResources) -> str:
-    """How much notice a preempted job gets in this partition."""
-    if stage.partition is None:
-        return ""
-    answer = programs.run(["scontrol", "show", "partition", "--oneliner", stage.partition], timeout=30)
-    values = dict(word.split("=", 1) for word in answer.stdout.split() if "=" in word)
-    if values.get("PreemptMode", "OFF") == "OFF":
-        return ""
-    config = programs.run(["scontrol", "show", "config"], timeout=30).stdout
-    if re.search(r"^PreemptType\s*=\s*preempt/qos", config, re.MULTILINE):
-        return "; the notice of a preemption is the GraceTime of the QOS, which is not known here"
-    return f"; a preemption comes with {values.get('GraceTime', '?')} s of notice"

@@ -8,8 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from jobs.backend import load_cluster
 from jobs.environment import available_cpus
-from jobs.plan.cluster import load_cluster
 from trex.config import Config, load
 from trex.config.schema import DATASET, NAME, DataConfig
 from trex.errors import ExitCode, TrexError, UserError

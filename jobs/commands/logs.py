@@ -1,4 +1,4 @@
-"""`trex logs RUN`: what the newest job of each stage printed, or prints."""
+"""`trex logs RUN`: what the newest of a run's jobs printed, or prints."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 from jobs.plan.runs import open_run
-from jobs.slurm.chain import waiting_jobs
+from jobs.submissions import queued_jobs
 from trex.errors import ExitCode, UserError
 from trex.records.run_dir import RunDir
 
-#: Seconds from one look at the queue to the next.
+#: Seconds from one question to the queue to the next.
 _PAUSE = 2.0
 
 
@@ -21,16 +21,16 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = commands.add_parser(
         "logs",
         help="the log of a run's newest job, of one of its datasets or ranks",
-        description="Print what the newest of a run's jobs wrote, on Slurm or on this machine; its path goes first, "
-        "to the error stream.",
+        description="Print what the newest of a run's jobs wrote, on a cluster or on this machine; its path comes "
+        "first, on the error stream.",
     )
     parser.add_argument("run", metavar="RUN", help="a run folder, or just its name")
     parser.add_argument(
         "--follow",
         action="store_true",
-        help="go on printing what is added; wait for a job that is in the queue to begin",
+        help="continue to print what is added; wait for a job that is in the queue to begin",
     )
-    parser.add_argument("--job", metavar="ID", help="another job than the newest, such as 123 or 123_4")
+    parser.add_argument("--job", metavar="ID", help="another job than the newest, by the id that `trex status` shows")
     parser.add_argument("--rank", type=int, default=0, metavar="N", help="another process than the first")
     parser.set_defaults(handler=_logs)
 
@@ -64,12 +64,12 @@ def _log_to_come(run: RunDir, job: str | None, rank: int) -> Path:
         except UserError:
             if not may_come:
                 raise
-        queued = [one for one in waiting_jobs(run).values() if job in (None, one.job_id)]
-        may_come = bool(queued)  # if not: one more look, for the last may have begun and ended since
+        queued = [one for one in queued_jobs(run) if job in (None, one.job)]
+        may_come = bool(queued)  # if not: check once more, for the last may have begun and ended since
         if may_come and not said:
             first = queued[0]
             sys.stderr.write(
-                f"trex: no log yet: job {first.job_id} is {first.state} ({first.reason}), waiting for it\n"
+                f"trex: no log yet: job {first.job} is {first.state.value} ({first.reason}), waiting for it\n"
             )
             said = True
         time.sleep(_PAUSE if may_come else 0)

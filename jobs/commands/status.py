@@ -1,4 +1,4 @@
-"""`trex status`: every run's stages, progress, restarts and goodput. `trex logs`: what a run's jobs print."""
+"""`trex status`: every run's stages, progress, restarts and goodput."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.commands import logs
 from jobs.plan.runs import open_run
-from jobs.run_status import RunStatus, StageStatus, ask_slurm, status_of
+from jobs.run_status import RunStatus, StageStatus, status_of
+from jobs.submissions import ask
 from trex.config import Config
 from trex.errors import ExitCode, TrexError, UserError
 from trex.records.run_dir import RunDir
@@ -21,7 +21,7 @@ _WATCH_SECONDS = 30
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `trex status` and `trex logs`."""
+    """Add `trex status`."""
     status = commands.add_parser(
         "status",
         help="every run: stages, step, speed, time left, restarts, goodput",
@@ -30,10 +30,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "the queue unfinished is shown as GONE, with the command that continues it.",
     )
     status.add_argument("runs", nargs="*", metavar="RUN", help="run folders or names (default: all of runs/)")
-    status.add_argument("--watch", action="store_true", help=f"show it anew every {_WATCH_SECONDS} s")
+    status.add_argument("--watch", action="store_true", help=f"show it again every {_WATCH_SECONDS} s")
     status.add_argument("--json", action="store_true", help="for programs")
     status.set_defaults(handler=_status)
-    logs.register(commands)
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -67,17 +66,17 @@ def collect(targets: Sequence[str]) -> list[RunStatus]:
         if not run.config.exists():
             raise UserError(f"{run.root}: there is no such run yet")
         runs.append((run, config))
-    slurm = ask_slurm([run for run, _ in runs])
-    if not slurm.answers:
-        sys.stderr.write("trex: Slurm does not answer: shown is what the runs' own files say\n")
-    found = [status_of(run, config, slurm) for run, config in runs]
+    answers = ask([run for run, _ in runs])
+    for title in answers.silent:
+        sys.stderr.write(f"trex: {title} does not answer: shown is what the runs' own files say\n")
+    found = [status_of(run, config, answers) for run, config in runs]
     for problem in (problem for one in found for problem in one.damaged):
         sys.stderr.write(f"trex: left out: {problem}\n")
     return found
 
 
 def as_text(runs: Sequence[RunStatus]) -> str:
-    """A few lines a run."""
+    """A few lines per run."""
     if not runs:
         return "no runs yet"
     blocks = []

@@ -155,3 +155,12 @@ def is_trained(run: RunDir) -> bool:
     """Whether the newest checkpoint says that the training is complete."""
     newest = newest_manifest(run.checkpoints)
     return newest is not None and newest[1].finished
+
+
+def is_reported(run: RunDir) -> bool:
+    """Whether there is a report that is no older than the results and the training's metrics."""
+    page = run.report_page
+    if not page.exists():
+        return False
+    sources = [run.metrics, *run.probe_results()]
+    return all(path.stat().st_mtime_ns <= page.stat().st_mtime_ns for path in sources if path.exists())

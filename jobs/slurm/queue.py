@@ -1,4 +1,4 @@
-"""What Slurm says about the queue: one call each, whatever the number of jobs."""
+"""What Slurm says about its queue and of past jobs: one call each, whatever the number of jobs."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jobs import programs
+from jobs.backend import QueueState, Start
+from jobs.slurm.ids import JobId, elements
+from jobs.slurm.variables import outside_allocation
 from trex.errors import TrexError
 
-_FIELDS = ("%i", "%T", "%r", "%k", "%j", "%M", "%L", "%N")
+#: Id, state, why it waits, comment, time that it has run and may still run, nodes.
+_FIELDS = ("%i", "%T", "%r", "%k", "%M", "%L", "%N")
+_STATES = {"PENDING": QueueState.WAITING, "COMPLETING": QueueState.ENDING}
 
 
 @dataclass(frozen=True)
-class QueuedJob:
+class Entry:
     """A job, or one element of an array, that Slurm still holds."""
 
-    job_id: str  #: `123`, or `123_4` for an array's element
-    state: str  #: PENDING, RUNNING, …
+    id: JobId
+    state: QueueState
     reason: str  #: why it waits
     comment: str
-    name: str
     elapsed: str
     left: str
     nodes: str
 
 
-def queued_jobs() -> list[QueuedJob]:
+def entries() -> list[Entry]:
     """This user's jobs in the queue, array elements apart.
 
     Raises:
@@ -39,16 +43,20 @@ def queued_jobs() -> list[QueuedJob]:
     if not answer.ok:
         raise TrexError(f"squeue does not answer: {answer.stderr.strip()}")
     rows = (line.split("|") for line in answer.stdout.splitlines())
-    return [QueuedJob(*row) for row in rows if len(row) == len(_FIELDS)]
+    return [_entry(*row) for row in rows if len(row) == len(_FIELDS)]
 
 
-def cancel(job_ids: Iterable[str]) -> None:
-    """Cancel jobs; one that has ended meanwhile is no error.
+def _entry(job: str, state: str, *rest: str) -> Entry:
+    return Entry(JobId.parse(job), _STATES.get(state, QueueState.RUNNING), *rest)
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Cancel jobs, or arrays as a whole; one that has ended meanwhile is no error.
 
     Raises:
         TrexError: if Slurm refuses.
     """
-    ids = sorted(set(job_ids))
+    ids = sorted(set(jobs))
     if not ids:
         return
     answer = programs.run(["scancel", *ids], timeout=60)
@@ -56,17 +64,18 @@ def cancel(job_ids: Iterable[str]) -> None:
         raise TrexError(f"scancel failed: {answer.stderr.strip()}")
 
 
-def elements(job_id: str) -> list[str]:
-    """The jobs that an id of Slurm's stands for: `12_[0-2,7%4]`, an array that waits, is 12_0, 12_1, 12_2 and 12_7."""
-    found = re.fullmatch(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]", job_id)
-    if found is None:
-        return [job_id]
-    ids = []
-    for part in found[2].split(","):
-        span, _, step = part.partition(":")
-        first, _, last = span.partition("-")
-        ids += [f"{found[1]}_{number}" for number in range(int(first), int(last or first) + 1, int(step or 1))]
-    return ids
+def past_starts(jobs: Iterable[JobId]) -> dict[JobId, list[Start]]:
+    """What accounting says of each start of `jobs`, oldest first; empty where there is no accounting."""
+    arrays = ",".join(sorted({job.array for job in jobs}))
+    words = ["sacct", "--duplicates", "--allocations", "--noheader", "--parsable2", f"--jobs={arrays}"]
+    whole = {**outside_allocation(), "SLURM_BITSTR_LEN": "0"}  # else long lists of elements end in dots
+    answer = programs.run([*words, "--format=JobID,State,ElapsedRaw"], timeout=60, env=whole)
+    found: dict[JobId, list[Start]] = {}
+    for line in answer.stdout.splitlines() if answer.ok else []:
+        text, state, seconds = line.split("|")[:3]
+        for job in elements(text):
+            found.setdefault(job, []).append(Start(state.split()[0], int(seconds or 0)))
+    return found
 
 
 def largest_array() -> int:

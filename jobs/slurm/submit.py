@@ -10,23 +10,22 @@ import shlex
 import stat
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from jobs import environment
 from jobs.plan.cluster import WORD, Cluster
-from jobs.plan.spec import TaskSpec
-from jobs.slurm import queue
+from jobs.slurm import KIND, queue
+from jobs.slurm.ids import JobId
+from jobs.slurm.limits import lead, names_gpus
 from jobs.slurm.snapshot import code_digest, take_snapshot
+from jobs.slurm.variables import leave_allocation, sbatch_defaults
+from jobs.slurm.work import Work, sbatch_words
 from jobs.worker.attempts import MAX_STARTS_WITHOUT_PROGRESS
 from jobs.worker.task import run_task
 from trex.errors import ExitCode, TrexError, UserError
 from trex.records.run_dir import RunDir
-from trex.records.stage import Stage
 from trex.records.submission import Submission
 
 #: What sbatch says when the controller is busy or restarting; asking again helps.
@@ -37,25 +36,6 @@ _TRANSIENT = (
 _PAUSES = (1.0, 3.0, 9.0)
 
 
-@dataclass(frozen=True)
-class Work:
-    """One call of sbatch: a job, or an array with an element a spec. All specs are of one stage of one run."""
-
-    specs: tuple[TaskSpec, ...]
-    dependency: str = ""  #: what has to end before, in the words of sbatch, such as afterok:12
-    parallel: int = 0  #: elements that run at once; 0: as many as the cluster lets
-
-    @property
-    def stage(self) -> Stage:
-        """The stage of all specs."""
-        return self.specs[0].stage
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Name of the state file of each spec."""
-        return tuple(spec.keys[0] for spec in self.specs)
-
-
 class Submitter:
     """Submits the work of one run to one cluster."""
 
@@ -63,7 +43,7 @@ class Submitter:
         """Raises UserError if the run's path or one of the SBATCH_ variables cannot stand in a batch script."""
         self.run, self.cluster = run, cluster
         self.folder = run.slurm_jobs
-        self.defaults = environment.sbatch_defaults()
+        self.defaults = sbatch_defaults()
         if not str(run.root).isprintable() or set("%\\") & set(str(run.root)):
             raise UserError(
                 f"{str(run.root)!r}: Slurm cannot write logs there: choose a path without \\, % or controls"
@@ -79,11 +59,11 @@ class Submitter:
             executor.parameters["map_count"] = len(work.specs)
         return str(executor._make_submission_file_text(executor._submitit_command_str, "<unique>"))
 
-    def submit(self, work: Work) -> dict[str, str]:
+    def submit(self, work: Work) -> dict[str, JobId]:
         """Submit `work`.
 
         Returns:
-            The job id of each key: `123`, or `123_4` for an array's element.
+            The job of each key.
 
         Raises:
             UserError: if Slurm refuses it; TrexError: if Slurm does not answer. No job is left in the queue then.
@@ -91,20 +71,21 @@ class Submitter:
         make_private(self.run.jobs)
         self.folder.mkdir(exist_ok=True, mode=0o700)
         code = take_snapshot(self.run)
-        environment.leave_allocation()
+        leave_allocation()
         logging.getLogger("submitit").setLevel(logging.ERROR)
         comment = f"{self._label(work)}:{secrets.token_hex(6)}"
         ids = self._call_sbatch(work, self._executor(work, code, comment), comment)
         jobs = dict(zip(work.keys, ids, strict=True))
-        Submission(round(time.time(), 3), work.stage, jobs, comment, code=code.name, dependency=work.dependency).append(
-            self.run.submissions
-        )
+        Submission(
+            round(time.time(), 3), KIND, work.stage, {key: str(job) for key, job in jobs.items()}, comment,
+            code=code.name, dependency=sbatch_words(work.waits),
+        ).append(self.run.submissions)  # fmt: skip
         return jobs
 
     def _label(self, work: Work) -> str:
         return f"trex:{self.run.name}:{work.stage}"
 
-    def _call_sbatch(self, work: Work, executor: submitit.SlurmExecutor, comment: str) -> list[str]:
+    def _call_sbatch(self, work: Work, executor: submitit.SlurmExecutor, comment: str) -> list[JobId]:
         """Call sbatch, again if the controller is busy. A reply may be lost after the job was taken: such a job is
         found by its comment and cancelled before the next try, so that there are never two.
         """
@@ -112,7 +93,7 @@ class Submitter:
             try:
                 with executor.batch():
                     jobs = [executor.submit(run_task, spec) for spec in work.specs]
-                return [str(job.job_id) for job in jobs]
+                return [JobId.parse(str(job.job_id)) for job in jobs]
             except (FailedJobError, FailedSubmissionError) as error:
                 message = str(error).strip()
             except RuntimeError as error:  # submitit found no srun
@@ -135,7 +116,7 @@ class Submitter:
         executor.update_parameters(
             job_name=f"{self.run.name}-{work.stage}", nodes=stage.nodes, ntasks_per_node=stage.tasks,
             cpus_per_task=stage.cpus_per_task,
-            gpus_per_node=None if stage.names_gpus else stage.gpus_per_node or None,
+            gpus_per_node=None if names_gpus(stage) else stage.gpus_per_node or None,
             array_parallelism=work.parallel or len(work.specs),
             stderr_to_stdout=True, wckey=None, comment=comment, setup=self._before(code), teardown=self._after(work),
             srun_args=_srun_arguments(stage.cpus_per_task), additional_parameters=self._options(work),
@@ -143,18 +124,18 @@ class Submitter:
         return executor
 
     def _options(self, work: Work) -> dict[str, object]:
-        """Options of sbatch that submitit has no word for, or none that suits."""
+        """Options of sbatch that submitit has no parameter for, or none that suits."""
         stage = self.cluster.stage(work.stage)
-        values: dict[str, object] = {"time": stage.time, "signal": f"USR2@{stage.lead}", "requeue": True}
+        values: dict[str, object] = {"time": stage.time, "signal": f"USR2@{lead(stage)}", "requeue": True}
         named = {"partition": stage.partition, "account": stage.account, "qos": stage.qos}
         values |= self.defaults | {key: value for key, value in named.items() if value}
         if stage.constraint:
             values["constraint"] = stage.constraint
         if stage.memory_gb:
             values["mem"] = f"{stage.memory_gb}G"
-        if work.dependency:
-            values["dependency"] = work.dependency
-            values["kill-on-invalid-dep"] = "yes"  # else it would wait for ever once a job before it has failed
+        if work.waits:
+            values["dependency"] = sbatch_words(work.waits)
+            values["kill-on-invalid-dep"] = "yes"  # else it would wait forever once a job before it has failed
         values |= {key: True if value == "yes" else value for key, value in stage.options.items()}
         return values
 
@@ -208,20 +189,6 @@ def array_size(cluster: Cluster) -> int:
     return min(queue.largest_array(), cluster.max_array_size or sys.maxsize)
 
 
-def submitted_jobs(run: RunDir) -> list[tuple[str, tuple[str, str]]]:
-    """Key, and job id with comment, of all that was ever submitted, oldest first: a `dict` of it has the newest.
-
-    Raises:
-        RecordError: if a line is damaged: the job that it names may be in the queue.
-    """
-    return jobs_of(Submission.of(run).strict())
-
-
-def jobs_of(submissions: Sequence[Submission]) -> list[tuple[str, tuple[str, str]]]:
-    """The same of some submissions."""
-    return [(key, (job_id, one.comment)) for one in submissions for key, job_id in one.jobs.items()]
-
-
 def make_private(folder: Path) -> None:
     """Create the folder of the job files for its owner alone: submitit's are pickles, and who can exchange one runs
     code as the owner.
@@ -240,7 +207,7 @@ def _cancel_all(comment: str) -> None:
     """Cancel what a call of sbatch left in the queue although it reported a failure."""
     for _ in range(3):
         try:
-            queue.cancel(job.job_id for job in queue.queued_jobs() if job.comment == comment)
+            queue.cancel(str(entry.id) for entry in queue.entries() if entry.comment == comment)
             return
         except TrexError:
             time.sleep(2.0)

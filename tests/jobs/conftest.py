@@ -51,11 +51,11 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 def queued(job_id: str, state: str, comment: str) -> str:
     """A job as squeue prints it."""
-    return f"{job_id}|{state}|None|{comment}|name|0:01|1:00|n1"
+    return f"{job_id}|{state}|None|{comment}|0:01|1:00|n1"
 
 
 def note_submission(run: RunDir, comment: str, **jobs: str) -> None:
     """Let a run have been submitted: the job id of each key, `_` for `-`."""
     named = {key.replace("_", "-", 1): job_id for key, job_id in jobs.items()}
     stage = next(stage for stage in STAGES if next(iter(named)).startswith(stage))
-    Submission(0.0, stage, named, comment, code="", dependency="").append(run.submissions)
+    Submission(0.0, "slurm", stage, named, comment, code="", dependency="").append(run.submissions)

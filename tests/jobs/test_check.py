@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.commands.check import Finding, _slurm, findings
+from jobs.backend import Finding
+from jobs.commands.check import findings
 from jobs.plan.cluster import Cluster, StageResources
+from jobs.slurm.check import findings as slurm_findings
 from tests.jobs.conftest import FakeSlurm
 from trex.config import Config, load
 from trex.records.run_dir import RunDir
@@ -17,7 +19,7 @@ PREEMPTIBLE = "PartitionName=low GraceTime=0 PreemptMode=REQUEUE"
 
 def found(partition: str) -> list[Finding]:
     resources = StageResources(partition=partition)
-    return list(_slurm(RunDir(Path.cwd() / "run"), Cluster(train=resources)))
+    return list(slurm_findings(RunDir(Path.cwd() / "run"), Cluster(train=resources)))
 
 
 @pytest.fixture

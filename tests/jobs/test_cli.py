@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from trex.errors import ExitCode
+
 ROOT = Path(__file__).resolve().parents[2]
 
 TINY = """
@@ -45,6 +47,11 @@ def slow(*values: object) -> object:
 
 def files(home: Path) -> list[str]:
     return sorted(str(path.relative_to(home)) for path in home.rglob("*"))
+
+
+def test_help_lists_every_exit_code(home: Path) -> None:
+    said = trex(home, "--help").stdout
+    assert [f"  {code.value:<3} {code.meaning}\n" in said for code in ExitCode] == [True] * len(ExitCode)
 
 
 def test_every_mistake_is_named_with_file_line_and_nearest_key_and_nothing_is_created(home: Path) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from jobs.backend import load_cluster
 from jobs.cli import main
-from jobs.plan.cluster import Cluster, load_cluster, seconds
+from jobs.plan.cluster import Cluster
 from jobs.plan.spec import TaskSpec
-from jobs.slurm.submit import Submitter, Work
+from jobs.slurm.limits import seconds
+from jobs.slurm.submit import Submitter
+from jobs.slurm.work import Work
 from trex.errors import TrexError, UserError
 from trex.records.run_dir import RunDir
 
@@ -38,6 +41,22 @@ def test_option_that_is_the_toolkits_or_no_option_is_refused(tmp_path: Path, opt
     path = tmp_path / "cluster.yaml"
     path.write_text(f'train:\n  options: {{"{option.encode("unicode_escape").decode()}": "1"}}\n')
     with pytest.raises(TrexError, match=r"cluster\.yaml:2"):
+        load_cluster(str(path))
+
+
+@pytest.mark.parametrize("time", ["soon", "1:2:3:4", "0", "0:59", "1-x"])
+def test_time_that_slurm_would_not_take_is_refused_with_its_place(tmp_path: Path, time: str) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(f'probe:\n  partition: cpu\n  time: "{time}"\n')
+    with pytest.raises(TrexError, match=r"cluster\.yaml:3:\d+: 'probe\.time' is .*expected"):
+        load_cluster(str(path))
+
+
+def test_kind_without_a_back_end_is_refused_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text("data_root: /data\nkind: slrum\n")
+    expected = r"cluster\.yaml:2:\d+: 'kind' is 'slrum': expected one of local, slurm; did you mean 'slurm'"
+    with pytest.raises(TrexError, match=expected):
         load_cluster(str(path))
 
 
@@ -90,7 +109,7 @@ def test_gpus_are_asked_for_once_where_an_option_names_them(tmp_path: Path, opti
 def test_more_processes_than_gpus_of_a_node_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text("train: {gpus_per_node: 1, tasks_per_node: 4}\n")
-    with pytest.raises(TrexError, match=r"has 4 processes for 1 GPUs a node: expected one a GPU"):
+    with pytest.raises(TrexError, match=r"has 4 processes for 1 GPUs per node: expected one per GPU"):
         load_cluster(str(path))
     path.write_text("train: {gpus_per_node: 0, tasks_per_node: 4}\n")
     assert load_cluster(str(path)).train.tasks == 4

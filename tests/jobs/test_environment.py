@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.environment import outside_allocation
+from jobs.slurm.variables import outside_allocation
 
 
 def test_where_slurm_is_and_how_it_is_entered_stays_and_the_allocation_goes(monkeypatch: pytest.MonkeyPatch) -> None:

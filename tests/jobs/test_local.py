@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import local, programs
+from jobs import programs
+from jobs.local import run as local
 from jobs.plan.spec import TaskSpec
 from trex.errors import ExitCode
 from trex.records.job_state import JobState, State

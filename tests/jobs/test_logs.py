@@ -35,7 +35,7 @@ def test_follow_waits_for_a_log_as_long_as_the_job_is_in_the_queue(
     fake_slurm.says("squeue", queued("7", "PENDING", "a"))
     assert main(["logs", "mine", "--follow"]) == 130
     shown = capsys.readouterr()
-    assert shown.err.count("no log yet: job 7 is PENDING") == 1
+    assert shown.err.count("no log yet: job 7 is waiting") == 1
     assert shown.out == "step 1\n"
 
     log.unlink()

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from jobs.slurm.queue import elements, queued_jobs
+from jobs.slurm.ids import JobId, elements
+from jobs.slurm.queue import entries
 from tests.jobs.conftest import FakeSlurm
 
 
@@ -24,7 +25,13 @@ from tests.jobs.conftest import FakeSlurm
     ],
 )
 def test_elements_of_an_array_id(job_id: str, expected: list[str]) -> None:
-    assert elements(job_id) == expected
+    assert [str(job) for job in elements(job_id)] == expected
+
+
+def test_id_of_an_element_has_its_array_and_number() -> None:
+    assert JobId.parse("123_4") == JobId("123", 4)
+    assert JobId.parse("123") == JobId("123", None)
+    assert [str(JobId("123", 4)), str(JobId("123"))] == ["123_4", "123"]
 
 
 def test_queue_is_that_of_the_user_who_asks_whatever_the_login_name_says(
@@ -32,5 +39,5 @@ def test_queue_is_that_of_the_user_who_asks_whatever_the_login_name_says(
 ) -> None:
     monkeypatch.setenv("LOGNAME", "somebody")
     fake_slurm.says("squeue")
-    assert queued_jobs() == []
+    assert entries() == []
     assert f"--user {os.getuid()} " in fake_slurm.asked("squeue")[0]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.plan.cluster import load_cluster
+from jobs.backend import load_cluster
 from jobs.plan.spec import TaskSpec
-from jobs.slurm.submit import Submitter, Work
+from jobs.slurm.submit import Submitter
+from jobs.slurm.work import Work
 from jobs.worker.attempts import MAX_STARTS_WITHOUT_PROGRESS
 from trex.records.job_state import JobState, State
 from trex.records.rendezvous import Canceled

@@ -10,7 +10,7 @@ import pytest
 
 from jobs.cli import main
 from jobs.plan.runs import open_config, save_config
-from jobs.slurm import chain
+from jobs.slurm import held
 from tests.jobs.conftest import FakeSlurm, note_submission, queued
 from trex.features.store import About, write_features
 from trex.records.run_dir import RunDir
@@ -48,7 +48,7 @@ def test_job_that_is_just_ending_is_taken_up_only_when_it_does_not_come_back(
     state: str | None,
     scripts: int,
 ) -> None:
-    monkeypatch.setattr(chain, "_PAUSE", 0.01)
+    monkeypatch.setattr(held, "_PAUSE", 0.01)
     later = [queued("7", state, "trex:mine:train:a")] if state else []
     fake_slurm.says("squeue", queued("7", "COMPLETING", "trex:mine:train:a"), then=later)
     assert main(WORDS) == 0
@@ -79,8 +79,8 @@ def test_retry_goes_on_with_the_training_when_earlier_features_are_in_the_way(
 def test_after_a_minute_the_next_job_waits_for_the_one_that_does_not_end(
     run: RunDir, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chain, "_PAUSE", 0.01)
-    monkeypatch.setattr(chain, "_PATIENCE", 0.05)
+    monkeypatch.setattr(held, "_PAUSE", 0.01)
+    monkeypatch.setattr(held, "_PATIENCE", 0.05)
     fake_slurm.says("squeue", queued("7", "COMPLETING", "trex:mine:train:a"))
     assert main(WORDS) == 0
     shown = capsys.readouterr()

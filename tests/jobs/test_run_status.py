@@ -54,7 +54,7 @@ def test_goodput_and_stops_know_the_starts_of_earlier_jobs(fake_slurm: FakeSlurm
     fake_slurm.says("sacct", "7|NODE_FAIL|100", "8|CANCELLED by 0|200")
     (status,) = collect(["mine"])
     assert fake_slurm.asked("sacct")[0].count("--jobs=7,8") == len(fake_slurm.asked("sacct")) == 1
-    assert status.stops == ["died (NODE_FAIL)"]
+    assert status.stops == ["ended without a record (NODE_FAIL)"]
     assert (status.allocated_seconds, status.goodput) == (300, 0.5)
 
 

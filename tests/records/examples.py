@@ -25,7 +25,7 @@ METRICS = (
     MetricsLine("validation", 20, 1.0, {"loss": 1.0, "top1": 60.0, "top5": 90.0}, 2.0),
 )
 SUBMISSION = Submission(
-    1.0, "extract", {"extract-dtd": "12_0", "extract-pets": "12_1"}, "trex:a:b", "c0de", "afterok:11"
+    1.0, "slurm", "extract", {"extract-dtd": "12_0", "extract-pets": "12_1"}, "trex:a:b", "c0de", "afterok:11"
 )
 ENVIRONMENT = Environment(1.0, "12", "n1", 8, "cuda: X", 4, "3.12.1", "Linux", {"torch": "2.14.1", "timm": None})
 RECORDS: tuple[Record, ...] = (

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from jobs.slurm.queue import elements
+from jobs.slurm.ids import JobId, elements
 
 ROOT = Path(__file__).resolve().parents[2]
 SANDBOX = [sys.executable, str(ROOT / "tools" / "sandbox.py")]
@@ -112,7 +112,7 @@ class Site:
         def states() -> list[str] | None:
             words = ["sacct", "-D", "-X", "-n", "-P", "-j", job_id.partition("_")[0], "-o", "JobID,State"]
             rows = [line.split("|") for line in self.call(*words).stdout.splitlines()]
-            found = [state.split()[0] for name, state in rows if job_id in elements(name)]
+            found = [state.split()[0] for name, state in rows if JobId.parse(job_id) in elements(name)]
             return found if len(found) >= starts and found[-1] not in NOT_THE_END else None
 
         return wait_for(states, 120)

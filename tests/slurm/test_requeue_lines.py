@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.plan.cluster import Cluster, load_cluster
+from jobs.backend import load_cluster
+from jobs.plan.cluster import Cluster
 from jobs.plan.spec import TaskSpec
-from jobs.slurm.submit import Submitter, Work
+from jobs.slurm.submit import Submitter
+from jobs.slurm.work import Work
 from tests.slurm.conftest import Site, make_site, wait_for
 from trex.records.run_dir import RunDir
 

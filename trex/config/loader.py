@@ -12,7 +12,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -70,8 +70,17 @@ def section(cls: type[T], doc: str, *, resumable: bool = False) -> T:
     return field
 
 
-def load(path: Path | None, cls: type[T], overrides: Iterable[str] = ()) -> T:
+def load(
+    path: Path | None,
+    cls: type[T],
+    overrides: Iterable[str] = (),
+    further_problems: Callable[[T], Iterable[tuple[str, str]]] | None = None,
+) -> T:
     """Read the YAML file `path`, or nothing but defaults, as a `cls`, with `section.key=value` overrides on top.
+
+    Args:
+        further_problems: what is wrong with a value that fits its dataclass, where that dataclass cannot know it: the
+            setting, such as `train.options`, and the end of a sentence that begins with it.
 
     Raises:
         ConfigError: with all the mistakes of file and overrides; nothing is created or changed before that.
@@ -81,9 +90,23 @@ def load(path: Path | None, cls: type[T], overrides: Iterable[str] = ()) -> T:
     for assignment in overrides:
         override(tree, assignment, mistakes)
     value = _Converter(mistakes).dataclass(tree, cls, prefix="")
+    if not mistakes and value is not None and further_problems is not None:
+        mistakes += [Mistake(_place(tree, key), f"'{key}' {message}") for key, message in further_problems(value)]
     if mistakes or value is None:
         raise ConfigError(mistakes)
     return value
+
+
+def _place(tree: Branch, key: str) -> str:
+    """Where `section.key` stands; where the file does not say it, the section that it belongs to."""
+    place, node = tree.where, tree
+    for name in key.split("."):
+        place = node.places.get(name, node.where)
+        child = node.values.get(name)
+        if not isinstance(child, Branch):
+            break
+        node = child
+    return place
 
 
 def to_dict(value: Any) -> Any:

@@ -1,7 +1,7 @@
-"""`jobs/submitted.jsonl`: the jobs that were submitted for a run, one call of sbatch per line.
+"""`jobs/submitted.jsonl`: the jobs that were submitted for a run, one job or array of jobs per line.
 
-Whoever submits writes it (jobs/slurm/submit.py); submitting again, `trex retry`, `trex cancel`, `trex logs` and `trex
-status` read it to find the run's jobs in the queue.
+The back end that submits writes it (jobs/slurm/submit.py); submitting again, `trex retry`, `trex cancel`, `trex logs`
+and `trex status` read it to find the run's jobs in the queue.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ class Submission(Record):
     FORMAT: ClassVar[int] = 1
 
     time: Time
+    backend: str  #: the kind of cluster: the folder of its package in jobs/
     stage: Stage
-    jobs: dict[str, str]  #: job id of each key: `123`, or `123_4` for an element of an array
-    comment: str  #: tells the job from another of the same id, which Slurm may use again
+    jobs: dict[str, str]  #: job id of each key, as the back end writes it
+    comment: str  #: tells the job from another of the same id: back ends use ids again
     code: str  #: name of the snapshot that it executes
-    dependency: str  #: what it waits for, in the words of sbatch
+    dependency: str  #: what it waits for, in the back end's words
 
     @classmethod
     def of(cls, run: RunDir) -> Lines[Submission]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from jobs import environment, programs
+from jobs.backend import backends
 from jobs.plan.spec import TaskSpec
 from trex.errors import ExitCode
 from trex.interruption import SIGNALS
@@ -34,6 +35,8 @@ def run_here(spec: TaskSpec, processes: int = 1, gpus: int = 0) -> ExitCode:
     run = RunDir(Path(spec.run))
     run.local_jobs.mkdir(parents=True, exist_ok=True)
     run.jobs.chmod(0o700)
+    for one in backends().values():
+        one.leave_job()
     job = _job_id(run)
     with _StopSignals() as stop:
         ranks = _start(run, spec, job, processes, gpus)

@@ -1,0 +1,42 @@
+"""`trex retry` and `trex cancel`: a run's jobs in the queue of a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from jobs import launch
+from jobs.plan.runs import open_run
+from jobs.submissions import backends_of
+from trex.errors import ExitCode
+from trex.records.submission import Submission
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `trex retry` and `trex cancel`."""
+    retry = commands.add_parser(
+        "retry",
+        help="submit again only what failed or is missing of a run's jobs",
+        description="Submit again what failed, disappeared or is missing of a run's jobs, and nothing else. What is "
+        "done, waits or runs is left alone.",
+    )
+    retry.add_argument("run", metavar="RUN", help="a run folder, or just its name")
+    retry.add_argument("--cluster", metavar="NAME", help="another cluster file than the last time")
+    retry.add_argument("--dry-run", action="store_true", help="print what would be submitted and create nothing")
+    retry.set_defaults(handler=lambda args: launch.retry(args.run, args.cluster, args.dry_run))
+    cancel = commands.add_parser(
+        "cancel",
+        help="cancel all of a run's jobs; `trex retry` continues them",
+        description="Cancel all of a run's jobs in the queue. Running ones save first and stay cancelled; "
+        "`trex retry RUN`, or the command that submitted them, continues them.",
+    )
+    cancel.add_argument("run", metavar="RUN", help="a run folder, or just its name")
+    cancel.set_defaults(handler=lambda args: _cancel(args.run))
+
+
+def _cancel(target: str) -> ExitCode:
+    run, _ = open_run(target)
+    keys = [key for backend in backends_of(Submission.of(run).strict()) for key in backend.cancel(run)]
+    said = f"cancelled {len(keys)} jobs of {run.name}: {', '.join(dict.fromkeys(keys))}"
+    sys.stderr.write(f"trex: {said if keys else f'{run.name} has no jobs in the queue'}\n")
+    return ExitCode.DONE

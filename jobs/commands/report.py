@@ -1,0 +1,43 @@
+"""`trex report`: the results of one run, or of several compared."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from jobs.commands.stages import TARGET
+from jobs.plan.runs import open_run
+from trex.errors import ExitCode, UserError
+from trex.records.run_dir import RunDir
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `trex report`."""
+    about = "Table, CSV and web page of one run, or of several compared."
+    parser = commands.add_parser("report", help=about[0].lower() + about[1:-1], description=about)
+    parser.add_argument("targets", nargs="+", metavar="RUN", help=TARGET)
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to write (default: report/ of the first run)")
+    parser.add_argument(
+        "--classes",
+        metavar="DATASET",
+        help="also the accuracy of each class of a dataset and what it is taken for, with the confusion matrix as CSV",
+    )
+    parser.set_defaults(handler=_report)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from trex.reporting.write import class_tables, text_table, write_report
+
+    runs: list[RunDir] = []
+    for target in args.targets:
+        run, _ = open_run(target)
+        if not run.config.exists():
+            raise UserError(f"{run.root}: there is no such run yet")
+        runs.append(run)
+    folder = args.to or runs[0].report
+    page = write_report(runs, folder)
+    sys.stdout.write(f"{text_table(runs)}\nreport: {page}\n")
+    if args.classes:
+        sys.stdout.write(f"\n{class_tables(runs, args.classes, folder)}\n")
+    return ExitCode.DONE

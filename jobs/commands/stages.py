@@ -1,0 +1,50 @@
+"""`trex train`, `extract`, `probe` and `run`: do what is missing of a run, where a cluster file says."""
+
+from __future__ import annotations
+
+import argparse
+
+from jobs import launch
+from jobs.plan.runs import open_config
+from trex.errors import UserError
+
+#: What CONFIG stands for, here and where several commands take one.
+TARGET = "a config file (configs/trex_star.yaml, or just trex_star) or a run folder (runs/trex_star, or just its name)"
+
+_COMMANDS = {
+    "train": "train the encoder; continues where the run stands",
+    "extract": "write the features of the transfer datasets to HDF5",
+    "probe": "fit the linear probes on the features",
+    "run": "everything: train, extract, probe, report; does what is missing",
+}
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add one command per stage, and `trex run` for all of them."""
+    for name, about in _COMMANDS.items():
+        parser = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        parser.add_argument("target", metavar="CONFIG", help=TARGET)
+        parser.add_argument(
+            "overrides",
+            nargs="*",
+            metavar="KEY=VALUE",
+            help="settings on top of the config, e.g. train.epochs=50 data.root=/datasets",
+        )
+        parser.add_argument(
+            "--cluster",
+            metavar="NAME",
+            help="a file of configs/clusters/ by name or path; default: Slurm if it answers, else this machine",
+        )
+        parser.add_argument(
+            "--processes", type=int, metavar="N", help="processes on this machine; default: one per GPU"
+        )
+        parser.add_argument("--dry-run", action="store_true", help="print what would run and create nothing")
+        parser.set_defaults(handler=_launch, stage=name)
+
+
+def _launch(args: argparse.Namespace) -> int:
+    if args.processes is not None and args.processes < 1:
+        raise UserError(f"--processes is {args.processes}: expected at least 1")
+    run, config = open_config(args.target, args.overrides)
+    cluster = launch.choose_cluster(args.cluster)
+    return launch.launch(run, config, cluster, args.stage, processes=args.processes, dry_run=args.dry_run)

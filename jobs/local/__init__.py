@@ -1,0 +1,1 @@
+"""This machine: the same jobs as on a cluster, started at once and followed to their end."""

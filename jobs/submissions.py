@@ -1,0 +1,33 @@
+"""The jobs that were ever submitted for runs, in whatever back end, and what those say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from jobs.backend import Answers, Backend, QueuedJob, backend, kinds
+from trex.records.run_dir import RunDir
+from trex.records.submission import Submission
+
+
+def backends_of(submissions: Iterable[Submission]) -> list[Backend]:
+    """The back ends that took them."""
+    used = {one.backend for one in submissions}
+    return [backend(kind) for kind in kinds() if kind in used]
+
+
+def queued_jobs(run: RunDir) -> list[QueuedJob]:
+    """The jobs of a run that a queue still holds, oldest first.
+
+    Raises:
+        TrexError: if a queue does not answer; RecordError: if a record of a submission is damaged.
+    """
+    return [job for one in backends_of(Submission.of(run).strict()) for job in one.queued(run)]
+
+
+def ask(runs: Sequence[RunDir]) -> Answers:
+    """What all queues and their accounting say of the jobs of `runs`; damaged records of submissions are left out."""
+    submissions = [one for run in runs for one in Submission.of(run).records]
+    answers = [one.ask(runs) for one in backends_of(submissions)]
+    queued = {run.root: [job for answer in answers for job in answer.queued.get(run.root, ())] for run in runs}
+    starts = {job: starts for answer in answers for job, starts in answer.starts.items()}
+    return Answers(queued, starts, tuple(title for answer in answers for title in answer.silent))
