@@ -82,8 +82,9 @@ test-install: $(READY)  ## install the wheel with all its dependencies in an emp
 prerequisites:
 	@$(PYTHON) tools/prerequisites.py
 
-docs: $(READY)  ## make docs/config.md from the code
+docs: $(READY)  ## make docs/config.md and docs/example.sbatch from the code
 	@$(BIN)/python tools/config_reference.py > docs/config.md
+	@$(BIN)/python tools/example_sbatch.py > docs/example.sbatch
 
 cluster-up: $(READY)  ## start a real Slurm on this machine, four nodes with pretend GPUs
 	@$(BIN)/python tools/sandbox.py up

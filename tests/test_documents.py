@@ -23,6 +23,7 @@ from trex.config.schema import DataConfig
 from trex.datasets import registry, sets
 from trex.datasets.registry import load_splits
 from trex.distributed import Ranks
+from trex.errors import ExitCode
 from trex.features.extract import extract
 from trex.files import read_json
 from trex.interruption import StopRequest
@@ -96,10 +97,19 @@ def test_every_rule_of_the_method_names_its_code_and_its_test() -> None:
         assert all((ROOT / file).is_file() for file in tests), rule
 
 
-def test_config_reference_is_what_the_code_says() -> None:
-    command = [sys.executable, "tools/config_reference.py"]
+@pytest.mark.parametrize(
+    ("program", "document"), [("config_reference.py", "config.md"), ("example_sbatch.py", "example.sbatch")]
+)
+def test_document_made_from_the_code_is_up_to_date(program: str, document: str) -> None:
+    command = [sys.executable, f"tools/{program}"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT)})
-    assert made.stdout == (ROOT / "docs/config.md").read_text(), "run: make docs"
+    assert made.stdout == (ROOT / "docs" / document).read_text(), "run: make docs"
+
+
+def test_table_of_exit_codes_is_that_of_the_code() -> None:
+    text = (ROOT / "docs/checkpoints.md").read_text().partition("## Exit codes")[2]
+    rows = dict(re.findall(r"^\| (\d+) \| (.*) \|$", text, re.MULTILINE))
+    assert rows == {str(code.value): code.meaning for code in ExitCode}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=names_of)
