@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol, cast
 
+import jobs
 from jobs.plan.cluster import Cluster, find_cluster
 from jobs.plan.spec import TaskSpec
 from trex.config import Config, load
@@ -141,7 +142,7 @@ class Backend(Protocol):
 
 def kinds() -> list[str]:
     """The kinds of clusters that a cluster file can name."""
-    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/backend.py"))
+    return sorted(path.parent.name for place in jobs.__path__ for path in Path(place).glob("*/backend.py"))
 
 
 def backend(kind: str) -> Backend:

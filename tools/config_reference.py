@@ -43,6 +43,8 @@ what each job asks for; `CLUSTER=<name>` or `--cluster` picks one. `example.yaml
 
 - `time` on Slurm is one of its forms: `minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours`,
   `days-hours:minutes`, `days-hours:minutes:seconds`.
+- On Slurm `options` are those of sbatch; where `partition`, `account` or `qos` is left out, `SBATCH_PARTITION`,
+  `SBATCH_ACCOUNT` and `SBATCH_QOS` apply.
 - A *word* has no spaces, so that nothing in it can become a line of its own in the batch script.
 """
 

@@ -47,9 +47,11 @@ def train_interrupted() -> None:
         job.send_signal(signal.SIGTERM)
     code = job.wait()
     if code not in (ExitCode.DONE, ExitCode.INTERRUPTED):
-        sys.exit(f"demo: the training ended with exit code {code}, expected {ExitCode.INTERRUPTED}: saved")
+        expected = ExitCode.INTERRUPTED
+        sys.exit(f"demo: the training ended with exit code {code}, expected {expected:d} ({expected.meaning})")
     say(
-        f"exit code {code}: " + ("saved; the same command goes on from that step" if code else "it had finished before")
+        f"exit code {code}: "
+        + ("saved; the same command continues from that step" if code else "it had finished before")
     )
 
 

@@ -22,9 +22,9 @@ WORD = r"[A-Za-z0-9_/][A-Za-z0-9_.,:@&|*()\[\]=/+%-]{0,199}"
 class StageResources:
     """What one job of a stage asks for."""
 
-    partition: str | None = setting(None, "partition; none: SBATCH_PARTITION, or the cluster's default", pattern=WORD)
-    account: str | None = setting(None, "account that is charged; none: SBATCH_ACCOUNT, or your default", pattern=WORD)
-    qos: str | None = setting(None, "quality of service; none: SBATCH_QOS, or your default", pattern=WORD)
+    partition: str | None = setting(None, "partition; none: your default, or the cluster's", pattern=WORD)
+    account: str | None = setting(None, "account that is charged; none: your default", pattern=WORD)
+    qos: str | None = setting(None, "quality of service; none: your default", pattern=WORD)
     constraint: str | None = setting(None, "node features, such as a100|h100", pattern=WORD)
     nodes: int = setting(1, "nodes per job", at_least=1)
     gpus_per_node: int = setting(
@@ -46,7 +46,7 @@ class StageResources:
     )
     options: dict[str, str] = setting(
         {},
-        "further options of the cluster (of sbatch) by long name, without the dashes; yes: an option without a value",
+        "further options of the submit command by long name, without the dashes; yes: an option without a value",
     )
 
     @property

@@ -1,5 +1,5 @@
 """What a job is told to do, in plain values: all else is read from the run folder, so that a requeued job finds it as
-it is. Imports nothing heavy: submitting makes these.
+it is.
 """
 
 from __future__ import annotations

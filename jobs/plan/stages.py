@@ -1,4 +1,4 @@
-"""What of a run is still to be done, from its files alone. Imports nothing heavy: submitting asks it."""
+"""What of a run is still to be done, from its files alone."""
 
 from __future__ import annotations
 
