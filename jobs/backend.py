@@ -16,8 +16,10 @@ from typing import Protocol, cast
 import jobs
 from jobs.plan.cluster import Cluster, find_cluster
 from jobs.plan.spec import TaskSpec
+from jobs.worker.place import Site, Task
 from trex.config import Config, load
-from trex.errors import ExitCode, TrexError
+from trex.errors import ExitCode, RunLocked, TrexError
+from trex.records.lock_owner import LockOwner
 from trex.records.run_dir import RunDir
 from trex.suggest import did_you_mean
 
@@ -134,6 +136,20 @@ class Backend(Protocol):
         """
         ...
 
+    def owner_lives(self, owner: LockOwner, task: Task) -> bool:
+        """Whether the process that took a lock, in a job of this back end, still works. An earlier start of the same
+        job does not.
+
+        Raises:
+            RunLocked: if nobody can tell; the message is the beginning of a sentence.
+        """
+        ...
+
+    def addresses(self, node: str) -> Sequence[str]:
+        """Names or addresses by which the other nodes of a job may reach `node`, where the back end knows better than
+        the node itself; the likeliest first."""
+        ...
+
     def leave_job(self) -> None:
         """Drop from this process's environment what a job of this back end put there: a job that is started from inside
         another one must not take that one's variables for its own."""
@@ -171,6 +187,19 @@ def read_cluster(path: Path) -> Cluster:
         ConfigError: if it is wrong, with file and line of each mistake.
     """
     return load(path, Cluster, further_problems=_problems)
+
+
+def _owner_lives(owner: LockOwner, task: Task) -> bool:
+    if owner.backend not in kinds():
+        raise RunLocked(f"held by job {owner.job} of {owner.backend}, which cannot be asked from here")
+    return backend(owner.backend).owner_lives(owner, task)
+
+
+def _addresses(task: Task) -> Sequence[str]:
+    return backend(task.backend).addresses(task.node)
+
+
+SITE = Site(_owner_lives, _addresses)  #: for the processes of all back ends
 
 
 def _problems(cluster: Cluster) -> Iterable[tuple[str, str]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,8 +16,11 @@ from jobs.plan.cluster import Cluster
 from jobs.plan.memory import require_memory
 from jobs.plan.runs import save_config
 from jobs.plan.spec import Stage, TaskSpec
+from jobs.worker.lock import process_start
+from jobs.worker.place import Task
 from trex.config import Config
-from trex.errors import ExitCode, UserError
+from trex.errors import ExitCode, RunLocked, UserError
+from trex.records.lock_owner import LockOwner
 from trex.records.run_dir import RunDir
 
 
@@ -67,8 +72,22 @@ class Local:
         """None: a job here ends with the command that runs it."""
         return []
 
+    def owner_lives(self, owner: LockOwner, task: Task) -> bool:  # noqa: ARG002
+        """Whether a process of this machine that took a lock is still there."""
+        if owner.host != socket.gethostname():
+            raise RunLocked(f"held by process {owner.pid} on {owner.host}, which cannot be asked from here")
+        for _ in range(20):  # a process that was just killed takes a moment to end
+            if owner.process_start is None or process_start(owner.pid) != owner.process_start:
+                return False
+            time.sleep(0.1)
+        return True
+
+    def addresses(self, node: str) -> list[str]:  # noqa: ARG002
+        """None: a job here has one node."""
+        return []
+
     def leave_job(self) -> None:
-        """Nothing: submitit sets all of its variables again for each process."""
+        """Nothing: each process gets all variables of its own."""
 
 
 def _memory(config: Config, cluster: Cluster) -> str:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from jobs import environment, programs
+from jobs import programs
 from jobs.backend import backends
+from jobs.local.process import of_rank
 from jobs.plan.spec import TaskSpec
 from trex.errors import ExitCode
 from trex.interruption import SIGNALS
@@ -56,9 +57,9 @@ def _job_id(run: RunDir) -> str:
 
 
 def _start(run: RunDir, spec: TaskSpec, job: str, processes: int, gpus: int) -> list[programs.Process]:
-    words = [sys.executable, "-u", "-m", "jobs.worker", json.dumps(encode(spec))]
+    words = [sys.executable, "-u", "-m", "jobs.local.process", json.dumps(encode(spec))]
     return [
-        programs.start(words, environment.of_local_rank(job, rank, processes, gpus), run.local_log(job, rank))
+        programs.start(words, of_rank(job, rank, processes, gpus), run.local_log(job, rank))
         for rank in range(processes)
     ]
 

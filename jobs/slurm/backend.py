@@ -19,10 +19,12 @@ from jobs.slurm.chain import Chain, Send
 from jobs.slurm.held import held_jobs, held_jobs_of, settled_jobs
 from jobs.slurm.ids import JobId
 from jobs.slurm.work import Work
+from jobs.worker.place import Task
 from trex.config import Config
 from trex.config.loader import to_yaml
-from trex.errors import ExitCode, TrexError, UserError
+from trex.errors import ExitCode, RunLocked, TrexError, UserError
 from trex.files import write_text
+from trex.records.lock_owner import LockOwner
 from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
 
@@ -91,6 +93,22 @@ class Slurm:
         held = self.queued(run)
         queue.cancel(JobId.parse(job.job).array for job in held)
         return [job.key for job in held]
+
+    def owner_lives(self, owner: LockOwner, task: Task) -> bool:
+        """Whether a job that took a lock is started: any node may ask Slurm."""
+        if (owner.backend, owner.job) == (task.backend, task.job_id):
+            return owner.restart >= task.restart  # an earlier start of this very job has ended
+        try:
+            return queue.holds_nodes(owner.job)
+        except TrexError as error:
+            raise RunLocked(
+                f"held by Slurm job {owner.job}, and squeue does not say whether it still works ({error})"
+            ) from error
+
+    def addresses(self, node: str) -> list[str]:
+        """The address by which Slurm itself reaches a node."""
+        address = queue.node_address(node)
+        return [address] if address else []
 
     def leave_job(self) -> None:
         """Drop the variables of an allocation or a job step from this process."""

@@ -50,6 +50,27 @@ def _entry(job: str, state: str, *rest: str) -> Entry:
     return Entry(JobId.parse(job), _STATES.get(state, QueueState.RUNNING), *rest)
 
 
+def holds_nodes(job: str) -> bool:
+    """Whether a job is started, and not waiting or gone.
+
+    Raises:
+        TrexError: if Slurm does not answer.
+    """
+    answer = programs.run(["squeue", "--noheader", "--jobs", job, "--format", "%T"])
+    if answer.ok:
+        return answer.stdout.strip() not in ("", "PENDING")
+    if "Invalid job id" in answer.stderr:
+        return False
+    raise TrexError(answer.stderr.strip())
+
+
+def node_address(node: str) -> str | None:
+    """Where Slurm reaches a node; None if it does not say."""
+    answer = programs.run(["scontrol", "show", "node", "--oneliner", node], timeout=10)
+    match = re.search(r"NodeAddr=(\S+)", answer.stdout) if answer.ok else None
+    return match[1] if match else None
+
+
 def cancel(jobs: Iterable[str]) -> None:
     """Cancel jobs, or arrays as a whole; one that has ended meanwhile is no error.
 

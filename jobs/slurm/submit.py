@@ -16,14 +16,13 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from jobs.plan.cluster import WORD, Cluster
-from jobs.slurm import KIND, queue
+from jobs.slurm import KIND, process, queue
 from jobs.slurm.ids import JobId
 from jobs.slurm.limits import lead, names_gpus
 from jobs.slurm.snapshot import code_digest, take_snapshot
 from jobs.slurm.variables import leave_allocation, sbatch_defaults
 from jobs.slurm.work import Work, sbatch_words
 from jobs.worker.attempts import MAX_STARTS_WITHOUT_PROGRESS
-from jobs.worker.task import run_task
 from trex.errors import ExitCode, TrexError, UserError
 from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
@@ -92,7 +91,7 @@ class Submitter:
         for pause in (*_PAUSES, None):
             try:
                 with executor.batch():
-                    jobs = [executor.submit(run_task, spec) for spec in work.specs]
+                    jobs = [executor.submit(process.run, spec) for spec in work.specs]
                 return [JobId.parse(str(job.job_id)) for job in jobs]
             except (FailedJobError, FailedSubmissionError) as error:
                 message = str(error).strip()

@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jobs.environment import Task
 from jobs.plan.spec import Item, TaskSpec
 from jobs.worker.lock import locked
+from jobs.worker.place import Site, Task
 from trex.errors import ExitCode, NoProgress
 from trex.records.events import AttemptEnded, AttemptStarted
 from trex.records.job_state import JobState, State
@@ -32,13 +32,27 @@ SECONDS_FOR_A_RECORD = 5.0
 _STATES: dict[ExitCode, State] = {ExitCode.DONE: State.DONE, ExitCode.INTERRUPTED: State.WANTS_REQUEUE}
 
 
-def record_failure(run: RunDir, spec: TaskSpec, task: Task, code: ExitCode, reason: str) -> None:
+@dataclass(frozen=True)
+class Outcome:
+    """How one process's part of a job ended."""
+
+    code: ExitCode = ExitCode.DONE
+    reason: str = "finished"  #: for a person
+    lost_another: bool = False  #: all that is known is that another rank is gone
+
+    @property
+    def failed(self) -> bool:
+        """Whether it neither finished nor stopped because it was asked to."""
+        return self.code not in (ExitCode.DONE, ExitCode.INTERRUPTED)
+
+
+def record_failure(run: RunDir, spec: TaskSpec, task: Task, outcome: Outcome) -> None:
     """Say why a rank other than the main one failed: that one waits for it, and may be killed before it finds out."""
+    reason = f"rank {task.rank} on {task.node}: {outcome.reason}"
     for key in spec.keys:
         found = JobState.of_or_none(run, key)
         if found is not None and found.state == State.RUNNING and _is_of(found, task):
-            reason = f"rank {task.rank} on {task.node}: {reason}"
-            replace(found, state=State.FAILED, code=int(code), reason=reason, time=_now()).save(run, key)
+            replace(found, state=State.FAILED, code=int(outcome.code), reason=reason, time=_now()).save(run, key)
 
 
 def _is_of(found: JobState, task: Task) -> bool:
@@ -65,8 +79,8 @@ class _Standing:
 class Attempt:
     """One start of one job of a run; the main rank keeps its records."""
 
-    def __init__(self, run: RunDir, spec: TaskSpec, task: Task) -> None:
-        self.run, self.spec, self.task = run, spec, task
+    def __init__(self, run: RunDir, spec: TaskSpec, task: Task, site: Site) -> None:
+        self.run, self.spec, self.task, self.site = run, spec, task, site
         self.keys = spec.keys
         self.open_keys = list(self.keys)
         self.began = time.time()
@@ -82,7 +96,7 @@ class Attempt:
             NoProgress: if the last starts of the same job left nothing new on disk.
         """
         for key in self.keys:
-            held.enter_context(locked(self.run.lock(key), self.task))
+            held.enter_context(locked(self.run.lock(key), self.task, self.site))
         self.started = True
         self.began_with = self.mark()
         self.starts_without_progress = self._starts_without_progress()
@@ -113,21 +127,22 @@ class Attempt:
         self.open_keys.remove(key)
         self._save(key, _Standing(State.DONE, ExitCode.DONE, "finished", None, self.mark(), _now()))
 
-    def end(self, code: ExitCode, reason: str, signal: str | None, died: bool = False) -> None:
+    def end(self, outcome: Outcome, signal: str | None) -> None:
         """Record the end: exit code, why, and the signal that came, if one did. Nothing was started where another job
-        holds the lock. Where another process `died`, the state stays as that of a job whose processes are killed: how
+        holds the lock. Where another rank is gone, the state stays as that of a job whose processes are killed: how
         that one ended decides whether the job is requeued. Where another one failed, and this one was told to stop for
         it, that one's record stays.
         """
         if not self.started:
             return
-        end = _Standing(_STATES.get(code, State.FAILED), int(code), reason, signal, self.mark(), _now())
-        for key in self.open_keys if not died else ():
-            if code != ExitCode.INTERRUPTED or self._failure(key) is None:
+        state = _STATES.get(outcome.code, State.FAILED)
+        end = _Standing(state, int(outcome.code), outcome.reason, signal, self.mark(), _now())
+        for key in self.open_keys if not outcome.lost_another else ():
+            if outcome.code != ExitCode.INTERRUPTED or self._failure(key) is None:
                 self._save(key, end)
         AttemptEnded(
-            end.time, self.spec.stage, self.keys, self.task.job_id, self.task.restart, int(code), reason, signal,
-            end.mark, seconds=round(end.time - self.began, 3),
+            end.time, self.spec.stage, self.keys, self.task.job_id, self.task.restart, int(outcome.code),
+            end.reason, signal, end.mark, seconds=round(end.time - self.began, 3),
         ).append(self.run.events)  # fmt: skip
 
     def _save(self, key: str, now: _Standing) -> None:
@@ -136,7 +151,7 @@ class Attempt:
             now.state, now.code, now.reason, now.signal, self.task.job_id, self.task.restart, now.mark, starts, now.time
         ).save(self.run, key)
 
-    def failure_of_another(self) -> tuple[ExitCode, str] | None:
+    def failure_of_another(self) -> Outcome | None:
         """What a rank recorded that failed, by `record_failure`; it may still be on its way through the file system."""
         deadline = time.monotonic() + SECONDS_FOR_A_RECORD
         while time.monotonic() < deadline:
@@ -145,11 +160,11 @@ class Attempt:
             time.sleep(0.1)
         return None
 
-    def _failure(self, key: str) -> tuple[ExitCode, str] | None:
+    def _failure(self, key: str) -> Outcome | None:
         """What is recorded of this very start if it failed."""
         found = JobState.of_or_none(self.run, key)
         if found is not None and found.state == State.FAILED and found.code is not None and _is_of(found, self.task):
-            return ExitCode(found.code), found.reason
+            return Outcome(ExitCode(found.code), found.reason)
         return None
 
     def mark(self) -> str:

@@ -10,15 +10,14 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs import programs
-from jobs.environment import Task
+from jobs.worker.place import Site, Task
 from trex.errors import RunLocked
 from trex.records.base import RecordError
 from trex.records.lock_owner import LockOwner
 
 
 @contextlib.contextmanager
-def locked(path: Path, task: Task) -> Iterator[None]:
+def locked(path: Path, task: Task, site: Site) -> Iterator[None]:
     """Hold the lock file `path` for the length of the block. Records: trex/records/lock_owner.py.
 
     Raises:
@@ -26,14 +25,14 @@ def locked(path: Path, task: Task) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = LockOwner(
-        job=task.job_id, restart=task.restart, slurm=task.is_slurm, host=socket.gethostname(), pid=os.getpid(),
-        process_start=_process_start(os.getpid()), since=round(time.time(), 3), id=uuid.uuid4().hex,
+        job=task.job_id, restart=task.restart, backend=task.backend, host=socket.gethostname(), pid=os.getpid(),
+        process_start=process_start(os.getpid()), since=round(time.time(), 3), id=uuid.uuid4().hex,
     )  # fmt: skip
     while not _create(path, mine):
         owner = _read(path)
         if owner is None:
             continue  # released in between
-        if _is_alive(owner, task, path):
+        if _lives(owner, task, site, path):
             raise RunLocked(
                 f"{path}: job {owner.job} on {owner.host} (process {owner.pid}) is working on it. "
                 f"Wait for it, or cancel it first."
@@ -74,32 +73,14 @@ def _is_of(path: Path, owner: LockOwner) -> bool:
     return found is not None and found.id == owner.id
 
 
-def _is_alive(owner: LockOwner, task: Task, path: Path) -> bool:
-    if owner.slurm:
-        if owner.job == task.job_id:
-            return owner.restart >= task.restart  # an earlier start of this very job has ended
-        answer = programs.run(["squeue", "--noheader", "--jobs", owner.job, "--format", "%T"])
-        if answer.ok:
-            return answer.stdout.strip() not in ("", "PENDING")
-        if "Invalid job id" in answer.stderr:
-            return False
-        raise RunLocked(
-            f"{path}: held by Slurm job {owner.job}, and squeue does not say whether it lives "
-            f"({answer.stderr.strip()}). If it does not, delete that file."
-        )
-    if owner.host != socket.gethostname():
-        raise RunLocked(
-            f"{path}: held by process {owner.pid} on {owner.host}, which cannot be asked from here. "
-            f"If nothing runs there any more, delete that file."
-        )
-    for _ in range(20):  # a process that was just killed takes a moment to end
-        if owner.process_start is None or _process_start(owner.pid) != owner.process_start:
-            return False
-        time.sleep(0.1)
-    return True
+def _lives(owner: LockOwner, task: Task, site: Site, path: Path) -> bool:
+    try:
+        return site.owner_lives(owner, task)
+    except RunLocked as error:
+        raise RunLocked(f"{path}: {error}. If it has ended, delete that file.") from error
 
 
-def _process_start(pid: int) -> int | None:
+def process_start(pid: int) -> int | None:
     """Start time of a process in clock ticks since boot; with the pid it names a process for good."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")

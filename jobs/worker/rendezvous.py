@@ -6,15 +6,15 @@ carries the job's id and restart count, so a requeued job never meets its earlie
 
 from __future__ import annotations
 
-import re
 import secrets
 import socket
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from jobs import environment, programs
-from jobs.environment import Task
+from jobs import environment
+from jobs.worker.place import Site, Task
 from trex.errors import Interrupted, TrexError
 from trex.interruption import StopRequest
 from trex.records.rendezvous import Canceled, Rendezvous
@@ -23,11 +23,11 @@ from trex.records.run_dir import RunDir
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-#: Slurm may start the tasks of a job minutes apart when file systems are slow.
+#: The processes of a job may start minutes apart when file systems are slow.
 WAIT_SECONDS = 600.0
 
 
-def meet(run: RunDir, key: str, task: Task, stop: StopRequest) -> Store | None:
+def meet(run: RunDir, key: str, task: Task, site: Site, stop: StopRequest) -> Store | None:
     """A key-value store that all ranks of this attempt share; None for a single process.
 
     Raises:
@@ -35,7 +35,7 @@ def meet(run: RunDir, key: str, task: Task, stop: StopRequest) -> Store | None:
     """
     if task.world == 1:
         return None
-    store = _open(run, key, task) if task.rank == 0 else _join(run, key, task, stop)
+    store = _open(run, key, task, site) if task.rank == 0 else _join(run, key, task, stop)
     _wait_for_all(store, task, stop)
     if task.node_count > 1:
         _choose_interface(store, task)
@@ -48,13 +48,14 @@ def cancel(run: RunDir, key: str, task: Task, reason: str) -> None:
         Canceled(reason).write(run.canceled(key, task.job_id, task.restart))
 
 
-def _open(run: RunDir, key: str, task: Task) -> Store:
+def _open(run: RunDir, key: str, task: Task, site: Site) -> Store:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=WAIT_SECONDS))
     token = secrets.token_hex(16)
     store.set("token", token)
-    addresses = tuple(_own_addresses(task)) if task.node_count > 1 else ("127.0.0.1",)
+    names = [*site.addresses(task), socket.gethostname(), socket.getfqdn()] if task.node_count > 1 else []
+    addresses = tuple(_addresses_of(names)) if names else ("127.0.0.1",)
     Rendezvous(addresses, store.port, token, task.node).write(run.rendezvous(key, task.job_id, task.restart))
     return store
 
@@ -114,14 +115,12 @@ def _connect(address: str, port: int, token: str) -> Store | None:
     return store
 
 
-def _own_addresses(task: Task) -> list[str]:
-    """Where this node may be reached, the likeliest first: Slurm's own idea of it, its name, its default route."""
-    found = []
-    answer = programs.run(["scontrol", "show", "node", "--oneliner", task.node], timeout=10)
-    match = re.search(r"NodeAddr=(\S+)", answer.stdout) if answer.ok else None
-    for name in [match.group(1) if match else "", socket.gethostname(), socket.getfqdn()]:
+def _addresses_of(names: Sequence[str]) -> list[str]:
+    """The addresses that this node's names stand for, then that of its default route."""
+    found: list[str] = []
+    for name in names:
         try:
-            found += [str(info[4][0]) for info in socket.getaddrinfo(name, None, socket.AF_INET)] if name else []
+            found += [str(info[4][0]) for info in socket.getaddrinfo(name, None, socket.AF_INET)]
         except OSError:
             continue
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

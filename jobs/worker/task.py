@@ -1,4 +1,4 @@
-"""What every process of a job runs, on Slurm and on this machine alike: find the others, do the stage, record how it
+"""What every process of a job runs, whatever back end started it: find the others, do the stage, record how it
 ended. The exit code is the answer to whoever started it (trex/errors.py).
 """
 
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs import environment
-from jobs.environment import Task
 from jobs.plan.spec import Item, Stage, TaskSpec
 from jobs.worker import rendezvous
-from jobs.worker.attempts import Attempt, record_failure
+from jobs.worker.attempts import Attempt, Outcome, record_failure
+from jobs.worker.place import Site, Task
 from trex.errors import ExitCode, Interrupted, TrexError, UserError
 from trex.interruption import StopRequest
 from trex.records.environment import Environment
@@ -43,55 +43,63 @@ _LOST = re.compile(
 )
 
 
-def run_task(spec: TaskSpec) -> None:
+def run_task(spec: TaskSpec, task: Task, site: Site) -> None:
     """Run one process's part of `spec`; ends the process with the stage's exit code unless that is 0.
 
     Call it in the main thread before anything heavy is imported: the stop signals are caught from here on.
     """
     stop = StopRequest().install()
-    task = environment.this_task()
     _set_up_logging(task)
     run = RunDir(Path(spec.run))
-    attempt = Attempt(run, spec, task) if task.rank == 0 else None
-    code, reason, lost = ExitCode.DONE, "finished", False
+    attempt = Attempt(run, spec, task, site) if task.rank == 0 else None
     with ExitStack() as held:
-        try:
-            if attempt is not None:
-                attempt.start(held)
-            _work(spec, run, task, stop, attempt)
-        except TrexError as error:
-            code, reason = error.exit_code, str(error)
-            log.log(logging.WARNING if code == ExitCode.INTERRUPTED else logging.ERROR, "%s", error)
-        except Exception as error:
-            code, reason, lost = _what_failed(error, task, attempt)
-        if attempt is None:
-            if code not in (ExitCode.DONE, ExitCode.INTERRUPTED) and not lost:
-                record_failure(run, spec, task, code, reason)
-        else:
-            attempt.end(code, reason, stop.signal_name, died=lost)
-            if code:
-                rendezvous.cancel(run, spec.keys[0], task, reason)
-    if code:
+        outcome = _attempt(spec, run, task, site, stop, attempt, held)
+        if attempt is not None:
+            attempt.end(outcome, stop.signal_name)
+            if outcome.code:
+                rendezvous.cancel(run, spec.keys[0], task, outcome.reason)
+        elif outcome.failed and not outcome.lost_another:
+            record_failure(run, spec, task, outcome)
+    if outcome.code:
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # not sys.exit: after a failed collective, threads of the back end may wait for other ranks
+        os._exit(
+            outcome.code
+        )  # not sys.exit: after a failed collective, threads of gloo or NCCL may wait for other ranks
 
 
-def _what_failed(error: Exception, task: Task, attempt: Attempt | None) -> tuple[ExitCode, str, bool]:
-    """Log an error that is not meant for the user; returns exit code, reason, and whether all that is known is that
-    another rank is gone: where that one recorded why, it is its code and reason."""
+def _attempt(
+    spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest, attempt: Attempt | None, held: ExitStack
+) -> Outcome:
+    """Take the locks, to be released with `held`, and do the work. Logs and returns every error."""
+    try:
+        if attempt is not None:
+            attempt.start(held)
+        _work(spec, run, task, site, stop, attempt)
+    except TrexError as error:
+        log.log(logging.WARNING if error.exit_code == ExitCode.INTERRUPTED else logging.ERROR, "%s", error)
+        return Outcome(error.exit_code, str(error))
+    except Exception as error:
+        return _what_failed(error, task, attempt)
+    return Outcome()
+
+
+def _what_failed(error: Exception, task: Task, attempt: Attempt | None) -> Outcome:
+    """Log an error that is not meant for the user. Where it only says that another rank is gone, and that one recorded
+    why, the outcome is that one's.
+    """
     reason = f"{type(error).__name__}: {error}"
     if not (task.world > 1 and _lost_another(error)):
-        log.exception("a fault of the program, or of the machine")
-        return ExitCode.FAULT, reason, False
+        log.exception("an error of the program or the machine")
+        return Outcome(ExitCode.FAULT, reason)
     told = attempt.failure_of_another() if attempt is not None else None
     if told is not None:
-        log.error("%s", told[1])
-        return *told, False
+        log.error("%s", told.reason)
+        return told
     words = "another process of this job ended before its work was done; its log is beside this one"
     log.error("%s\n%s", words, reason)
-    return ExitCode.FAULT, reason, True
+    return Outcome(ExitCode.FAULT, reason, lost_another=True)
 
 
 def _lost_another(error: Exception) -> bool:
@@ -102,7 +110,7 @@ def _lost_another(error: Exception) -> bool:
     return of_the_store or bool(_LOST.search(str(error)))
 
 
-def _work(spec: TaskSpec, run: RunDir, task: Task, stop: StopRequest, attempt: Attempt | None) -> None:
+def _work(spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest, attempt: Attempt | None) -> None:
     stop.check()
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(task.cpus))
     environment.update({**threads, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"})  # read when PyTorch and NumPy are imported
@@ -115,7 +123,7 @@ def _work(spec: TaskSpec, run: RunDir, task: Task, stop: StopRequest, attempt: A
         return
     from trex.distributed import joined
 
-    store = rendezvous.meet(run, spec.keys[0], task, stop)
+    store = rendezvous.meet(run, spec.keys[0], task, site, stop)
     device = _device(task)
     if attempt is not None:
         _record_environment(run, task, device)

@@ -7,15 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.environment import Task
+from jobs.backend import SITE
 from jobs.plan.spec import TaskSpec
-from jobs.worker.attempts import Attempt
+from jobs.worker.attempts import Attempt, Outcome
+from jobs.worker.place import Task
 from trex.errors import ExitCode, NoProgress
 from trex.records.events import AttemptEnded, read_events
 from trex.records.job_state import JobState, State
 from trex.records.run_dir import RunDir
 
-TASK = Task("7", 0, world=1, local_rank=0, node="n1", node_count=1, restart=0, is_slurm=True, cpus=1)
+TASK = Task("slurm", "7", 0, world=1, local_rank=0, node="n1", node_count=1, restart=0, cpus=1)
 
 
 @pytest.fixture
@@ -25,16 +26,16 @@ def run(tmp_path) -> RunDir:
 
 def start(run: RunDir, restart: int, code: ExitCode | None, saves: str | None = None, job: str = "7") -> JobState:
     """One start of the training that saves a checkpoint, perhaps, and ends with `code`, or is killed."""
-    attempt = Attempt(run, TaskSpec("train", str(run.root)), replace(TASK, job_id=job, restart=restart))
+    attempt = Attempt(run, TaskSpec("train", str(run.root)), replace(TASK, job_id=job, restart=restart), SITE)
     with contextlib.ExitStack() as held:
         try:
             attempt.start(held)
             if saves:
                 (run.checkpoints / saves).mkdir(parents=True)
             if code is not None:
-                attempt.end(code, "said", "SIGTERM")
+                attempt.end(Outcome(code, "said"), "SIGTERM")
         except NoProgress as error:
-            attempt.end(error.exit_code, str(error), None)
+            attempt.end(Outcome(error.exit_code, str(error)), None)
     return JobState.read(run.state("train"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -13,22 +14,26 @@ from pathlib import Path
 
 import pytest
 
-from jobs.environment import Task
+from jobs.backend import SITE
 from jobs.worker.lock import _remove_stale, locked
+from jobs.worker.place import Task
+from tests.jobs.conftest import FakeSlurm
 from trex.errors import RunLocked
 from trex.records.lock_owner import LockOwner
 
-TASK = Task("1", rank=0, world=1, local_rank=0, node="here", node_count=1, restart=0, is_slurm=False, cpus=1)
+TASK = Task("local", "1", rank=0, world=1, local_rank=0, node="here", node_count=1, restart=0, cpus=1)
 #: Of a process that has ended.
-DEAD = LockOwner("1", 0, slurm=False, host=os.uname().nodename, pid=1 << 22, process_start=None, since=0.0, id="dead")
+DEAD = LockOwner(
+    "1", 0, backend="local", host=os.uname().nodename, pid=1 << 22, process_start=None, since=0.0, id="dead"
+)
 
 
 def hold(path: Path, seconds: float) -> subprocess.Popen[bytes]:
     """Another process that holds the lock."""
     program = (
         "import time; from pathlib import Path\n"
-        "from jobs.worker.lock import locked; from jobs.environment import this_task\n"
-        f"with locked(Path({str(path)!r}), this_task()):\n    print('held', flush=True); time.sleep({seconds})"
+        "from jobs.backend import SITE; from jobs.worker.lock import locked; from jobs.local.process import this_task\n"
+        f"with locked(Path({str(path)!r}), this_task(), SITE):\n    print('held', flush=True); time.sleep({seconds})"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -41,7 +46,7 @@ def test_second_living_process_is_refused_and_told_who_holds_it(tmp_path: Path) 
     other = hold(path, 30)
     try:
         before = path.read_bytes()
-        with pytest.raises(RunLocked, match=f"process {other.pid}"), locked(path, TASK):
+        with pytest.raises(RunLocked, match=f"process {other.pid}"), locked(path, TASK, SITE):
             pass
         assert path.read_bytes() == before
     finally:
@@ -55,25 +60,25 @@ def test_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     other.send_signal(signal.SIGKILL)
     other.communicate()
     assert path.exists()
-    with locked(path, TASK):
+    with locked(path, TASK, SITE):
         assert LockOwner.read(path).pid == os.getpid()
     assert not path.exists()
 
 
 def test_reused_process_number_does_not_keep_a_dead_lock_alive(tmp_path: Path) -> None:
     path = tmp_path / "train.lock"
-    with locked(path, TASK):
+    with locked(path, TASK, SITE):
         owner = LockOwner.read(path)
     assert owner.process_start is not None
     replace(owner, process_start=owner.process_start - 1, id="old").write(path)
-    with locked(path, TASK):
+    with locked(path, TASK, SITE):
         pass
 
 
 def test_lock_of_another_host_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "train.lock"
     replace(DEAD, host="elsewhere").write(path)
-    with pytest.raises(RunLocked, match=r"elsewhere.*delete that file"), locked(path, TASK):
+    with pytest.raises(RunLocked, match=r"elsewhere.*delete that file"), locked(path, TASK, SITE):
         pass
     assert path.exists()
 
@@ -81,22 +86,45 @@ def test_lock_of_another_host_is_not_touched(tmp_path: Path) -> None:
 def test_unreadable_lock_is_refused_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "train.lock"
     path.write_text("garbage")
-    with pytest.raises(RunLocked, match="delete that file"), locked(path, TASK):
+    with pytest.raises(RunLocked, match="delete that file"), locked(path, TASK, SITE):
         pass
 
 
 def test_requeued_job_takes_over_from_its_earlier_life(tmp_path: Path) -> None:
     path = tmp_path / "train.lock"
-    replace(DEAD, job="7", slurm=True, host="n1").write(path)
-    again = Task("7", rank=0, world=1, local_rank=0, node="n2", node_count=1, restart=1, is_slurm=True, cpus=1)
-    with locked(path, again):
+    replace(DEAD, job="7", backend="slurm", host="n1").write(path)
+    again = Task("slurm", "7", rank=0, world=1, local_rank=0, node="n2", node_count=1, restart=1, cpus=1)
+    with locked(path, again, SITE):
         assert LockOwner.read(path).restart == 1
+
+
+@pytest.mark.parametrize(("state", "taken"), [("RUNNING", False), ("COMPLETING", False), ("PENDING", True)])
+def test_lock_of_a_slurm_job_is_taken_over_unless_it_is_started(
+    fake_slurm: FakeSlurm, tmp_path: Path, state: str, taken: bool
+) -> None:
+    path = tmp_path / "train.lock"
+    replace(DEAD, job="7_1", backend="slurm", host="n1").write(path)
+    fake_slurm.says("squeue", state)
+    refused = contextlib.nullcontext() if taken else pytest.raises(RunLocked, match="job 7_1 on n1")
+    with refused, locked(path, TASK, SITE):
+        pass
+    assert "--jobs 7_1" in fake_slurm.asked("squeue")[0]
+
+
+@pytest.mark.usefixtures("fake_slurm")
+@pytest.mark.parametrize("kind", ["slurm", "unknown"])
+def test_lock_of_a_job_that_nobody_can_ask_about_is_refused_with_the_remedy(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "train.lock"
+    replace(DEAD, job="7", backend=kind, host="n1").write(path)
+    with pytest.raises(RunLocked, match=r"job 7.*delete that file"), locked(path, TASK, SITE):
+        pass
+    assert path.exists()
 
 
 def _compete(path: Path, start: float, results: multiprocessing.Queue, all_known: multiprocessing.Event) -> None:
     time.sleep(max(start - time.time(), 0))
     try:
-        with locked(path, TASK):
+        with locked(path, TASK, SITE):
             results.put("won")
             all_known.wait(30)
     except RunLocked:
@@ -126,7 +154,7 @@ def test_of_several_at_the_same_moment_exactly_one_wins(tmp_path: Path, stale: b
 def test_slow_process_does_not_remove_the_lock_of_one_that_took_over_before_it(tmp_path: Path) -> None:
     path = tmp_path / "train.lock"
     DEAD.write(path)
-    with locked(path, TASK):
+    with locked(path, TASK, SITE):
         mine = path.read_text()
         _remove_stale(path, DEAD)  # by a process that read the dead owner's lock before it was exchanged
         assert path.read_text() == mine

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from jobs import environment
-from jobs.environment import Task
+from jobs.backend import SITE
+from jobs.local.process import of_rank
 from jobs.plan.spec import TaskSpec
-from jobs.worker.attempts import Attempt, record_failure
+from jobs.worker.attempts import Attempt, Outcome, record_failure
+from jobs.worker.place import Task
 from jobs.worker.task import _lost_another
 from tests.pictures import write_noise
 from trex.config import Config, load
@@ -104,15 +106,15 @@ def test_killed_rank_leaves_the_state_of_a_killed_job(home: Path, outside: dict[
 def test_record_of_the_rank_that_failed_outlives_what_its_end_did_to_the_first(tmp_path: Path, code: ExitCode) -> None:
     run, spec = RunDir(tmp_path), TaskSpec("train", str(tmp_path))
     ranks = [
-        Task("7", rank, world=2, local_rank=rank, node="n1", node_count=1, restart=0, is_slurm=True, cpus=1)
+        Task("slurm", "7", rank, world=2, local_rank=rank, node="n1", node_count=1, restart=0, cpus=1)
         for rank in (0, 1)
     ]
-    attempt = Attempt(run, spec, ranks[0])
+    attempt = Attempt(run, spec, ranks[0], SITE)
     with contextlib.ExitStack() as held:
         attempt.start(held)
-        record_failure(run, spec, ranks[1], ExitCode.USER_ERROR, "no such image")
-        assert attempt.failure_of_another() == (ExitCode.USER_ERROR, "rank 1 on n1: no such image")
-        attempt.end(code, "told to stop", "SIGTERM")
+        record_failure(run, spec, ranks[1], Outcome(ExitCode.USER_ERROR, "no such image"))
+        assert attempt.failure_of_another() == Outcome(ExitCode.USER_ERROR, "rank 1 on n1: no such image")
+        attempt.end(Outcome(code, "told to stop"), "SIGTERM")
     expected = "rank 1 on n1: no such image" if code == ExitCode.INTERRUPTED else "told to stop"
     state = JobState.read(run.state("train"))
     assert (state.state, state.reason) == (State.FAILED, expected)
@@ -140,10 +142,10 @@ def test_error_that_only_says_that_another_rank_is_gone(error: Exception, lost: 
 
 def test_failure_of_a_rank_is_not_put_into_the_state_of_another_start(tmp_path: Path) -> None:
     run, spec = RunDir(tmp_path), TaskSpec("train", str(tmp_path))
-    task = Task("7", 0, world=2, local_rank=0, node="n1", node_count=1, restart=1, is_slurm=True, cpus=1)
+    task = Task("slurm", "7", 0, world=2, local_rank=0, node="n1", node_count=1, restart=1, cpus=1)
     with contextlib.ExitStack() as held:
-        Attempt(run, spec, task).start(held)
-        record_failure(run, spec, replace(task, rank=1, restart=0), ExitCode.FAULT, "late")
+        Attempt(run, spec, task, SITE).start(held)
+        record_failure(run, spec, replace(task, rank=1, restart=0), Outcome(ExitCode.FAULT, "late"))
     assert JobState.read(run.state("train")).state == State.RUNNING
 
 
@@ -173,10 +175,10 @@ def test_chosen_gpus_are_those_that_cuda_would_see(
 
 
 def test_choice_of_gpus_reaches_the_processes_of_this_machine(fresh: pytest.MonkeyPatch) -> None:
-    assert environment.of_local_rank("1", 0, 2, gpus=2)["CUDA_VISIBLE_DEVICES"] == "0,1", "nobody chose"
-    assert environment.of_local_rank("1", 0, 2, gpus=0)["CUDA_VISIBLE_DEVICES"] == ""
+    assert of_rank("1", 0, 2, gpus=2)["CUDA_VISIBLE_DEVICES"] == "0,1", "nobody chose"
+    assert of_rank("1", 0, 2, gpus=0)["CUDA_VISIBLE_DEVICES"] == ""
     fresh.setenv("CUDA_VISIBLE_DEVICES", "GPU-ab12,GPU-cd34")
-    assert environment.of_local_rank("1", 0, 2, gpus=2)["CUDA_VISIBLE_DEVICES"] == "GPU-ab12,GPU-cd34"
+    assert of_rank("1", 0, 2, gpus=2)["CUDA_VISIBLE_DEVICES"] == "GPU-ab12,GPU-cd34"
 
 
 def test_more_processes_than_gpus_are_refused_before_anything_runs(home: Path, outside: dict[str, str]) -> None:

@@ -34,7 +34,7 @@ RECORDS: tuple[Record, ...] = (
     *METRICS,
     SUBMISSION,
     ENVIRONMENT,
-    LockOwner("12", 1, slurm=True, host="n1", pid=77, process_start=12345, since=1.0, id="ab12"),
+    LockOwner("12", 1, backend="slurm", host="n1", pid=77, process_start=12345, since=1.0, id="ab12"),
     Rendezvous(("10.0.0.1", "127.0.0.1"), 29500, "token", "n1"),
     Canceled("no such image"),
     Manifest(20, 1000, "0123456789abcdef" * 4, milestone=True, finished=False),

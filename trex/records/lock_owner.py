@@ -16,7 +16,7 @@ class LockOwner(Record):
 
     job: str
     restart: Count
-    slurm: bool  #: whether it is a job of Slurm's, which can be asked about it from any node
+    backend: str  #: the kind of cluster that runs the job, which can be asked about it
     host: str
     pid: Count
     process_start: Count | None  #: in clock ticks since boot; with the pid it names a process for good

@@ -1,0 +1,37 @@
+"""One process of a Slurm job: submitit calls `run` in each, with its place in Slurm's variables."""
+
+from __future__ import annotations
+
+import socket
+
+from jobs import environment
+from jobs.backend import SITE
+from jobs.plan.spec import TaskSpec
+from jobs.slurm import KIND
+from jobs.slurm.ids import JobId
+from jobs.worker.place import Task
+from jobs.worker.task import run_task
+
+
+def run(spec: TaskSpec) -> None:
+    """Run this process's part of `spec`; ends the process with the stage's exit code unless that is 0."""
+    run_task(spec, this_task(), SITE)
+
+
+def this_task() -> Task:
+    """This process's place, from the variables of its job step."""
+    get = environment.get
+    job = JobId(get("SLURM_JOB_ID"))
+    if array := get("SLURM_ARRAY_JOB_ID"):
+        job = JobId(array, int(get("SLURM_ARRAY_TASK_ID")))
+    return Task(
+        backend=KIND,
+        job_id=str(job),
+        rank=int(get("SLURM_PROCID", "0")),
+        world=int(get("SLURM_NTASKS", "1")),
+        local_rank=int(get("SLURM_LOCALID", "0")),
+        node=get("SLURMD_NODENAME", socket.gethostname()),
+        node_count=int(get("SLURM_JOB_NUM_NODES", "1")),
+        restart=int(get("SLURM_RESTART_COUNT", "0")),
+        cpus=int(get("SLURM_CPUS_PER_TASK", "0")) or environment.available_cpus(),
+    )
