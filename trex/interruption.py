@@ -32,7 +32,7 @@ class StopRequest:
     def install(self) -> StopRequest:
         """Catch the stop signals from now on. Call it in the main thread, before heavy imports.
 
-        Signals that came while they were blocked, as they are in a process that jobs/local.py starts, arrive now.
+        Signals that came while they were blocked, as they are in a process that jobs/local/run.py starts, arrive now.
         """
         for number in SIGNALS:
             signal.signal(number, self._handle)

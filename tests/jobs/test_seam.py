@@ -23,12 +23,13 @@ WORDS = re.compile(
 
 
 def code(path: Path) -> list[tuple[int, str]]:
-    """Line and text of every token of a module but its comments and docstrings, which may explain."""
+    """Line and text of every token of a module but numbers, and comments and docstrings, which may explain."""
     found = []
     before = tokenize.NEWLINE
     for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
         begins_a_line = before in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
-        if token.type != tokenize.COMMENT and not (token.type == tokenize.STRING and begins_a_line):
+        explains = token.type == tokenize.COMMENT or (token.type == tokenize.STRING and begins_a_line)
+        if token.type != tokenize.NUMBER and not explains:
             found.append((token.start[0], token.string))
         if token.type not in (tokenize.NL, tokenize.COMMENT):
             before = token.type

@@ -1,4 +1,4 @@
-"""What makes the features of a run, told from its files alone. Imports nothing heavy: submitting asks it."""
+"""What makes the features of a run, told from its files alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`checkpoints/<name>/manifest.json`: what a checkpoint claims to be.
 
 Whoever saves a checkpoint writes it (trex/training/checkpoint.py). Resuming and exporting compare the state beside it
-with it; planning (jobs/plan/) and `trex status` read it alone. Imports nothing heavy: submitting asks it.
+with it; planning (jobs/plan/) and `trex status` read it alone.
 """
 
 from __future__ import annotations
