@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jobs import environment, programs
-from jobs.backend import Answers, Finding, QueuedJob
+from jobs.backend import Answers, Backend, Finding, QueuedJob
 from jobs.local.run import run_here
 from jobs.plan.cluster import Cluster
 from jobs.plan.memory import require_memory
@@ -33,11 +33,11 @@ class Local:
         """Always."""
         return True
 
-    def problems(self, cluster: Cluster) -> Iterator[tuple[str, str]]:  # noqa: ARG002
+    def problems(self, cluster: Cluster) -> Iterator[tuple[str, str]]:
         """None: of a cluster file only its folder of datasets and its number of processes are used here."""
         return iter(())
 
-    def check(self, run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:  # noqa: ARG002
+    def check(self, run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
         """Whether the largest probe fits into this machine's memory."""
         yield Finding.of(lambda: _memory(config, cluster))
 
@@ -60,19 +60,19 @@ class Local:
                 return code
         return ExitCode.DONE
 
-    def ask(self, runs: Sequence[RunDir]) -> Answers:  # noqa: ARG002
+    def ask(self, runs: Sequence[RunDir]) -> Answers:
         """Nothing: the runs' own files say everything."""
         return Answers({}, {})
 
-    def queued(self, run: RunDir) -> list[QueuedJob]:  # noqa: ARG002
+    def queued(self, run: RunDir) -> list[QueuedJob]:
         """None."""
         return []
 
-    def cancel(self, run: RunDir) -> list[str]:  # noqa: ARG002
+    def cancel(self, run: RunDir) -> list[str]:
         """None: a job here ends with the command that runs it."""
         return []
 
-    def owner_lives(self, owner: LockOwner, task: Task) -> bool:  # noqa: ARG002
+    def owner_lives(self, owner: LockOwner, task: Task) -> bool:
         """Whether a process of this machine that took a lock is still there."""
         if owner.host != socket.gethostname():
             raise RunLocked(f"held by process {owner.pid} on {owner.host}, which cannot be asked from here")
@@ -82,7 +82,7 @@ class Local:
             time.sleep(0.1)
         return True
 
-    def addresses(self, node: str) -> list[str]:  # noqa: ARG002
+    def addresses(self, node: str) -> list[str]:
         """None: a job here has one node."""
         return []
 
@@ -126,4 +126,4 @@ def _gpus() -> int:
     return sum(line.startswith("GPU ") for line in answer.stdout.splitlines()) if answer.ok else 0
 
 
-BACKEND = Local()
+BACKEND: Backend = Local()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from jobs import programs
-from jobs.backend import Answers, Finding, QueuedJob, Start
+from jobs.backend import Answers, Backend, Finding, QueuedJob, Start
 from jobs.plan.cluster import Cluster
 from jobs.plan.memory import require_memory
 from jobs.plan.runs import save_config
@@ -43,7 +43,7 @@ class Slurm:
         """Times and options of a cluster file that sbatch would not take, or must not be given."""
         return limits.problems(cluster)
 
-    def check(self, run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:  # noqa: ARG002
+    def check(self, run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
         """Ask Slurm whether it would take the job of each stage."""
         return check.findings(run, cluster)
 
@@ -171,4 +171,4 @@ def _say(text: str) -> None:
     sys.stderr.write(f"trex: {text}\n")
 
 
-BACKEND = Slurm()
+BACKEND: Backend = Slurm()

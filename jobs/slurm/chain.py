@@ -26,8 +26,10 @@ class Chain:
     """Submits stage after stage, and remembers the job of each key for the stages after it."""
 
     def __init__(self, cluster: Cluster, array_size: int, send: Send, held: Mapping[str, QueuedJob]) -> None:
-        """
+        """Prepare to submit one run's stages.
+
         Args:
+            cluster: says how many jobs of a stage may run at once.
             array_size: how many elements an array may have.
             send: submits one piece of work and returns the job of each key.
             held: what is in the queue already, by key.
