@@ -64,16 +64,16 @@ class Answers:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that `trex check` looked at."""
+    """What `trex check` found out about one thing."""
 
     ok: bool
     text: str
 
     @classmethod
-    def of(cls, look: Callable[[], str]) -> Finding:
-        """What `look` returns; an error of it that is meant for the user is what it found wrong."""
+    def of(cls, check: Callable[[], str]) -> Finding:
+        """What `check` returns; an error of it that is meant for the user is what is wrong."""
         try:
-            return cls(True, look())
+            return cls(True, check())
         except TrexError as error:
             return cls(False, str(error))
 

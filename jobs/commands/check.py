@@ -52,7 +52,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
-    """Look at everything, one after the other; changes nothing."""
+    """Check everything, one after the other; changes nothing."""
     yield Finding(True, f"config: {config.name}, {config.model.encoder} on {config.data.dataset}, all values valid")
     yield Finding.of(lambda: _same_run(run, config))
     yield Finding.of(lambda: _encoder(config))

@@ -15,7 +15,7 @@ data, scores, digests, versions, license. The run need not have finished; the ca
 layouts:
   encoder   the encoder alone with exactly torchvision's keys, without fc.*; for torchvision, timm, torch.hub.
             FILE ends in .pth, .pt or .safetensors. The default.
-  full      everything that training goes on with, in the layout of the released t-ReX checkpoints: a dict with model,
+  full      everything that training continues with, in the layout of the released t-ReX checkpoints: a dict with model,
             optimizer, epoch, args, fp16_scaler; tensors and plain values only. FILE ends in .pth or .pt.
             The default where FILE ends in _checkpoint_full.pth, the name of the released ones.
 

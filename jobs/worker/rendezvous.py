@@ -80,7 +80,7 @@ def _join(run: RunDir, key: str, task: Task, stop: StopRequest) -> Store:
 
 
 def _wait_for_all(store: Store, task: Task, stop: StopRequest) -> None:
-    """Wait until every rank is at the store. All go on, or all leave: the first to decide decides for all.
+    """Wait until every rank is at the store. Either all continue or all leave: the first to decide decides for all.
 
     A signal during start-up may end one rank before it can catch it, and find another here; without a decision that
     rank would wait in the back end's own rendezvous until its time-out.

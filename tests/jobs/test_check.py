@@ -58,3 +58,14 @@ def test_notice_is_only_told_where_the_partition_decides_it(
 ) -> None:
     answering.says("scontrol", PREEMPTIBLE, f"PreemptType             = {preempt_type}")
     assert found("low")[0].text.endswith(notice)
+
+
+def test_probe_that_does_not_fit_into_this_machine_is_found_once(fake_slurm: FakeSlurm) -> None:
+    settings = ("extract.weights=pixels", "extract.datasets=[in1k]", "probe.memory_gb=90000")
+    run, cluster = RunDir(Path.cwd() / "run"), Cluster(kind="local")
+    found = [finding for finding in findings(run, load(None, Config, settings), cluster) if "memory:" in finding.text]
+    assert [finding.ok for finding in found] == [True, False]
+    assert "this machine has" in found[1].text
+    too_little = load(None, Config, (*settings[:2], "probe.memory_gb=0.5"))
+    found = [finding for finding in findings(run, too_little, cluster) if "memory:" in finding.text]
+    assert [finding.ok for finding in found] == [False]
