@@ -1,0 +1,37 @@
+"""Widths of encoders that are known without building them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from trex.errors import UserError
+from trex.model.encoder import build_encoder_on_meta, encoder_names
+from trex.model.widths import feature_dim
+
+
+@pytest.mark.parametrize("name", encoder_names())
+def test_width_is_that_of_the_encoder(name: str) -> None:
+    assert feature_dim(name) == build_encoder_on_meta(name).feature_dim
+
+
+def test_widths_of_all_encoders_of_torchvision_are_known_without_torch() -> None:
+    code = (
+        f"import sys; from trex.model.widths import feature_dim; [feature_dim(name) for name in {encoder_names()}]\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+def test_encoder_of_timm_is_asked_itself() -> None:
+    assert feature_dim("timm/resnetv2_50x3_bit") == 6144
+    assert feature_dim("timm/vit_tiny_patch16_224") == 192
+
+
+def test_unknown_encoder_is_a_mistake_that_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'resnet50'"):
+        feature_dim("resnet5O")
