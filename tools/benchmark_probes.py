@@ -1,7 +1,7 @@
-"""Time the exact probe protocol against the published one, on the same features and split, in one run, one thread.
+"""Time the exact probe against the published one, on the same features and folds, in one run, one thread.
 
 Features: scikit-learn's digits as they are, and 3680 x 2048 synthetic ones of 37 classes (the size of Pets) with a
-power-law spectrum. For each of five seeds a protocol searches, refits on all of trainval and predicts the test images.
+power-law spectrum. For each of five seeds a probe searches, refits on all of trainval and predicts the test images.
 Run: OMP_NUM_THREADS=1 .venv/bin/python tools/benchmark_probes.py
 """
 
@@ -54,19 +54,19 @@ def by_exact(data: Data, folder: Path) -> list[np.ndarray]:
     test = Design.of(Rows(features[images:]), basis, classes, True)
     found = []
     for seed in range(SEEDS):
-        partial = Partial(folder / f"exact_{seed}.json", {})
+        partial = Partial(folder / f"exact_{seed}.json", key="")
         choice = exact.choose_c(problem, [validation_split(problem.labels, seed)], partial)
         found.append(test.predict(exact.fit(problem, choice.best["C"], partial)))
     return found
 
 
 def by_published(data: Data, folder: Path) -> list[np.ndarray]:
-    """The same by the published protocol."""
+    """The same by the published probe."""
     features, labels, images = data
     rows, targets, fit = Rows(features[:images]), labels[:images], published.fit_lbfgs
     found = []
     for seed in range(SEEDS):
-        partial = Partial(folder / f"published_{seed}.json", {})
+        partial = Partial(folder / f"published_{seed}.json", key="")
         fold, ranges = validation_split(targets, seed), {"C": published.C_RANGE}
         choice = published.choose(fit, ranges, rows, targets, fold, seed, StopRequest(), partial)
         found.append(fit(rows, targets, choice.best)(Rows(features[images:])))
@@ -74,17 +74,17 @@ def by_published(data: Data, folder: Path) -> list[np.ndarray]:
 
 
 def main() -> None:
-    """A line a dataset and protocol."""
+    """One line per dataset and kind of probe."""
     for name, data in (("digits", digits()), ("3680 x 2048, 37 classes", synthetic())):
         truth = data[1][data[2] :]
         seconds = {}
-        for protocol, run in (("published", by_published), ("exact", by_exact)):
+        for kind, run in (("published", by_published), ("exact", by_exact)):
             with tempfile.TemporaryDirectory() as folder:
                 began = time.perf_counter()
                 predicted = run(data, Path(folder))
-                seconds[protocol] = time.perf_counter() - began
+                seconds[kind] = time.perf_counter() - began
             top1 = 100 * float(np.mean([(one == truth).mean() for one in predicted]))
-            print(f"{name}: {protocol}: {seconds[protocol]:.1f} s, test top-1 {top1:.1f} %", flush=True)
+            print(f"{name}: {kind}: {seconds[kind]:.1f} s, test top-1 {top1:.1f} %", flush=True)
         print(f"{name}: exact is {seconds['published'] / seconds['exact']:.1f} times as fast", flush=True)
 
 

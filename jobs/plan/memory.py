@@ -1,32 +1,33 @@
-"""Whether the probes' jobs get the memory that they take, from what is known before anything has been extracted."""
+"""Whether the probes' jobs get the RAM that they take, from what is known before anything has been extracted."""
 
 from __future__ import annotations
 
 from jobs.plan.cluster import Cluster
 from trex.config.schema import Config
 from trex.errors import UserError
-from trex.probing.memory import Size, needs_of, used_bytes
-
-#: Widths of torchvision's ResNets; the others that can be trained have 2048.
-_NARROW = {"resnet18": 512, "resnet34": 512}
+from trex.features.origin import feature_dim
+from trex.probing.kind import kinds_of
+from trex.probing.memory import Size
+from trex.probing.treatment import Treatment
 
 
 def require_memory(config: Config, cluster: Cluster) -> float:
     """The gigabytes that the largest probe of the config takes; 0 where none of its datasets has known counts.
 
     Raises:
-        UserError: if `probe.memory_gb` is too little for one, or the cluster file asks for less than it takes.
+        UserError: if `probe.memory_gb` is too little for one, the cluster file asks for less than it takes, or there is
+            no such encoder.
     """
     largest, largest_set = 0.0, ""
     for name in config.extract.datasets:
         size = _size(name, config)
         if size is None:
             continue
-        for need in needs_of(name, config.probe):
+        for kind in kinds_of(config.probe):
             try:
-                used = used_bytes(size, need, config.probe.memory_gb * 1e9) / 1e9
+                used = kind.used_bytes(size, Treatment.of(name, config.probe), config.probe.memory_gb * 1e9) / 1e9
             except UserError as error:
-                raise UserError(f"memory: probes of {name}: {error}") from error
+                raise UserError(f"memory: probe {kind.name} of {name}: {error}") from error
             if used > largest:
                 largest, largest_set = used, name
     asked = cluster.probe.memory_gb
@@ -46,13 +47,7 @@ def _size(name: str, config: Config) -> Size | None:
     try:
         counts = find(name, config.data).counts
     except UserError:
-        return None  # said where it is looked for
+        return None  # the check of the dataset says so
     if counts is None:
         return None
-    return Size(counts.trainval, counts.test, _dim(config), counts.classes)
-
-
-def _dim(config: Config) -> int:
-    if config.extract.weights == "pixels":
-        return 3 * config.extract.crop**2
-    return _NARROW.get(config.model.encoder, 2048)
+    return Size(counts.trainval, counts.test, feature_dim(config), counts.classes)

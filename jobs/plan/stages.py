@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.plan.spec import STAGES, Item, Stage, TaskSpec
 from trex.config.schema import WEIGHTS_OF_RUN, Config, ProbeConfig
 from trex.errors import UserError
-from trex.probing.kinds import is_result_of, made_from, probe_kinds
+from trex.probing.kind import kinds_of
+from trex.probing.treatment import Treatment
 from trex.records.manifest import checkpoint_folders, newest_manifest
+from trex.records.probe_result import is_made_from
 from trex.records.run_dir import RunDir
 
 
@@ -62,16 +64,16 @@ def _refuse_other_features(run: RunDir, config: Config, to_be_trained: bool) -> 
     if not there:
         return
     from trex.features.origin import origin
-    from trex.features.store import other_features, read_about
+    from trex.features.store import other_features, read_attributes
 
-    found = {path: asdict(read_about(path)[0]) for path in there}
+    found = {path: read_attributes(path).provenance for path in there}
     wanted = origin(run, config)
     if to_be_trained:
-        wanted["weights"] = "the training, when it has finished"
-    elif config.extract.weights == "trained" and any(about["weights"] != wanted["weights"] for about in found.values()):
+        wanted = replace(wanted, weights="the training, when it has finished")
+    elif config.extract.weights == "trained" and any(made_by.weights != wanted.weights for made_by in found.values()):
         wanted = origin(run, config, read_states=True)  # the newest checkpoint may be damaged: the job takes another
-    for path, about in found.items():
-        if differences := [f"{key}: {wanted[key]} and {about[key]}" for key in wanted if wanted[key] != about[key]]:
+    for path, made_by in found.items():
+        if differences := wanted.differences(made_by):
             raise other_features(path, differences)
 
 
@@ -83,13 +85,12 @@ def _is_probed(run: RunDir, config: Config, item: Item) -> bool:
     files = _feature_files(run, item.dataset)
     if not all(path.exists() for path in files):
         return True
-    from trex.features.store import read_about
+    from trex.features.store import read_attributes
 
-    (about, trainval), (_, test) = map(read_about, files)
-    return all(
-        is_result_of(run.probe(item.dataset, kind, seed), made_from(config.probe, kind, about, (trainval, test)))
-        for kind, seed in _results(config, item)
-    )
+    attributes = [read_attributes(path) for path in files]
+    treatment = Treatment.of(item.dataset, config.probe)
+    wanted = {kind.name: kind.provenance(treatment, *attributes) for kind in kinds_of(config.probe)}
+    return all(is_made_from(run.probe(item.dataset, kind, seed), wanted[kind]) for kind, seed in _results(config, item))
 
 
 def items(stage: Stage, config: Config) -> tuple[Item, ...]:
@@ -115,11 +116,12 @@ def _feature_files(run: RunDir, dataset: str) -> tuple[Path, Path]:
 def _results(config: Config, item: Item) -> list[tuple[str, int]]:
     """Kind and seed of each probe of an item."""
     seeds = item.seeds or range(config.probe.seeds)
-    return [(kind, seed) for kind in probe_kinds(config.probe) for seed in seeds]
+    return [(kind, seed) for kind in config.probe.kinds for seed in seeds]
 
 
 def _seeds_of_jobs(config: ProbeConfig) -> list[tuple[int, ...]]:
-    size = config.seeds_per_job or (1 if config.protocol == "published" else config.seeds)
+    share_work = all(kind.seeds_share_work for kind in kinds_of(config))
+    size = config.seeds_per_job or (config.seeds if share_work else 1)
     if size >= config.seeds:
         return [()]
     seeds = range(config.seeds)

@@ -109,7 +109,8 @@ def test_ranges_across_fields_are_checked(tmp_path: Path) -> None:
 
 
 def test_resolved_config_reads_back_equal(tmp_path: Path) -> None:
-    config = read(tmp_path, "name: a\noptimizer: {final_lr: 1e-7}\ndata: {folders: {in1k: /d}}\nprobe: {shots: [5]}\n")
+    sections = "optimizer: {final_lr: 1e-7}\ndata: {folders: {in1k: /d}}\nprobe: {kinds: [knn20]}\n"
+    config = read(tmp_path, "name: a\n" + sections)
     (tmp_path / "saved.yaml").write_text(to_yaml(config))
     assert load(tmp_path / "saved.yaml", Config) == config
 

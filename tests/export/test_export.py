@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
+from tests.records.examples import PROBE_RESULT
 from tests.released import HIDDEN, OUTPUT, Released, Wrapped, two_groups
 from trex.config import Config, load
 from trex.distributed import Ranks
 from trex.errors import UserError
 from trex.export.write import encoder_of, export, layout_of
 from trex.features.source import state_digest
-from trex.files import sha256, write_json
+from trex.files import sha256
 from trex.model.trex import build_model
 from trex.model.weights import read_encoder
 from trex.records.environment import Environment
@@ -135,12 +137,15 @@ def test_full_file_loads_into_a_model_and_an_optimizer_of_the_released_layout(tm
 def test_card_says_what_it_is_from_what_and_how_well_it_does(run: RunDir, tmp_path: Path) -> None:
     digest = state_digest(encoder_of(saved(run)))
     for dataset, encoder, top1 in (("digits_unseen", digest, 0.9375), ("pets", "another encoder's", 0.5)):
-        result = {
-            "dataset": dataset, "probe": "exact", "seed": 0, "best": {"C": 1.0}, "edge": False, "comparable": True,
-            "features": {"encoder_digest": encoder}, "trials": [], "counts": {"test": 64},
-            "test": {"top1": top1, "mean_per_class": top1},
-        }  # fmt: skip
-        write_json(run.probe(dataset, "exact", 0), result)
+        result = replace(
+            PROBE_RESULT,
+            dataset=dataset,
+            probe="exact",
+            seed=0,
+            test=replace(PROBE_RESULT.test, top1=top1),
+            provenance=replace(PROBE_RESULT.provenance, encoder_digest=encoder),
+        )
+        result.write(run.probe(dataset, "exact", 0))
     packages: dict[str, str | None] = {"torch": "2.14.1"}
     Environment(0.0, "7", "n1", 4, "cuda: X", 8, "3.12.1", "Linux", packages).write(run.environment)
     MetricsLine("validation", 160, 20.0, {"top1": 81.25, "top5": 95.0}, 0.0).append(run.metrics)

@@ -35,7 +35,7 @@ def test_trained_is_the_newest_checkpoints_encoder(config: Config) -> None:
         Checkpoints(run.checkpoints).write({"position": position, "model": model.state_dict()}, keep=2)
     source = make_source(run, config, Ranks())
     assert source.digest == state_digest(model.encoder.state_dict())
-    assert source.weights == origin(run, config)["weights"]
+    assert source.weights == origin(run, config).weights
     assert source.weights.startswith("epoch-0000-step-00000002, SHA-256 ")
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))

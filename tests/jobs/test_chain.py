@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jobs.cli import main
-from trex.features.store import About, write_features
+from trex.features.store import write_features
+from trex.records.feature_provenance import FeatureProvenance
 
 CLUSTER = """
 kind: slurm
@@ -48,7 +49,9 @@ def make_features(home: Path, *datasets: str) -> None:
     transform = "resize 8 bicubic, center crop 8, resnet50"
     for name in datasets:
         for part in ("trainval", "test"):
-            about = About("run", name, part, "split", "pixels", "raw pixels", transform, "float32", False, "{}")
+            about = FeatureProvenance(
+                "run", name, part, "split", "pixels", "raw pixels", transform, "float32", False, {}
+            )
             path = home / "runs" / "run" / "features" / name / f"{part}.h5"
             features, labels = np.zeros((2, 192), np.float32), np.arange(2)
             write_features(path, [features], features.shape, labels, ["a", "b"], ("a", "b"), about)
@@ -65,10 +68,10 @@ def test_probes_of_all_seeds_are_one_array_beside_that_of_the_extraction(
     ]
 
 
-def test_published_protocol_has_an_array_a_seed_and_they_share_the_limit(
+def test_published_probes_have_one_array_per_seed_and_they_share_the_limit(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    jobs = planned(home, capsys, "probe.protocol=published", "probe.seeds=3", parallel=7)
+    jobs = planned(home, capsys, "probe.kinds=[published]", "probe.seeds=3", parallel=7)
     assert [job[1:] for job in jobs if job[0] == "probe"] == [
         ("0-3%2", "aftercorr:<extract-dtd>"),
         ("0-3%2", "aftercorr:<extract-dtd>"),

@@ -37,12 +37,27 @@ def test_job_that_asks_for_less_than_its_probe_may_take_is_refused_with_the_reme
     require_memory(config("probe.memory_gb=8"), cluster(8))
 
 
-def test_published_protocol_of_a_large_set_by_l_bfgs_is_refused() -> None:
+def test_published_probe_of_a_large_dataset_by_l_bfgs_is_refused() -> None:
     """scikit-learn needs all of ImageNet-1K in memory, several times."""
     with pytest.raises(UserError, match="in1k"):
-        require_memory(config("probe.protocol=published", "probe.sgd={in1k: false}"), cluster(0))
-    require_memory(config("probe.protocol=published"), cluster(0))
+        require_memory(config("probe.kinds=[published]", "probe.sgd={in1k: false}"), cluster(0))
+    require_memory(config("probe.kinds=[published]"), cluster(0))
 
 
 def test_sets_without_official_counts_are_left_to_the_job() -> None:
     assert require_memory(config("extract.datasets=[mine]", "data.folders={mine: /nowhere}"), cluster(1)) == 0
+
+
+def test_memory_depends_on_how_wide_the_encoder_is() -> None:
+    small = ("extract.datasets=[inat2018]", "probe.memory_gb=3")
+    require_memory(config(*small, "model.encoder=vit_b_16"), cluster(0))
+    with pytest.raises(UserError, match=r"probe exact of inat2018: probe\.memory_gb is 3"):
+        require_memory(config(*small, "model.encoder=resnet50"), cluster(0))
+
+
+@pytest.mark.slow
+def test_memory_for_the_features_of_a_wide_encoder_of_timm_is_found_to_be_too_little() -> None:
+    wide = ("extract.datasets=[inat2018]", "model.encoder=timm/resnetv2_50x3_bit")
+    with pytest.raises(UserError, match=r"probe exact of inat2018: probe\.memory_gb is 7"):
+        require_memory(config(*wide, "probe.memory_gb=7"), cluster(0))
+    require_memory(config(*wide, "probe.memory_gb=16"), cluster(0))

@@ -12,7 +12,8 @@ from jobs.cli import main
 from jobs.plan.runs import open_config, save_config
 from jobs.slurm import held
 from tests.jobs.conftest import FakeSlurm, note_submission, queued
-from trex.features.store import About, write_features
+from trex.features.store import write_features
+from trex.records.feature_provenance import FeatureProvenance
 from trex.records.run_dir import RunDir
 
 WORDS = ["train", "recipe.yaml", "--cluster", "slurm", "--dry-run"]
@@ -62,7 +63,7 @@ def test_job_that_is_just_ending_is_taken_up_only_when_it_does_not_come_back(
 def test_retry_goes_on_with_the_training_when_earlier_features_are_in_the_way(
     run: RunDir, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    about = About("mine", "digits", "test", "s", "e", "epoch-0040", "t", "float32", False, "{}")
+    about = FeatureProvenance("mine", "digits", "test", "s", "e", "epoch-0040", "t", "float32", False, {})
     features = np.zeros((2, 3), np.float32)
     write_features(run.features("digits", "test"), [features], (2, 3), np.arange(2), ["a", "b"], ("a", "b"), about)
     note_submission(run, "trex:mine:extract:b", extract_digits="8_0")

@@ -157,7 +157,7 @@ def test_results_of_other_features_or_of_another_treatment_are_made_anew(evaluat
     run, config = configured(tmp_path / "home")
     path = run.probe("digits_unseen", "exact", 1)
     result = json.loads(path.read_text())
-    result["features"]["trainval_digest"] = "0" * 64
+    result["provenance"]["trainval_digest"] = "0" * 64
     path.write_text(json.dumps(result))
     assert planned(run, config, ("probe",)) == {"probe": (Item("digits_unseen"),)}
     path.write_text("{")

@@ -72,15 +72,16 @@ def test_released_checkpoint_is_evaluated_from_a_relative_path_without_training(
     run = home / "runs" / "transfer_x"
     assert not (run / "checkpoints").exists()
     assert (run / "report" / "index.html").exists()
-    about = open_features(run / "features" / "digits_unseen" / "test.h5").about
-    assert re.fullmatch(r"x_checkpoint_full\.pth, SHA-256 [0-9a-f]{16}", about.weights)
+    features = run / "features" / "digits_unseen" / "test.h5"
+    made_by = open_features(features).provenance
+    assert re.fullmatch(r"x_checkpoint_full\.pth, SHA-256 [0-9a-f]{16}", made_by.weights)
     assert list(run.glob("probes/digits_unseen/*/seed_0.json"))
     elsewhere = home / "elsewhere"
     elsewhere.mkdir()
     shutil.rmtree(run / "features")
     again = trex(elsewhere, "extract", str(run), "--cluster", "local")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert open_features(run / "features" / "digits_unseen" / "test.h5").about.encoder_digest == about.encoder_digest
+    assert open_features(features).provenance.encoder_digest == made_by.encoder_digest
 
 
 @pytest.mark.slow
@@ -97,7 +98,7 @@ def test_export_of_a_finished_run_has_the_runs_features(home: Path) -> None:  # 
         open_features(home / "runs" / run / "features" / "digits_unseen" / "test.h5") for run in ("first", "again")
     )
     assert np.array_equal(ours.features, theirs.features)
-    assert ours.about.encoder_digest == theirs.about.encoder_digest
+    assert ours.provenance.encoder_digest == theirs.provenance.encoder_digest
     card = (home / "first_checkpoint_full.md").read_text()
     assert r"digits\_unseen" in card
     assert "Validation on digits_seen" in card

@@ -1,4 +1,4 @@
-"""Sets that do not fit into memory, and searches that are ended in the middle: the same results."""
+"""Datasets that do not fit into memory, and searches that are stopped in the middle: the same results."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from tests.probing.test_probing import features_of_pixels, results, synthetic  # noqa: F401
 from tests.stopping import StopAfter
+from trex import tensor_files
 from trex.config.schema import ProbeConfig
 from trex.errors import Interrupted, UserError
 from trex.interruption import StopRequest
@@ -20,11 +21,14 @@ from trex.probing import exact, published
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
 from trex.probing.folds import validation_split
-from trex.probing.memory import Size, least_bytes, needs_of, plan_exact, used_bytes
+from trex.probing.kind import kind_of
+from trex.probing.memory import Size, solver_memory
 from trex.probing.partial import Partial
 from trex.probing.probe import probe
 from trex.probing.rows import Rows
 from trex.probing.solver import RegularizationPath
+from trex.probing.treatment import Treatment
+from trex.records.probe_result import Search, Trial
 
 #: The largest of the sixteen sets, with the features of a ResNet-50.
 IN1K = Size(1281167, 50000, 2048, 1000)
@@ -79,8 +83,8 @@ def problem(stop: StopRequest) -> Problem:
     return Problem(design, labels.numpy(), 5, keep_logits=True, stop=stop)
 
 
-def found(stop: StopRequest, path: Path) -> tuple[exact.Choice, torch.Tensor]:
-    partial = Partial(path, {"features": "these"})
+def found(stop: StopRequest, path: Path) -> tuple[Search, torch.Tensor]:
+    partial = Partial(path, key="these features")
     one = problem(stop)
     try:
         choice = exact.choose_c(one, [validation_split(one.labels, 0)], partial)
@@ -90,7 +94,7 @@ def found(stop: StopRequest, path: Path) -> tuple[exact.Choice, torch.Tensor]:
         raise
 
 
-def test_search_that_is_stopped_anywhere_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+def test_search_that_is_stopped_anywhere_continues_to_the_same_bits(tmp_path: Path) -> None:
     expected, weights = found(StopRequest(), tmp_path / "plain" / "seed_0.json")
     path = tmp_path / "stopped" / "seed_0.json"
     stops = 0
@@ -103,41 +107,53 @@ def test_search_that_is_stopped_anywhere_goes_on_to_the_same_bits(tmp_path: Path
     assert stops >= 3
     assert torch.equal(ended, weights)
     assert choice.best == expected.best
-    assert [t["validation_top1"] for t in choice.trials] == [t["validation_top1"] for t in expected.trials]
+    assert [t.validation_top1 for t in choice.trials] == [t.validation_top1 for t in expected.trials]
 
 
-def test_published_search_that_is_stopped_goes_on_with_the_same_trials(tmp_path: Path) -> None:
+def test_published_search_that_is_stopped_continues_with_the_same_trials(tmp_path: Path) -> None:
     features, labels = synthetic(300, 12, 4)
     rows, targets = Rows(features.numpy()), labels.numpy()
     fold = validation_split(targets, 1)
 
-    def search(stop: StopRequest, partial: Partial) -> exact.Choice:
+    def search(stop: StopRequest, partial: Partial) -> Search:
         ranges = {"C": published.C_RANGE}
         return published.choose(published.fit_lbfgs, ranges, rows, targets, fold, 1, stop, partial, trials=14)
 
-    expected = search(StopRequest(), Partial(tmp_path / "a.json", {}))
-    partial = Partial(tmp_path / "b.json", {})
+    expected = search(StopRequest(), Partial(tmp_path / "a.json", key=""))
+    partial = Partial(tmp_path / "b.json", key="")
     with pytest.raises(Interrupted):
         search(StopAfter(12), partial)
     partial.write()
-    again = Partial(tmp_path / "b.json", {})
-    assert len(again.state["trials"]) == 12
+    again = Partial(tmp_path / "b.json", key="")
+    assert len(again.trials) == 12
     choice = search(StopRequest(), again)
     assert choice.best == expected.best
-    assert [t["C"] for t in choice.trials] == [t["C"] for t in expected.trials]
+    assert [t.values for t in choice.trials] == [t.values for t in expected.trials]
 
 
-def test_unfinished_search_of_other_features_is_not_taken_up(tmp_path: Path) -> None:
-    partial = Partial(tmp_path / "seed_0.json", {"features": "these"})
-    partial.update(trials=[1])
+def test_unfinished_search_of_other_features_is_not_continued(tmp_path: Path) -> None:
+    partial = Partial(tmp_path / "seed_0.json", key="these")
+    trial = Trial({"C": 1.0}, validation_top1=0.5, seconds=0.1)
+    partial.seconds = 2.5
+    partial.update(trials=[trial], own=[torch.ones(3)])
     partial.write()
-    assert Partial(tmp_path / "seed_0.json", {"features": "these"}).state == {"trials": [1]}
-    assert Partial(tmp_path / "seed_0.json", {"features": "others"}).state == {}
-    partial.path.write_bytes(b"garbage")
-    assert Partial(tmp_path / "seed_0.json", {"features": "these"}).state == {}
+    same, other = (Partial(tmp_path / "seed_0.json", key) for key in ("these", "others"))
+    assert (same.trials, same.seconds) == ((trial,), 2.5)
+    assert torch.equal(same.own[0], torch.ones(3))
+    assert (other.trials, other.own, other.seconds) == ((), None, 0.0)
 
 
-def test_interrupted_probe_leaves_its_search_and_takes_it_away_when_it_has_finished(features_of_pixels) -> None:  # noqa: F811
+@pytest.mark.parametrize("content", [b"garbage", None])
+def test_unfinished_search_that_is_damaged_begins_again(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / ".seed_0.partial.pt"
+    if content is None:  # whole, with something else in it
+        tensor_files.save({"key": "these", "trials": [{"C": 1.0}]}, path)
+    else:
+        path.write_bytes(content)
+    assert Partial(tmp_path / "seed_0.json", "these").trials == ()
+
+
+def test_interrupted_probe_leaves_its_search_and_deletes_it_when_it_has_finished(features_of_pixels) -> None:  # noqa: F811
     run, config = features_of_pixels
     with pytest.raises(Interrupted):
         probe(run, config, "digits_unseen", [0], StopAfter(60))
@@ -147,28 +163,32 @@ def test_interrupted_probe_leaves_its_search_and_takes_it_away_when_it_has_finis
     assert len(results(run)) == 3
 
 
-def test_plan_keeps_what_fits() -> None:
+def test_solver_keeps_in_memory_what_fits() -> None:
     pets = Size(3680, 3669, 2048, 37)
-    assert plan_exact(pets, 16e9).rows
-    assert plan_exact(pets, 16e9).logits
+    assert solver_memory(pets, 16e9).rows
+    assert solver_memory(pets, 16e9).logits
     for limit in (64e9, 32e9, 16e9, 4e9):
-        assert plan_exact(IN1K, limit).bytes <= limit
-    assert not plan_exact(IN1K, 4e9).rows
-    assert plan_exact(IN1K, 64e9).rows
-    assert plan_exact(IN1K, 64e9).logits
+        assert solver_memory(IN1K, limit).bytes <= limit
+    assert not solver_memory(IN1K, 4e9).rows
+    assert solver_memory(IN1K, 64e9).rows
+    assert solver_memory(IN1K, 64e9).logits
 
 
 def test_memory_that_suffices_for_no_way_is_said_with_what_would() -> None:
-    least = least_bytes(INAT2018, "exact")
+    small, large = Treatment(normalize=False, sgd=False), Treatment(normalize=True, sgd=True)
+    least = kind_of("exact").least_bytes(INAT2018, large)
     assert 2e9 < least < 6e9
     with pytest.raises(UserError, match=r"probe\.memory_gb is 1, .* set probe\.memory_gb=\d\.\d or more"):
-        plan_exact(INAT2018, 1e9)
-    plan_exact(INAT2018, least)
+        solver_memory(INAT2018, 1e9)
+    solver_memory(INAT2018, least)
     with pytest.raises(UserError, match="memory_gb"):
-        used_bytes(IN1K, "lbfgs", 16e9)
-    assert used_bytes(IN1K, "sgd", 16e9) < 2e9
-    assert list(needs_of("in1k", ProbeConfig(protocol="published", neighbors=20))) == ["sgd", "knn"]
-    assert list(needs_of("pets", ProbeConfig(protocol="published"))) == ["lbfgs"]
+        kind_of("published").used_bytes(IN1K, small, 16e9)
+    assert kind_of("published").used_bytes(IN1K, large, 16e9) < 2e9
+
+
+def test_large_dataset_is_fitted_by_sgd_and_a_small_one_by_lbfgs() -> None:
+    names = ("in1k", "pets")
+    assert [kind_of("published").fitted_by(Treatment.of(name, ProbeConfig())) for name in names] == ["SGD", "L-BFGS"]
 
 
 _MEASURED = r"""
@@ -176,13 +196,13 @@ import re, sys
 import numpy as np, torch
 from trex.interruption import StopRequest
 from trex.probing.design import Basis, Design
-from trex.probing.memory import Size, plan_exact
+from trex.probing.memory import Size, solver_memory
 from trex.probing.solver import RegularizationPath
 from trex.probing.rows import Rows
 torch.set_num_threads(1)
 n, d, k, limit = 30000, 256, 1500, float(sys.argv[2])
 stored = np.memmap(sys.argv[1], np.float16, "r", shape=(n, d))
-plan = plan_exact(Size(n, 100, d, k), limit)
+plan = solver_memory(Size(n, 100, d, k), limit)
 rows = Rows(stored, normalize=True)
 design = Design.of(rows, Basis.of(rows), k, plan.rows)
 path = RegularizationPath(design, torch.arange(n) % k, k, StopRequest(), plan.logits)

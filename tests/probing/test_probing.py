@@ -1,4 +1,4 @@
-"""Probes: splits, the certified solver, both protocols, results on disk."""
+"""Probes: folds, the certified solver, the published search, results on disk."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from trex.probing.partial import Partial
 from trex.probing.probe import probe, scores
 from trex.probing.rows import Rows
 from trex.probing.solver import RELATIVE_GAP, RegularizationPath
+from trex.records.probe_result import ImageCounts, ProbeResult
 from trex.records.run_dir import RunDir
 
 
@@ -55,7 +56,7 @@ def design_of(features: torch.Tensor, classes: int, in_memory: bool = True) -> D
 
 @pytest.fixture
 def unwritten(tmp_path: Path) -> Partial:
-    return Partial(tmp_path / "seed_0.json", {})
+    return Partial(tmp_path / "seed_0.json", key="")
 
 
 def test_validation_takes_a_fifth_of_each_class_and_never_the_last_image() -> None:
@@ -159,11 +160,11 @@ def test_chosen_c_is_the_smallest_within_half_a_standard_error(digits, unwritten
     features, labels = digits
     problem = Problem(design_of(features, 10), labels.numpy(), 10, keep_logits=True, stop=StopRequest())
     choice = exact.choose_c(problem, [validation_split(labels.numpy(), 0)], unwritten)
-    accuracies = [trial["validation_top1"] for trial in choice.trials]
+    accuracies = [trial.validation_top1 for trial in choice.trials]
     best = max(accuracies)
     half = 0.5 * math.sqrt(best * (1 - best) / 358)
-    first = next(trial for trial in choice.trials if trial["validation_top1"] >= best - half - 1e-9)
-    assert choice.best["C"] == first["C"]
+    first = next(trial for trial in choice.trials if trial.validation_top1 >= best - half - 1e-9)
+    assert choice.best == first.values
     assert best > 0.95
     assert choice.edge is None
 
@@ -195,10 +196,10 @@ def test_knn_is_that_of_scikit_learn_also_in_pieces(digits, monkeypatch) -> None
 
 def test_scores_leave_out_classes_without_test_images() -> None:
     found = scores(np.array([0, 0, 0, 1]), np.array([0, 0, 2, 1]), 3)
-    assert found["top1"] == 0.75
-    assert found["mean_per_class"] == pytest.approx((2 / 3 + 1) / 2)
-    assert (found["per_class"][2], found["classes_without_test_images"]) == (None, 1)
-    assert found["confusion"] == [[0, 0, 2], [0, 2, 1], [1, 1, 1]]
+    assert found.top1 == 0.75
+    assert found.mean_per_class == pytest.approx((2 / 3 + 1) / 2)
+    assert (found.per_class[2], found.classes_without_test_images) == (None, 1)
+    assert found.confusion == ((0, 0, 2), (0, 2, 1), (1, 1, 1))
 
 
 @pytest.mark.parametrize("counts", [[500] * 5 + [300] * 5, [80] * 40], ids=["capped", "balanced"])
@@ -218,7 +219,7 @@ def test_path_does_not_end_on_its_first_plateau(unwritten, counts: list[int]) ->
     assert choice.validation_top1 is not None
     assert choice.validation_top1 >= max(hit.mean() for hit in hits) - 0.01
     assert choice.best["C"] > exact.GRID[0]
-    assert all(trial["gap"] <= RELATIVE_GAP for trial in choice.trials)
+    assert all(trial.gap <= RELATIVE_GAP for trial in choice.trials)
 
 
 @pytest.mark.parametrize("shape", [(40, 8), (20, 64)])
@@ -243,7 +244,7 @@ def test_single_class_is_always_right(unwritten) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["digits", "synthetic 2048-d"])
-def test_published_protocol_is_scikit_learn_and_optuna(digits, unwritten, data: str) -> None:
+def test_published_search_is_scikit_learn_and_optuna(digits, unwritten, data: str) -> None:
     """The same trials, choice and accuracy as both libraries used directly on the same split with the same seed."""
     import optuna
     from sklearn.linear_model import LogisticRegression
@@ -263,7 +264,7 @@ def test_published_protocol_is_scikit_learn_and_optuna(digits, unwritten, data: 
     study.optimize(accuracy, n_trials=8)
     assert choice.best["C"] == pytest.approx(study.best_params["C"])
     assert choice.validation_top1 == study.best_value
-    assert [t["validation_top1"] for t in choice.trials] == [t.value for t in study.trials]
+    assert [trial.validation_top1 for trial in choice.trials] == [trial.value for trial in study.trials]
 
 
 def test_sgd_of_the_large_sets_learns(digits, monkeypatch) -> None:
@@ -279,7 +280,7 @@ def features_of_pixels(tmp_path: Path) -> tuple[RunDir, Config]:
     path = tmp_path / "c.yaml"
     path.write_text(
         "extract: {datasets: [digits_unseen], weights: pixels, resize: 8, crop: 8}\n"
-        "probe: {seeds: 2, shots: [5], neighbors: 20}\ndata: {workers: 0}\n"
+        "probe: {seeds: 2, kinds: [exact, exact-5shot, knn20]}\ndata: {workers: 0}\n"
     )
     config = load(path, Config, [f"runs={tmp_path}/runs"])
     run = RunDir.of(config)
@@ -288,23 +289,24 @@ def features_of_pixels(tmp_path: Path) -> tuple[RunDir, Config]:
     return run, config
 
 
-def results(run: RunDir) -> dict[str, dict]:
-    return {
-        str(p.relative_to(run.root / "probes")): json.loads(p.read_text()) for p in run.root.glob("probes/**/*.json")
-    }
+def results(run: RunDir) -> dict[str, ProbeResult]:
+    paths = run.root.glob("probes/**/*.json")
+    return {str(path.relative_to(run.root / "probes")): ProbeResult.read(path) for path in paths}
 
 
-def test_one_result_a_kind_and_seed_with_everything_that_was_tried(features_of_pixels) -> None:
+def test_one_result_per_kind_and_seed_with_everything_that_was_tried(features_of_pixels) -> None:
     run, config = features_of_pixels
     probe(run, config, "digits_unseen", range(2), StopRequest())
     found = results(run)
     kinds = ("exact", "exact-5shot", "knn20")
     assert sorted(found) == sorted(f"digits_unseen/{kind}/seed_{seed}.json" for kind in kinds for seed in range(2))
     one = found["digits_unseen/exact/seed_0.json"]
-    assert one["test"]["top1"] > 0.9
-    assert one["counts"] == {"train": 342, "validation": 86, "test": 105}
-    assert {"C", "validation_top1", "train_loss", "gap", "seconds"} == set(one["trials"][0])
-    assert found["digits_unseen/exact-5shot/seed_0.json"]["shots"] == 5
+    assert one.test.top1 > 0.9
+    assert one.counts == ImageCounts(train=342, validation=86, test=105)
+    assert set(one.search.best) == set(one.search.trials[0].values) == {"C"}
+    assert None not in (one.search.trials[0].train_loss, one.search.trials[0].gap)
+    assert found["digits_unseen/exact-5shot/seed_0.json"].counts == ImageCounts(train=5 * 3, validation=0, test=105)
+    assert found["digits_unseen/knn20/seed_0.json"].counts == ImageCounts(train=428, validation=0, test=105)
 
 
 def test_probes_are_deterministic_and_made_once(features_of_pixels) -> None:
@@ -317,37 +319,37 @@ def test_probes_are_deterministic_and_made_once(features_of_pixels) -> None:
     for path in before:
         path.unlink()
     probe(run, config, "digits_unseen", range(2), StopRequest())
-    assert {k: v["test"] for k, v in first.items()} == {k: v["test"] for k, v in results(run).items()}
+    assert {k: v.test for k, v in first.items()} == {k: v.test for k, v in results(run).items()}
 
 
-def test_result_of_other_features_is_made_anew(features_of_pixels) -> None:
+def test_result_of_other_features_is_computed_again(features_of_pixels) -> None:
     run, config = features_of_pixels
     probe(run, config, "digits_unseen", [0], StopRequest())
     path = run.probe("digits_unseen", "exact", 0)
     stale = json.loads(path.read_text())
-    stale["features"]["trainval_digest"] = "other"
+    stale["provenance"]["trainval_digest"] = "other"
     path.write_text(json.dumps(stale))
     probe(run, config, "digits_unseen", [0], StopRequest())
-    assert json.loads(path.read_text())["features"]["trainval_digest"] != "other"
+    assert ProbeResult.read(path).provenance.trainval_digest != "other"
 
 
-@pytest.mark.parametrize("protocol", ["exact", "published"])
+@pytest.mark.parametrize("family", ["exact", "published"])
 @pytest.mark.parametrize("sgd", ["{}", "{digits_unseen: true}"])
-def test_one_image_a_class_leaves_nothing_to_search_with(
-    features_of_pixels, tmp_path: Path, monkeypatch, protocol: str, sgd: str
+def test_one_image_per_class_leaves_nothing_to_search_with(
+    features_of_pixels, tmp_path: Path, monkeypatch, family: str, sgd: str
 ) -> None:
     monkeypatch.setattr(published, "EPOCHS", 3)
     monkeypatch.setattr(published, "C_RANGE", (1e-2, 1e2))
     run, _ = features_of_pixels
-    settings = (f"runs={tmp_path}/runs", f"probe.protocol={protocol}", "probe.shots=[1]", f"probe.sgd={sgd}")
+    settings = (f"runs={tmp_path}/runs", f"probe.kinds=[{family}-1shot]", f"probe.sgd={sgd}")
     config = load(tmp_path / "c.yaml", Config, settings)
     probe(run, config, "digits_unseen", [0], StopRequest())
-    one = results(run)[f"digits_unseen/{protocol}-1shot/seed_0.json"]
-    assert one["counts"]["validation"] == 0
-    assert (one["trials"], one["validation"]["top1"], one["edge"]) == ([], None, None)
-    assert one["test"]["top1"] > 0.5
-    if protocol == "published" and sgd == "{}":
-        assert one["best"] == {"C": 1.0}
+    one = results(run)[f"digits_unseen/{family}-1shot/seed_0.json"]
+    assert one.counts.validation == 0
+    assert (one.search.trials, one.search.validation_top1, one.search.edge) == ((), None, None)
+    assert one.test.top1 > 0.5
+    if family == "published" and sgd == "{}":
+        assert one.search.best == {"C": 1.0}
 
 
 def test_interrupted_probe_keeps_whole_results_only(features_of_pixels) -> None:
@@ -356,4 +358,4 @@ def test_interrupted_probe_keeps_whole_results_only(features_of_pixels) -> None:
     with pytest.raises(Interrupted):
         probe(run, config, "digits_unseen", range(2), StopAfter(400))
     assert 1 <= len(results(run)) < 6
-    assert all(result["test"]["top1"] > 0 for result in results(run).values())
+    assert all(result.test.top1 > 0 for result in results(run).values())

@@ -1,4 +1,4 @@
-"""The published protocol's rules, each against the paper's words or a direct computation."""
+"""The rules of the published probes, each against the paper's words or a direct computation."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from trex.datasets.registry import known
 from trex.interruption import StopRequest
 from trex.probing import exact, published
 from trex.probing.folds import validation_split
-from trex.probing.kinds import fitted_by, is_normalized
 from trex.probing.partial import Partial
 from trex.probing.rows import Rows
+from trex.probing.treatment import Treatment
 
 
 @pytest.mark.parametrize(("images", "validated"), [(1, 0), (2, 1), (3, 1), (5, 1), (10, 2), (50, 10), (732, 146)])
@@ -52,14 +52,16 @@ def test_c_goes_from_1e_minus_5_to_1e6_in_both_protocols() -> None:
 def test_which_sets_the_paper_fits_by_sgd_on_l2_normalized_features() -> None:
     large = {"in1k", "cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5", "inat2018", "inat2019"}
     assert large < set(DEFAULT_DATASETS)
-    assert {name for name in known() if fitted_by(ProbeConfig(), name) == "SGD"} == large
-    assert {name for name in known() if is_normalized(ProbeConfig(), name)} == large
+    treatments = {name: Treatment.of(name, ProbeConfig()) for name in known()}
+    assert {name for name, treatment in treatments.items() if treatment.sgd} == large
+    assert {name for name, treatment in treatments.items() if treatment.normalize} == large
 
 
 def test_config_overrides_how_a_dataset_is_treated() -> None:
     config = ProbeConfig(normalize={"in1k": False, "birds": True}, sgd={"in1k": False, "birds": True})
-    assert [is_normalized(config, name) for name in ("in1k", "birds", "inat2018", "pets")] == [False, True, True, False]
-    assert [fitted_by(config, name) for name in ("in1k", "birds", "pets")] == ["L-BFGS", "SGD", "L-BFGS"]
+    found = [Treatment.of(name, config) for name in ("in1k", "birds", "inat2018", "pets")]
+    assert [treatment.normalize for treatment in found] == [False, True, True, False]
+    assert [treatment.sgd for treatment in found] == [False, True, True, False]
 
 
 def features(rows: int = 2500) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +132,7 @@ def test_search_is_optunas_tpe_of_30_trials(values: int, tmp_path: Path) -> None
         return lambda images: np.where(np.arange(200) < right, images.take(slice(None))[:, 0] % 2, 2).astype(int)
 
     rows = Rows(np.arange(1000, dtype=np.float32)[:, None])
-    partial = Partial(tmp_path / "seed_3.json", {})
+    partial = Partial(tmp_path / "seed_3.json", key="")
     found = published.choose(fit, ranges, rows, labels, validation_split(labels, 0), 3, StopRequest(), partial)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -141,5 +143,5 @@ def test_search_is_optunas_tpe_of_30_trials(values: int, tmp_path: Path) -> None
         return share(*(trial.suggest_float(key, low, high, log=True) for key, (low, high) in ranges.items())) / 200
 
     study.optimize(accuracy, n_trials=30)
-    assert [trial["validation_top1"] for trial in found.trials] == [trial.value for trial in study.trials]
+    assert [trial.validation_top1 for trial in found.trials] == [trial.value for trial in study.trials]
     assert found.best == pytest.approx(study.best_params)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from trex.records.base import Record
 from trex.records.environment import Environment
 from trex.records.events import AttemptEnded, AttemptStarted, CheckpointSaved, TrainingResumed, TrainingStarted
+from trex.records.feature_provenance import FeatureProvenance
 from trex.records.job_state import JobState, State
 from trex.records.lock_owner import LockOwner
 from trex.records.manifest import Manifest
 from trex.records.metrics import MetricsLine
+from trex.records.probe_result import ImageCounts, ProbeProvenance, ProbeResult, Scores, Search, Trial
 from trex.records.rendezvous import Canceled, Rendezvous
 from trex.records.submission import Submission
 
@@ -28,6 +30,15 @@ SUBMISSION = Submission(
     1.0, "slurm", "extract", {"extract-dtd": "12_0", "extract-pets": "12_1"}, "trex:a:b", "c0de", "afterok:11"
 )
 ENVIRONMENT = Environment(1.0, "12", "n1", 8, "cuda: X", 4, "3.12.1", "Linux", {"torch": "2.14.1", "timm": None})
+PROBE_RESULT = ProbeResult(
+    "a", "pets", "exact-5shot", 3, True, ("cat", "dog"), ImageCounts(8, 2, 3),
+    Search({"C": 0.1}, 0.5, "low", (Trial({"C": 0.1}, 0.5, 1.5, 0.7, 1e-4), Trial({"C": 1.0}, 0.25, 1.5))),
+    Scores(0.5, 0.5, 1, (0.5, None), ((0, 0, 1), (0, 1, 1))), 3.25,
+    ProbeProvenance("0" * 64, "1" * 64, "2" * 64, "epoch-0003", "float32", False, "exact solver 2"), {"torch": "2.14"},
+)  # fmt: skip
+FEATURES = FeatureProvenance(
+    "a", "pets", "trainval", "0" * 64, "1" * 64, "epoch-0003", "resize 224", "float16", True, {"h5py": "3.16"}
+)
 RECORDS: tuple[Record, ...] = (
     STATE,
     *EVENTS,
@@ -37,5 +48,7 @@ RECORDS: tuple[Record, ...] = (
     LockOwner("12", 1, backend="slurm", host="n1", pid=77, process_start=12345, since=1.0, id="ab12"),
     Rendezvous(("10.0.0.1", "127.0.0.1"), 29500, "token", "n1"),
     Canceled("no such image"),
+    PROBE_RESULT,
+    FEATURES,
     Manifest(20, 1000, "0123456789abcdef" * 4, milestone=True, finished=False),
 )

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,27 +15,36 @@ import pytest
 from scipy.stats import ttest_rel
 
 from trex.errors import UserError
+from trex.records.probe_result import ImageCounts, ProbeProvenance, ProbeResult, Scores, Search, Trial
 from trex.records.run_dir import RunDir
 from trex.reporting import tables
 from trex.reporting.collect import PUBLISHED_AVERAGE, average, collect
 from trex.reporting.write import class_tables, text_table, write_report
 
 
+def made_by(encoder_digest: str = "abc", weights: str = "epoch-0001") -> ProbeProvenance:
+    return ProbeProvenance("t", "t", encoder_digest, weights, "float32", normalized=False, fitted_by="exact solver 2")
+
+
 def result(run: RunDir, dataset: str, seed: int, top1: float, **more: object) -> None:
     """A probe's result file, as a probe leaves it."""
-    value = {
-        "format": 1, "run": run.name, "dataset": dataset, "probe": "exact", "protocol": "exact", "seed": seed,
-        "shots": None, "comparable": True, "classes": ["cat", "dog"],
-        "counts": {"train": 8, "validation": 2, "test": 50}, "best": {"C": 1.0}, "edge": None,
-        "trials": [{"C": c, "validation_top1": 0.5, "seconds": 0.1} for c in (0.1, 1.0)],
-        "validation": {"top1": 0.6},
-        "test": {"top1": top1, "mean_per_class": top1, "per_class": [top1, None], "confusion": [[0, 0, 1], [0, 1, 2]],
-                 "classes_without_test_images": 1},
-        "seconds": 1.0, "features": {"encoder_digest": "abc", "weights": "epoch-0001"}, "versions": {}, **more,
-    }  # fmt: skip
-    path = run.root / "probes" / dataset / "exact" / f"seed_{seed}.json"
+    value = ProbeResult(
+        run=run.name,
+        dataset=dataset,
+        probe="exact",
+        seed=seed,
+        comparable=True,
+        classes=("cat", "dog"),
+        counts=ImageCounts(train=8, validation=2, test=50),
+        search=Search({"C": 1.0}, 0.6, None, tuple(Trial({"C": c}, 0.5, 0.1) for c in (0.1, 1.0))),
+        test=Scores(top1, top1, 1, (top1, None), ((0, 0, 1), (0, 1, 2))),
+        seconds=1.0,
+        provenance=made_by(),
+        versions={},
+    )
+    path = run.probe(dataset, "exact", seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
+    replace(value, **more).write(path)
 
 
 @pytest.fixture
@@ -44,7 +54,7 @@ def run(tmp_path: Path) -> RunDir:
     return run
 
 
-def test_mean_and_log_odds_are_over_the_fifteen_sets_without_in1k_and_say_how_many(run: RunDir) -> None:
+def test_mean_and_log_odds_are_over_the_fifteen_datasets_without_in1k_and_say_how_many(run: RunDir) -> None:
     result(run, "in1k", 0, 0.99)
     for dataset, top1 in (("dtd", 0.7), ("pets", 0.9)):
         for seed, shift in enumerate((-0.01, 0.01)):
@@ -53,7 +63,7 @@ def test_mean_and_log_odds_are_over_the_fifteen_sets_without_in1k_and_say_how_ma
     assert found.mean == pytest.approx(0.8)
     assert found.log_odds == pytest.approx((math.log(0.7 / 0.3) + math.log(0.9 / 0.1)) / 2)
     assert (found.count, found.of) == (2, 15)
-    assert "80.0 (2/15 sets)" in text_table([run])
+    assert "80.0 (2/15 datasets)" in text_table([run])
 
 
 def test_a_further_dataset_does_not_change_the_published_average(run: RunDir) -> None:
@@ -64,7 +74,7 @@ def test_a_further_dataset_does_not_change_the_published_average(run: RunDir) ->
     with_a_record_of_its_own = "digits"
     result(run, with_a_record_of_its_own, 0, 0.9)
     assert average(collect(run), "exact", [*PUBLISHED_AVERAGE, with_a_record_of_its_own]) == before
-    assert "sets)" not in text_table([run]), "the average is complete: 15 of 15"
+    assert "datasets)" not in text_table([run]), "the average is complete: 15 of 15"
 
 
 def test_hundred_percent_has_finite_log_odds_and_a_note(run: RunDir) -> None:
@@ -86,9 +96,9 @@ def test_missing_cell_is_a_dash_and_named_never_zero(run: RunDir, tmp_path: Path
     assert [(row["run"], row["dataset"]) for row in rows] == [("one", "dtd"), ("one", "pets"), ("other", "dtd")]
 
 
-def test_sets_and_seeds_that_the_config_asks_for_are_shown_as_missing(run: RunDir) -> None:
+def test_datasets_and_seeds_that_the_config_asks_for_are_shown_as_missing(run: RunDir) -> None:
     result(run, "dtd", 0, 0.7)
-    run.config.write_text("extract: {datasets: [dtd, pets]}\nprobe: {seeds: 3, shots: [5]}\n")
+    run.config.write_text("extract: {datasets: [dtd, pets]}\nprobe: {seeds: 3, kinds: [exact, exact-5shot]}\n")
     head, body = tables.rows([collect(run)], "exact")
     assert (head[1:3], body[0][1:3]) == (["dtd", "pets"], ["70.0", tables.MISSING])
     text = text_table([run])
@@ -97,11 +107,11 @@ def test_sets_and_seeds_that_the_config_asks_for_are_shown_as_missing(run: RunDi
     assert "dtd" in write_report([run], run.report).read_text()
 
 
-def test_sets_of_several_encoders_are_said_not_to_compare(run: RunDir) -> None:
+def test_datasets_of_several_encoders_are_said_to_be_incomparable(run: RunDir) -> None:
     result(run, "dtd", 0, 0.7)
     assert "encoders" not in text_table([run])
-    result(run, "pets", 0, 0.7, features={"encoder_digest": "other", "weights": "epoch-0002"})
-    assert "one: made with 2 different encoders, so that its sets do not compare." in text_table([run])
+    result(run, "pets", 0, 0.7, provenance=made_by("other", "epoch-0002"))
+    assert "one: made with 2 different encoders, so its datasets cannot be compared." in text_table([run])
 
 
 def test_in1k_alone_has_no_mean_and_still_a_report(run: RunDir) -> None:
@@ -122,17 +132,17 @@ def test_junk_among_the_results_is_named_and_left_out(run: RunDir, content: str)
     result(run, "dtd", 0, 0.7)
     path = run.root / "probes" / "dtd" / "exact" / "seed_1.json"
     path.write_text(content, encoding="latin-1")
-    assert "not readable, and left out: probes/dtd/exact/seed_1.json" in text_table([run])
+    assert f"one: left out: {path}" in text_table([run])
     assert collect(run).cells["exact", "dtd"].top1 == [0.7]
 
 
-def test_result_that_lies_about_its_data_set_is_left_out(run: RunDir) -> None:
+def test_result_in_the_folder_of_another_dataset_is_left_out(run: RunDir) -> None:
     result(run, "dtd", 0, 0.7)
     moved = run.root / "probes" / "pets" / "exact" / "seed_0.json"
     moved.parent.mkdir(parents=True)
     moved.write_bytes((run.root / "probes" / "dtd" / "exact" / "seed_0.json").read_bytes())
     assert ("exact", "pets") not in collect(run).cells
-    assert "probes/pets/exact/seed_0.json" in text_table([run])
+    assert "probes/pets/exact/seed_0.json: is the result of dtd, exact, seed 0" in text_table([run])
 
 
 def test_subset_is_marked_down_to_every_table(run: RunDir) -> None:
@@ -156,7 +166,7 @@ class Page(HTMLParser):
 
 def test_page_is_self_contained_and_hostile_texts_stay_text(run: RunDir) -> None:
     attack = "<script>alert(1)</script><img src=https://evil.example/x onerror=alert(1)>"
-    result(run, "dtd", 0, 0.7, classes=[attack, "dog"], features={"encoder_digest": attack, "weights": attack})
+    result(run, "dtd", 0, 0.7, classes=(attack, "dog"), provenance=made_by(attack, attack))
     run.config.write_text(f"name: {attack}\n")
     page = write_report([run], run.report).read_text()
     parser = Page()
@@ -170,7 +180,7 @@ def test_page_is_self_contained_and_hostile_texts_stay_text(run: RunDir) -> None
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx"])
 def test_csv_text_cannot_be_a_formula(run: RunDir, text: str) -> None:
-    result(run, "dtd", 0, 0.7, features={"encoder_digest": text})
+    result(run, "dtd", 0, 0.7, provenance=made_by(text))
     row = next(csv.DictReader(io.StringIO(tables.results_csv([collect(run)]))))
     assert row["encoder"] == f"'{text}"
 
@@ -182,15 +192,31 @@ def test_two_runs_are_compared_by_a_paired_test_over_their_common_seeds(run: Run
         result(run, "dtd", seed, ours[seed])
         result(other, "dtd", seed, theirs[seed])
     result(other, "dtd", 9, 0.1)
-    [(names, kind, dataset, gain, p)] = tables.comparisons([collect(run), collect(other)])
-    assert (names, kind, dataset) == ("one − other", "exact", "dtd")
-    assert gain == pytest.approx(4.5)
-    assert p == pytest.approx(ttest_rel(ours, theirs).pvalue)
+    [found] = tables.comparisons([collect(run), collect(other)])
+    assert (found.names, found.kind, found.dataset) == ("one − other", "exact", "dtd")
+    assert found.gain == pytest.approx(4.5)
+    assert found.p == pytest.approx(ttest_rel(ours, theirs).pvalue)
 
 
 def test_empty_run_gives_a_report_that_says_so(run: RunDir) -> None:
     assert "no probe results yet" in text_table([run])
     assert "no probe results yet" in write_report([run], run.report).read_text()
+
+
+def test_result_with_other_classes_than_the_other_seeds_is_left_out(run: RunDir) -> None:
+    result(run, "dtd", 0, 0.7)
+    result(run, "dtd", 1, 0.8, classes=("cat", "cow"))
+    assert f"one: left out: {run.probe('dtd', 'exact', 1)}: has other classes than seed 0" in text_table([run])
+    assert collect(run).cells["exact", "dtd"].top1 == [0.7]
+
+
+def test_damaged_result_is_listed_with_line_and_reason(run: RunDir) -> None:
+    result(run, "dtd", 0, 0.7)
+    path = run.probe("dtd", "exact", 0)
+    path.write_text(path.read_text().replace('"test": 50', '"test": "many"'))
+    where = next(i for i, line in enumerate(path.read_text().splitlines(), 1) if '"counts"' in line)
+    text = text_table([run])
+    assert f"one: left out: {path}:{where}: counts.test: found 'many', expected a whole number" in text
 
 
 def test_run_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
@@ -210,15 +236,12 @@ def test_markdown_and_latex_keep_names_readable(run: RunDir) -> None:
 
 def three_classes(run: RunDir) -> None:
     """Two seeds: cats are cats in 3 of 4 and 4 of 4 cases, dogs in 1 of 2, no bird was tested."""
-    for seed, (cat, confusion) in enumerate([(0.75, [[0, 0, 3], [0, 2, 1]]), (1.0, [[0, 0, 4]])]):
-        test = {
-            "top1": 0.8, "mean_per_class": (cat + 0.5) / 2, "per_class": [cat, 0.5, None],
-            "confusion": [*confusion, [1, 0, 1], [1, 1, 1]], "classes_without_test_images": 1,
-        }  # fmt: skip
-        result(run, "pets", seed, 0.8, classes=["=cat", "dog", "bird"], test=test)
+    for seed, (cat, confusion) in enumerate([(0.75, ((0, 0, 3), (0, 2, 1))), (1.0, ((0, 0, 4),))]):
+        test = Scores(0.8, (cat + 0.5) / 2, 1, (cat, 0.5, None), (*confusion, (1, 0, 1), (1, 1, 1)))
+        result(run, "pets", seed, 0.8, classes=("=cat", "dog", "bird"), test=test)
 
 
-def test_classes_of_a_data_set_with_what_each_is_taken_for(run: RunDir, tmp_path: Path) -> None:
+def test_classes_of_a_dataset_with_what_each_is_confused_with(run: RunDir, tmp_path: Path) -> None:
     three_classes(run)
     lines = class_tables([run], "pets", tmp_path / "out").splitlines()
     assert lines[0] == "one: pets, exact: mean per-class accuracy 68.8 % over 2 classes"
@@ -231,7 +254,7 @@ def test_classes_of_a_data_set_with_what_each_is_taken_for(run: RunDir, tmp_path
     assert rows[0]["class"] == "'=cat", "a spreadsheet must not run it"
 
 
-def test_classes_of_a_data_set_without_results_says_which_have_some(run: RunDir, tmp_path: Path) -> None:
+def test_classes_of_a_dataset_without_results_says_which_have_some(run: RunDir, tmp_path: Path) -> None:
     three_classes(run)
     with pytest.raises(UserError, match="no probe results of 'dtd'; there are some of: pets"):
         class_tables([run], "dtd", tmp_path)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trex.config.loader import section, setting
+from trex.config.probe_kinds import parse_probe_name
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 #: Name of a dataset: a record's, a folder's, or that of a class of torchvision's datasets.
@@ -168,18 +169,18 @@ class ExtractConfig:
 class ProbeConfig:
     """Linear classification of the stored features."""
 
-    protocol: Literal["exact", "published"] = setting(
-        "exact", "exact: certified optimum of a path over C; published: the paper's search"
+    kinds: tuple[str, ...] = setting(
+        ("exact",),
+        "probes of each dataset: exact (certified optimum of a path over C) or published (the paper's search), each "
+        "also with few training images per class (exact-5shot); k nearest neighbors (knn20)",
     )
-    seeds: int = setting(5, "repetitions, each with its own split of trainval", at_least=1)
+    seeds: int = setting(5, "repetitions, each with its own validation images", at_least=1)
     seeds_per_job: int = setting(
         0,
-        "seeds of a dataset that one Slurm job does; 0: all with exact, where they share the costly part, one with "
-        "published",
+        "seeds of a dataset that one Slurm job does; 0: all where the seeds of every kind share work, one where those "
+        "of a kind do not (published)",
         at_least=0,
     )
-    shots: tuple[int, ...] = setting((), "further probes with only so many training images a class", at_least=1)
-    neighbors: int = setting(0, "further k-NN probe with this k; 0: none", at_least=0)
     normalize: dict[str, bool] = setting(
         {},
         "dataset name: whether its features are L2-normalized for its probes, where that differs from its record "
@@ -187,14 +188,27 @@ class ProbeConfig:
     )
     sgd: dict[str, bool] = setting(
         {},
-        "dataset name: whether the published protocol fits it by SGD (true) or L-BFGS (false), where that differs from "
+        "dataset name: whether the published probes fit it by SGD (true) or L-BFGS (false), where that differs from "
         "its record (in1k, CoG, iNaturalist: true; all others: false)",
     )
     memory_gb: float = setting(
         16.0,
-        "memory that a probe may take, GB; what does not fit is read and computed in pieces, which is slower",
+        "RAM that a probe may take, GB; what does not fit is read and computed in pieces, which is slower",
         above=0,
     )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Names that no kind of probe has, or that stand twice."""
+        if not self.kinds:
+            yield "kinds", "is empty: expected at least one kind of probe, such as exact"
+        for name in self.kinds:
+            try:
+                parse_probe_name(name)
+            except ValueError as error:
+                yield "kinds", f"has {error}"
+        for name in dict.fromkeys(self.kinds):
+            if self.kinds.count(name) > 1:
+                yield "kinds", f"has {name} twice: keep one"
 
 
 @dataclass(frozen=True)

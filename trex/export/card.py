@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import yaml
 
 import trex
 from trex.records.environment import Environment
+from trex.records.probe_result import ProbeResult
 from trex.records.run_dir import RunDir
 from trex.reporting.collect import RunData, collect
 from trex.reporting.tables import markdown
@@ -109,8 +110,8 @@ def _scores(data: RunData, facts: Facts) -> Iterator[str]:
     yield markdown([replace(data, cells=cells)]).rstrip() if cells else "No probes of these weights' features yet."
 
 
-def _of_these(results: list[dict[str, Any]], digest: str) -> bool:
-    return all(result["features"].get("encoder_digest") == digest for result in results)
+def _of_these(results: Sequence[ProbeResult], digest: str) -> bool:
+    return all(result.provenance.encoder_digest == digest for result in results)
 
 
 def _recipe(config: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""Features of a dataset from a frozen encoder: every image once, in the order of the set, by 1 … N ranks.
+"""Features of a dataset from a frozen encoder: every image once, in the order of the dataset, by 1 … N ranks.
 
-The set is cut into blocks that do not depend on the number of ranks. A finished block is a file in a folder named for
-what makes it, so an interrupted extraction goes on with the missing blocks, also with other ranks, and blocks of
-another encoder or dataset are never picked up. Rank 0 joins the blocks into the final file.
+A split is cut into blocks that do not depend on the number of ranks. A finished block is a file in a folder named for
+what makes it, so an interrupted extraction continues with the missing blocks, also with other ranks, and blocks of
+another encoder or dataset are never used. Rank 0 joins the blocks into the final file.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from trex.distributed import Ranks
 from trex.errors import Interrupted, UserError
 from trex.features.origin import transform
 from trex.features.source import Source, make_source
-from trex.features.store import About, other_features, read_about, versions, write_features
+from trex.features.store import other_features, read_attributes, write_features
 from trex.files import atomic_path, remove_leftovers
 from trex.images.decode import ImageFault
 from trex.interruption import StopRequest
 from trex.loading.evaluation import evaluation_batches
+from trex.records.feature_provenance import FeatureProvenance
 from trex.records.run_dir import RunDir
 from trex.training.metrics import duration
 
@@ -40,60 +41,58 @@ log = logging.getLogger(__name__)
 
 MAX_BLOCK = 8192  #: images; what an interruption may cost a rank
 MAX_NAMED = 20  #: images that an error names
-MIN_BLOCKS = 32  #: so that small sets too are shared among ranks
+MIN_BLOCKS = 32  #: so that small datasets too are shared among ranks
 
 
 def extract(run: RunDir, config: Config, dataset: str, ranks: Ranks, stop: StopRequest) -> None:
-    """Make both feature files of a dataset; nothing is done for a file that is there and was made by the same.
+    """Make both feature files of a dataset, except those that are there and were made in the same way.
 
     Raises:
         UserError: if there is a file made by another encoder, dataset or transform: they are never mixed; or if images
             cannot be read, when all the others are done.
-        Interrupted: after a signal; the finished blocks are kept, and the same call goes on with the others.
+        Interrupted: after a signal; the finished blocks are kept, and the same call continues with the others.
     """
     source = make_source(run, config, ranks)
-    for part, split in load_splits(dataset, config.data).items():
-        target = run.features(dataset, part)
-        about = _about(run, config, split, source)
-        if ranks.broadcast(_is_done(target, about) if ranks.is_main else None):
-            log.info("%s %s: features are there, made by the same weights", dataset, part)
+    for name, split in load_splits(dataset, config.data).items():
+        target = run.features(dataset, name)
+        wanted = _provenance(run, config, split, source)
+        if ranks.broadcast(_is_done(target, wanted) if ranks.is_main else None):
+            log.info("%s %s: features are there, made by the same weights", dataset, name)
             continue
-        _Extraction(config, split, source, about, target, ranks, stop).run()
+        _Extraction(config, split, source, wanted, target, ranks, stop).run()
 
 
-def _about(run: RunDir, config: Config, split: Split, source: Source) -> About:
-    return About(
+def _provenance(run: RunDir, config: Config, split: Split, source: Source) -> FeatureProvenance:
+    return FeatureProvenance(
         run=run.name,
         dataset=split.dataset,
-        part=split.part,
+        split=split.part,
         split_digest=split.digest,
         encoder_digest=source.digest,
         weights=source.weights,
         transform=transform(config),
         dtype=config.extract.dtype,
         comparable=split.comparable,
-        versions=versions(
-            {"torch": torch.__version__, "torchvision": torchvision.__version__, "h5py": h5py.__version__}
-        ),
+        versions={"torch": torch.__version__, "torchvision": torchvision.__version__, "h5py": h5py.__version__},
     )
 
 
-def _is_done(target: Path, about: About) -> bool:
+def _is_done(target: Path, wanted: FeatureProvenance) -> bool:
     if not target.exists():
         return False
-    if differences := about.differences(read_about(target)[0]):
+    if differences := wanted.differences(read_attributes(target).provenance):
         raise other_features(target, differences)
     return True
 
 
 @dataclass(frozen=True)
 class _Extraction:
-    """One feature file in the making."""
+    """The extraction of one feature file."""
 
     config: Config
     split: Split
     source: Source
-    about: About
+    provenance: FeatureProvenance
     target: Path
     ranks: Ranks
     stop: StopRequest
@@ -116,7 +115,7 @@ class _Extraction:
             shape = (len(self.split), self.source.dim)
             names = [self.split.name(i) for i in range(len(self.split))]
             labels, classes = self.split.labels, self.split.classes
-            write_features(self.target, self.blocks(), shape, labels, names, classes, self.about)
+            write_features(self.target, self.blocks(), shape, labels, names, classes, self.provenance)
             for folder in self.target.parent.glob(f".{self.split.part}.parts-*"):
                 shutil.rmtree(folder)
             log.info("%s: wrote %s", self.label, self.target)
@@ -140,8 +139,9 @@ class _Extraction:
     @property
     def folder(self) -> Path:
         """Where finished blocks are, named for all that determines their content."""
-        made_by = f"{self.about.split_digest}{self.about.encoder_digest}{self.about.transform}{self.about.dtype}"
-        key = hashlib.sha256(f"{made_by}{self.block_size}".encode()).hexdigest()[:16]
+        made_by = self.provenance
+        parts = f"{made_by.split_digest}{made_by.encoder_digest}{made_by.transform}{made_by.dtype}{self.block_size}"
+        key = hashlib.sha256(parts.encode()).hexdigest()[:16]
         return self.target.parent / f".{self.split.part}.parts-{key}"
 
     def path(self, block: int) -> Path:
@@ -156,8 +156,8 @@ class _Extraction:
     def make_block(self, block: int | None) -> list[ImageFault]:
         """Compute one block and write it, or return the image for which that is not possible.
 
-        Ranks keep in step batch by batch, so that all leave together on a signal; a rank without a block, or whose
-        block came to an image that cannot be read, only takes part in that.
+        All ranks agree after each batch whether to stop, so that they leave together on a signal; a rank without a
+        block, or whose block has an image that cannot be read, only takes part in that.
         """
         settings = self.config.extract
         begin = 0 if block is None else block * self.block_size
@@ -180,7 +180,7 @@ class _Extraction:
                 rows.append(self.source.features(images).cpu().numpy().astype(settings.dtype))
             if self.ranks.maximum(int(bool(self.stop))):
                 batches.close()
-                raise Interrupted(f"{self.label}: stopped; finished blocks are kept, the same command goes on")
+                raise Interrupted(f"{self.label}: stopped; finished blocks are kept, the same command continues")
         if block is not None and not faults:
             with atomic_path(self.path(block)) as temporary, temporary.open("wb") as file:
                 np.save(file, np.concatenate(rows))

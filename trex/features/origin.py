@@ -1,12 +1,15 @@
-"""What makes the features of a run, told from its files alone."""
+"""What will make the features of a run, as far as its files alone say."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from trex.config.schema import Config
 from trex.errors import UserError
 from trex.files import sha256
+from trex.model import widths
+from trex.records.feature_provenance import FeatureProvenance
 from trex.records.manifest import newest_manifest
 from trex.records.run_dir import RunDir
 
@@ -14,15 +17,29 @@ PIXELS = "raw pixels"
 DIGITS = 16  #: of a SHA-256, enough to tell files apart
 
 
-def origin(run: RunDir, config: Config, read_states: bool = False) -> dict[str, str]:
-    """The attributes of a feature file that say what makes it: `weights`, `transform`, `dtype`. With `read_states` the
-    newest checkpoint is one that was read and found whole.
+@dataclass(frozen=True)
+class Origin:
+    """The part of a feature file's provenance that is known before images and weights are read."""
+
+    weights: str
+    transform: str
+    dtype: str
+
+    def differences(self, found: FeatureProvenance) -> list[str]:
+        """What makes found features different ones, one line per field: this one's value and theirs."""
+        wanted = {"weights": self.weights, "transform": self.transform, "dtype": self.dtype}
+        pairs = [(key, value, getattr(found, key)) for key, value in wanted.items()]
+        return [f"{key}: {mine} and {theirs}" for key, mine, theirs in pairs if mine != theirs]
+
+
+def origin(run: RunDir, config: Config, read_states: bool = False) -> Origin:
+    """What would make the features of a run now. With `read_states` the newest checkpoint is one that was read and
+    found whole.
 
     Raises:
         UserError: if the weights file cannot be read.
     """
-    dtype = config.extract.dtype
-    return {"weights": _weights(run, config, read_states), "transform": transform(config), "dtype": dtype}
+    return Origin(_weights(run, config, read_states), transform(config), config.extract.dtype)
 
 
 def _weights(run: RunDir, config: Config, read_states: bool) -> str:
@@ -38,6 +55,20 @@ def _weights(run: RunDir, config: Config, read_states: bool) -> str:
         return weights_file(Path(weights))
     except OSError as error:
         raise UserError(f"extract.weights: cannot read {weights} ({error})") from error
+
+
+def feature_dim(config: Config) -> int:
+    """How many numbers a feature of this config will have; see `trex.model.widths.feature_dim`.
+
+    Raises:
+        UserError: if there is no such encoder.
+    """
+    return pixels_dim(config) if config.extract.weights == "pixels" else widths.feature_dim(config.model.encoder)
+
+
+def pixels_dim(config: Config) -> int:
+    """Numbers of a feature that is the cropped pixels themselves."""
+    return 3 * config.extract.crop**2
 
 
 def untrained(config: Config) -> str:

@@ -23,7 +23,7 @@ from trex.training.checkpoint import Checkpoints
 
 @dataclass(frozen=True)
 class Source:
-    """A function from uint8 (B, 3, S, S) images on the device to float32 (B, dim) features, and where it is from."""
+    """A function from uint8 (B, 3, S, S) images on the device to float32 (B, dim) features, and what it is made of."""
 
     features: Callable[[Tensor], Tensor]
     dim: int
@@ -40,8 +40,8 @@ def make_source(run: RunDir, config: Config, ranks: Ranks) -> Source:
     """
     weights = config.extract.weights
     if weights == "pixels":
-        size = 3 * config.extract.crop**2
-        return Source(lambda images: images.flatten(1).float() / 255, size, origin.PIXELS, "pixels")
+        dim = origin.pixels_dim(config)
+        return Source(lambda images: images.flatten(1).float() / 255, dim, origin.PIXELS, "pixels")
     if weights == "trained":
         newest = ranks.broadcast(_newest(run) if ranks.is_main else None)
         if newest is None:

@@ -1,8 +1,8 @@
-"""Feature files: plain HDF5, one a split, complete or absent (docs/features.md).
+"""Feature files: plain HDF5, one per split, complete or absent (docs/features.md).
 
     features  (n, D) float32 or float16, contiguous, uncompressed     labels  (n,) int64
     names     (n,) UTF-8, paths within the dataset                    classes (K,) UTF-8
-    attributes: what made them (see `About`)
+    attributes: what made them (trex/records/feature_provenance.py)
 
 Opened files are not trusted: nothing in one can make the reader open another file or allocate more than its size.
 """
@@ -10,41 +10,17 @@ Opened files are not trusted: nothing in one can make the reader open another fi
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
 from trex.errors import UserError
 from trex.files import atomic_path
-
-FORMAT = 2
-
-
-@dataclass(frozen=True)
-class About:
-    """What made a feature file."""
-
-    run: str
-    dataset: str
-    part: str
-    split_digest: str  #: of names, labels and classes
-    encoder_digest: str  #: of the encoder's weights
-    weights: str  #: where the weights came from, for people
-    transform: str
-    dtype: str
-    comparable: bool  #: False where the dataset's counts are not the official ones
-    versions: str  #: JSON: library versions
-
-    def differences(self, other: About) -> list[str]:
-        """What makes the other's features different ones; names of runs and library versions do not."""
-        keys = ("dataset", "part", "split_digest", "encoder_digest", "transform", "dtype")
-        mine, theirs = asdict(self), asdict(other)
-        return [f"{key}: {mine[key]} and {theirs[key]}" for key in keys if mine[key] != theirs[key]]
+from trex.records.base import RecordError
+from trex.records.feature_provenance import FeatureAttributes, FeatureProvenance
 
 
 @dataclass(frozen=True)
@@ -55,8 +31,17 @@ class Features:
     labels: np.ndarray  #: (n,) int64
     encoded_names: np.ndarray  #: (n,) UTF-8, mapped as well
     classes: tuple[str, ...]
-    about: About
-    digest: str  #: SHA-256 of the feature array's bytes
+    attributes: FeatureAttributes
+
+    @property
+    def provenance(self) -> FeatureProvenance:
+        """What made the file."""
+        return self.attributes.provenance
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the feature array's bytes."""
+        return self.attributes.digest
 
     @property
     def names(self) -> list[str]:
@@ -66,7 +51,7 @@ class Features:
 
 def write_features(
     path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], labels: np.ndarray, names: list[str],
-    classes: tuple[str, ...], about: About,
+    classes: tuple[str, ...], provenance: FeatureProvenance,
 ) -> None:  # fmt: skip
     """Write a feature file, atomically, from consecutive `blocks` of rows. Memory holds one block at a time.
 
@@ -75,7 +60,7 @@ def write_features(
     """
     digest = hashlib.sha256()
     with atomic_path(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
-        array = file.create_dataset("features", shape=shape, dtype=about.dtype)
+        array = file.create_dataset("features", shape=shape, dtype=provenance.dtype)
         row = 0
         for block in blocks:
             if not np.isfinite(block).all():
@@ -88,10 +73,8 @@ def write_features(
         file["labels"] = labels.astype(np.int64)
         file["names"] = _encoded(names)
         file["classes"] = _encoded(classes)
-        for key, value in asdict(about).items():
+        for key, value in FeatureAttributes(provenance, digest.hexdigest()).to_attributes().items():
             file.attrs[key] = value
-        file.attrs["features_sha256"] = digest.hexdigest()
-        file.attrs["format"] = FORMAT
 
 
 def open_features(path: Path) -> Features:
@@ -106,7 +89,7 @@ def open_features(path: Path) -> Features:
     try:
         with h5py.File(path, "r", locking=False) as file:
             found = {key: _plain(file, key, path) for key in ("features", "labels", "names", "classes")}
-            about, digest = _attributes(file, path)
+            attributes = _attributes(file, path)
             labels = found["labels"][()]
             names = _mapped(path, found["names"])
             classes = tuple(name.decode() for name in found["classes"][()])
@@ -114,11 +97,11 @@ def open_features(path: Path) -> Features:
     except _UNREADABLE as error:
         raise _not_readable(path, error) from error
     _check_shapes(path, features, labels, names, classes)
-    return Features(features, labels, names, classes, about, digest)
+    return Features(features, labels, names, classes, attributes)
 
 
-def read_about(path: Path) -> tuple[About, str]:
-    """What made a feature file, and the SHA-256 of its features; reads nothing else of it.
+def read_attributes(path: Path) -> FeatureAttributes:
+    """What made a feature file, and the digest of its features; reads nothing else of it.
 
     Raises:
         UserError: as `open_features`.
@@ -135,24 +118,27 @@ def other_features(path: Path, differences: Iterable[str]) -> UserError:
     listed = "\n".join(f"  {difference}" for difference in differences)
     return UserError(
         f"{path} holds features made by something else (wanted and found):\n{listed}\n"
-        f"Delete it, or all in {path.parents[1]}, to make these anew. "
+        f"Delete it, or all in {path.parents[1]}, to extract again. "
         f"Or keep both: give this run another name (name=…)."
     )
 
 
-_ABOUT = [field.name for field in fields(About)]
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, UnicodeDecodeError)
+#: What h5py and numpy raise for a damaged file.
+_UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError, OverflowError, MemoryError, AttributeError,
+)  # fmt: skip
 
 
 def _not_readable(path: Path, error: BaseException) -> UserError:
     return UserError(f"{path}: not a readable feature file ({error}); delete it and extract again")
 
 
-def _attributes(file: h5py.File, path: Path) -> tuple[About, str]:
-    values = {key: _attribute(file, key, path) for key in (*_ABOUT, "features_sha256", "format")}
-    if values["format"] != FORMAT:
-        raise UserError(f"{path}: feature format {values['format']}; this version reads {FORMAT}")
-    return About(**{key: values[key] for key in _ABOUT}), str(values["features_sha256"])
+def _attributes(file: h5py.File, path: Path) -> FeatureAttributes:
+    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
+    try:
+        return FeatureAttributes.from_attributes(values, str(path))
+    except RecordError as error:
+        raise UserError(f"{error}; delete the file and extract again") from error
 
 
 def _encoded(texts: Iterable[str]) -> np.ndarray:
@@ -180,13 +166,6 @@ def _plain(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
     return found
 
 
-def _attribute(file: h5py.File, key: str, path: Path) -> Any:
-    if key not in file.attrs:
-        raise UserError(f"{path}: has no attribute {key!r}; not a complete feature file")
-    value = file.attrs[key]
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def _mapped(path: Path, array: h5py.Dataset) -> np.ndarray:
     """The array as a read-only memory map of its place in the file."""
     if array.size == 0 or array.id.get_offset() is None:
@@ -208,8 +187,3 @@ def _check_shapes(
         raise UserError(f"{path}: features {features.shape}, labels {labels.shape} and {len(names)} names do not fit")
     if n and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
         raise UserError(f"{path}: labels from {labels.min()} to {labels.max()} for {len(classes)} classes")
-
-
-def versions(packages: dict[str, str]) -> str:
-    """Library versions as the attribute holds them."""
-    return json.dumps(packages, sort_keys=True)

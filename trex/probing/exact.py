@@ -1,11 +1,11 @@
-"""The `exact` protocol: C chosen on validation images along a path of certified optima, then a refit on all."""
+"""The search of the `exact` probes: C chosen on validation images along a path of certified optima, then a refit."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -15,9 +15,10 @@ from trex.interruption import StopRequest
 from trex.probing.design import Design
 from trex.probing.folds import Fold
 from trex.probing.partial import Partial
-from trex.probing.solver import RegularizationPath
+from trex.probing.solver import PathState, RegularizationPath
+from trex.records.probe_result import Search, Trial
 
-#: C from 1e-5 to 1e6, two values a decade.
+#: C from 1e-5 to 1e6, two values per decade.
 GRID = tuple(float(f"{10 ** (power / 2):.6g}") for power in range(-10, 13))
 #: The path ends when validation has not gained a quarter of a standard error over so many values (1.5 decades),
 PATIENCE = 3
@@ -26,18 +27,8 @@ PATIENCE = 3
 LEARNED = 0.9
 #: C of the coarse path that a refit takes up to the chosen one: a cold start at a large C is slow.
 STEPS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
-#: C of a set with one image a class, where there is nothing to choose by.
+#: C of a dataset with one image per class, where there is nothing to choose by.
 FALLBACK_C = 1.0
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The chosen hyper-parameters, and everything that was tried."""
-
-    best: dict[str, float]
-    validation_top1: float | None
-    edge: str | None  #: "low" or "high" where the choice lies at an end of the range
-    trials: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -50,33 +41,56 @@ class Problem:
     keep_logits: bool
     stop: StopRequest
 
-    def path(self, places: np.ndarray | None, saved: dict[str, Any] | None) -> RegularizationPath:
-        """A path for the images at `places`, or all of them; where one was saved, from where that was."""
+    def path(self, places: np.ndarray | None, saved: PathState | None) -> RegularizationPath:
+        """A path for the images at `places`, or all of them; it continues the saved one, if there is one."""
         labels = torch.from_numpy(self.labels if places is None else self.labels[places])
         design = self.design if places is None else self.design.subset(places)
         return RegularizationPath(design, labels, self.classes, self.stop, self.keep_logits, saved)
 
 
-def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial) -> Choice:
+@dataclass(frozen=True)
+class _Progress:
+    """How far a search has come, besides its trials."""
+
+    paths: tuple[PathState, ...] = ()  #: one per fold; none before the first C
+    refit: tuple[int, PathState] | None = None  #: how many of STEPS are done, and the path
+
+    @classmethod
+    def of(cls, partial: Partial) -> Self:
+        """What `plain` made of it."""
+        if partial.own is None:
+            return cls()
+        own: Any = partial.own
+        refit = None if own["refit"] is None else (int(own["refit"][0]), PathState.of(own["refit"][1]))
+        return cls(tuple(map(PathState.of, own["paths"])), refit)
+
+    def plain(self) -> dict[str, object]:
+        """Tensors in plain containers."""
+        refit = None if self.refit is None else (self.refit[0], self.refit[1].plain())
+        return {"paths": [path.plain() for path in self.paths], "refit": refit}
+
+
+def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial) -> Search:
     """The smallest C whose validation accuracy is within half a standard error of the best.
 
     Args:
         problem: the images.
-        folds: what to train and validate on; accuracies are means over them, weighted by their images.
+        folds: what to train and validate on; accuracies are means over them, weighted by their images. Where no image
+            validates, FALLBACK_C is the choice.
         partial: what an earlier call found, and where this one keeps what it finds.
 
     Raises:
         Interrupted: if asked to stop; `partial` holds each C that is done.
     """
-    if not folds:
-        return Choice({"C": FALLBACK_C}, None, None, [])
-    saved = partial.state.get("paths", [None] * len(folds))
+    trained, images = (sum(len(fold[part]) for fold in folds) for part in (0, 1))
+    if not images:
+        return Search({"C": FALLBACK_C})
+    saved = _Progress.of(partial).paths or (None,) * len(folds)
     paths = [problem.path(fold[0], one) for fold, one in zip(folds, saved, strict=True)]
     validations = [problem.design.subset(fold[1]) for fold in folds]
-    trained, images = (sum(len(fold[part]) for fold in folds) for part in (0, 1))
     shares = np.bincount(problem.labels) / len(problem.labels)
     learned = LEARNED * float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
-    trials: list[dict[str, Any]] = list(partial.state.get("trials", []))
+    trials = list(partial.trials)
     for c in GRID[len(trials) :]:
         if _flat(trials, images, learned):
             break
@@ -87,28 +101,21 @@ def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial) -> Choic
             hits += int((validation.predict(solution.weights) == problem.labels[fold[1]]).sum())
             loss += solution.entropy * len(fold[0]) / trained
             gap = max(gap, solution.gap)
-        trials.append(
-            {
-                "C": c,
-                "validation_top1": hits / images,
-                "train_loss": loss,
-                "gap": gap,
-                "seconds": round(time.monotonic() - began, 4),
-            }
-        )
-        partial.update(trials=trials, paths=[path.state() for path in paths])
-    return _choice(trials, images)
+        seconds = round(time.monotonic() - began, 4)
+        trials.append(Trial({"C": c}, hits / images, seconds, train_loss=loss, gap=gap))
+        partial.update(trials=trials, own=_Progress(tuple(path.state() for path in paths)).plain())
+    return _search(trials, images)
 
 
 def fit(problem: Problem, c: float, partial: Partial) -> Tensor:
     """(K, r + 1) weights at C = `c` on all images, by a coarse path up to it. Raises Interrupted as `choose_c` does."""
-    saved = partial.state.get("refit")
-    done, state = saved if saved else (0, None)
+    progress = _Progress.of(partial)
+    done, state = progress.refit or (0, None)
     path = problem.path(None, state)
     steps = [step for step in STEPS if step < c]
     for number, step in enumerate(steps[done:], start=done + 1):
         path.solve(step)
-        partial.update(refit=(number, path.state()))
+        partial.update(own=replace(progress, refit=(number, path.state())).plain())
     return path.solve(c).weights
 
 
@@ -116,19 +123,19 @@ def _standard_error(accuracy: float, images: int) -> float:
     return float(np.sqrt(max(accuracy * (1 - accuracy), 0.25 / images) / images))
 
 
-def _flat(trials: list[dict[str, Any]], images: int, learned: float) -> bool:
+def _flat(trials: Sequence[Trial], images: int, learned: float) -> bool:
     """Whether the path has come to its last plateau; `learned` is the training loss of one that fits its classes."""
-    if len(trials) <= PATIENCE or trials[-PATIENCE - 1]["train_loss"] > learned:
+    if len(trials) <= PATIENCE or (trials[-PATIENCE - 1].train_loss or 0.0) > learned:
         return False
-    accuracies = [trial["validation_top1"] for trial in trials]
+    accuracies = [trial.validation_top1 for trial in trials]
     before = max(accuracies[:-PATIENCE])
     return bool(max(accuracies[-PATIENCE:]) <= before + 0.25 * _standard_error(before, images))
 
 
-def _choice(trials: list[dict[str, Any]], images: int) -> Choice:
-    best = max(trial["validation_top1"] for trial in trials)
+def _search(trials: Sequence[Trial], images: int) -> Search:
+    best = max(trial.validation_top1 for trial in trials)
     enough = best - 0.5 * _standard_error(best, images)
-    place = next(i for i, trial in enumerate(trials) if trial["validation_top1"] >= enough)
-    chosen = trials[place]
-    edge = "low" if chosen["C"] == GRID[0] else "high" if chosen["C"] == GRID[-1] else None
-    return Choice({"C": chosen["C"]}, chosen["validation_top1"], edge, trials)
+    chosen = next(trial for trial in trials if trial.validation_top1 >= enough)
+    c = chosen.values["C"]
+    edge: Literal["low", "high"] | None = "low" if c == GRID[0] else "high" if c == GRID[-1] else None
+    return Search({"C": c}, chosen.validation_top1, edge, tuple(trials))

@@ -1,5 +1,5 @@
-"""The `published` protocol, so that numbers compare with the paper's: scikit-learn's L-BFGS for the small sets, SGD for
-ImageNet-1K, CoG and iNaturalist, each with 30 trials of Optuna's TPE (arXiv 2206.15369, appendix).
+"""The search of the `published` probes, for numbers that compare with the paper's: scikit-learn's L-BFGS for the small
+datasets, SGD for ImageNet-1K, CoG and iNaturalist, each with 30 trials of Optuna's TPE (arXiv 2206.15369, appendix).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trex.interruption import StopRequest
-from trex.probing.exact import Choice
 from trex.probing.folds import Fold
 from trex.probing.memory import piece_rows
 from trex.probing.partial import Partial
 from trex.probing.rows import Rows
+from trex.records.probe_result import Search, Trial
 
 TRIALS = 30
 C_RANGE = (1e-5, 1e6)
@@ -36,12 +36,12 @@ Fit = Callable[[Rows, np.ndarray, dict[str, float]], Predict]
 def choose(
     fit: Fit, ranges: dict[str, tuple[float, float]], rows: Rows, labels: np.ndarray, fold: Fold, seed: int,
     stop: StopRequest, partial: Partial, trials: int = TRIALS,
-) -> Choice:  # fmt: skip
+) -> Search:  # fmt: skip
     """TPE over log-scaled `ranges`, by accuracy on the validation part of `fold`.
 
     With no image to validate on there is no search: each value is the middle of its range, on the log scale.
 
-    The sampler is a function of its seed and of the accuracies so far: told those of an ended search, it goes on as
+    The sampler is a function of its seed and of the accuracies so far: told those of a stopped search, it continues as
     that one would have.
 
     Raises:
@@ -51,22 +51,22 @@ def choose(
 
     train, validation = fold
     if not len(validation):
-        return Choice({key: math.sqrt(low * high) for key, (low, high) in ranges.items()}, None, None, [])
+        return Search({key: math.sqrt(low * high) for key, (low, high) in ranges.items()})
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    done: list[dict[str, Any]] = list(partial.state.get("trials", []))
-    made: list[dict[str, Any]] = []
+    done = partial.trials
+    made: list[Trial] = []
 
     def accuracy(trial: optuna.Trial) -> float:
         values = {key: trial.suggest_float(key, low, high, log=True) for key, (low, high) in ranges.items()}
         if trial.number < len(done):
             made.append(done[trial.number])
-            return float(done[trial.number]["validation_top1"])
+            return done[trial.number].validation_top1
         stop.check()
         began = time.monotonic()
         predicted = fit(rows.subset(train), labels[train], values)(rows.subset(validation))
         top1 = float((predicted == labels[validation]).mean())
-        made.append({**values, "validation_top1": top1, "seconds": round(time.monotonic() - began, 4)})
-        partial.update(trials=list(made))
+        made.append(Trial(values, top1, round(time.monotonic() - began, 4)))
+        partial.update(trials=made)
         return top1
 
     with warnings.catch_warnings():
@@ -75,7 +75,7 @@ def choose(
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.optimize(accuracy, n_trials=trials)
     best = {key: float(study.best_params[key]) for key in ranges}
-    return Choice(best, float(study.best_value), _edge(best, ranges), made)
+    return Search(best, float(study.best_value), _edge(best, ranges), tuple(made))
 
 
 def fit_lbfgs(rows: Rows, labels: np.ndarray, values: dict[str, float]) -> Predict:
@@ -128,7 +128,7 @@ def _sgd(
     return weight.detach(), bias.detach()
 
 
-def _edge(best: dict[str, float], ranges: dict[str, tuple[float, float]]) -> str | None:
+def _edge(best: dict[str, float], ranges: dict[str, tuple[float, float]]) -> Literal["low", "high"] | None:
     """Whether a chosen value lies in the outer half decade of its range."""
     for key, (low, high) in ranges.items():
         if best[key] < low * math.sqrt(10):

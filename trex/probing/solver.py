@@ -11,14 +11,14 @@ with L = W Rᵀ and dL = d Rᵀ a whole line costs one product. f is λ-strongly
 f - f* ≤ ‖∇f‖² / (2λ) (Boyd and Vandenberghe, eq. 9.9); for the intercepts, which have no penalty, κ_k stands in for λ
 where it is smaller. That certificate, not a small step, ends the iteration.
 
-Images are gone through in pieces. Where the logits of all of them do not fit into memory, they are computed anew.
+Images are read in pieces. Where the logits of all of them do not fit into memory, they are computed again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -54,30 +54,48 @@ class _Point:
     spread: Tensor  #: (K, 1), mean p (1 - p)
 
 
+@dataclass(frozen=True)
+class PathState:
+    """All that the next solution of a path depends on."""
+
+    weights: Tensor  #: (K, r + 1), the last solution
+    previous: Tensor | None  #: the one before
+    pairs: tuple[tuple[Tensor, Tensor], ...]  #: steps, and the changes of the gradient over them
+
+    @classmethod
+    def of(cls, plain: Any) -> Self:
+        """The state that `plain` made into plain containers."""
+        weights, previous, pairs = plain
+        return cls(weights, previous, tuple((step, change) for step, change in pairs))
+
+    def plain(self) -> tuple[object, ...]:
+        """Tensors in plain containers, as files hold them."""
+        return self.weights, self.previous, list(self.pairs)
+
+
 class RegularizationPath:
     """Solves for one C after the other, each from what is known of those before; take them in ascending order.
 
-    A path that is made anew with the `state` of another goes on as that one would have, bit for bit.
+    A path that begins with the `state` of another continues as that one would have, bit for bit.
     """
 
     def __init__(
         self, design: Design, labels: Tensor, classes: int, stop: StopRequest, keep_logits: bool = True,
-        state: dict[str, Any] | None = None,
+        state: PathState | None = None,
     ) -> None:  # fmt: skip
         self.design, self.labels, self.stop, self.keep_logits = design, labels, stop, keep_logits
         self.curvature = torch.cat([design.basis.values, torch.ones(1)])
         self.penalized = torch.ones(design.width)
         self.penalized[-1] = 0
-        self.weights: Tensor = state["weights"] if state else torch.zeros(classes, design.width)
-        self.previous: Tensor | None = state["previous"] if state else None
-        self.pairs = [_Pair.of(step, change) for step, change in state["pairs"]] if state else []
-        self.kept: list[Tensor] = []  # logits of `weights`, a piece each
+        self.weights: Tensor = state.weights if state else torch.zeros(classes, design.width)
+        self.previous: Tensor | None = state.previous if state else None
+        self.pairs = [_Pair.of(step, change) for step, change in state.pairs] if state else []
+        self.kept: list[Tensor] = []  # logits of `weights`, one tensor per piece
         self._before: list[Tensor] = []  # and of `previous`
 
-    def state(self) -> dict[str, Any]:
-        """All that the next solution depends on: tensors in plain containers."""
-        pairs = [(pair.step, pair.change) for pair in self.pairs]
-        return {"weights": self.weights, "previous": self.previous, "pairs": pairs}
+    def state(self) -> PathState:
+        """Where it is."""
+        return PathState(self.weights, self.previous, tuple((pair.step, pair.change) for pair in self.pairs))
 
     def solve(self, c: float) -> Solution:
         """The optimum at C = `c`, to a relative gap of RELATIVE_GAP or the end of float32's precision.
@@ -128,13 +146,13 @@ class RegularizationPath:
             q.add_(pair.step, alpha=alpha - _dot(change, q) / curvature)
         if _dot(gradient, q) > 0:
             return q.neg_()
-        self.pairs = []  # those of another C misled: begin anew
+        self.pairs = []  # those of another C misled: begin again without
         return -gradient * inverse
 
     def _extrapolate(self, strength: float) -> _Point:
         """Move along the line through the last two solutions, as far as it is good for.
 
-        The logits of the last solution are made anew: sums of many steps would drift, and a resumed path differ.
+        The logits of the last solution are computed again: sums of many steps would drift, and a resumed path differ.
         """
         before, self.previous = self.previous, self.weights
         along: list[Tensor] = []
@@ -144,7 +162,7 @@ class RegularizationPath:
             self.kept = self._logits(self.weights)
             along = [now - then for now, then in zip(self.kept, self._before, strict=before is not None)]
             self._before = [logits.clone() for logits in self.kept]
-        return self._look() if before is None else self._search(_Line(self, self.weights - before, strength, along))
+        return self._evaluate() if before is None else self._search(_Line(self, self.weights - before, strength, along))
 
     def _search(self, line: _Line) -> _Point:
         """Go to the minimum along a line."""
@@ -152,7 +170,7 @@ class RegularizationPath:
         self.weights = self.weights + length * line.direction
         for kept, along in zip(self.kept, line.kept, strict=True):
             kept.add_(along, alpha=length)
-        return self._look()
+        return self._evaluate()
 
     # ---- passes over the images
 
@@ -168,7 +186,7 @@ class RegularizationPath:
         outward = self.design.outward(weights)
         return [outward @ rows.T for _, rows, _ in self.pieces()]
 
-    def _look(self) -> _Point:
+    def _evaluate(self) -> _Point:
         """Loss and gradient at the weights."""
         outward = None if self.kept else self.design.outward(self.weights)
         entropy, slope = 0.0, None
@@ -196,7 +214,7 @@ class _Line:
         self.outward = path.design.outward(direction)
         self.linear = strength * _inner(path.weights, direction)
         self.quadratic = strength * _inner(direction, direction)
-        self.kept = along or []  # logits along the direction, a piece each, where the path keeps its own
+        self.kept = along or []  # logits along the direction, one tensor per piece, where the path keeps its own
 
     def newton(self) -> float:
         """The step length to where f' is zero, by Newton's method in a bracket."""

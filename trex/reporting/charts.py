@@ -62,7 +62,7 @@ def line_chart(
 
 
 def whisker_chart(rows: Sequence[tuple[str, list[tuple[str, float, float, int]]]], x_label: str) -> str:
-    """A row a dataset; in it a dot a run with a whisker of one standard deviation.
+    """One row per dataset; in it one dot per run, with a whisker of one standard deviation.
 
     Args:
         rows: (dataset, [(run, value, spread, color), …]).

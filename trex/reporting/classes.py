@@ -1,4 +1,4 @@
-"""Accuracy of each class of a dataset, and what it is taken for."""
+"""Accuracy of each class of a dataset, and which classes it is confused with."""
 
 from __future__ import annotations
 
@@ -12,25 +12,31 @@ from trex.errors import UserError
 from trex.reporting.collect import Cell, RunData
 from trex.reporting.tables import aligned, harmless
 
-HEAD = ("class", "test images", "accuracy, %", "taken for (share of its images)")
-_MOST = 3  #: classes that another is taken for
+HEAD = ("class", "test images", "accuracy, %", "confused with (share of its images)")
+_MOST = 3  #: classes that are named for each
 
 
 def class_rows(cell: Cell) -> list[tuple[str, str, str, str]]:
-    """A row a class that has test images, the lowest accuracy first; all figures are means over the seeds."""
-    taken: dict[int, Counter[int]] = {}
+    """One row per class that has test images, the lowest accuracy first; all figures are means over the seeds."""
+    predictions: dict[int, Counter[int]] = {}
     for result in cell.results:
-        for true, predicted, count in result["test"]["confusion"]:
-            taken.setdefault(true, Counter())[predicted] += count
-    names, seeds = cell.results[0]["classes"], len(cell.results)
-    per_class = [result["test"]["per_class"] for result in cell.results]
+        for true, predicted, count in result.test.confusion:
+            predictions.setdefault(true, Counter())[predicted] += count
+    names, seeds = cell.class_names, len(cell.results)
     rows = []
-    for accuracy, label in sorted((mean(one[i] for one in per_class), i) for i in sorted(taken)):
-        images = taken[label].total()
-        wrong = [(other, count) for other, count in taken[label].most_common(_MOST + 1) if other != label][:_MOST]
-        words = ", ".join(f"{names[other]} {100 * count / images:.0f} %" for other, count in wrong)
+    for accuracy, label in sorted((_accuracy(cell, label), label) for label in predictions):
+        images = predictions[label].total()
+        most = predictions[label].most_common(_MOST + 1)
+        wrong = [(other, count) for other, count in most if other != label][:_MOST]
+        words = ", ".join(f"{names[other]} {100 * count / max(images, 1):.0f} %" for other, count in wrong)
         rows.append((names[label], str(images // seeds), f"{100 * accuracy:.1f}", words))
     return rows
+
+
+def _accuracy(cell: Cell, label: int) -> float:
+    """Of one class, over the seeds in which it has test images."""
+    found = [result.test.per_class[label] for result in cell.results]
+    return mean(accuracy for accuracy in found if accuracy is not None)
 
 
 def classes_text(runs: Sequence[RunData], dataset: str) -> str:
@@ -42,14 +48,14 @@ def classes_text(runs: Sequence[RunData], dataset: str) -> str:
     blocks = []
     for run, kind, cell in _cells(runs, dataset):
         rows = class_rows(cell)
-        average = 100 * mean(result["test"]["mean_per_class"] for result in cell.results)
-        head = f"{run.name}: {dataset}, {kind}: mean per-class accuracy {average:.1f} % over {len(rows)} classes"
+        average = f"mean per-class accuracy {100 * cell.mean_per_class:.1f} % over {len(rows)} classes"
+        head = f"{run.name}: {dataset}, {kind}: {average}"
         blocks.append("\n".join([head, *aligned([HEAD, *rows], left=(0, 3))]))
     return "\n\n".join(blocks)
 
 
 def confusion_csv(runs: Sequence[RunData], dataset: str) -> str:
-    """The confusion matrix of a dataset as a table: how many test images of a class were taken for which, a line each.
+    """The confusion matrix of a dataset as a table, one line per pair of true and predicted class.
 
     Raises:
         UserError: if no run has results of that dataset.
@@ -59,9 +65,8 @@ def confusion_csv(runs: Sequence[RunData], dataset: str) -> str:
     writer.writerow(["run", "probe", "seed", "class", "predicted", "images"])
     for run, kind, cell in _cells(runs, dataset):
         for result in cell.results:
-            for true, predicted, count in result["test"]["confusion"]:
-                names = result["classes"]
-                line = [run.name, kind, result["seed"], names[true], names[predicted], count]
+            for true, predicted, count in result.test.confusion:
+                line = [run.name, kind, result.seed, result.classes[true], result.classes[predicted], count]
                 writer.writerow([harmless(value) for value in line])
     return out.getvalue()
 

@@ -1,23 +1,20 @@
-"""What the runs' files say, as they are: nothing missing is filled in, nothing unreadable is dropped in silence."""
+"""What the runs' files say, as they are: nothing missing is filled in, and what is unreadable is listed."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 from trex.config import Config, load
 from trex.errors import TrexError, UserError
-from trex.files import read_json
-from trex.probing.kinds import probe_kinds as kinds_of
 from trex.records.base import RecordError
 from trex.records.environment import Environment
 from trex.records.events import Event, read_events
 from trex.records.metrics import MetricsLine
+from trex.records.probe_result import ProbeResult
 from trex.records.run_dir import RunDir, dataset_folder
 
 #: The datasets of the published average, in the order of the published table. Never to be changed: the average of one
@@ -30,19 +27,17 @@ PUBLISHED_AVERAGE = (
 #: The first columns of a table: those of the published one.
 FIRST_COLUMNS = ("in1k", *PUBLISHED_AVERAGE)
 
-Result = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Cell:
     """Results of one run on one dataset with one kind of probe, over its seeds."""
 
-    results: list[Result]
+    results: tuple[ProbeResult, ...]  #: one per seed, all with the same classes
 
     @property
     def top1(self) -> list[float]:
-        """Test accuracies, fractions, a seed each."""
-        return [result["test"]["top1"] for result in self.results]
+        """Test accuracies, fractions, one per seed."""
+        return [result.test.top1 for result in self.results]
 
     @property
     def mean(self) -> float:
@@ -55,13 +50,22 @@ class Cell:
 
     @property
     def comparable(self) -> bool:
-        return all(result["comparable"] for result in self.results)
+        return all(result.comparable for result in self.results)
+
+    @property
+    def mean_per_class(self) -> float:
+        """Mean accuracy of the classes, a fraction, mean over the seeds."""
+        return mean(result.test.mean_per_class for result in self.results)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.results[0].classes
 
     @property
     def log_odds(self) -> float:
         """log(p / (1 - p)) of the mean accuracy p, which counts as at most 1 - 1/(2n) and at least 1/(2n) for n test
         images: 100 % would otherwise be infinite."""
-        half = 0.5 / max(self.results[0]["counts"]["test"], 1)
+        half = 0.5 / max(self.results[0].counts.test, 1)
         p = min(max(self.mean, half), 1 - half)
         return math.log(p / (1 - p))
 
@@ -77,8 +81,7 @@ class RunData:
     environment: Environment | None
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)  #: by (kind of probe, dataset)
     wanted: dict[tuple[str, str], int] = field(default_factory=dict)  #: seeds of each cell that the config asks for
-    unreadable: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)  #: records that are left out: file and line, and what is wrong
+    damaged: list[str] = field(default_factory=list)  #: what is left out: file and line, and what is wrong
 
     @property
     def name(self) -> str:
@@ -99,16 +102,36 @@ def collect(run: RunDir) -> RunData:
         pass
     except RecordError as error:
         data.damaged.append(str(error))
-    found: dict[tuple[str, str], list[Result]] = {}
-    for path in sorted(run.probe_results(), key=_seed):
-        result = _result(path)
-        if result is None:
-            data.unreadable.append(str(path.relative_to(run.root)))
-        else:
-            found.setdefault((result["probe"], result["dataset"]), []).append(result)
-    data.cells = {key: Cell(results) for key, results in found.items()}
+    _collect_results(data)
     data.wanted = _wanted(run)
     return data
+
+
+def _collect_results(data: RunData) -> None:
+    found: dict[tuple[str, str], list[ProbeResult]] = {}
+    for path in sorted(data.run.probe_results(), key=_seed):
+        try:
+            result = ProbeResult.read(path)
+            others = found.setdefault((result.probe, result.dataset), [])
+            if problem := _misplaced(result, path, others):
+                raise RecordError(f"{path}: {problem}")
+            others.append(result)
+        except (FileNotFoundError, RecordError) as error:
+            data.damaged.append(str(error))
+    data.cells = {key: Cell(tuple(results)) for key, results in found.items() if results}
+
+
+def _misplaced(result: ProbeResult, path: Path, others: Sequence[ProbeResult]) -> str | None:
+    """Why a result is not what the place of its file and the results of other seeds say."""
+    try:
+        place = (dataset_folder(result.dataset), result.probe, result.seed)
+    except UserError as error:
+        return f"is the result of a dataset that cannot be: {error}"
+    if place != (path.parts[-3], path.parts[-2], _seed(path)[1]):
+        return f"is the result of {result.dataset}, {result.probe}, seed {result.seed}"
+    if others and result.classes != others[0].classes:
+        return f"has other classes than seed {others[0].seed}"
+    return None
 
 
 def _wanted(run: RunDir) -> dict[tuple[str, str], int]:
@@ -116,11 +139,11 @@ def _wanted(run: RunDir) -> dict[tuple[str, str], int]:
         config = load(run.config, Config)
     except (OSError, TrexError):
         return {}
-    return {(kind, name): config.probe.seeds for kind in kinds_of(config.probe) for name in config.extract.datasets}
+    return {(kind, name): config.probe.seeds for kind in config.probe.kinds for name in config.extract.datasets}
 
 
 def probe_kinds(runs: Sequence[RunData]) -> list[str]:
-    """Kinds of probes that any of the runs has, in a steady order."""
+    """Kinds of probes that any of the runs has, in the order of their names."""
     return sorted({kind for run in runs for kind, _ in run.cells})
 
 
@@ -154,18 +177,3 @@ def average(run: RunData, kind: str, names: Sequence[str]) -> Average:
 def _seed(path: Path) -> tuple[str, int]:
     number = path.stem.removeprefix("seed_")
     return str(path.parent), int(number) if number.isdecimal() else -1
-
-
-def _result(path: Path) -> Result | None:
-    """A probe's result if the file holds all that the report uses."""
-    try:
-        value = read_json(path)
-        float(value["test"]["top1"]), float(value["test"]["mean_per_class"]), int(value["counts"]["test"])
-        if not (0 <= value["test"]["top1"] <= 1 and isinstance(value["trials"], list)):
-            return None
-        if (dataset_folder(value["dataset"]), value["probe"]) != (path.parts[-3], path.parts[-2]):
-            return None
-        json.dumps([value["seed"], value["best"], value["edge"], value["comparable"], value["features"]])
-    except (OSError, ValueError, KeyError, TypeError, TrexError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from html import escape
-from statistics import mean
 from typing import TypeGuard
 
 from trex.records.events import AttemptEnded, CheckpointSaved, Event
@@ -35,7 +34,7 @@ def page(runs: Sequence[RunData]) -> str:
 
 
 def _summary(runs: Sequence[RunData]) -> str:
-    """One sentence: what is compared, on how many datasets, and who is ahead."""
+    """One sentence: what is compared, on how many datasets, and which run has the highest accuracy."""
     kinds = probe_kinds(runs)
     if not kinds:
         return "Training so far; no probe results yet."
@@ -116,14 +115,14 @@ def _accuracies(runs: Sequence[RunData], kind: str) -> str:
 
 def _comparison(runs: Sequence[RunData]) -> str:
     body = [
-        (pair, kind, name, f"{gain:+.1f}", tables.MISSING if p is None else f"{p:.2g}")
-        for pair, kind, name, gain, p in tables.comparisons(runs)
+        (one.names, one.kind, one.dataset, f"{one.gain:+.1f}", tables.MISSING if one.p is None else f"{one.p:.2g}")
+        for one in tables.comparisons(runs)
     ]
     if not body:
         return ""
     note = (
-        "<p>Paired t-test over the seeds that both runs have. The seeds share the test images, so p speaks of the "
-        "probe's randomness, not of other test images.</p>"
+        "<p>Paired t-test over the seeds that both runs have. The seeds share the test images, so p is about the "
+        "randomness of the probes, not about other test images.</p>"
     )
     table = _html_table(("runs", "probe", "dataset", "points", "p"), body)
     return _section("Differences", f"<details><summary>{len(body)} comparisons</summary>{note}{table}</details>")
@@ -162,37 +161,35 @@ def _is_interruption(event: Event) -> TypeGuard[CheckpointSaved]:
 
 
 def _searches(runs: Sequence[RunData]) -> str:
-    """Validation accuracy against the first hyper-parameter of each search, a chart a dataset and kind."""
-    figures = []
-    for kind in probe_kinds(runs):
-        for name in datasets(runs, kind):
-            series, chosen, edges = [], [], []
-            label = ""
-            for color, run in enumerate(runs):
-                cell = run.cells.get((kind, name))
-                for result in (cell.results if cell else [])[:1]:
-                    label = next(iter(result["best"]), "")
-                    points = sorted(
-                        (trial[label], 100 * trial["validation_top1"]) for trial in result["trials"] if label in trial
-                    )
-                    if points:
-                        series.append(Series(run.name, points, color))
-                        picked = [point for point in points if point[0] == result["best"][label]]
-                        chosen += [(x, y, color) for x, y in picked[:1]]
-                if cell:
-                    edges += [f"{run.name} seed {r['seed']}: {r['edge']}" for r in cell.results if r["edge"]]
-            if series:
-                chart = line_chart(series, label, "validation top-1, %", log_x=True, dots=True, chosen=chosen)
-                warning = (
-                    f'<p class="warning">optimum at the edge of the range: {escape("; ".join(edges))}</p>'
-                    if edges
-                    else ""
-                )
-                caption = f"<figcaption>{escape(name)}, {escape(kind)}, first seed; ring: chosen</figcaption>"
-                figures.append(f"<figure>{chart}{caption}{warning}</figure>")
-    if not figures:
-        return '<p class="none">no search</p>'
-    return f'<div class="grid-two">{"".join(figures)}</div>'
+    """Validation accuracy against the first hyper-parameter of each search, one chart per dataset and kind."""
+    figures = [_search(runs, kind, name) for kind in probe_kinds(runs) for name in datasets(runs, kind)]
+    shown = "".join(figure for figure in figures if figure)
+    return f'<div class="grid-two">{shown}</div>' if shown else '<p class="none">no search</p>'
+
+
+def _search(runs: Sequence[RunData], kind: str, name: str) -> str:
+    """The chart of one dataset and kind: each run's first seed. Empty where nothing was searched for."""
+    series, chosen, edges = [], [], []
+    label = ""
+    for color, run in enumerate(runs):
+        cell = run.cells.get((kind, name))
+        if cell is None:
+            continue
+        search = cell.results[0].search
+        label = next(iter(search.best), "")
+        tried = [trial for trial in search.trials if label in trial.values]
+        points = sorted((trial.values[label], 100 * trial.validation_top1) for trial in tried)
+        if points:
+            series.append(Series(run.name, points, color))
+            picked = [point for point in points if point[0] == search.best[label]]
+            chosen += [(x, y, color) for x, y in picked[:1]]
+        edges += [f"{run.name} seed {one.seed}: {one.search.edge}" for one in cell.results if one.search.edge]
+    if not series:
+        return ""
+    chart = line_chart(series, label, "validation top-1, %", log_x=True, dots=True, chosen=chosen)
+    caption = f"<figcaption>{escape(name)}, {escape(kind)}, first seed; ring: chosen</figcaption>"
+    warning = f'<p class="warning">optimum at the edge of the range: {escape("; ".join(edges))}</p>' if edges else ""
+    return f"<figure>{chart}{caption}{warning}</figure>"
 
 
 def _classes(runs: Sequence[RunData]) -> str:
@@ -205,9 +202,9 @@ def _classes(runs: Sequence[RunData]) -> str:
 
 
 def _class_table(cell: Cell) -> str:
-    """The classes with the lowest accuracy, and what each is taken for most often."""
+    """The classes with the lowest accuracy, and those that each is confused with most often."""
     rows = class_rows(cell)
-    average = 100 * mean(result["test"]["mean_per_class"] for result in cell.results)
+    average = 100 * cell.mean_per_class
     shown = f"the lowest {WORST} of {len(rows)} classes" if len(rows) > WORST else f"{len(rows)} classes"
     return f"<p>Mean per-class accuracy {average:.1f} %; {shown}:</p>{_html_table(HEAD, rows[:WORST])}"
 
@@ -224,8 +221,8 @@ def _provenance(run: RunData) -> str:
     if run.environment is not None:
         facts += [(key, getattr(run.environment, key)) for key in ("device", "node", "world", "python", "platform")]
         facts += run.environment.packages.items()
-    weights = sorted({f"{r['features'].get('weights')} ({str(r['features'].get('encoder_digest'))[:12]})"
-                      for cell in run.cells.values() for r in cell.results})  # fmt: skip
+    made_by = (result.provenance for cell in run.cells.values() for result in cell.results)
+    weights = sorted({f"{one.weights} ({one.encoder_digest[:12]})" for one in made_by})
     facts.append(("weights", "; ".join(weights)))
     listed = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in facts if v not in (None, ""))
     attempts = [event for event in run.events if isinstance(event, AttemptEnded)]

@@ -1,4 +1,4 @@
-"""The result table for the terminal, for papers and for spreadsheets: a row a run, a column a dataset."""
+"""The result table for the terminal, for papers and for spreadsheets: one row per run, one column per dataset."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 from trex.reporting.collect import Average, Cell, RunData, average, datasets, probe_kinds
@@ -30,10 +31,10 @@ def cell_text(cell: Cell | None, plus_minus: str = " ± ") -> str:
 
 
 def average_texts(found: Average) -> tuple[str, str]:
-    """Mean in % and mean log-odds; with how many sets they are over where some are missing."""
+    """Mean in % and mean log-odds; with the number of datasets where some are missing."""
     if found.mean is None or found.log_odds is None:
         return MISSING, MISSING
-    over = "" if found.count == found.of else f" ({found.count}/{found.of} sets)"
+    over = "" if found.count == found.of else f" ({found.count}/{found.of} datasets)"
     return f"{100 * found.mean:.1f}{over}", f"{found.log_odds:.3f}{over}"
 
 
@@ -59,7 +60,7 @@ def notes(runs: Sequence[RunData]) -> list[str]:
     ]
     cells = [cell for run in runs for cell in run.cells.values()]
     if any(not cell.comparable for cell in cells):
-        lines.append("* made from a subset of the dataset: not comparable with published numbers.")
+        lines.append("* from a subset of the dataset: not comparable with published numbers.")
     if any(value in (0.0, 1.0) for cell in cells for value in cell.top1):
         lines.append("Log-odds count 100 % as 1 - 1/(2n) and 0 % as 1/(2n), n test images.")
     for run in runs:
@@ -69,12 +70,11 @@ def notes(runs: Sequence[RunData]) -> list[str]:
         for (kind, name), cell in sorted(run.cells.items()):
             if len(cell.results) < run.wanted.get((kind, name), 0):
                 lines.append(f"{run.name}: {name} ({kind}) has {len(cell.results)} of {run.wanted[kind, name]} seeds.")
-        encoders = {result["features"].get("encoder_digest") for cell in run.cells.values() for result in cell.results}
+        encoders = {result.provenance.encoder_digest for cell in run.cells.values() for result in cell.results}
         if len(encoders) > 1:
-            lines.append(f"{run.name}: made with {len(encoders)} different encoders, so that its sets do not compare.")
-        if run.unreadable:
-            lines.append(f"{run.name}: not readable, and left out: {', '.join(run.unreadable)}.")
-        lines += [f"{run.name}: left out: {problem}." for problem in run.damaged]
+            text = f"made with {len(encoders)} different encoders, so its datasets cannot be compared"
+            lines.append(f"{run.name}: {text}.")
+        lines += [f"{run.name}: left out: {problem}" for problem in run.damaged]
     return lines
 
 
@@ -135,44 +135,58 @@ def latex(runs: Sequence[RunData]) -> str:
 
 
 def results_csv(runs: Sequence[RunData]) -> str:
-    """Every result, a line each."""
+    """Every result, one line each."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["run", "dataset", "probe", "seed", "top1", "mean_per_class", "chosen", "comparable", "encoder"])
     for run in runs:
         for (kind, dataset), cell in sorted(run.cells.items()):
             for result in cell.results:
-                chosen = " ".join(f"{key}={value:g}" for key, value in result["best"].items())
-                test = result["test"]
-                line = [run.name, dataset, kind, result["seed"], test["top1"], test["mean_per_class"], chosen]
-                encoder = result["features"].get("encoder_digest", "")
-                writer.writerow([harmless(value) for value in [*line, result["comparable"], encoder]])
+                chosen = " ".join(f"{key}={value:g}" for key, value in result.search.best.items())
+                line: list[object] = [run.name, dataset, kind, result.seed]
+                line += [result.test.top1, result.test.mean_per_class, chosen]
+                line += [result.comparable, result.provenance.encoder_digest]
+                writer.writerow([harmless(value) for value in line])
     return out.getvalue()
 
 
-def comparisons(runs: Sequence[RunData]) -> list[tuple[str, str, str, float, float | None]]:
-    """For each two runs, kind and dataset: names, kind and set, difference in points, p of a paired t-test over the
-    seeds that both have (None for fewer than two)."""
-    from scipy.stats import ttest_rel
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on one dataset, with one kind of probe."""
 
+    names: str
+    kind: str
+    dataset: str
+    gain: float  #: difference of the top-1 accuracies, points
+    p: float | None  #: of a paired t-test over the seeds that both have; None for fewer than two
+
+
+def comparisons(runs: Sequence[RunData]) -> list[Comparison]:
+    """Each two runs on each dataset and kind of probe for which they have a seed in common."""
     found = []
     for one, other in combinations(runs, 2):
         for kind in probe_kinds(runs):
             for name in datasets(runs, kind):
-                if (kind, name) not in one.cells or (kind, name) not in other.cells:
-                    continue
-                a = {result["seed"]: result["test"]["top1"] for result in one.cells[kind, name].results}
-                b = {result["seed"]: result["test"]["top1"] for result in other.cells[kind, name].results}
-                both = sorted(a.keys() & b.keys())
-                if not both:
-                    continue
-                differences = [a[seed] - b[seed] for seed in both]
-                p = None
-                if len(both) > 1 and len(set(differences)) > 1:
-                    p = float(ttest_rel([a[seed] for seed in both], [b[seed] for seed in both]).pvalue)
-                gain = 100 * sum(differences) / len(both)
-                found.append((f"{one.name} − {other.name}", kind, name, gain, p))
+                if (kind, name) in one.cells and (kind, name) in other.cells:
+                    compared = _compared(one.cells[kind, name], other.cells[kind, name])
+                    if compared is not None:
+                        found.append(Comparison(f"{one.name} − {other.name}", kind, name, *compared))
     return found
+
+
+def _compared(one: Cell, other: Cell) -> tuple[float, float | None] | None:
+    """`gain` and `p` of a Comparison; None without a seed in common."""
+    from scipy.stats import ttest_rel
+
+    a, b = ({result.seed: result.test.top1 for result in cell.results} for cell in (one, other))
+    both = sorted(a.keys() & b.keys())
+    if not both:
+        return None
+    differences = [a[seed] - b[seed] for seed in both]
+    p = None
+    if len(both) > 1 and len(set(differences)) > 1:
+        p = float(ttest_rel([a[seed] for seed in both], [b[seed] for seed in both]).pvalue)
+    return 100 * sum(differences) / len(both), p
 
 
 def harmless(value: object) -> object:

@@ -1,0 +1,65 @@
+"""Kinds of probes as values: what is known of each before anything is fitted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from trex.config.probe_kinds import PROBE_KINDS
+from trex.probing.kind import kind_of
+from trex.probing.memory import Size
+from trex.probing.treatment import Treatment
+from trex.records.feature_provenance import FeatureAttributes, FeatureProvenance
+
+NAMES = [form.replace("<shots>", "5").replace("<k>", "20") for form in PROBE_KINDS]
+PETS = Size(3680, 3669, 2048, 37)
+PLAIN = Treatment(normalize=False, sgd=False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_leads_to_a_kind_of_that_name_with_all_that_is_asked_of_one(name: str) -> None:
+    kind = kind_of(name)
+    assert kind.name == name
+    assert kind.fitted_by(PLAIN)
+    assert 7e8 < kind.least_bytes(PETS, PLAIN) <= kind.used_bytes(PETS, PLAIN, 16e9) <= 16e9
+
+
+def test_number_in_a_name_is_a_field_of_the_kind() -> None:
+    assert [getattr(kind_of(name), "shots", "none") for name in ("exact", "exact-5shot", "published-12shot")] == [
+        None, 5, 12,
+    ]  # fmt: skip
+    assert kind_of("knn20").k == 20
+
+
+def test_only_published_seeds_search_alone() -> None:
+    alone = [name for name in NAMES if not kind_of(name).seeds_share_work]
+    assert alone == ["published", "published-5shot"]
+
+
+def test_few_shot_probe_of_the_published_search_needs_the_memory_of_few_images() -> None:
+    few, many = kind_of("published-5shot"), kind_of("published")
+    assert few.least_bytes(PETS, PLAIN) < many.least_bytes(PETS, PLAIN)
+    assert kind_of("published-999999shot").least_bytes(PETS, PLAIN) == many.least_bytes(PETS, PLAIN)
+
+
+def test_provenance_says_which_features_and_what_was_done_to_them() -> None:
+    split = ("run", "pets", "trainval", "s", "encoder", "weights", "resize", "float16", True, {})
+    trainval, test = (FeatureAttributes(FeatureProvenance(*split), digest) for digest in ("a" * 64, "b" * 64))
+    found = kind_of("exact").provenance(PLAIN, trainval, test)
+    assert (found.trainval_digest, found.test_digest, found.encoder_digest) == ("a" * 64, "b" * 64, "encoder")
+    assert (found.dtype, found.normalized, found.fitted_by) == ("float16", False, "exact solver 2")
+    large = kind_of("published").provenance(Treatment(normalize=True, sgd=True), trainval, test)
+    assert (large.normalized, large.fitted_by) == (True, "SGD")
+    assert kind_of("knn20").provenance(PLAIN, trainval, test).normalized, "by cosine similarity"
+
+
+def test_asking_for_memory_and_provenance_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from trex.config import Config; from trex.probing.kind import kinds_of, kind_of\n"
+        f"kinds_of(Config().probe); [kind_of(name) for name in {NAMES}]\n"
+        "print(sorted({'torch', 'numpy', 'h5py'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,52 @@
+"""`exact`, `exact-5shot`: logistic regression, C searched along a path of certified optima (trex/probing/exact.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trex.probing.kind import Fitted, Kind
+from trex.probing.memory import Size, least_solver_memory, solver_memory
+from trex.probing.treatment import Treatment
+
+if TYPE_CHECKING:
+    from trex.probing.dataset import ProbeDataset
+    from trex.probing.partial import Partial
+
+#: Version of the solver and of the search: results of another one are computed again.
+SOLVER = 2
+
+
+@dataclass(frozen=True)
+class Exact(Kind):
+    """The seeds, and the few-shot kinds with them, share the features' basis and the rotated features."""
+
+    shots: int | None = None  #: training images per class; None: all
+
+    def fitted_by(self, treatment: Treatment) -> str:  # noqa: ARG002
+        """The version of the solver."""
+        return f"exact solver {SOLVER}"
+
+    def least_bytes(self, size: Size, treatment: Treatment) -> int:  # noqa: ARG002
+        """With everything computed in pieces. Few-shot probes take as much: they use the basis of all images."""
+        return least_solver_memory(size).bytes
+
+    def used_bytes(self, size: Size, treatment: Treatment, limit: float) -> int:  # noqa: ARG002
+        """What the solver keeps within the limit."""
+        return solver_memory(size, limit).bytes
+
+    def fit(self, data: ProbeDataset, seed: int, partial: Partial) -> Fitted:
+        """With all images a fifth of each class validates; with few of them the choice is by cross-validation."""
+        from trex.probing import exact
+        from trex.probing.folds import few_shot, few_shot_folds, validation_split
+
+        trainval, test = data.designs
+        chosen = None if self.shots is None else few_shot(data.labels, self.shots, seed)
+        labels = data.labels if chosen is None else data.labels[chosen]
+        design = trainval if chosen is None else trainval.subset(chosen)
+        problem = exact.Problem(design, labels, data.classes, data.solver_memory.logits, data.stop)
+        folds = [validation_split(labels, seed)] if chosen is None else few_shot_folds(labels, seed)
+        search = exact.choose_c(problem, folds, partial)
+        weights = exact.fit(problem, search.best["C"], partial)
+        validation = len(folds[0][1]) if chosen is None else 0
+        return Fitted(search, test.predict(weights), len(labels) - validation, validation)

@@ -1,0 +1,41 @@
+"""`knn20`: the 20 nearest neighbors by cosine similarity, weighted (trex/probing/knn.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trex.probing.kind import Fitted, Kind
+from trex.probing.memory import FLOAT, PIECE, PROGRAM, Size
+from trex.probing.treatment import Treatment
+from trex.records.probe_result import Search
+
+if TYPE_CHECKING:
+    from trex.probing.dataset import ProbeDataset
+    from trex.probing.partial import Partial
+
+
+@dataclass(frozen=True)
+class Knn(Kind):
+    """Nothing is trained or searched, and the seed changes nothing."""
+
+    k: int  #: neighbors that vote
+
+    def fitted_by(self, treatment: Treatment) -> str:  # noqa: ARG002
+        """The measure of nearness."""
+        return "cosine similarity"
+
+    def normalizes(self, treatment: Treatment) -> bool:  # noqa: ARG002
+        """Always: the cosine similarity is the inner product of features of length 1."""
+        return True
+
+    def least_bytes(self, size: Size, treatment: Treatment) -> int:  # noqa: ARG002
+        """The test features; those of trainval are read in pieces."""
+        return PROGRAM + size.test * (size.dim + 1) * FLOAT + 6 * PIECE * FLOAT
+
+    def fit(self, data: ProbeDataset, seed: int, partial: Partial) -> Fitted:  # noqa: ARG002
+        """All images of trainval may vote."""
+        from trex.probing.knn import knn_predict
+
+        predicted = knn_predict(data.rows, data.labels, data.test_rows, self.k, data.classes, data.stop)
+        return Fitted(Search({"k": float(self.k)}), predicted, train=len(data.labels), validation=0)

@@ -1,0 +1,55 @@
+"""`published`, `published-5shot`: the paper's search, for numbers that compare with it (trex/probing/published.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from trex.probing.kind import Fitted, Kind
+from trex.probing.memory import FLOAT, PIECE, PROGRAM, Size
+from trex.probing.treatment import Treatment
+
+if TYPE_CHECKING:
+    from trex.probing.dataset import ProbeDataset
+    from trex.probing.partial import Partial
+
+
+@dataclass(frozen=True)
+class Published(Kind):
+    """Thirty fits by SGD on the large datasets, by scikit-learn's L-BFGS on the others; each seed searches alone."""
+
+    shots: int | None = None  #: training images per class; None: all
+
+    seeds_share_work: ClassVar[bool] = False
+
+    def fitted_by(self, treatment: Treatment) -> str:
+        """Which of the two fits."""
+        return "SGD" if treatment.sgd else "L-BFGS"
+
+    def least_bytes(self, size: Size, treatment: Treatment) -> int:
+        """L-BFGS: the features, a fold of them, scikit-learn's copies and logits, its curvature pairs. SGD reads its
+        batches from the file."""
+        d, k = size.dim + 1, size.classes
+        n = size.trainval if self.shots is None else min(size.trainval, self.shots * k)
+        if treatment.sgd:
+            return PROGRAM + 8 * k * d * FLOAT + 4 * 1024 * (d + k) * FLOAT + 4 * PIECE * FLOAT
+        return PROGRAM + 3 * n * d * FLOAT + 4 * n * k * 8 + 24 * k * d * 8
+
+    def fit(self, data: ProbeDataset, seed: int, partial: Partial) -> Fitted:
+        """A fifth of each class validates, also of few images; with one image per class there is no search."""
+        from trex.probing import published
+        from trex.probing.folds import few_shot, validation_split
+
+        chosen = None if self.shots is None else few_shot(data.labels, self.shots, seed)
+        labels = data.labels if chosen is None else data.labels[chosen]
+        rows = data.rows if chosen is None else data.rows.subset(chosen)
+        ranges = {"C": published.C_RANGE}
+        fit: published.Fit = published.fit_lbfgs
+        if data.treatment.sgd:
+            ranges = {"lr": published.LR_RANGE, "weight_decay": published.DECAY_RANGE}
+            fit = published.sgd_fit(data.classes, seed, data.stop)
+        fold = validation_split(labels, seed)
+        search = published.choose(fit, ranges, rows, labels, fold, seed, data.stop, partial)
+        data.stop.check()
+        predicted = fit(rows, labels, search.best)(data.test_rows)
+        return Fitted(search, predicted, len(fold[0]), len(fold[1]))
