@@ -128,7 +128,7 @@ def test_file_is_plain_hdf5(setup) -> None:
         assert file["features"].chunks is None
         assert labels.tolist() == [0] * 5 + [1] * 5
         assert names[0] == "val/class0/000.jpg"
-        assert file.attrs["weights"] == "untrained resnet18, seed 0"
+        assert file.attrs["weights"].decode() == "untrained resnet18, seed 0"
 
 
 def test_names_beyond_ascii_are_read_by_the_documented_lines(setup, photos: Path, tmp_path: Path) -> None:

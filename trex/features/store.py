@@ -4,7 +4,9 @@
     names     (n,) UTF-8, paths within the dataset                    classes (K,) UTF-8
     attributes: what made them (trex/records/feature_provenance.py)
 
-Opened files are not trusted: nothing in one can make the reader open another file or allocate more than its size.
+Opened files are not trusted: nothing in one can make the reader open another file or allocate more than its size. All
+of HDF5's own structures have checksums: the library refuses damaged ones, while damage in the structures of its older
+formats, or in its heap of variable-length text, can crash it or hang it.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ def write_features(
         ValueError: if the blocks are not `shape` together, or hold a number that is not finite.
     """
     digest = hashlib.sha256()
-    with atomic_path(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+    with atomic_path(path) as temporary, h5py.File(temporary, "w", libver=_VERSIONS, locking=False) as file:
         array = file.create_dataset("features", shape=shape, dtype=provenance.dtype)
         row = 0
         for block in blocks:
@@ -74,7 +76,7 @@ def write_features(
         file["names"] = _encoded(names)
         file["classes"] = _encoded(classes)
         for key, value in FeatureAttributes(provenance, digest.hexdigest()).to_attributes().items():
-            file.attrs[key] = value
+            file.attrs[key] = _encoded([value]).reshape(()) if isinstance(value, str) else value
 
 
 def open_features(path: Path) -> Features:
@@ -87,7 +89,7 @@ def open_features(path: Path) -> Features:
     if not path.is_file():
         raise UserError(f"{path}: no such feature file; extract the features first")
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with _opened(path) as file:
             found = {key: _plain(file, key, path) for key in ("features", "labels", "names", "classes")}
             attributes = _attributes(file, path)
             labels = found["labels"][()]
@@ -107,7 +109,7 @@ def read_attributes(path: Path) -> FeatureAttributes:
         UserError: as `open_features`.
     """
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with _opened(path) as file:
             return _attributes(file, path)
     except _UNREADABLE as error:
         raise _not_readable(path, error) from error
@@ -123,6 +125,9 @@ def other_features(path: Path, differences: Iterable[str]) -> UserError:
     )
 
 
+#: The versions of HDF5's format whose structures have checksums: what is written, and the first bytes of such a file.
+_VERSIONS = ("v110", "v110")
+_SIGNATURES = (b"\x89HDF\r\n\x1a\n\x02", b"\x89HDF\r\n\x1a\n\x03")
 #: What h5py and numpy raise for a damaged file.
 _UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError, OverflowError, MemoryError, AttributeError,
@@ -133,12 +138,25 @@ def _not_readable(path: Path, error: BaseException) -> UserError:
     return UserError(f"{path}: not a readable feature file ({error}); delete it and extract again")
 
 
+def _opened(path: Path) -> h5py.File:
+    with path.open("rb") as file:
+        if file.read(len(_SIGNATURES[0])) not in _SIGNATURES:
+            raise OSError("it is not HDF5 in the format of feature files")
+    return h5py.File(path, "r", locking=False)
+
+
 def _attributes(file: h5py.File, path: Path) -> FeatureAttributes:
-    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
+    values = {name: _plain_value(value) for name, value in file.attrs.items()}
     try:
         return FeatureAttributes.from_attributes(values, str(path))
     except RecordError as error:
         raise UserError(f"{error}; delete the file and extract again") from error
+
+
+def _plain_value(value: object) -> object:
+    """An attribute as text, number or truth value."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    return plain.decode() if isinstance(plain, bytes) else plain
 
 
 def _encoded(texts: Iterable[str]) -> np.ndarray:
