@@ -37,8 +37,8 @@ def few_shot(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
 def few_shot_folds(labels: np.ndarray, seed: int) -> list[Fold]:
     """Cross-validation for few images: each image of a class validates in one of up to five folds.
 
-    One fifth of five images would be one image a class to choose by; here every image has its turn. Classes with one
-    image only train. No fold at all where every class has one.
+    One fifth of five images per class would be a single one to choose by; here every image validates once. Classes
+    with one image only train. No fold at all where every class has one.
     """
     fold_of = np.full(len(labels), -1, dtype=np.int64)
     most = 0

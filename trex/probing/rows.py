@@ -1,4 +1,4 @@
-"""Features of some images as float32 rows, read from the mapped file in pieces, so that no set is too large."""
+"""Features of some images as float32 rows, read from the mapped file in pieces, so that no dataset is too large."""
 
 from __future__ import annotations
 

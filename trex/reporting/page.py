@@ -44,10 +44,10 @@ def _summary(runs: Sequence[RunData]) -> str:
     if not means:
         return f"Results of the {kind} probe on in1k only, which no mean includes."
     best, count, name = max(means)
-    sets = f"{count} dataset{'s' if count != 1 else ''}"
+    over = f"{count} dataset{'s' if count != 1 else ''}"
     if len(runs) == 1:
-        return f"Mean accuracy {100 * best:.1f} % over {sets} ({kind} probe)."
-    return f"{len(runs)} models; highest mean accuracy with the {kind} probe: {name}, {100 * best:.1f} % over {sets}."
+        return f"Mean accuracy {100 * best:.1f} % over {over} ({kind} probe)."
+    return f"{len(runs)} models; highest mean accuracy with the {kind} probe: {name}, {100 * best:.1f} % over {over}."
 
 
 def _sections(runs: Sequence[RunData]) -> Iterator[str]:
@@ -211,8 +211,8 @@ def _class_table(cell: Cell) -> str:
 
 def _published() -> str:
     body = [(name, source, f"{top1:.1f}", f"{odds:.4f}") for name, source, top1, odds in tables.PUBLISHED]
-    note = "<p>arXiv 2206.15369, and the figures that came with its program; published protocol.</p>"
-    table = _html_table(("model", "source", "ImageNet-1K top-1, %", "mean log-odds, 15 sets"), body)
+    note = "<p>arXiv 2206.15369, and the figures that came with its program; published probes.</p>"
+    table = _html_table(("model", "source", "ImageNet-1K top-1, %", "mean log-odds, 15 datasets"), body)
     return _section("Published averages", f"<details><summary>four published lines</summary>{note}{table}</details>")
 
 
