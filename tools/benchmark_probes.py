@@ -19,7 +19,7 @@ from trex.interruption import StopRequest
 from trex.probing import exact, published
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
-from trex.probing.folds import validation_split
+from trex.probing.folds import validation_fold
 from trex.probing.partial import Partial
 from trex.probing.rows import Rows
 
@@ -55,7 +55,7 @@ def by_exact(data: Data, folder: Path) -> list[np.ndarray]:
     found = []
     for seed in range(SEEDS):
         partial = Partial(folder / f"exact_{seed}.json", key="")
-        choice = exact.choose_c(problem, [validation_split(problem.labels, seed)], partial)
+        choice = exact.choose_c(problem, [validation_fold(problem.labels, seed)], partial)
         found.append(test.predict(exact.fit(problem, choice.best["C"], partial)))
     return found
 
@@ -67,7 +67,7 @@ def by_published(data: Data, folder: Path) -> list[np.ndarray]:
     found = []
     for seed in range(SEEDS):
         partial = Partial(folder / f"published_{seed}.json", key="")
-        fold, ranges = validation_split(targets, seed), {"C": published.C_RANGE}
+        fold, ranges = validation_fold(targets, seed), {"C": published.C_RANGE}
         choice = published.choose(fit, ranges, rows, targets, fold, seed, StopRequest(), partial)
         found.append(fit(rows, targets, choice.best)(Rows(features[images:])))
     return found

@@ -20,7 +20,7 @@ from trex.interruption import StopRequest
 from trex.probing import exact, published
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
-from trex.probing.folds import validation_split
+from trex.probing.folds import validation_fold
 from trex.probing.kind import kind_of
 from trex.probing.memory import Size, solver_memory
 from trex.probing.partial import Partial
@@ -87,7 +87,7 @@ def found(stop: StopRequest, path: Path) -> tuple[Search, torch.Tensor]:
     partial = Partial(path, key="these features")
     one = problem(stop)
     try:
-        choice = exact.choose_c(one, [validation_split(one.labels, 0)], partial)
+        choice = exact.choose_c(one, [validation_fold(one.labels, 0)], partial)
         return choice, exact.fit(one, choice.best["C"], partial)
     except Interrupted:
         partial.write()
@@ -113,7 +113,7 @@ def test_search_that_is_stopped_anywhere_continues_to_the_same_bits(tmp_path: Pa
 def test_published_search_that_is_stopped_continues_with_the_same_trials(tmp_path: Path) -> None:
     features, labels = synthetic(300, 12, 4)
     rows, targets = Rows(features.numpy()), labels.numpy()
-    fold = validation_split(targets, 1)
+    fold = validation_fold(targets, 1)
 
     def search(stop: StopRequest, partial: Partial) -> Search:
         ranges = {"C": published.C_RANGE}

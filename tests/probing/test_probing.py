@@ -23,7 +23,7 @@ from trex.interruption import StopRequest
 from trex.probing import exact, published
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
-from trex.probing.folds import few_shot, few_shot_folds, validation_split
+from trex.probing.folds import few_shot, few_shot_folds, validation_fold
 from trex.probing.knn import knn_predict
 from trex.probing.partial import Partial
 from trex.probing.probe import probe, scores
@@ -61,22 +61,22 @@ def unwritten(tmp_path: Path) -> Partial:
 
 def test_validation_takes_a_fifth_of_each_class_and_never_the_last_image() -> None:
     labels = np.repeat([0, 1, 2, 3], [100, 7, 2, 1])
-    train, validation = validation_split(labels, seed=0)
+    train, validation = validation_fold(labels, seed=0)
     assert np.bincount(labels[validation], minlength=4).tolist() == [20, 1, 1, 0]
     assert sorted([*train, *validation]) == list(range(110))
 
 
-def test_small_class_does_not_change_the_split_of_others() -> None:
-    with_small = validation_split(np.array([0] * 50 + [1] * 2 + [2] * 50), seed=1)[1]
-    without = validation_split(np.array([0] * 50 + [2] * 50), seed=1)[1]
+def test_small_class_does_not_change_the_fold_of_others() -> None:
+    with_small = validation_fold(np.array([0] * 50 + [1] * 2 + [2] * 50), seed=1)[1]
+    without = validation_fold(np.array([0] * 50 + [2] * 50), seed=1)[1]
     assert [i for i in with_small if i < 50] == [i for i in without if i < 50]
     assert [i - 2 for i in with_small if i >= 52] == [i for i in without if i >= 50]
 
 
-def test_splits_depend_on_the_seed_alone() -> None:
+def test_folds_depend_on_the_seed_alone() -> None:
     labels = np.arange(200) % 5
-    assert np.array_equal(validation_split(labels, 3)[1], validation_split(labels, 3)[1])
-    assert not np.array_equal(validation_split(labels, 3)[1], validation_split(labels, 4)[1])
+    assert np.array_equal(validation_fold(labels, 3)[1], validation_fold(labels, 3)[1])
+    assert not np.array_equal(validation_fold(labels, 3)[1], validation_fold(labels, 4)[1])
 
 
 def test_few_shot_takes_so_many_of_each_class_and_all_of_a_smaller_one() -> None:
@@ -159,7 +159,7 @@ def test_solver_agrees_with_scikit_learn_where_that_converges(digits) -> None:
 def test_chosen_c_is_the_smallest_within_half_a_standard_error(digits, unwritten) -> None:
     features, labels = digits
     problem = Problem(design_of(features, 10), labels.numpy(), 10, keep_logits=True, stop=StopRequest())
-    choice = exact.choose_c(problem, [validation_split(labels.numpy(), 0)], unwritten)
+    choice = exact.choose_c(problem, [validation_fold(labels.numpy(), 0)], unwritten)
     accuracies = [trial.validation_top1 for trial in choice.trials]
     best = max(accuracies)
     half = 0.5 * math.sqrt(best * (1 - best) / 358)
@@ -212,7 +212,7 @@ def test_path_does_not_end_on_its_first_plateau(unwritten, counts: list[int]) ->
     rows = Rows(features.astype(np.float32), normalize=True)
     design = Design.of(rows, Basis.of(rows), len(counts), True)
     problem = Problem(design, labels, len(counts), True, StopRequest())
-    fold = validation_split(labels, 0)
+    fold = validation_fold(labels, 0)
     choice = exact.choose_c(problem, [fold], unwritten)
     solver = RegularizationPath(design.subset(fold[0]), torch.from_numpy(labels[fold[0]]), len(counts), StopRequest())
     hits = [design.subset(fold[1]).predict(solver.solve(c).weights) == labels[fold[1]] for c in exact.GRID]
@@ -228,7 +228,7 @@ def test_features_that_tell_nothing_give_the_most_frequent_class(unwritten, shap
     rows = Rows(features)
     design = Design.of(rows, Basis.of(rows), 2, True)
     problem = Problem(design, labels, 2, True, StopRequest())
-    choice = exact.choose_c(problem, [validation_split(labels, 0)], unwritten)
+    choice = exact.choose_c(problem, [validation_fold(labels, 0)], unwritten)
     predicted = design.predict(exact.fit(problem, choice.best["C"], unwritten))
     assert (predicted == np.bincount(labels).argmax()).all()
 
@@ -237,7 +237,7 @@ def test_single_class_is_always_right(unwritten) -> None:
     rows = Rows(np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32))
     design = Design.of(rows, Basis.of(rows), 1, True)
     problem = Problem(design, np.zeros(30, np.int64), 1, True, StopRequest())
-    choice = exact.choose_c(problem, [validation_split(problem.labels, 0)], unwritten)
+    choice = exact.choose_c(problem, [validation_fold(problem.labels, 0)], unwritten)
     assert choice.validation_top1 == 1.0
     assert (design.predict(exact.fit(problem, choice.best["C"], unwritten)) == 0).all()
 
@@ -250,7 +250,7 @@ def test_published_search_is_scikit_learn_and_optuna(digits, unwritten, data: st
     from sklearn.linear_model import LogisticRegression
 
     features, labels = (part.numpy() for part in (digits if data == "digits" else synthetic(800, 2048, 12)))
-    fold = validation_split(labels, 0)
+    fold = validation_fold(labels, 0)
     ranges = {"C": published.C_RANGE}
     rows = Rows(features)
     choice = published.choose(published.fit_lbfgs, ranges, rows, labels, fold, 0, StopRequest(), unwritten, trials=8)

@@ -19,7 +19,7 @@ from trex.config.schema import DEFAULT_DATASETS, ProbeConfig
 from trex.datasets.registry import known
 from trex.interruption import StopRequest
 from trex.probing import exact, published
-from trex.probing.folds import validation_split
+from trex.probing.folds import validation_fold
 from trex.probing.partial import Partial
 from trex.probing.rows import Rows
 from trex.probing.treatment import Treatment
@@ -28,7 +28,7 @@ from trex.probing.treatment import Treatment
 @pytest.mark.parametrize(("images", "validated"), [(1, 0), (2, 1), (3, 1), (5, 1), (10, 2), (50, 10), (732, 146)])
 def test_a_fifth_of_each_class_validates_and_a_single_image_trains(images: int, validated: int) -> None:
     labels = np.repeat([0, 1, 2], [100, images, 40])
-    train, validation = validation_split(labels, seed=0)
+    train, validation = validation_fold(labels, seed=0)
     assert np.bincount(labels[validation], minlength=3).tolist() == [20, validated, 8]
     assert sorted([*train, *validation]) == list(range(len(labels)))
 
@@ -37,7 +37,7 @@ def test_validation_images_are_drawn_anew_for_each_seed_and_uniformly() -> None:
     labels = np.repeat([0, 1], [50, 10])
     times = np.zeros(60)
     for seed in range(500):
-        times[validation_split(labels, seed)[1]] += 1
+        times[validation_fold(labels, seed)[1]] += 1
     expected = 500 * 0.2
     assert np.abs(times - expected).max() < 5 * math.sqrt(500 * 0.2 * 0.8)
 
@@ -133,7 +133,7 @@ def test_search_is_optunas_tpe_of_30_trials(values: int, tmp_path: Path) -> None
 
     rows = Rows(np.arange(1000, dtype=np.float32)[:, None])
     partial = Partial(tmp_path / "seed_3.json", key="")
-    found = published.choose(fit, ranges, rows, labels, validation_split(labels, 0), 3, StopRequest(), partial)
+    found = published.choose(fit, ranges, rows, labels, validation_fold(labels, 0), 3, StopRequest(), partial)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(seed=3, multivariate=values > 1)

@@ -10,7 +10,7 @@ MAX_FOLDS = 5
 Fold = tuple[np.ndarray, np.ndarray]  #: indices (int64, sorted) to train on, and to validate on
 
 
-def validation_split(labels: np.ndarray, seed: int) -> Fold:
+def validation_fold(labels: np.ndarray, seed: int) -> Fold:
     """20 % of each class to validation, at least one image; a class of a single image keeps it for training.
 
     Args:

@@ -38,14 +38,14 @@ class Exact(Kind):
     def fit(self, data: ProbeDataset, seed: int, partial: Partial) -> Fitted:
         """With all images a fifth of each class validates; with few of them the choice is by cross-validation."""
         from trex.probing import exact
-        from trex.probing.folds import few_shot, few_shot_folds, validation_split
+        from trex.probing.folds import few_shot, few_shot_folds, validation_fold
 
         trainval, test = data.designs
         chosen = None if self.shots is None else few_shot(data.labels, self.shots, seed)
         labels = data.labels if chosen is None else data.labels[chosen]
         design = trainval if chosen is None else trainval.subset(chosen)
         problem = exact.Problem(design, labels, data.classes, data.solver_memory.logits, data.stop)
-        folds = [validation_split(labels, seed)] if chosen is None else few_shot_folds(labels, seed)
+        folds = [validation_fold(labels, seed)] if chosen is None else few_shot_folds(labels, seed)
         search = exact.choose_c(problem, folds, partial)
         weights = exact.fit(problem, search.best["C"], partial)
         validation = len(folds[0][1]) if chosen is None else 0

@@ -38,7 +38,7 @@ class Published(Kind):
     def fit(self, data: ProbeDataset, seed: int, partial: Partial) -> Fitted:
         """A fifth of each class validates, also of few images; with one image per class there is no search."""
         from trex.probing import published
-        from trex.probing.folds import few_shot, validation_split
+        from trex.probing.folds import few_shot, validation_fold
 
         chosen = None if self.shots is None else few_shot(data.labels, self.shots, seed)
         labels = data.labels if chosen is None else data.labels[chosen]
@@ -48,7 +48,7 @@ class Published(Kind):
         if data.treatment.sgd:
             ranges = {"lr": published.LR_RANGE, "weight_decay": published.DECAY_RANGE}
             fit = published.sgd_fit(data.classes, seed, data.stop)
-        fold = validation_split(labels, seed)
+        fold = validation_fold(labels, seed)
         search = published.choose(fit, ranges, rows, labels, fold, seed, data.stop, partial)
         data.stop.check()
         predicted = fit(rows, labels, search.best)(data.test_rows)
