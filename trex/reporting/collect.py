@@ -41,6 +41,7 @@ class Cell:
 
     @property
     def mean(self) -> float:
+        """Mean test accuracy over the seeds, a fraction."""
         return mean(self.top1)
 
     @property
@@ -50,6 +51,7 @@ class Cell:
 
     @property
     def comparable(self) -> bool:
+        """Whether the dataset is the official one, so that published numbers compare."""
         return all(result.comparable for result in self.results)
 
     @property
@@ -59,6 +61,7 @@ class Cell:
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels."""
         return self.results[0].classes
 
     @property
@@ -85,6 +88,7 @@ class RunData:
 
     @property
     def name(self) -> str:
+        """The run's name."""
         return self.run.name
 
 
