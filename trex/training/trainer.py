@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from dataclasses import replace
-from enum import IntEnum
 from typing import Any
 
 import torch
@@ -17,7 +15,7 @@ from trex.config.schema import Config
 from trex.datasets.registry import load_split
 from trex.datasets.split import Split
 from trex.distributed import Agreement, Ranks
-from trex.errors import Interrupted, TrexError, UserError
+from trex.errors import Interrupted, UserError
 from trex.images.normalize import normalize
 from trex.interruption import StopRequest
 from trex.loading.training import Batch, TrainingBatches
@@ -26,6 +24,7 @@ from trex.records.events import CheckpointSaved, SaveReason, TrainingResumed, Tr
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoint, Checkpoints
 from trex.training.metrics import Curves, Meter, duration
+from trex.training.saving import Request, Saving
 from trex.training.schedule import learning_rate
 from trex.training.start import read_start
 from trex.training.state import Position, TrainingState, make_optimizer, refuse_other_run
@@ -34,16 +33,6 @@ from trex.training.validation import validate
 log = logging.getLogger(__name__)
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "off": None}
-#: After so many checkpoints in a row that the disk did not take, the run ends instead of computing unsaved steps.
-MAX_FAILED_SAVES = 3
-
-
-class Wish(IntEnum):
-    """What a rank wants at a step's end; the highest wish of all ranks is done by all."""
-
-    GO_ON = 0
-    SAVE = 1
-    STOP = 2
 
 
 def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest) -> None:
@@ -53,10 +42,10 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest) -> None:
         run: where checkpoints and metrics are.
         config: the recipe.
         ranks: this process's place among those that train together.
-        stop: whether a signal asked to stop; looked at after every step.
+        stop: whether a signal asked to stop; checked after every step.
 
     Raises:
-        Interrupted: after a signal, when the state is saved; call it again to go on.
+        Interrupted: after a signal, when the state is saved; call it again to continue.
         ResumeRefused: the checkpoint on disk is of another config, dataset or number of processes.
         UserError: data or config do not fit.
         TrexError: the loss is not finite, or checkpoints cannot be written or read.
@@ -94,25 +83,22 @@ class Trainer:
             position=Position(),
         )
         self.network = _wrap(model, ranks)
-        self.checkpoints = Checkpoints(run.checkpoints)
+        self.saving = Saving(Checkpoints(run.checkpoints), config.checkpoint, ranks, self._announce)
         self.curves = Curves(run, ranks)
         self.meter = Meter(ranks)
         self.agreement = Agreement(ranks)
         self.start: dict[str, str] | None = None
-        self.saved: Position | None = None
-        self.saved_at = time.monotonic()
-        self.failed_saves = 0
         self.logged = (0, time.monotonic())
 
     # ---- beginning and end
 
     def resume(self, path: str | None) -> None:
-        """Go on from the checkpoint in the folder `path`, the same one on every rank, or begin anew: from initial
-        weights, or from the file that `train.start` names.
+        """Continue from the checkpoint in the folder `path`, the same one on every rank. None: begin, with initial
+        weights or with those of the file that `train.start` names.
         """
         position = 0
         if path is not None:
-            saved = self.checkpoints.at(self.run.checkpoints / path).load()
+            saved = Checkpoints(self.run.checkpoints).at(self.run.checkpoints / path).load()
             refuse_other_run(
                 saved, differences(saved["config"], self.config), self.images.digest, self.ranks,
                 self.config.train.allow_world_change,
@@ -121,7 +107,7 @@ class Trainer:
             position = saved["metrics_position"]
             self.meter.restore(saved["meter"])
             self.start = saved.get("start")
-            self.saved = replace(self.state.position)
+            self.saving.resumed_at(self.state.position)
         elif self.config.train.start:
             self._begin_from_file()
         at = self.state.position
@@ -140,13 +126,15 @@ class Trainer:
         state, steps = self.state, self.batches.steps_per_epoch
         start = read_start(self.config, state.model, self.images.classes, steps)
         if self.ranks.broadcast(start.sha256) != start.sha256:
-            raise UserError(f"{start.file} is another file here than on rank 0: put it where all nodes see the same")
+            raise UserError(
+                f"{start.file} differs from the file of that name on rank 0: put it where all nodes see the same"
+            )
         start.apply(state)
         self.start = start.record
         log.info("training begins from %s, SHA-256 %s: %s", start.file, start.sha256, start.how)
 
     def close(self) -> None:
-        """End the loader's workers and close the files."""
+        """End the workers of the loader and close the files."""
         self.batches.close()
         self.curves.close()
 
@@ -188,38 +176,27 @@ class Trainer:
         at.global_step += 1
 
     def after_step(self) -> None:
-        """What happens between two steps: the log line, agreed wishes, checkpoints, the epoch's end."""
+        """What happens between two steps: the log line, the agreed request, checkpoints, the end of the epoch."""
         at = self.state.position
         total = self.config.train.epochs * self.batches.steps_per_epoch
         if at.global_step % self.config.train.log_every == 0 or at.global_step == total:
             self.log_progress()
-        wish = self.agreement.exchange(self.wish())
-        if wish == Wish.STOP:
+        request = Request(self.agreement.exchange(self.saving.request(bool(self.stop))))
+        if request == Request.STOP:
             self.save_and_stop()
-        every = self.config.checkpoint.every_steps
-        if wish == Wish.SAVE or (every and at.global_step % every == 0):
+        if self.saving.is_due(request, at.global_step):
             self.save("timer")
         if at.step == self.batches.steps_per_epoch:
             self.end_epoch()
 
-    def wish(self) -> Wish:
-        """What this rank wants at this step's end."""
-        if self.stop:
-            return Wish.STOP
-        minutes = self.config.checkpoint.every_minutes
-        if self.ranks.is_main and minutes and time.monotonic() - self.saved_at > 60 * minutes:
-            return Wish.SAVE
-        return Wish.GO_ON
-
     def end_epoch(self) -> None:
-        """Validate, move on to the next epoch, save."""
+        """Validate, count the epoch, save."""
         at, config = self.state.position, self.config
         last = at.epoch + 1 == config.train.epochs
         if last or (at.epoch + 1) % config.train.validate_every == 0:
             self.validate()
         at.epoch, at.step = at.epoch + 1, 0
-        every = config.checkpoint.milestone_epochs
-        self.save("end" if last else "epoch", milestone=bool(every and at.epoch % every == 0), finished=last)
+        self.save("end" if last else "epoch")
         if last:
             log.info("training has finished: %d epochs, %d steps", at.epoch, at.global_step)
 
@@ -278,44 +255,24 @@ class Trainer:
         self.save("stop")
         raise Interrupted(f"saved at step {self.state.position.global_step}; the same command continues from there")
 
-    def save(self, reason: SaveReason, milestone: bool = False, finished: bool = False) -> None:
-        """Write a checkpoint, on all ranks together; a full disk is survived a few times, a loss that is not finite
-        is never written.
-        """
+    def save(self, reason: SaveReason) -> None:
+        """Save on all ranks together, unless this position is saved already; never a state whose loss is not finite."""
         self.agreement.finish()
         self.meter.require_finite()
-        at = self.state.position
-        if at == self.saved:
+        if self.saving.is_saved(self.state.position):
             return
-        began = time.monotonic()
         state = self.state.to_dict(self.ranks, self.config, self.images.classes, self.images.digest)
         state["meter"] = self.meter.total()
         state["metrics_position"] = self.curves.position
         state["start"] = self.start
-        problem = ""
-        if self.ranks.is_main:
-            try:
-                keep = self.config.checkpoint.keep
-                self._wrote(self.checkpoints.write(state, keep, milestone, finished), reason, began)
-            except OSError as error:
-                problem = str(error)
-        problem = self.ranks.broadcast(problem)
-        self.saved_at = time.monotonic()
-        self.failed_saves = self.failed_saves + 1 if problem else 0
-        if not problem:
-            self.saved = replace(at)
-        elif reason in ("stop", "end") or self.failed_saves >= MAX_FAILED_SAVES:
-            raise TrexError(f"cannot write a checkpoint into {self.run.checkpoints}: {problem}")
-        else:
-            log.warning("cannot write a checkpoint (%s): going on, the next one is tried as planned", problem)
+        self.saving.write(state, self.state.position, reason)
 
-    def _wrote(self, checkpoint: Checkpoint, reason: SaveReason, began: float) -> None:
-        now, seconds = time.time(), round(time.monotonic() - began, 3)
-        since = None
+    def _announce(self, checkpoint: Checkpoint, reason: SaveReason, seconds: float) -> None:
+        now, since = time.time(), None
         if reason == "stop" and self.stop.received_at is not None:
             since = round(now - self.stop.received_at, 3)
         CheckpointSaved(
-            round(now, 3), self.state.position.global_step, reason, seconds, seconds_signal_to_saved=since
+            round(now, 3), self.state.position.global_step, reason, round(seconds, 3), seconds_signal_to_saved=since
         ).append(self.run.events)
         log.info("saved %s in %.1f s", checkpoint.path.name, seconds)
 
@@ -333,7 +290,7 @@ def make_batches(config: Config, images: Split, ranks: Ranks) -> TrainingBatches
 def _wrap(model: TrexModel, ranks: Ranks) -> TrexModel | DistributedDataParallel:
     if ranks.world == 1:
         return model
-    # Buffers are the same on all ranks by construction: batch norm is synchronized, the memory is gathered.
+    # Buffers are the same on all ranks: batch norm is synchronized, and methods update theirs with gathered rows.
     modern = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
     still: dict[str, Any] = {"forward_sync_buffers": False} if modern else {"broadcast_buffers": False}
     # With unused parameters allowed, DDP keeps its first gradient buckets. It otherwise rearranges them after the
@@ -348,5 +305,5 @@ def _set_up_device(ranks: Ranks, config: Config) -> None:
     if ranks.device.type == "cuda":
         torch.backends.cudnn.benchmark = not config.train.deterministic
         torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
-        # Filling memory before it is written is a help for debugging, at a price in each step.
+        # Filling memory before it is written helps debugging only and costs time in each step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
