@@ -152,7 +152,7 @@ def checkpoint(tmp_path_factory) -> Path:
     """A real training's first checkpoint."""
     runs = tmp_path_factory.mktemp("runs")
     settings = ["data.dataset=digits_seen", "model.encoder=resnet18", "crops.global_size=16", "crops.local_count=0"]
-    more = ["data.workers=0", "train.precision=off", "model.memory_size=32", "train.batch_size=8", f"runs={runs}"]
+    more = ["data.workers=0", "train.precision=off", "method.memory_bank_size=32", "train.batch_size=8", f"runs={runs}"]
     config = load(None, Config, [*settings, *more])
     trainer = Trainer(RunDir.of(config), config, Ranks(), StopRequest())
     trainer.resume(None)

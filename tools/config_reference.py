@@ -1,6 +1,7 @@
 """Print docs/config.md: every setting of a recipe and of a cluster file, with its allowed values, default and meaning.
 
-The settings are the dataclasses of trex/config/schema.py and jobs/plan/cluster.py; nothing about one is written here.
+The settings are the dataclasses of trex/config/schema.py, trex/methods/ and jobs/plan/cluster.py; nothing about one is
+written here.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any
 
 from jobs.plan.cluster import WORD, Cluster, StageResources
 from trex.config import Config
-from trex.config.loader import to_dict
+from trex.config.loader import choices, chosen_class, to_dict
 from trex.config.schema import DATASET, NAME
 
 HEAD = """# Settings
 
-Made from `trex/config/schema.py` and `jobs/plan/cluster.py` by `make docs`.
+Made from `trex/config/schema.py`, `trex/methods/` and `jobs/plan/cluster.py` by `make docs`.
 
 A recipe is a YAML file that states what differs from the defaults, which are the t-ReX* recipe. Any setting can also be
 given on the command line: `trex train configs/trex.yaml train.epochs=50 crops.local_scale='[0.05, 0.2]'`. All mistakes
@@ -60,12 +61,27 @@ _PATTERNS = {NAME: "name", DATASET: "name, or `torchvision:` and a name", WORD: 
 
 
 def recipe() -> Iterator[str]:
-    """A table for the run's own settings, then one a section."""
+    """A table for the run's own settings, then one per section, or per class that a section may have."""
     yield "\n## The run\n" + TABLE
     yield from rows(Config, prefix="", resumable=False)
     for field, kind in sections(Config):
-        yield f"\n## {field.name}: {field.metadata['doc']}\n" + TABLE
+        yield f"\n## {field.name}: {field.metadata['doc']}"
+        if package := field.metadata.get("package"):
+            yield from chosen(field, package)
+            continue
+        yield TABLE
         yield from rows(kind, prefix=f"{field.name}.", resumable=field.metadata["resumable"])
+
+
+def chosen(field: dataclasses.Field[Any], package: str) -> Iterator[str]:
+    """A table for each class that a section may have, the default first."""
+    default = field.metadata["default"]
+    yield f"\n`{field.name}.name` chooses which of these settings there are; `{default}` if it is not given."
+    for name in sorted(choices(package), key=lambda name: (name != default, name)):
+        cls = chosen_class(package, name)
+        yield f"\n### {field.name}.name: {name}\n\n{(cls.__doc__ or '').splitlines()[0]}"
+        settings = list(rows(cls, prefix=f"{field.name}.", resumable=field.metadata["resumable"]))
+        yield from [TABLE, *settings] if settings else ["It has no settings."]
 
 
 def cluster() -> Iterator[str]:
@@ -90,6 +106,8 @@ def rows(cls: type[Any], prefix: str, resumable: bool) -> Iterator[str]:
     groups = {field.name for field, _ in sections(cls)}
     for field in dataclasses.fields(cls):
         if field.name in groups:
+            continue
+        if "doc" not in field.metadata:  # the name of a chosen class, which its heading states
             continue
         mark = " ↻" if resumable or field.metadata["resumable"] else ""
         default = field.default_factory() if callable(field.default_factory) else field.default

@@ -106,17 +106,14 @@ def _weights(config: Config) -> str:
 
 
 def _start(config: Config) -> str:
-    import torch
-
     from trex.datasets.registry import load_split
-    from trex.distributed import Ranks
-    from trex.model.trex import TrexModel
+    from trex.training.network import network_on_meta
     from trex.training.start import read_start
 
     images = load_split(config.data.dataset, "trainval", config.data)
-    with torch.device("meta"):
-        model = TrexModel(config.model, len(images.classes), Ranks())
-    start = read_start(config, model, images.classes, len(images) // config.train.batch_size)
+    start = read_start(
+        config, network_on_meta(config, len(images.classes)), images.classes, len(images) // config.train.batch_size
+    )
     return f"start: {start.file}, {start.how}: every key fits; training begins at epoch {start.position.epoch + 1}"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from trex.config import Config, ConfigError, load, to_yaml
 from trex.config.compare import differences
 from trex.config.loader import to_dict
 
-RECIPES = ["trex_star", "trex", "trex1", "trex3"]
+RECIPES = ["trex_star", "trex", "trex1", "trex3", "supervised"]
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -53,7 +56,7 @@ def test_a_number_means_the_number_however_it_is_written(tmp_path: Path, text: s
 def test_words_that_yaml_takes_for_booleans_stay_words(tmp_path: Path) -> None:
     assert read(tmp_path, "name: no\n").name == "no"
     assert read(tmp_path, "train:\n  precision: off\n").train.precision == "off"
-    assert "expected true or false" in mistakes(tmp_path, "model:\n  normalize_input: yes\n")[0]
+    assert "expected true or false" in mistakes(tmp_path, "method:\n  normalize_input: yes\n")[0]
 
 
 def test_quoted_number_is_a_mistake_that_says_so(tmp_path: Path) -> None:
@@ -116,25 +119,30 @@ def test_resolved_config_reads_back_equal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "layers", "global_scale", "local_scale", "memory"),
+    ("recipe", "layers", "global_scale", "local_scale", "bank"),
     [
         ("trex_star", 1, (0.40, 1.0), (0.05, 0.40), 8192),
         ("trex", 3, (0.25, 1.0), (0.05, 0.25), 8192),
-        ("trex1", 1, (0.40, 1.0), (0.05, 0.40), 0),
-        ("trex3", 3, (0.25, 1.0), (0.05, 0.25), 0),
+        ("trex1", 1, (0.40, 1.0), (0.05, 0.40), None),
+        ("trex3", 3, (0.25, 1.0), (0.05, 0.25), None),
     ],
 )
-def test_recipes_hold_the_published_values(recipe, layers, global_scale, local_scale, memory) -> None:
+def test_recipes_hold_the_published_values(recipe, layers, global_scale, local_scale, bank) -> None:
     config = load(CONFIGS / f"{recipe}.yaml", Config)
-    assert (config.name, config.model.hidden_layers, config.model.memory_size) == (recipe, layers, memory)
+    method = config.method
+    assert (config.name, method.hidden_layers) == (recipe, layers)
+    if bank:
+        assert (method.name, method.memory_bank_size, method.momentum) == ("trex_class_means", bank, 0.999)
+    else:
+        assert method.name == "trex_plain"
     assert (config.crops.global_scale, config.crops.local_scale) == (global_scale, local_scale)
     assert (config.crops.global_count, config.crops.local_count) == (1, 8)
     assert (config.crops.global_size, config.crops.local_size) == (224, 96)
     assert (config.optimizer.lr, config.optimizer.final_lr, config.optimizer.warmup_epochs) == (0.1, 1e-6, 10)
     assert (config.optimizer.momentum, config.optimizer.weight_decay) == (0.9, 1e-4)
     assert (config.train.epochs, config.train.batch_size, config.train.precision) == (100, 256, "fp16")
-    assert (config.model.temperature, config.model.momentum, config.model.output_dim) == (0.1, 0.999, 256)
-    assert (config.model.encoder, config.model.hidden_dim, config.model.normalize_input) == ("resnet50", 2048, True)
+    assert (method.temperature, method.output_dim) == (0.1, 256)
+    assert (config.model.encoder, method.hidden_dim, method.normalize_input) == ("resnet50", 2048, True)
     crops = config.crops
     assert (crops.flip, crops.jitter, crops.grayscale, crops.solarize) == (0.5, 0.8, 0.2, 0.2)
     assert (crops.brightness, crops.contrast, crops.saturation, crops.hue) == (0.4, 0.4, 0.2, 0.1)
@@ -165,3 +173,60 @@ def test_only_settings_that_change_the_result_make_another_run(tmp_path: Path) -
     assert differences(saved, same) == []
     other = read(tmp_path, "name: a\n", "optimizer.lr=0.2")
     assert differences(saved, other) == ["optimizer.lr: was 0.1, is now 0.2"]
+
+
+def test_method_is_chosen_by_name_and_has_its_own_settings(tmp_path: Path) -> None:
+    text = "method:\n  name: trex_plain\n  temperature: 0.2\n"
+    config = read(tmp_path, text, "method.output_dim=64")
+    assert to_dict(config.method) == {
+        "name": "trex_plain", "hidden_layers": 1, "hidden_dim": 2048, "output_dim": 64, "normalize_input": True,
+        "temperature": 0.2,
+    }  # fmt: skip
+    assert read(tmp_path, "", "method.momentum=0.99").method == replace(Config().method, momentum=0.99)
+    assert to_dict(read(tmp_path, "", "method.name=supervised").method) == {"name": "supervised"}
+    (tmp_path / "saved.yaml").write_text(to_yaml(config))
+    assert load(tmp_path / "saved.yaml", Config) == config
+
+
+def test_setting_of_another_method_is_a_mistake_that_lists_those_of_this_one(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, "method:\n  name: supervised\n  memory_bank_size: 64\n") == [
+        "recipe.yaml:3:3: unknown key 'method.memory_bank_size': supervised has the settings name"
+    ]
+    (found,) = mistakes(tmp_path, "method: {name: trex_plain, output_dims: 64}\n")
+    assert found.startswith("recipe.yaml:1:28: unknown key 'method.output_dims': trex_plain has the settings name, ")
+    assert found.endswith("; did you mean 'output_dim'?")
+    assert "'method.momentum' is 2.0: expected at most 1" in mistakes(tmp_path, "", "method.momentum=2")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("method: {name: supervize}\n", "recipe.yaml:1:16: 'method.name' is 'supervize': expected one of supervised, "
+         "trex_class_means, trex_plain; did you mean 'supervised'?"),
+        ("method: {name: _trex}\n", "'method.name' is '_trex': expected one of"),
+        ("method: {name: [a]}\n", "'method.name' is '': expected one of"),
+        ("method: supervised\n", "'method' is a section: expected `key: value` lines under it"),
+    ],
+)  # fmt: skip
+def test_method_that_there_is_not_is_a_mistake_that_lists_the_methods(tmp_path: Path, text: str, expected: str) -> None:
+    (found,) = mistakes(tmp_path, text)
+    assert expected in found
+
+
+def test_another_method_or_another_setting_of_it_is_another_run(tmp_path: Path) -> None:
+    saved = to_dict(read(tmp_path, "name: a\n"))
+    assert differences(saved, read(tmp_path, "name: a\n", "method.momentum=0.9")) == [
+        "method.momentum: was 0.999, is now 0.9"
+    ]
+    assert differences(saved, read(tmp_path, "name: a\n", "method.name=supervised")) == [
+        "method.name: was trex_class_means, is now supervised"
+    ]
+
+
+def test_settings_of_a_method_are_read_without_torch() -> None:
+    code = (
+        "import sys; from trex.config import Config, load; from trex.config.loader import choices, chosen_class\n"
+        "for name in choices('trex.methods'): load(None, Config, [f'method.name={name}'])\n"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'h5py')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=CONFIGS.parent).returncode == 0

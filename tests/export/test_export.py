@@ -19,24 +19,31 @@ from trex.errors import UserError
 from trex.export.write import encoder_of, export, layout_of
 from trex.features.source import state_digest
 from trex.files import sha256
-from trex.model.trex import build_model
 from trex.model.weights import read_encoder
 from trex.records.environment import Environment
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
+from trex.training.network import build_network
 from trex.training.state import Position, TrainingState, make_optimizer
 
 CLASSES = ("0", "1", "2", "3", "4", "5", "6")
 
 
-def trained(root: Path, name: str = "little", finished: bool = True, memory: int = 96) -> RunDir:
-    """A run with a checkpoint after one real step of its model on noise."""
+TREX = (f"method.hidden_dim={HIDDEN}", f"method.output_dim={OUTPUT}")
+METHODS = {
+    "trex_class_means": (*TREX, "method.memory_bank_size=96"),
+    "trex_plain": ("method.name=trex_plain", *TREX),
+    "supervised": ("method.name=supervised",),
+}
+
+
+def trained(root: Path, name: str = "little", finished: bool = True, method: str = "trex_class_means") -> RunDir:
+    """A run with a checkpoint after one real step of its network on noise."""
     settings = [f"name={name}", f"runs={root}/runs", "data.dataset=digits_seen", "model.encoder=resnet18"]
-    sizes = [f"model.hidden_dim={HIDDEN}", f"model.output_dim={OUTPUT}", f"model.memory_size={memory}"]
-    config = load(None, Config, [*settings, *sizes, "train.epochs=20", "optimizer.lr=0.0001"])
+    config = load(None, Config, [*settings, *METHODS[method], "train.epochs=20", "optimizer.lr=0.0001"])
     torch.manual_seed(0)
-    model = build_model(config.model, len(CLASSES), Ranks(), seed=3)
+    model = build_network(config, len(CLASSES), Ranks(), seed=3)
     optimizer = make_optimizer(model, config.optimizer, torch.device("cpu"))
     model([torch.randn(4, 3, 32, 32)], torch.tensor([0, 1, 2, 3])).loss.backward()
     optimizer.step()
@@ -68,8 +75,8 @@ def test_encoder_file_has_torchvisions_keys_without_fc(run: RunDir, tmp_path: Pa
 
 @pytest.mark.slow
 def test_resnet50s_file_misses_exactly_fc(tmp_path: Path) -> None:
-    config = load(None, Config, ["model.memory_size=0", f"runs={tmp_path}", "name=fifty"])
-    model = build_model(config.model, 7, Ranks(), seed=0)
+    config = load(None, Config, ["method.name=trex_plain", f"runs={tmp_path}", "name=fifty"])
+    model = build_network(config, 7, Ranks(), seed=0)
     optimizer, scaler = make_optimizer(model, config.optimizer, torch.device("cpu")), torch.amp.GradScaler("cpu")
     state = TrainingState(model, optimizer, scaler, Position(1, 0, 8)).to_dict(Ranks(), config, CLASSES, "")
     Checkpoints(RunDir.of(config).checkpoints).write(state, keep=1)
@@ -97,7 +104,7 @@ def test_features_of_an_exported_encoder_are_those_of_the_run_in_torchvision_and
     import timm
 
     export(run, tmp_path / "model.safetensors", "encoder", license=None)
-    ours = build_model(load(None, Config, _sizes()).model, 7, Ranks(), 0)
+    ours = build_network(load(None, Config, ["model.encoder=resnet18", *METHODS["trex_class_means"]]), 7, Ranks(), 0)
     ours.load_state_dict(saved(run)["model"])
     images = torch.randn(3, 3, 64, 64, dtype=torch.float64)
     theirs = torchvision.models.resnet18()
@@ -111,20 +118,14 @@ def test_features_of_an_exported_encoder_are_those_of_the_run_in_torchvision_and
         torch.testing.assert_close(in_timm.eval().double()(images), expected, rtol=1e-9, atol=1e-9)
 
 
-def _sizes() -> list[str]:
-    return [
-        "model.encoder=resnet18", f"model.hidden_dim={HIDDEN}", f"model.output_dim={OUTPUT}", "model.memory_size=96"
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("memory", [96, 0])
-def test_full_file_loads_into_a_model_and_an_optimizer_of_the_released_layout(tmp_path: Path, memory: int) -> None:
-    run = trained(tmp_path, memory=memory)
+@pytest.mark.parametrize("method", ["trex_class_means", "trex_plain"])
+def test_full_file_loads_into_a_model_and_an_optimizer_of_the_released_layout(tmp_path: Path, method: str) -> None:
+    run = trained(tmp_path, method=method)
     export(run, tmp_path / "x_checkpoint_full.pth", "full", license=None)
     found = torch.load(tmp_path / "x_checkpoint_full.pth", weights_only=True)
     assert {"model", "optimizer", "epoch", "args", "fp16_scaler"} <= found.keys()
     assert found["epoch"] == 20
-    theirs = Wrapped(Released(memory=memory > 0, clf=memory == 0))
+    theirs = Wrapped(Released(memory=method == "trex_class_means", clf=method == "trex_plain"))
     theirs.load_state_dict(found["model"], strict=True)
     optimizer = torch.optim.SGD(two_groups(theirs), lr=0.1, momentum=0.9)
     optimizer.load_state_dict(found["optimizer"])

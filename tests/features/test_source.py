@@ -12,19 +12,19 @@ from trex.config.loader import load
 from trex.distributed import Ranks
 from trex.features.origin import origin
 from trex.features.source import make_source, state_digest
-from trex.model.trex import build_model
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
+from trex.training.network import build_network
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return load(None, Config, [f"runs={tmp_path}", "model.encoder=resnet18", "model.memory_size=8"])
+    return load(None, Config, [f"runs={tmp_path}", "model.encoder=resnet18", "method.memory_bank_size=8"])
 
 
 def test_trained_is_the_newest_checkpoints_encoder(config: Config) -> None:
     run = RunDir.of(config)
-    model = build_model(config.model, 3, Ranks(), seed=5)
+    model = build_network(config, 3, Ranks(), seed=5)
     with torch.no_grad():
         for parameter in model.momentum_encoder.parameters():
             parameter.zero_()

@@ -33,7 +33,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT = """
 data: {dataset: mine, workers: 0, folders: {mine: mine}}
 crops: {global_size: 16, local_size: 8, local_count: 1}
-model: {encoder: resnet18, hidden_dim: 32, output_dim: 16, memory_size: 64}
+model: {encoder: resnet18}
+method: {hidden_dim: 32, output_dim: 16, memory_bank_size: 64}
 optimizer: {lr: 0.05, warmup_epochs: 0}
 train: {epochs: 40, batch_size: 8, precision: "off", log_every: 1}
 """

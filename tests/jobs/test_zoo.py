@@ -40,7 +40,9 @@ def test_check_finds_files_that_do_not_fit_and_vits_that_would_be_trained(home: 
     _, _, checkpoint = released()
     torch.save(checkpoint, home / "x_checkpoint_full.pth")
     files = ("extract.weights=x_checkpoint_full.pth", "train.start=x_checkpoint_full.pth", "train.start_with=all")
-    fits = trex(home, "check", "tiny.yaml", "--cluster", "local", *files, "model.memory_size=96", "train.epochs=2")
+    fits = trex(
+        home, "check", "tiny.yaml", "--cluster", "local", *files, "method.memory_bank_size=96", "train.epochs=2"
+    )
     assert fits.returncode == 0, fits.stdout + fits.stderr
     assert f"ok    weights: {home}/x_checkpoint_full.pth holds a resnet18, every key of it" in fits.stdout
     assert f"ok    start: {home}/x_checkpoint_full.pth, all: every key fits; training begins at epoch 2" in fits.stdout

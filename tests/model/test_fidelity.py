@@ -11,23 +11,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trex.config.schema import ModelConfig, OptimizerConfig
+from trex.config.schema import Config, ModelConfig, OptimizerConfig
 from trex.distributed import Ranks
 from trex.errors import UserError
+from trex.methods.trex_class_means import TrexClassMeans
+from trex.methods.trex_plain import TrexPlain
 from trex.model.encoder import build_encoder
 from trex.model.heads import ClassMeans, PlainHead
 from trex.model.projector import Projector
-from trex.model.trex import TrexModel, build_model
+from trex.training.network import Network, build_network
 from trex.training.schedule import learning_rate
 from trex.training.state import make_optimizer
 
 K, DIM = 5, 6
-SMALL = dict(encoder="resnet18", hidden_dim=8, output_dim=DIM, temperature=0.1)
 
 
-def model(memory: int = 20, layers: int = 1, seed: int = 0, momentum: float = 0.9) -> TrexModel:
-    config = ModelConfig(memory_size=memory, hidden_layers=layers, momentum=momentum, **SMALL)
-    return build_model(config, K, Ranks(), seed).double()
+def config_of(memory: int) -> Config:
+    """Class means over a memory bank of that size; 0: learned class weights."""
+    small = {"hidden_layers": 1, "hidden_dim": 8, "output_dim": DIM, "temperature": 0.1}
+    method = TrexClassMeans(memory_bank_size=memory, momentum=0.9, **small) if memory else TrexPlain(**small)
+    return Config(model=ModelConfig(encoder="resnet18"), method=method)
+
+
+def model(memory: int = 20, seed: int = 0) -> Network:
+    return build_network(config_of(memory), K, Ranks(), seed).double()
 
 
 def batch(seed: int, size: int = 4) -> tuple[list[Tensor], Tensor]:
@@ -88,7 +95,7 @@ def test_plain_logits_are_cosines_over_temperature() -> None:
 
 
 def test_class_means_are_normalized_sums_of_the_memory() -> None:
-    head = ClassMeans(DIM, K, 0.1, memory_size=12)
+    head = ClassMeans(DIM, K, 0.1, size=12)
     head.labels[head.labels == 3] = 2  # one class without a feature
     z = torch.randn(4, DIM)
     means = torch.stack([head.features[head.labels == k].sum(0) for k in range(K)])
@@ -103,7 +110,7 @@ def test_class_means_are_normalized_sums_of_the_memory() -> None:
 
 
 def test_memory_is_cut_at_its_end_and_begins_again_at_zero() -> None:
-    head = ClassMeans(2, K, 0.1, memory_size=7)
+    head = ClassMeans(2, K, 0.1, size=7)
     rows = torch.arange(30.0).view(15, 2)
     labels = torch.arange(15) % K
     expected_features, expected_labels, pointer = head.features.clone(), head.labels.clone(), 0
@@ -112,22 +119,22 @@ def test_memory_is_cut_at_its_end_and_begins_again_at_zero() -> None:
         expected_features[pointer : pointer + fits] = rows[begin : begin + fits]
         expected_labels[pointer : pointer + fits] = labels[begin : begin + fits]
         pointer = 0 if pointer + 3 >= 7 else pointer + 3
-        head.remember(rows[begin : begin + 3], labels[begin : begin + 3])
+        head.store(rows[begin : begin + 3], labels[begin : begin + 3])
         assert torch.equal(head.features, expected_features)
         assert torch.equal(head.labels, expected_labels)
         assert int(head.pointer) == pointer
 
 
 def test_batch_larger_than_the_memory_fills_it() -> None:
-    head = ClassMeans(2, K, 0.1, memory_size=3)
+    head = ClassMeans(2, K, 0.1, size=3)
     rows = torch.arange(10.0).view(5, 2)
-    head.remember(rows, torch.zeros(5, dtype=torch.int64))
+    head.store(rows, torch.zeros(5, dtype=torch.int64))
     assert torch.equal(head.features, rows[:3])
     assert int(head.pointer) == 0
 
 
 def test_memory_starts_with_normal_features_and_uniform_labels() -> None:
-    head = ClassMeans(64, K, 0.1, memory_size=4096)
+    head = ClassMeans(64, K, 0.1, size=4096)
     assert abs(float(head.features.std()) - 1) < 0.01
     assert torch.bincount(head.labels, minlength=K).min() > 4096 / K * 0.8
 
@@ -217,10 +224,14 @@ def test_only_the_first_global_crop_enters_the_memory(second: str) -> None:
 def test_loss_and_class_weights_are_float32_under_autocast(memory: int) -> None:
     net = model(memory).float()
     crops, labels = batch(0)
+    made: list[Tensor] = []
+    net.classifier.register_forward_hook(lambda _module, _inputs, logits: made.append(logits))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, logits = net([crop.float() for crop in crops], labels)
-    assert (loss.dtype, logits.dtype) == (torch.float32, torch.float32)
+        loss, metrics = net([crop.float() for crop in crops], labels)
+    logits = made[0].float()
+    assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(F.cross_entropy(logits, labels.repeat(3)).item(), rel=1e-6)
+    assert torch.equal(metrics["top1"], 100.0 * (logits.argmax(1) == labels.repeat(3)))
     assert net.encoder.conv1.weight.dtype == torch.float32
     if memory:
         assert net.classifier.features.dtype == torch.float32
@@ -310,8 +321,7 @@ def test_no_warmup_begins_at_the_peak() -> None:
 
 
 def _train(ranks: Ranks, memory: int, steps: int) -> dict[str, Tensor]:
-    config = ModelConfig(memory_size=memory, hidden_layers=1, momentum=0.9, **SMALL)
-    net = build_model(config, K, ranks, 0).double()
+    net = build_network(config_of(memory), K, ranks, 0).double()
     wrapped = net if ranks.world == 1 else nn.parallel.DistributedDataParallel(net, find_unused_parameters=True)
     optimizer = make_optimizer(net, OptimizerConfig(), ranks.device)
     share = 8 // ranks.world

@@ -30,7 +30,8 @@ TINY = """
 data: {dataset: digits_seen, workers: 1}
 crops: {global_size: 16, global_scale: [0.5, 1.0], local_count: 1, local_size: 16, local_scale: [0.2, 0.5], flip: 0,
         jitter: 0.5, global_blur: 0, local_blur: 0, blur_radius: [0.1, 1.0], solarize: 0}
-model: {encoder: resnet18, hidden_dim: 32, output_dim: 16, memory_size: 64, momentum: 0.9}
+model: {encoder: resnet18}
+method: {hidden_dim: 32, output_dim: 16, memory_bank_size: 64, momentum: 0.9}
 optimizer: {warmup_epochs: 1}
 train: {epochs: 3, batch_size: 64, precision: "off", log_every: 1}
 extract: {datasets: [digits, digits_unseen], resize: 32, crop: 32}

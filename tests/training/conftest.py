@@ -13,20 +13,27 @@ from trex.records.run_dir import RunDir
 TINY = """
 data: {dataset: digits_seen, workers: 0}
 crops: {global_size: 16, local_size: 8, local_count: 2}
-model: {encoder: resnet18, hidden_dim: 32, output_dim: 16, memory_size: 96}
+model: {encoder: resnet18}
 optimizer: {lr: 0.05, warmup_epochs: 1}
 train: {epochs: 2, batch_size: 128, precision: "off", log_every: 3}
 checkpoint: {every_minutes: 0}
 """
+
+#: The section `method` of each method, small.
+METHODS = {
+    "trex_class_means": "{name: trex_class_means, hidden_dim: 32, output_dim: 16, memory_bank_size: 96}",
+    "trex_plain": "{name: trex_plain, hidden_dim: 32, output_dim: 16}",
+    "supervised": "{name: supervised}",
+}
 
 
 @pytest.fixture
 def tiny(tmp_path: Path):
     """Makes the tiny config, with overrides on top; runs live in the test's folder."""
 
-    def make(name: str, *overrides: str) -> Config:
+    def make(name: str, *overrides: str, method: str = "trex_class_means") -> Config:
         path = tmp_path / "tiny.yaml"
-        path.write_text(TINY)
+        path.write_text(f"{TINY}method: {METHODS[method]}\n")
         return load(path, Config, [f"name={name}", f"runs={tmp_path}/runs", *overrides])
 
     return make

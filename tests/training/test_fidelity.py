@@ -18,9 +18,9 @@ from trex.config import Config
 from trex.datasets.registry import load_split
 from trex.distributed import Ranks
 from trex.interruption import StopRequest
-from trex.model.trex import TrexModel
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
+from trex.training.network import Network
 from trex.training.trainer import Trainer
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -54,8 +54,8 @@ def pixels(images: Tensor) -> Tensor:
     return torch.stack(channels, dim=1).double()
 
 
-def class_weights(net: TrexModel) -> Tensor:
-    """The class means of a memory, or the learned weights; normalized."""
+def class_weights(net: Network) -> Tensor:
+    """The class means of the memory bank, or the learned weights; normalized."""
     head = net.classifier
     if hasattr(head, "labels"):
         sums = [head.features[head.labels == k].sum(0) for k in range(head.classes)]
@@ -63,7 +63,7 @@ def class_weights(net: TrexModel) -> Tensor:
     return head.weight / head.weight.norm(dim=1, keepdim=True)
 
 
-def reference_step(net: TrexModel, crops: list[Tensor], labels: Tensor, rate: float, velocity: dict) -> float:
+def reference_step(net: Network, crops: list[Tensor], labels: Tensor, rate: float, velocity: dict) -> float:
     """One step of the method on `net`, in place; returns the loss."""
     z = net.projector(torch.cat([net.encoder(crop) for crop in crops]))
     logits = z / z.norm(dim=1, keepdim=True) @ class_weights(net).T / 0.1
@@ -71,7 +71,7 @@ def reference_step(net: TrexModel, crops: list[Tensor], labels: Tensor, rate: fl
     loss = (logits.logsumexp(1) - logits[torch.arange(len(logits)), repeated]).mean()
     loss.backward()
     with torch.no_grad():
-        if net.momentum_encoder is not None:
+        if hasattr(net, "momentum_encoder"):
             for slow, fast in ((net.momentum_encoder, net.encoder), (net.momentum_projector, net.projector)):
                 for p, q in zip(slow.parameters(), fast.parameters(), strict=True):
                     p.copy_(0.999 * p + 0.001 * q)
@@ -89,10 +89,11 @@ def reference_step(net: TrexModel, crops: list[Tensor], labels: Tensor, rate: fl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memory", [0, 40])
-def test_trainer_takes_the_steps_of_the_equations(tiny, memory: int) -> None:
-    """From bytes to weights; warm-up, peak and cosine, and the memory's end, are met on the way."""
-    config = tiny("steps", f"model.memory_size={memory}", *FIVE_STEPS)
+@pytest.mark.parametrize("method", ["trex_plain", "trex_class_means"])
+def test_trainer_takes_the_steps_of_the_equations(tiny, method: str) -> None:
+    """From bytes to weights; warm-up, peak and cosine, and the end of the memory bank, are reached on the way."""
+    bank = ["method.memory_bank_size=40"] if method == "trex_class_means" else []
+    config = tiny("steps", *bank, *FIVE_STEPS, method=method)
     ours = float64_trainer(config)
     net = copy.deepcopy(ours.state.model)
     net._forward_pre_hooks.clear()
@@ -106,7 +107,7 @@ def test_trainer_takes_the_steps_of_the_equations(tiny, memory: int) -> None:
         rate = peak * step / (warmup - 1) if step < warmup else cosine
         expected = reference_step(net, [pixels(crop) for crop in batch.crops], batch.labels, rate, velocity)
         ours.step(batch)
-        assert ours.meter.take()[0] == pytest.approx(expected, rel=1e-8)
+        assert ours.meter.take()["loss"] == pytest.approx(expected, rel=1e-8)
     ours.close()
     assert_near(ours.state.model.state_dict(), net.state_dict(), start)
 
@@ -122,7 +123,7 @@ def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], start: di
 
 
 @pytest.mark.slow
-def test_rate_is_set_anew_at_every_step_and_peaks_at_the_last_of_the_warmup(tiny, saved_run) -> None:
+def test_rate_is_set_at_every_step_and_peaks_at_the_last_of_the_warmup(tiny, saved_run) -> None:
     config = tiny("rates", "train.log_every=1", "optimizer.lr=0.2", "train.epochs=3", "crops.local_count=0")
     run = saved_run(config)
     finish(run, config)
@@ -147,8 +148,8 @@ def _steps(ranks: Ranks, config: Config) -> tuple[dict[str, Tensor], dict[str, T
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:find_unused_parameters")
 def test_two_ranks_train_as_one_with_the_double_batch(on_ranks, tiny) -> None:
-    """The whole trainer, wrapped as it runs on a cluster: images, weights, statistics, memory."""
-    config = tiny("ranks", "model.memory_size=40", *FIVE_STEPS)
+    """The whole trainer, wrapped as it runs on a cluster: images, weights, statistics, memory bank."""
+    config = tiny("ranks", "method.memory_bank_size=40", *FIVE_STEPS)
     [(start, alone)] = on_ranks(1, _steps, config)
     for _, together in on_ranks(2, _steps, config):
         assert_near(together, alone, start)

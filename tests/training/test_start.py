@@ -11,7 +11,7 @@ import torch
 
 from tests.released import EPOCH, released, shrunk
 from tests.stopping import StopAfter
-from tests.training.conftest import assert_same_bits, flat
+from tests.training.conftest import METHODS, assert_same_bits, flat
 from tests.training.test_resume import final, finish, run_to_end
 from trex.config import Config
 from trex.datasets.registry import load_split
@@ -20,10 +20,10 @@ from trex.errors import Interrupted, ResumeRefused, UserError
 from trex.export.write import export
 from trex.files import sha256
 from trex.interruption import StopRequest
-from trex.model.trex import TrexModel, build_model
 from trex.records.events import TrainingStarted, read_events
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
+from trex.training.network import build_network, network_on_meta
 from trex.training.start import Start, read_start
 from trex.training.state import TrainingState
 from trex.training.trainer import Trainer, train
@@ -48,11 +48,9 @@ def begun(run: RunDir, config: Config) -> TrainingState:
 
 
 def fits(config: Config) -> Start:
-    """What the file gives to a model of this config, which is not built for that."""
+    """What the file gives to a network of this config, which takes no memory for that."""
     images = load_split(config.data.dataset, "trainval", config.data)
-    with torch.device("meta"):
-        model = TrexModel(config.model, len(images.classes), Ranks())
-    return read_start(config, model, images.classes, 8)
+    return read_start(config, network_on_meta(config, len(images.classes)), images.classes, 8)
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +66,18 @@ def start_of(path: Path, how: str, *more: str) -> list[str]:
     return [f"train.start={path}", f"train.start_with={how}", *more]
 
 
-def test_encoder_alone_begins_from_the_file_and_all_else_anew(tiny, saved_run, full) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_encoder_begins_from_the_file_and_everything_else_from_initial_weights(
+    tiny, saved_run, full, method: str
+) -> None:
     path, released_model, _ = full
-    config = tiny("a", *start_of(path, "encoder"))
+    config = tiny("a", *start_of(path, "encoder"), method=method)
     state = begun(saved_run(config), config)
-    anew = build_model(config.model, 7, Ranks(), config.train.seed).state_dict()
+    initial = build_network(config, 7, Ranks(), config.train.seed).state_dict()
     theirs = released_model.module.model.encoder.state_dict()
     for key, value in state.model.state_dict().items():
         part, _, rest = key.partition(".")
-        expected = theirs[rest] if part in ("encoder", "momentum_encoder") else anew[key]
+        expected = theirs[rest] if part in ("encoder", "momentum_encoder") else initial[key]
         assert torch.equal(value, expected), key
     assert not any(value["momentum_buffer"].any() for value in state.optimizer.state.values())
     assert state.position.global_step == 0
@@ -127,7 +128,7 @@ def test_plain_recipe_takes_its_learned_class_weights(tiny, saved_run, tmp_path:
     _, _, checkpoint = released(memory=False)
     checkpoint["fp16_scaler"] = None
     torch.save(checkpoint, tmp_path / "full.pth")
-    config = tiny("a", *start_of(tmp_path / "full.pth", "all", "model.memory_size=0"))
+    config = tiny("a", *start_of(tmp_path / "full.pth", "all"), method="trex_plain")
     state = begun(saved_run(config), config)
     assert torch.equal(state.model.classifier.weight, checkpoint["model"]["module.clf.fc.weight"])
     assert state.model.classifier.weight in state.optimizer.state
@@ -136,7 +137,7 @@ def test_plain_recipe_takes_its_learned_class_weights(tiny, saved_run, tmp_path:
 def test_projector_computes_what_the_released_one_does(tiny, saved_run, tmp_path: Path) -> None:
     model, _, checkpoint = released(hidden_layers=3)
     torch.save(checkpoint, tmp_path / "full.pth")
-    config = tiny("a", *start_of(tmp_path / "full.pth", "weights", "model.hidden_layers=3"))
+    config = tiny("a", *start_of(tmp_path / "full.pth", "weights", "method.hidden_layers=3"))
     ours, theirs = begun(saved_run(config), config).model.eval(), model.module.model.eval()
     images = torch.randn(4, 3, 32, 32)
     with torch.inference_mode():
@@ -172,22 +173,34 @@ def assert_same_training(one: dict, other: dict) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memory", [96, 0])
-def test_run_continued_from_its_export_ends_with_the_same_bits(tiny, saved_run, tmp_path: Path, memory: int) -> None:
+@pytest.mark.parametrize("method", ["trex_class_means", "trex_plain"])
+def test_run_continued_from_its_export_ends_with_the_same_bits(tiny, saved_run, tmp_path: Path, method: str) -> None:
     torch.set_num_threads(1)
-    size = f"model.memory_size={memory}"
-    reference, first = tiny("reference", size), tiny("first", size)
+    reference, first = tiny("reference", method=method), tiny("first", method=method)
     finish(saved_run(reference), reference)
     run = saved_run(first)
     stopped(first, run, 5)  # within the first epoch
     export(run, tmp_path / "ours_checkpoint_full.pth", "full", license=None)
-    second = tiny("second", size, *start_of(tmp_path / "ours_checkpoint_full.pth", "all"))
+    second = tiny("second", *start_of(tmp_path / "ours_checkpoint_full.pth", "all"), method=method)
     run = saved_run(second)
     stopped(second, run, 3)
     (tmp_path / "ours_checkpoint_full.pth").unlink()  # not read again
     finish(run, second)
     assert_same_training(final(RunDir.of(reference)), final(run))
     assert final(run)["start"]["with"] == "all"
+
+
+@pytest.mark.slow
+def test_supervised_run_continued_from_its_checkpoint_ends_with_the_same_bits(tiny, saved_run) -> None:
+    torch.set_num_threads(1)
+    settings = ("crops.local_count=0",)
+    reference = tiny("reference", *settings, "checkpoint.keep=9", method="supervised")
+    run = saved_run(reference)
+    finish(run, reference)
+    half = min(run.checkpoints.glob("epoch-0001-*")) / "checkpoint.pt"
+    second = tiny("second", *settings, *start_of(half, "all"), method="supervised")
+    finish(saved_run(second), second)
+    assert_same_training(final(run), final(RunDir.of(second)))
 
 
 @pytest.mark.slow
@@ -264,7 +277,7 @@ def _scaler(checkpoint: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        (_labels, "its memory holds labels from 0 to 7, and digits_seen has 7 classes"),
+        (_labels, "its memory bank holds labels from 0 to 7, and digits_seen has 7 classes"),
         (_missing, "missing, 1:\n    - momentum_encoder.conv1.weight"),
         (_unknown, r"unexpected, 1:\n    \+ module.model.head.last.weight"),
         (_momentum, r"momentum of encoder.conv1.weight is \(64, 3, 3, 3\), expected \(64, 3, 7, 7\)"),
@@ -294,10 +307,14 @@ def test_the_same_checkpoint_undamaged_fits(tiny, full, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "setting", "expected"),
     [
-        ("all", "model.hidden_layers=3", "is not a training state of this config's model:\n  missing"),
-        ("weights", "model.hidden_layers=3", "its projector is not that of the config"),
+        ("all", "method.hidden_layers=3", "is not a training state of this config's model:\n  missing"),
+        ("weights", "method.hidden_layers=3", "its projector is not that of the config"),
         ("encoder", "model.encoder=resnet34", "does not hold the weights of a resnet34"),
-        ("all", "data.dataset=digits_unseen", "its memory holds labels from 0 to 6, and digits_unseen has 3 classes"),
+        (
+            "all",
+            "data.dataset=digits_unseen",
+            "its memory bank holds labels from 0 to 6, and digits_unseen has 3 classes",
+        ),
     ],
 )
 def test_checkpoint_of_another_recipe_is_refused(tiny, full, tmp_path, how: str, setting: str, expected: str) -> None:
@@ -306,8 +323,20 @@ def test_checkpoint_of_another_recipe_is_refused(tiny, full, tmp_path, how: str,
         fits(tiny("a", *start_of(tmp_path / "other.pth", how, setting)))
 
 
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("weights", "the method supervised has nothing beside the encoder that does not depend on the classes"),
+        ("all", "the layout of the released full checkpoints has no place for the method supervised"),
+    ],
+)
+def test_supervised_takes_no_more_than_the_encoder_of_a_released_checkpoint(tiny, full, how: str, expected) -> None:
+    with pytest.raises(UserError, match=expected):
+        fits(tiny("a", *start_of(full[0], how), method="supervised"))
+
+
 @pytest.mark.parametrize("how", ["weights", "all"])
 def test_encoder_file_starts_an_encoder_only(tiny, full, tmp_path: Path, how: str) -> None:
     torch.save(shrunk(dict(full[1].module.model.encoder.state_dict())), tmp_path / "trex.pth")
-    with pytest.raises(UserError, match=r"trex\.pth is no full checkpoint.*train\.start_with=encoder"):
+    with pytest.raises(UserError, match=r"trex\.pth is not a full checkpoint.*train\.start_with=encoder"):
         fits(tiny("a", *start_of(tmp_path / "trex.pth", how)))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import math
+import pkgutil
 import re
 import types
 import typing
@@ -68,6 +70,43 @@ def section(cls: type[T], doc: str, *, resumable: bool = False) -> T:
     """A config field that holds a group of settings."""
     field: T = dataclasses.field(default_factory=cls, metadata={"doc": doc, "resumable": resumable})
     return field
+
+
+def chosen_section(package: str, default: str, doc: str) -> Any:
+    """A config field that holds a group of settings whose class is chosen by its key `name`.
+
+    Each module of `package` whose name does not begin with `_` is one choice, under the module's name. It defines one
+    dataclass with a field `name: Literal["<module>"]`. A module is imported only when its name is chosen.
+    """
+    factory = functools.partial(_default_choice, package, default)
+    return dataclasses.field(
+        default_factory=factory, metadata={"doc": doc, "resumable": False, "package": package, "default": default}
+    )
+
+
+def choices(package: str) -> list[str]:
+    """The names that a `chosen_section` of this package may have, sorted."""
+    paths = importlib.import_module(package).__path__
+    return sorted(module.name for module in pkgutil.iter_modules(paths) if not module.name.startswith("_"))
+
+
+def chosen_class(package: str, name: str) -> type[Any]:
+    """The settings class that the module `name` of `package` defines."""
+    module = importlib.import_module(f"{package}.{name}")
+    defined = [item for item in vars(module).values() if getattr(item, "__module__", "") == module.__name__]
+    [found] = [item for item in defined if isinstance(item, type) and "name" in _hints(item)]
+    assert _chosen_name(_hints(found)) == name, f"{module.__file__}: the field `name` is Literal[{name!r}]"
+    return found
+
+
+def _chosen_name(hints: Mapping[str, Any]) -> str | None:
+    """The name that chose a section's class; None for the class of any other section."""
+    kind = hints.get("name")
+    return get_args(kind)[0] if get_origin(kind) is Literal else None
+
+
+def _default_choice(package: str, name: str) -> Any:
+    return chosen_class(package, name)()
 
 
 def load(
@@ -134,6 +173,15 @@ class _Converter:
     def fail(self, where: str, message: str) -> None:
         self.mistakes.append(Mistake(where, message))
 
+    def chosen(self, node: Node, package: str, default: str, prefix: str) -> Any:
+        """A section whose class is chosen by its key `name`; see `chosen_section`."""
+        name: Any = default
+        if isinstance(node, Branch) and "name" in node.values:
+            stated = node.values["name"]
+            name = self.choice(stated if isinstance(stated, Leaf) else Leaf("", quoted=False, where=stated.where),
+                               tuple(choices(package)), f"{prefix}name")  # fmt: skip
+        return None if name is None else self.dataclass(node, chosen_class(package, name), prefix)
+
     def dataclass(self, node: Node, cls: type[T], prefix: str) -> T | None:
         if isinstance(node, Leaf) and node.is_null:
             node = Branch(node.where)
@@ -145,7 +193,7 @@ class _Converter:
         values: dict[str, Any] = {}
         for key, child in node.values.items():
             if key not in hints:
-                self.fail(node.places[key], _unknown(prefix + key, key, list(hints)))
+                self.fail(node.places[key], _unknown(prefix + key, key, hints))
                 continue
             values[key] = self.field(child, hints[key], prefix + key, _metadata(cls)[key])
         required = [f.name for f in dataclasses.fields(cls) if _is_required(f) and f.name not in values]  # type: ignore[arg-type]
@@ -162,6 +210,8 @@ class _Converter:
         return made
 
     def field(self, node: Node, kind: Any, key: str, meta: Mapping[str, Any]) -> Any:
+        if "package" in meta:
+            return self.chosen(node, meta["package"], meta["default"], key + ".")
         if dataclasses.is_dataclass(kind):
             return self.dataclass(node, typing.cast(type[Any], kind), key + ".")
         value = self.value(node, kind, key)
@@ -242,7 +292,11 @@ class _Converter:
 
 
 def _hints(cls: type[Any]) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    """The types of a dataclass's fields, by name; none for another class."""
+    if not dataclasses.is_dataclass(cls):
+        return {}
+    types_of = typing.get_type_hints(cls)
+    return {field.name: types_of[field.name] for field in dataclasses.fields(cls)}
 
 
 def _metadata(cls: type[Any]) -> dict[str, Mapping[str, Any]]:
@@ -253,9 +307,11 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _unknown(full: str, key: str, known: list[str]) -> str:
-    hint = did_you_mean(key, known)
-    return f"unknown key '{full}'{hint or '; known here: ' + ', '.join(known)}"
+def _unknown(full: str, key: str, hints: Mapping[str, Any]) -> str:
+    hint, known = did_you_mean(key, hints), ", ".join(hints)
+    if name := _chosen_name(hints):
+        return f"unknown key '{full}': {name} has the settings {known}{hint}"
+    return f"unknown key '{full}'{hint or f'; known here: {known}'}"
 
 
 def _out_of_range(value: Any, meta: Mapping[str, Any]) -> str | None:

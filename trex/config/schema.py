@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from trex.config.loader import section, setting
+from trex.config.loader import chosen_section, section, setting
 from trex.config.probe_kinds import parse_probe_name
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -45,10 +45,10 @@ class DataConfig:
 class CropsConfig:
     """The crops of a training image and what is done to each, in this order: flip, jitter, gray, blur, solarize."""
 
-    global_count: int = setting(1, "global crops an image; the first one feeds the class means", at_least=1)
+    global_count: int = setting(1, "global crops per image", at_least=1)
     global_size: int = setting(224, "side of a global crop, pixels", at_least=8)
     global_scale: Pair = setting((0.40, 1.0), "share of the image's area in a global crop", above=0, at_most=1)
-    local_count: int = setting(8, "local crops an image", at_least=0)
+    local_count: int = setting(8, "local crops per image", at_least=0)
     local_size: int = setting(96, "side of a local crop, pixels", at_least=8)
     local_scale: Pair = setting((0.05, 0.40), "share of the image's area in a local crop", above=0, at_most=1)
     flip: float = setting(0.5, "probability of a horizontal flip", at_least=0, at_most=1)
@@ -73,7 +73,7 @@ class CropsConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Encoder, projector and class weights."""
+    """The encoder."""
 
     encoder: str = setting(
         "resnet50",
@@ -81,20 +81,18 @@ class ModelConfig:
         "such as vit_b_16, or timm/ and any name of timm",
         pattern=rf"(timm/)?{NAME}",
     )
-    hidden_layers: int = setting(1, "hidden layers of the projector", at_least=0)
-    hidden_dim: int = setting(2048, "width of the projector's hidden layers", at_least=1)
-    output_dim: int = setting(256, "width of the projector's output", at_least=1)
-    normalize_input: bool = setting(True, "L2-normalize what enters the projector")
-    temperature: float = setting(0.1, "temperature of the cosine logits", above=0)
-    memory_size: int = setting(
-        8192, "features kept for the online class means; 0: a learned weight a class", at_least=0
-    )
-    momentum: float = setting(0.999, "momentum of the encoder that feeds the memory", at_least=0, at_most=1)
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """How the encoder is trained. `trex/methods/` has one file per method, with the method's settings."""
+
+    name: str
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD with linear warm-up and cosine decay, set anew at each step."""
+    """SGD with linear warm-up and cosine decay, set at each step."""
 
     lr: float = setting(0.1, "peak learning rate for a batch of 256; scaled by batch_size / 256", above=0)
     final_lr: float = setting(1e-6, "learning rate at the end", at_least=0)
@@ -105,10 +103,10 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how large, how precise."""
+    """Length, batch and precision of the training."""
 
     epochs: int = setting(100, "passes over the training set", at_least=1)
-    batch_size: int = setting(256, "images a step over all GPUs; an incomplete last batch is dropped", at_least=1)
+    batch_size: int = setting(256, "images per step over all GPUs; an incomplete last batch is dropped", at_least=1)
     precision: Literal["fp16", "bf16", "off"] = setting(
         "fp16", "mixed precision: fp16 (with gradient scaling), bf16, or off"
     )
@@ -117,12 +115,14 @@ class TrainConfig:
     )
     start_with: Literal["encoder", "weights", "all"] = setting(
         "encoder",
-        "what of train.start: encoder; weights: the projector too; all: continue it, with optimizer, scaler, class "
-        "weights, memory, momentum networks, epoch. With the first two all else is new, and the first epoch is epoch 1",
+        "what to take from train.start: encoder; weights: also the method's parts that do not depend on the classes, "
+        "such as a projector; all: everything, with optimizer, scaler and epoch, to continue that training. With the "
+        "first two everything else is new and the first epoch is epoch 1",
     )
     seed: int = setting(0, "seed of initial weights, order and augmentation", at_least=0, at_most=2**32 - 1)
     deterministic: bool = setting(
-        True, "GPU kernels that give the same bits each time, so that a resumed run is the same run; false is faster"
+        True,
+        "GPU kernels that give the same bits each time, so that a resumed run gives the same result; false is faster",
     )
     validate_every: int = setting(1, "epochs from one validation to the next", at_least=1)
     log_every: int = setting(50, "steps from one log line to the next", at_least=1, resumable=True)
@@ -135,12 +135,12 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When the full state is written. It is always written at an epoch's end and on interruption."""
+    """When the full state is saved. It is always saved at the end of an epoch and on interruption."""
 
     every_minutes: float = setting(10.0, "minutes from one checkpoint to the next; 0: no timer", at_least=0)
     every_steps: int = setting(0, "steps from one checkpoint to the next; 0: no count", at_least=0)
     keep: int = setting(2, "newest checkpoints kept", at_least=1)
-    milestone_epochs: int = setting(0, "keep for good the checkpoint of every so many epochs; 0: none", at_least=0)
+    milestone_epochs: int = setting(0, "keep the checkpoint of every n-th epoch for good, this n; 0: none", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,8 @@ class Config:
     runs: str = setting("runs", "folder that holds a folder a run", resumable=True)
     data: DataConfig = section(DataConfig, "where the images are")
     crops: CropsConfig = section(CropsConfig, "multi-crop augmentation")
-    model: ModelConfig = section(ModelConfig, "encoder, projector, class weights")
+    model: ModelConfig = section(ModelConfig, "encoder")
+    method: MethodSettings = chosen_section("trex.methods", "trex_class_means", "how the encoder is trained")
     optimizer: OptimizerConfig = section(OptimizerConfig, "SGD and its schedule")
     train: TrainConfig = section(TrainConfig, "length, batch, precision")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "when the state is written", resumable=True)

@@ -17,7 +17,7 @@ from trex.reporting.collect import RunData, collect
 from trex.reporting.tables import markdown
 
 #: Sections of the config that decide what the weights are.
-_RECIPE = ("crops", "model", "optimizer", "train")
+_RECIPE = ("crops", "model", "method", "optimizer", "train")
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def _introduction(facts: Facts) -> Iterator[str]:
     at, epochs = saved["position"], config["train"]["epochs"]
     yield (
         f"{'The encoder' if facts.layout == 'encoder' else 'The whole training state'} of a run of the t-ReX toolkit "
-        f"{trex.__version__} (method: arXiv 2206.15369), trained on `{config['data']['dataset']}`, "
-        f"{len(saved['classes'])} classes."
+        f"{trex.__version__} (arXiv 2206.15369), trained with the method `{config['method']['name']}` on "
+        f"`{config['data']['dataset']}`, {len(saved['classes'])} classes."
     )
     if facts.finished:
         yield f"Training finished: {_many(epochs, 'epoch')}, {_many(at['global_step'], 'step')}."

@@ -56,7 +56,7 @@ def export(run: RunDir, target: Path, layout: Layout, license: str | None) -> Ex
         license: of the weights, for the card; None: not stated.
 
     Raises:
-        UserError: if the run has no checkpoint, or one of the files exists.
+        UserError: if the run has no checkpoint, one of the files exists, or the layout has no place for the method.
         OSError: if the disk did not take it.
     """
     about = target.with_suffix(".md")

@@ -1,4 +1,4 @@
-"""Two ways to class weights: learned ones, and online class means over a memory of features."""
+"""Two kinds of class weights: learned ones, and online class means over a memory bank of features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class PlainHead(nn.Module):
-    """Cosine logits with a learned weight a class: normalize(z) · normalize(W)ᵀ / τ."""
+    """Cosine logits with a learned weight per class: normalize(z) · normalize(W)ᵀ / τ."""
 
     def __init__(self, dim: int, classes: int, temperature: float) -> None:
         super().__init__()
@@ -21,27 +21,28 @@ class PlainHead(nn.Module):
 
 
 class ClassMeans(nn.Module):
-    """Cosine logits against the normalized mean of each class's features in a memory (arXiv 2206.15369, section 3.2).
+    """Cosine logits against the normalized mean of each class's features in a memory bank
+    (arXiv 2206.15369, section 3.2).
 
-    Buffers, identical on every rank: `features` (memory_size, dim) float32, not normalized; `labels` (memory_size,)
-    int64; `pointer` () int64, where the next feature goes.
+    Buffers, identical on every rank: `features` (size, dim) float32, not normalized; `labels` (size,) int64; `pointer`
+    () int64, where the next feature goes.
     """
 
     features: Tensor
     labels: Tensor
     pointer: Tensor
 
-    def __init__(self, dim: int, classes: int, temperature: float, memory_size: int) -> None:
+    def __init__(self, dim: int, classes: int, temperature: float, size: int) -> None:
         super().__init__()
         self.classes = classes
         self.temperature = temperature
-        self.register_buffer("features", torch.randn(memory_size, dim))
-        self.register_buffer("labels", torch.randint(classes, (memory_size,)))
+        self.register_buffer("features", torch.randn(size, dim))
+        self.register_buffer("labels", torch.randint(classes, (size,)))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
     def weights(self) -> Tensor:
-        """(classes, dim) float32: L2-normalized sums of the memory's features of each class, 0 for a class that the
-        memory does not hold. Float32 also under autocast; no gradient."""
+        """(classes, dim) float32: L2-normalized sums of the memory bank's features of each class, 0 for a class
+        that the memory bank does not hold. Float32 also under autocast; no gradient."""
         with torch.autocast(self.features.device.type, enabled=False), torch.no_grad():
             sums = self.features.new_zeros(self.classes, self.features.shape[1])
             return F.normalize(sums.index_add_(0, self.labels, self.features), dim=1)
@@ -51,14 +52,14 @@ class ClassMeans(nn.Module):
         return F.linear(F.normalize(outputs, dim=1), self.weights().to(outputs.dtype)) / self.temperature
 
     @torch.no_grad()
-    def remember(self, features: Tensor, labels: Tensor) -> None:
-        """Write a batch at the pointer; what does not fit before the end is left out and the pointer returns to 0.
+    def store(self, features: Tensor, labels: Tensor) -> None:
+        """Write a batch at the pointer; rows that do not fit before the end are left out and the pointer returns to 0.
 
         Args:
-            features: (B, dim), as the momentum projector gives them, the same on every rank.
+            features: (B, dim), outputs of the momentum projector, the same on every rank.
             labels: (B,) int64.
 
-        The host never waits for the pointer: places beyond the end are written nowhere by index arithmetic.
+        The pointer is never read back from the device: index arithmetic leaves out what is beyond the end.
         """
         size = self.labels.shape[0]
         features, labels = features[:size], labels[:size]

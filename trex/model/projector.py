@@ -1,4 +1,4 @@
-"""The projector between encoder and class weights; thrown away after training."""
+"""The projector between encoder and class weights; it is discarded after training."""
 
 from __future__ import annotations
 

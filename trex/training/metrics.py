@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trex.distributed import Ranks
 from trex.errors import TrexError
+from trex.model.loss import Output
 from trex.records.metrics import LARGEST, MetricsLine, Phase
 from trex.records.run_dir import RunDir
 
@@ -21,40 +22,52 @@ log = logging.getLogger(__name__)
 
 
 class Meter:
-    """Sums of loss and hits since the last log line, kept on the device: adding never waits for the GPU."""
+    """Sums of the loss and of the method's metrics since the last log line, kept on the device: adding never waits for
+    the GPU."""
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._sums = torch.zeros(3, dtype=torch.float64, device=ranks.device)  # loss, hits, rows
+        self._sums: dict[str, Tensor] = {}  # (2,) float64 per name: sum of the values, number of values
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=ranks.device)
 
-    def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count one step: scalar `loss`, `logits` (n_crops * B, K), `labels` (B,)."""
-        rows = logits.shape[0]
-        hits = (logits.detach().argmax(dim=1).view(-1, labels.shape[0]) == labels).sum()
-        loss = loss.detach()
-        self._sums += torch.stack([loss.double() * rows, hits.double(), torch.full_like(loss, rows).double()])
+    def add(self, step: int, output: Output) -> None:
+        """Count one step. Every rank counts the same metrics."""
+        loss = output.loss.detach()
+        for name, values in {"loss": loss, **output.metrics}.items():
+            total = values.double().sum()
+            entry = torch.stack([total, torch.full_like(total, values.numel())])
+            self._sums[name] = self._sums[name] + entry if name in self._sums else entry
         bad = ~torch.isfinite(loss) & (self._first_bad < 0)
         self._first_bad = torch.where(bad, torch.full_like(self._first_bad, step), self._first_bad)
 
-    def take(self) -> tuple[float, float]:
-        """Mean loss and accuracy in % over all ranks since the last call. Waits for the device; every rank calls it.
+    def take(self) -> dict[str, float]:
+        """Mean loss, as `loss`, and mean of each metric over all ranks since the last call. Waits for the device; every
+        rank calls it.
 
         Raises:
             TrexError: if a loss since then was not finite.
         """
         self.require_finite()
-        loss, hits, rows = self._ranks.sum_(self._sums).tolist()
-        self._sums = torch.zeros_like(self._sums)
-        return loss / max(rows, 1), 100.0 * hits / max(rows, 1)
+        totals, self._sums = self._ranks_sums(), {}
+        return {name: value / count for name, (value, count) in totals.items()}
 
-    def total(self) -> Tensor:
-        """The sums so far over all ranks, (3,) float64 on the CPU, for a checkpoint; every rank calls it."""
-        return self._ranks.sum_(self._sums.clone()).cpu()
+    def total(self) -> dict[str, Tensor]:
+        """For a checkpoint: by name, (2,) float64 on the CPU, sum and number of values over all ranks. Every rank calls
+        it."""
+        return {name: torch.tensor(pair, dtype=torch.float64) for name, pair in self._ranks_sums().items()}
 
-    def restore(self, total: Tensor) -> None:
-        """Go on from a checkpoint's sums: rank 0 holds them, the others begin at 0."""
-        self._sums = total.to(self._sums.device) if self._ranks.is_main else torch.zeros_like(self._sums)
+    def restore(self, total: dict[str, Tensor]) -> None:
+        """Continue from the sums of a checkpoint: rank 0 holds them, the others begin at 0."""
+        device = self._ranks.device
+        self._sums = {
+            name: (pair if self._ranks.is_main else torch.zeros_like(pair)).to(device) for name, pair in total.items()
+        }
+
+    def _ranks_sums(self) -> dict[str, list[float]]:
+        if not self._sums:
+            return {}
+        stacked: list[list[float]] = self._ranks.sum_(torch.stack(list(self._sums.values()))).tolist()
+        return dict(zip(self._sums, stacked, strict=True))
 
     def require_finite(self) -> None:
         """Raise TrexError on every rank if the loss of any rank was not finite. Waits for the device."""
@@ -68,7 +81,7 @@ class Meter:
 
 
 class Curves:
-    """Writes one rank's metrics; on every rank but the main one it writes nothing."""
+    """Writes the metrics of a run; on every rank but the main one it writes nothing."""
 
     def __init__(self, run: RunDir, ranks: Ranks) -> None:
         self._run = run
@@ -76,7 +89,7 @@ class Curves:
         self._board: Any = None
 
     def open(self, position: int, step: int) -> None:
-        """Begin writing after `position` bytes: what an attempt wrote after its last checkpoint is taken back."""
+        """Begin writing after `position` bytes: what an attempt wrote after its last checkpoint is removed."""
         if not self._active:
             return
         self._run.metrics.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +129,7 @@ class Curves:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: `45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    """Seconds for people: `45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
     seconds = max(round(seconds), 0)
     if seconds < 90:
         return f"{seconds} s"

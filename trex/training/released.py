@@ -1,8 +1,9 @@
-"""Full checkpoints of other layouts than this project's own: those of the released t-ReX program, read and written.
+"""Full checkpoints in the layout of the released t-ReX program, read and written; this project's own are read too.
 
-The layout is known from its published description (docs/zoo.md), not from a file: `model` with the names below,
-`optimizer` (the state of torch's SGD over two groups of parameters, the decayed ones first), `epoch` (epochs finished),
-`args`, `fp16_scaler`. A file of this project's in that layout also holds `trex`: what the layout has no place for.
+The layout is known from its published description (docs/zoo.md), not from a file: `model`, `optimizer` (the state of
+torch's SGD over two groups of parameters, the decayed ones first), `epoch` (epochs finished), `args`, `fp16_scaler`.
+Files that this project writes in that layout also hold `trex`: steps within the epoch, class names. The names of a
+method's parts in the layout stand in the method's file (`released_names` in trex/methods/).
 """
 
 from __future__ import annotations
@@ -15,29 +16,21 @@ from typing import Any
 from torch import Tensor
 
 from trex.errors import UserError
+from trex.methods import Method, method_named
 from trex.model.weights import state_dict
 from trex.training.state import FORMAT
 
-#: What `TrexModel` calls a part, and what the released model calls it. Behind a name that ends in a dot both have the
-#: same: the encoder is torchvision's; projector and `head.layers` are one Sequential, Linear, BatchNorm1d, GELU, …,
-#: Linear, with the same indices.
-NAMES = (
-    ("encoder.", "module.model.encoder."),
-    ("projector.", "module.model.head.layers."),
-    ("classifier.weight", "module.clf.fc.weight"),
-    ("classifier.features", "module.memory.features"),
-    ("classifier.labels", "module.memory.labels"),
-    ("classifier.pointer", "module.memory.ptr"),
-    ("momentum_encoder.", "module.model_ema.encoder."),
-    ("momentum_projector.", "module.model_ema.head.layers."),
-)
+#: How the keys of the layout's parts begin. A learned class weight may stand beside a memory.
+PARTS = ("module.model.", "module.clf.", "module.memory.", "module.model_ema.")
+CLASS_WEIGHT = "module.clf.fc.weight"
+_POINTER = "module.memory.ptr"
 
 
 @dataclass(frozen=True)
 class FullCheckpoint:
     """A whole training state, with this project's names whatever layout it was read from."""
 
-    model: dict[str, Tensor]  #: in the file's order; a key that no part of `TrexModel` has keeps its name
+    model: dict[str, Tensor]  #: in the file's order; a key that no part of the method has keeps its name
     optimizer: Mapping[str, Any] | None  #: state dict of SGD, its parameters numbered in the order of `model`
     scaler: Mapping[str, Any] | None
     epoch: int | None  #: epochs finished
@@ -46,20 +39,27 @@ class FullCheckpoint:
     classes: tuple[str, ...] | None = None
 
 
-def full_checkpoint(value: Any, path: Path) -> FullCheckpoint:
+def full_checkpoint(value: Any, path: Path, method: Method) -> FullCheckpoint:
     """The training state in `value`, the content of the file `path`: this project's or the released layout.
 
+    Args:
+        value: what was read.
+        path: for messages.
+        method: whose parts are wanted; it knows their names in the released layout.
+
     Raises:
-        UserError: if it is neither.
+        UserError: if it is neither, or of the released layout, which has no place for the method.
     """
     if not isinstance(value, Mapping) or not isinstance(value.get("model"), Mapping):
         raise UserError(
-            f"{path} is no full checkpoint (there is no `model` with `optimizer` and `epoch` beside it): "
+            f"{path} is not a full checkpoint (no `model` with `optimizer` and `epoch` beside it): "
             f"train.start_with=encoder takes the encoder of any file"
         )
     model = state_dict(value, path)
     if "position" not in value:
-        return _from_released(value, model, path)
+        if not method.released_names:
+            raise UserError(f"{path}: {_no_place(method.name)}")
+        return _from_released(value, model, path, method.released_names)
     if value.get("format") != FORMAT:
         raise UserError(f"{path}: a checkpoint of format {value.get('format')}; this version reads format {FORMAT}")
     try:
@@ -70,10 +70,21 @@ def full_checkpoint(value: Any, path: Path) -> FullCheckpoint:
         raise UserError(f"{path}: not a whole checkpoint ({error})") from error
 
 
-def _from_released(value: Mapping[str, Any], model: dict[str, Tensor], path: Path) -> FullCheckpoint:
-    renamed = {_our_name(key): tensor for key, tensor in model.items()}
-    if (pointer := renamed.get("classifier.pointer")) is not None and pointer.numel() == 1:
-        renamed["classifier.pointer"] = pointer.reshape(())
+def _no_place(method: str) -> str:
+    return (
+        f"the layout of the released full checkpoints has no place for the method {method}: only its encoder can be "
+        f"exported for other programs, or taken from their files (train.start_with=encoder)"
+    )
+
+
+def _from_released(
+    value: Mapping[str, Any], model: dict[str, Tensor], path: Path, names: Mapping[str, str]
+) -> FullCheckpoint:
+    wrapped = {key if key.startswith("module.") else f"module.{key}": tensor for key, tensor in model.items()}
+    if (pointer := wrapped.get(_POINTER)) is not None and pointer.numel() == 1:
+        wrapped[_POINTER] = pointer.reshape(())
+    ours_by_released = {released: ours for ours, released in names.items()}
+    renamed = {_renamed(key, ours_by_released) or key: tensor for key, tensor in wrapped.items()}
     epoch = _count(value["epoch"], "epoch", path) if "epoch" in value else None
     parts = value.get("optimizer"), value.get("fp16_scaler")
     ours = value.get("trex")
@@ -96,10 +107,21 @@ def to_released(saved: Mapping[str, Any]) -> dict[str, Any]:
     """The released layout of a state that `TrainingState.to_dict` made.
 
     `args` is the config as plain dicts: a file with an `argparse.Namespace` would not load with `weights_only=True`.
+
+    Raises:
+        UserError: if the layout has no place for the method that made the state.
     """
-    model = {_released_name(key): value.contiguous() for key, value in saved["model"].items()}
-    if (pointer := model.get("module.memory.ptr")) is not None:
-        model["module.memory.ptr"] = pointer.reshape(1)
+    method = saved["config"]["method"]["name"]
+    names = method_named(method).released_names
+    if not names:
+        raise UserError(_no_place(method))
+    model: dict[str, Tensor] = {}
+    for key, value in saved["model"].items():
+        released = _renamed(key, names)
+        assert released is not None, f"{method} gives {key} no name in the released layout"
+        model[released] = value.contiguous()
+    if (pointer := model.get(_POINTER)) is not None:
+        model[_POINTER] = pointer.reshape(1)
     at = saved["position"]
     return {
         "model": model,
@@ -111,17 +133,9 @@ def to_released(saved: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _our_name(key: str) -> str:
-    for ours, released in NAMES:
-        for name in (released, released.removeprefix("module.")):  # saved with or without torch's wrapper for DDP
-            if _is_part(key, name):
-                return ours + key.removeprefix(name)
-    return key
-
-
-def _released_name(key: str) -> str:
-    return next(released + key.removeprefix(ours) for ours, released in NAMES if _is_part(key, ours))
-
-
-def _is_part(key: str, name: str) -> bool:
-    return key.startswith(name) if name.endswith(".") else key == name
+def _renamed(key: str, names: Mapping[str, str]) -> str | None:
+    """`key` under its new name: that of the whole key, or of the part that it begins with, which ends in a dot."""
+    for old, new in names.items():
+        if key == old or (old.endswith(".") and key.startswith(old)):
+            return new + key.removeprefix(old)
+    return None

@@ -15,26 +15,26 @@ from torch import Tensor
 from trex.config.schema import Config
 from trex.errors import UserError
 from trex.files import sha256
-from trex.model.trex import TrexModel
 from trex.model.weights import encoder_part, key_difference, read_file
-from trex.training.released import NAMES, FullCheckpoint, full_checkpoint
+from trex.training.network import Network
+from trex.training.released import CLASS_WEIGHT, PARTS, FullCheckpoint, full_checkpoint
 from trex.training.state import Position, TrainingState
 
 log = logging.getLogger(__name__)
 
-#: The way out where a file cannot be continued.
+#: What to do with a file that cannot be continued.
 _ELSE = "To take only its weights: train.start_with=weights"
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a run begins from: read, and found to fit its model."""
+    """What a run begins from: read, and found to fit its network."""
 
     file: str
     sha256: str
     how: str
-    model: dict[str, Tensor]  #: the parts of `TrexModel`'s state dict that come from the file
+    model: dict[str, Tensor]  #: the part of the network's state dict that comes from the file
     momentum: dict[str, Tensor] = field(default_factory=dict)  #: SGD's buffer of each parameter, by its name
     scaler: Mapping[str, Any] | None = None
     position: Position = field(default_factory=Position)
@@ -56,12 +56,12 @@ class Start:
         state.position = self.position
 
 
-def read_start(config: Config, model: TrexModel, classes: tuple[str, ...], steps_per_epoch: int) -> Start:
+def read_start(config: Config, model: Network, classes: tuple[str, ...], steps_per_epoch: int) -> Start:
     """Read `config.train.start` as far as `config.train.start_with` says.
 
     Args:
         config: the run's.
-        model: the run's model, asked for names and shapes only: it may be on the meta device.
+        model: the run's network; only names and shapes of it are used, so it may be on the meta device.
         classes: names of the run's classes.
         steps_per_epoch: of the run.
 
@@ -73,21 +73,35 @@ def read_start(config: Config, model: TrexModel, classes: tuple[str, ...], steps
     value = read_file(path)
     digest = sha256(path)
     if how == "all":
-        return _everything(path, digest, full_checkpoint(value, path), config, model, classes, steps_per_epoch)
+        full = full_checkpoint(value, path, model.method)
+        return _everything(path, digest, full, config, model, classes, steps_per_epoch)
     parts = {"encoder": encoder_part(value, config.model.encoder, path)}
     if how == "weights":
-        parts["projector"] = _projector(full_checkpoint(value, path).model, model, path)
-    names = [name for part in parts for name in (part, f"momentum_{part}") if getattr(model, name) is not None]
-    weights = {f"{name}.{k}": v for name in names for k, v in parts[name.removeprefix("momentum_")].items()}
+        parts |= _reusable(value, model, path)
+    originals = {name: name for name in parts} | {
+        copy: original for copy, original in model.method.copies.items() if original in parts
+    }
+    weights = {f"{name}.{k}": v for name, original in originals.items() for k, v in parts[original].items()}
     return Start(str(path), digest, how, weights)
 
 
-def _projector(found: Mapping[str, Tensor], model: TrexModel, path: Path) -> dict[str, Tensor]:
-    wanted = model.projector.state_dict()
-    mine = {key.removeprefix("projector."): v for key, v in found.items() if key.startswith("projector.")}
+def _reusable(value: Any, model: Network, path: Path) -> dict[str, dict[str, Tensor]]:
+    """The parts beside the encoder that do not depend on the classes, with their state dicts."""
+    if not model.method.reusable:
+        raise UserError(
+            f"train.start_with is weights: the method {model.method.name} has nothing beside the encoder that does not "
+            f"depend on the classes. train.start_with=encoder takes the encoder, all continues the training"
+        )
+    found = full_checkpoint(value, path, model.method).model
+    return {part: _part(part, found, model, path) for part in model.method.reusable}
+
+
+def _part(part: str, found: Mapping[str, Tensor], model: Network, path: Path) -> dict[str, Tensor]:
+    wanted = model.get_submodule(part).state_dict()
+    mine = {key.removeprefix(f"{part}."): v for key, v in found.items() if key.startswith(f"{part}.")}
     if difference := key_difference(mine, wanted):
         raise UserError(
-            f"{path}: its projector is not that of the config (model.hidden_layers, hidden_dim, output_dim):\n"
+            f"{path}: its {part} is not that of the config (section method):\n"
             f"{difference}\ntrain.start_with=encoder takes the encoder alone"
         )
     return {key: mine[key] for key in wanted if key in mine}
@@ -98,19 +112,15 @@ def _everything(
     digest: str,
     full: FullCheckpoint,
     config: Config,
-    model: TrexModel,
+    model: Network,
     classes: tuple[str, ...],
     steps: int,
 ) -> Start:
     _require_same_model(full, model, path)
     if full.classes is not None and full.classes != classes:
         raise UserError(f"{path}: trained on other classes than {config.data.dataset}'s. {_ELSE}")
-    labels = full.model.get("classifier.labels")
-    if labels is not None and not (labels.min() >= 0 and labels.max() < len(classes)):
-        raise UserError(
-            f"{path}: its memory holds labels from {int(labels.min())} to {int(labels.max())}, and "
-            f"{config.data.dataset} has {len(classes)} classes. {_ELSE}"
-        )
+    if fault := model.method.fault(full.model, len(classes)):
+        raise UserError(f"{path}: {fault}, and {config.data.dataset} has {len(classes)} classes. {_ELSE}")
     if full.scaler and not (isinstance(full.scaler, Mapping) and full.scaler.keys() >= _SCALER):
         raise UserError(f"{path}: its scaler is not a state of torch's GradScaler. {_ELSE}")
     kept = {key: full.model[key] for key in model.state_dict() if key in full.model}
@@ -118,18 +128,19 @@ def _everything(
     return Start(str(path), digest, "all", kept, momentum, full.scaler, position)
 
 
-def _require_same_model(full: FullCheckpoint, model: TrexModel, path: Path) -> None:
-    """Every key of the model, and no unknown one. A part that only the other kind of recipe has is left out aloud."""
-    wanted = model.state_dict()
-    unused = tuple(part for part, _ in NAMES if not any(key.startswith(part) for key in wanted))
-    if difference := key_difference(full.model, wanted, others=unused):
+def _require_same_model(full: FullCheckpoint, model: Network, path: Path) -> None:
+    """Every key of the network, and no unknown one. A part of the released layout that only another method has is left
+    out, and the log says so."""
+    used = model.method.released_names.values()
+    unused = tuple(part for part in PARTS if not any(name.startswith(part) for name in used))
+    if difference := key_difference(full.model, model.state_dict(), others=unused):
         raise UserError(f"{path} is not a training state of this config's model:\n{difference}\n{_ELSE}")
     left_out = [part.rstrip(".") for part in unused if any(key.startswith(part) for key in full.model)]
     if left_out:
-        log.info("%s: its %s has no place in this config's model and is left out", path.name, ", ".join(left_out))
+        log.info("%s: the method %s has no %s: left out", path.name, model.method.name, ", ".join(left_out))
 
 
-def _momentum(full: FullCheckpoint, model: TrexModel, path: Path) -> Iterator[tuple[str, Tensor]]:
+def _momentum(full: FullCheckpoint, model: Network, path: Path) -> Iterator[tuple[str, Tensor]]:
     """SGD's buffer of each parameter, by the parameter's name."""
     learned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimizer = full.optimizer or {}
@@ -154,10 +165,7 @@ def _momentum(full: FullCheckpoint, model: TrexModel, path: Path) -> Iterator[tu
 def _numbered(model: Mapping[str, Tensor], learned: set[str], counts: list[int], path: Path) -> list[str]:
     """Names of the optimizer's parameters, as its two groups number them: in the file's order, which is that of the
     model's parameters, first matrices and convolutions, then biases and 1-D parameters."""
-    for wanted in (
-        learned | {"classifier.weight"},
-        learned,
-    ):  # the file may hold a learned weight that we have no use for
+    for wanted in (learned | {CLASS_WEIGHT}, learned):  # the file may hold a learned weight that the method has not
         names = [name for name in model if name in wanted]
         groups = [name for name in names if model[name].ndim > 1], [name for name in names if model[name].ndim <= 1]
         if [len(group) for group in groups] == counts:

@@ -14,9 +14,9 @@ from trex.config.loader import to_dict
 from trex.config.schema import Config, OptimizerConfig
 from trex.distributed import Ranks
 from trex.errors import ResumeRefused
-from trex.model.trex import TrexModel
+from trex.training.network import Network
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Position:
 class TrainingState:
     """The parts that change from step to step."""
 
-    model: TrexModel
+    model: Network
     optimizer: SGD
     scaler: torch.amp.GradScaler
     position: Position
@@ -40,9 +40,8 @@ class TrainingState:
     def to_dict(self, ranks: Ranks, config: Config, classes: tuple[str, ...], data_digest: str) -> dict[str, Any]:
         """Plain containers and tensors, complete on rank 0. Every rank calls it: the random states are gathered.
 
-        Keys: `format`, `model` (TrexModel.state_dict: encoder, projector, classifier with the memory, momentum
-        networks), `optimizer`, `scaler`, `position`, `random` (a state a rank), `config`, `classes`, `data_digest`,
-        `world`.
+        Keys: `format`, `model` (the encoder and the parts that the method builds), `optimizer`, `scaler`, `position`,
+        `random` (one state per rank), `config`, `classes`, `data_digest`, `world`.
         """
         return {
             "format": FORMAT,
@@ -77,8 +76,8 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, device: torch.devi
         {"params": [p for p in learned if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    # The fused step takes the scaler's verdict on the device; the others ask the host for it at every step. Where that
-    # verdict is to skip the very first step, it leaves the momentum that it has just allocated as it is: begin with 0.
+    # The fused step reads on the device whether the scaler skips it; the others wait for the host at every step. If the
+    # very first step is skipped, it leaves the momentum that it has just allocated unwritten: so allocate zeros here.
     optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, fused=device.type == "cuda")
     if config.momentum:
         for parameter in learned:
@@ -89,14 +88,14 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, device: torch.devi
 def refuse_other_run(
     saved: Mapping[str, Any], changes: list[str], data_digest: str, ranks: Ranks, allow_world: bool
 ) -> None:
-    """Raise ResumeRefused unless the saved state belongs to the run that is about to go on."""
+    """Raise ResumeRefused unless the saved state belongs to the run that is about to continue."""
     if saved["format"] != FORMAT:
         raise ResumeRefused(f"the checkpoint has format {saved['format']}; this version reads format {FORMAT}")
     if changes:
         listed = "\n".join(f"  {change}" for change in changes)
         raise ResumeRefused(
             f"the checkpoint was made by another config:\n{listed}\n"
-            f"Set these back to continue the run, or give the changed run a name of its own (name=…)."
+            f"Set these back to continue the run, or give the changed run another name (name=…)."
         )
     if saved["data_digest"] != data_digest:
         raise ResumeRefused(
@@ -105,8 +104,8 @@ def refuse_other_run(
         )
     if saved["world"] != ranks.world and not allow_world:
         raise ResumeRefused(
-            f"the run began with {saved['world']} processes and would go on with {ranks.world}: the data order stays, "
-            f"but sums round differently, so it would not be the same run bit for bit. "
+            f"the run began with {saved['world']} processes and would continue with {ranks.world}: the order of "
+            f"the data stays, but sums round differently, so the result would not be the same bit for bit. "
             f"To accept that: train.allow_world_change=true."
         )
 

@@ -19,11 +19,11 @@ from trex.errors import Interrupted, UserError
 from trex.images.normalize import normalize
 from trex.interruption import StopRequest
 from trex.loading.training import Batch, TrainingBatches
-from trex.model.trex import TrexModel, build_model
 from trex.records.events import CheckpointSaved, SaveReason, TrainingResumed, TrainingStarted
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoint, Checkpoints
 from trex.training.metrics import Curves, Meter, duration
+from trex.training.network import Network, build_network
 from trex.training.saving import Request, Saving
 from trex.training.schedule import learning_rate
 from trex.training.start import read_start
@@ -74,7 +74,7 @@ class Trainer:
         self.images = load_split(config.data.dataset, "trainval", config.data)
         self.validation_images = load_split(config.data.dataset, "test", config.data)
         self.batches = make_batches(config, self.images, ranks)
-        model = build_model(config.model, len(self.images.classes), ranks, config.train.seed).to(ranks.device)
+        model = build_network(config, len(self.images.classes), ranks, config.train.seed)
         self.amp = PRECISIONS[config.train.precision]
         self.state = TrainingState(
             model=model,
@@ -117,9 +117,10 @@ class Trainer:
             began = TrainingResumed if path else TrainingStarted
             began(round(time.time(), 3), at.global_step, at.epoch, self.start).append(self.run.events)
         log.info(
-            "%s, %d x %s: %d images of %d classes, %d steps an epoch; beginning at epoch %d, step %d (%d in all)",
-            self.config.model.encoder, self.ranks.world, self.ranks.device.type.upper(), len(self.images),
-            len(self.images.classes), self.batches.steps_per_epoch, at.epoch + 1, at.step, at.global_step,
+            "%s, %s, %d x %s: %d images of %d classes, %d steps per epoch; beginning at epoch %d, step %d (%d in all)",
+            self.config.method.name, self.config.model.encoder, self.ranks.world, self.ranks.device.type.upper(),
+            len(self.images), len(self.images.classes), self.batches.steps_per_epoch, at.epoch + 1, at.step,
+            at.global_step,
         )  # fmt: skip
 
     def _begin_from_file(self) -> None:
@@ -171,7 +172,7 @@ class Trainer:
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
-        self.meter.add(at.global_step, output.loss, output.logits, labels)
+        self.meter.add(at.global_step, output)
         at.step += 1
         at.global_step += 1
 
@@ -201,7 +202,7 @@ class Trainer:
             log.info("training has finished: %d epochs, %d steps", at.epoch, at.global_step)
 
     def validate(self) -> None:
-        """Accuracy on the test split through the projector and the class weights."""
+        """Accuracy on the test split, classified as the method does."""
         at, size = self.state.position, self.config.crops.global_size
         self.agreement.finish()
         try:
@@ -231,22 +232,22 @@ class Trainer:
     def log_progress(self) -> None:
         """One line of progress; the only place in the loop that waits for the device."""
         at, config = self.state.position, self.config
-        loss, top1 = self.meter.take()
+        means = self.meter.take()
         now, (step, since) = time.monotonic(), self.logged
         rate = (at.global_step - step) / max(now - since, 1e-9)
         left = config.train.epochs * self.batches.steps_per_epoch - at.global_step
         self.logged = (at.global_step, now)
         values = {
-            "loss": loss,
-            "top1": top1,
+            **means,
             "lr": self.state.optimizer.param_groups[0]["lr"],
             "images_per_second": round(rate * config.train.batch_size, 1),
         }
         epoch = round(at.epoch + at.step / self.batches.steps_per_epoch, 4)
         self.curves.write("train", at.global_step, epoch, values)
         log.info(
-            "epoch %d/%d step %d/%d: loss %.4f, top-1 %.1f %%, lr %.3g, %.0f images/s, %s left",
-            at.epoch + 1, config.train.epochs, at.step, self.batches.steps_per_epoch, loss, top1, values["lr"],
+            "epoch %d/%d step %d/%d: %s, lr %.3g, %.0f images/s, %s left",
+            at.epoch + 1, config.train.epochs, at.step, self.batches.steps_per_epoch,
+            ", ".join(f"{name} {value:.4f}" for name, value in means.items()), values["lr"],
             values["images_per_second"], duration(left / rate),
         )  # fmt: skip
 
@@ -287,7 +288,7 @@ def make_batches(config: Config, images: Split, ranks: Ranks) -> TrainingBatches
     return TrainingBatches(images, config.crops, config.train.seed, batch, ranks.rank, ranks.world, config.data.workers)
 
 
-def _wrap(model: TrexModel, ranks: Ranks) -> TrexModel | DistributedDataParallel:
+def _wrap(model: Network, ranks: Ranks) -> Network | DistributedDataParallel:
     if ranks.world == 1:
         return model
     # Buffers are the same on all ranks: batch norm is synchronized, and methods update theirs with gathered rows.

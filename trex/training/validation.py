@@ -15,7 +15,7 @@ from trex.errors import Interrupted
 from trex.images.normalize import normalize
 from trex.interruption import StopRequest
 from trex.loading.evaluation import evaluation_batches
-from trex.model.trex import TrexModel
+from trex.training.network import Network
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,19 @@ class Validation:
 
 
 def validate(
-    model: TrexModel, split: Split, ranks: Ranks, stop: StopRequest, *,
+    model: Network, split: Split, ranks: Ranks, stop: StopRequest, *,
     resize: int, crop: int, batch_size: int, workers: int, amp: torch.dtype | None,
 ) -> Validation:  # fmt: skip
-    """Classify every image of `split` once, through the projector and the class weights.
+    """Classify every image of `split` once, as the method does.
 
     Args:
         model: in any mode; left in train mode.
         split: the images with their labels.
         ranks: who shares the work.
-        stop: looked at after every batch; all ranks leave together.
+        stop: checked after every batch; all ranks leave together.
         resize: shorter side after resizing, pixels.
         crop: side of the center crop, pixels.
-        batch_size: images a pass, a rank.
+        batch_size: images per pass and rank.
         workers: loader processes of this rank.
         amp: autocast type, or None for float32.
 
@@ -68,7 +68,7 @@ def validate(
 
 @torch.no_grad()
 def _score(
-    model: TrexModel, images: torch.Tensor, labels: torch.Tensor, device: torch.device, amp: torch.dtype | None
+    model: Network, images: torch.Tensor, labels: torch.Tensor, device: torch.device, amp: torch.dtype | None
 ) -> torch.Tensor:
     images = normalize(images.to(device, non_blocking=True))
     labels = labels.to(device, non_blocking=True)

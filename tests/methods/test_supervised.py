@@ -1,0 +1,146 @@
+"""Plain supervised training against short direct formulas, and through every stage of a run."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.stopping import StopAfter
+from tests.training.conftest import assert_same_bits, saved_run, tiny  # noqa: F401
+from tests.training.test_resume import command, final, logged_beyond, run_to_end, steps_saved
+from trex.config import Config
+from trex.config.schema import ModelConfig
+from trex.distributed import Ranks
+from trex.errors import Interrupted, UserError
+from trex.export.write import export
+from trex.methods.supervised import Supervised
+from trex.model.encoder import build_encoder
+from trex.model.weights import read_encoder
+from trex.records.metrics import MetricsLine
+from trex.records.run_dir import RunDir
+from trex.training.network import Network, build_network
+from trex.training.trainer import train
+
+K = 5
+
+
+def network() -> Network:
+    return build_network(Config(model=ModelConfig(encoder="resnet18"), method=Supervised()), K, Ranks(), 0).double()
+
+
+def batch(size: int = 4) -> tuple[list[Tensor], Tensor]:
+    chance = torch.Generator().manual_seed(1)
+    crops = [torch.randn(n * size, 3, s, s, generator=chance, dtype=torch.float64) for n, s in ((1, 32), (2, 16))]
+    return crops, torch.randint(K, (size,), generator=chance)
+
+
+def test_classifier_is_torchs_linear_layer_with_bias_on_the_encoders_features() -> None:
+    net = network()
+    assert [(name, tuple(p.shape)) for name, p in net.classifier.named_parameters()] == [
+        ("weight", (K, 512)), ("bias", (K,)),
+    ]  # fmt: skip
+    assert [name for name, _ in net.named_children()] == ["encoder", "classifier"]
+
+
+@pytest.mark.parametrize("resolutions", [1, 2])
+def test_loss_is_the_cross_entropy_of_every_crop_with_its_images_label(resolutions: int) -> None:
+    """One 224 crop in the recipe; with local crops, all crops count the same."""
+    net, (crops, labels) = network(), batch()
+    crops = crops[:resolutions]
+    loss, metrics = net(crops, labels)
+    weight, bias = net.classifier.weight, net.classifier.bias
+    logits = torch.cat([net.encoder(crop) for crop in crops]) @ weight.T + bias
+    repeated = torch.cat([labels] * (1 if resolutions == 1 else 3))
+    expected = (logits.logsumexp(1) - logits[torch.arange(len(logits)), repeated]).mean()
+    assert torch.allclose(loss, expected, rtol=1e-10)
+    assert metrics.keys() == {"top1"}
+    assert torch.equal(metrics["top1"], 100.0 * (logits.argmax(1) == repeated))
+
+
+def test_validation_classifies_with_the_trained_classifier() -> None:
+    net, (crops, _) = network().eval(), batch()
+    expected = net.encoder(crops[0]) @ net.classifier.weight.T + net.classifier.bias
+    assert torch.allclose(net.classify(crops[0]), expected, rtol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_that_are_interrupted_end_with_the_same_bits(tiny, saved_run) -> None:  # noqa: F811
+    settings = ("train.log_every=1", "crops.local_count=0", "train.epochs=3")
+    reference, config = (tiny(name, *settings, method="supervised") for name in ("reference", "stopped"))
+    saved_run(reference)
+    run_to_end(reference, 2)
+    run = saved_run(config)
+    began = steps_saved(run)
+    job = subprocess.Popen(command(config, 2, 0), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not logged_beyond(run, began) and job.poll() is None:
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    output, _ = job.communicate(timeout=200)
+    assert job.returncode == 75, output
+    run_to_end(config, 2)
+    expected = final(RunDir.of(reference))
+    assert_same_bits(expected, final(run))
+    assert expected["config"]["method"] == {"name": "supervised"}
+    assert {key.partition(".")[0] for key in expected["model"]} == {"encoder", "classifier"}
+    validations = [line for line in MetricsLine.read_lines(run.metrics).strict() if line.phase == "validation"]
+    assert len(validations) == 3
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> RunDir:
+    """A supervised run through the command: trained, extracted, probed, reported."""
+    home = tmp_path_factory.mktemp("supervised")
+    (home / "little.yaml").write_text(
+        "name: little\ndata: {dataset: digits_seen, workers: 0}\nmodel: {encoder: resnet18}\n"
+        "method: {name: supervised}\ncrops: {global_size: 16, local_count: 0}\noptimizer: {warmup_epochs: 0}\n"
+        'train: {epochs: 1, batch_size: 256, precision: "off"}\nprobe: {seeds: 1}\n'
+        "extract: {datasets: [digits_unseen], resize: 16, crop: 16}\n"
+    )
+    words = [sys.executable, "-m", "jobs.cli", "run", str(home / "little.yaml"), f"runs={home}", "--cluster", "local"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stdout + done.stderr
+    return RunDir(home / "little")
+
+
+@pytest.mark.slow
+def test_run_extracts_probes_and_exports_its_encoder(trained: RunDir, tmp_path: Path) -> None:
+    assert list(trained.root.glob("probes/digits_unseen/*/seed_0.json"))
+    assert trained.report.exists()
+    done = export(trained, tmp_path / "encoder.pth", "encoder", license=None)
+    found, saved = read_encoder(tmp_path / "encoder.pth", "resnet18"), final(trained)["model"]
+    assert found.keys() == build_encoder("resnet18").state_dict().keys()
+    assert all(torch.equal(found[key], saved[f"encoder.{key}"]) for key in found)
+    assert "with the method `supervised`" in done.card.read_text()
+
+
+@pytest.mark.slow
+def test_released_layout_has_no_place_for_it(trained: RunDir, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="released full checkpoints has no place for the method supervised"):
+        export(trained, tmp_path / "x_checkpoint_full.pth", "full", license=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_training_stops_in_a_validation_and_resumes_with_the_same_bits(tiny, saved_run) -> None:  # noqa: F811
+    torch.set_num_threads(1)
+    settings = ("data.dataset=digits_unseen", "train.epochs=2", "crops.local_count=0", "optimizer.warmup_epochs=0")
+    reference, config = (tiny(name, *settings, method="supervised") for name in ("reference", "stopped"))
+    saved_run(reference)
+    train(RunDir.of(reference), reference, Ranks(), StopAfter(10**6))
+    run, stops = saved_run(config), 0
+    for looks in [2, 1, 3, 0] * 10:
+        try:
+            train(run, config, Ranks(), StopAfter(looks))
+            break
+        except Interrupted:
+            stops += 1
+    assert stops > 2
+    assert_same_bits(final(RunDir.of(reference)), final(run))

@@ -1,0 +1,53 @@
+"""What the two t-ReX methods share: the projector, and cosine logits over all crops (arXiv 2206.15369)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from trex.config.loader import setting
+from trex.methods import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trex.model.encoder import Encoder
+    from trex.model.loss import Output
+    from trex.model.parts import Parts
+    from trex.model.projector import Projector
+
+#: The encoder is torchvision's; projector and `head.layers` are one Sequential with the same indices.
+TRAINED_NAMES = {"encoder.": "module.model.encoder.", "projector.": "module.model.head.layers."}
+
+
+@dataclass(frozen=True)
+class Trex(Method):
+    """Encoder and projector are trained so that the outputs of all crops point at the weight of their class."""
+
+    hidden_layers: int = setting(1, "hidden layers of the projector", at_least=0)
+    hidden_dim: int = setting(2048, "width of the projector's hidden layers", at_least=1)
+    output_dim: int = setting(256, "width of the projector's output", at_least=1)
+    normalize_input: bool = setting(True, "L2-normalize the input of the projector")
+    temperature: float = setting(0.1, "temperature of the cosine logits", above=0)
+
+    reusable: ClassVar[tuple[str, ...]] = ("projector",)
+
+    def projector(self, encoder: Encoder) -> Projector:
+        """A projector with initial weights for the features of `encoder`."""
+        from trex.model.projector import Projector
+
+        return Projector(
+            encoder.feature_dim, self.hidden_layers, self.hidden_dim, self.output_dim, self.normalize_input
+        )
+
+    def forward(self, parts: Parts, crops: Sequence[Tensor], labels: Tensor) -> Output:
+        """Mean cross-entropy over all crops: one encoder pass per resolution, one projector pass over all of them."""
+        from trex.model.loss import classification
+
+        return classification(parts.classifier(parts.projector(parts.features(crops))), labels)
+
+    def classify(self, parts: Parts, images: Tensor) -> Tensor:
+        """Logits by the trained encoder and projector and the class weights as they are."""
+        logits: Tensor = parts.classifier(parts.projector(parts.encoder(images)))
+        return logits

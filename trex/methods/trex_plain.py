@@ -1,0 +1,30 @@
+"""Plain t-ReX: the class weights are learned (arXiv 2206.15369)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from trex.methods._trex import TRAINED_NAMES, Trex
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from trex.model.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class TrexPlain(Trex):
+    """t-ReX with one learned weight per class."""
+
+    name: Literal["trex_plain"] = "trex_plain"
+
+    released_names: ClassVar[Mapping[str, str]] = {**TRAINED_NAMES, "classifier.weight": "module.clf.fc.weight"}
+
+    def build(self, encoder: Encoder, classes: int) -> dict[str, nn.Module]:
+        """Projector and class weights."""
+        from trex.model.heads import PlainHead
+
+        projector = self.projector(encoder)
+        return {"projector": projector, "classifier": PlainHead(self.output_dim, classes, self.temperature)}

@@ -1,0 +1,69 @@
+"""The network of a run: what its method builds, as one torch module that computes a step's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trex.config.schema import Config
+from trex.distributed import Ranks
+from trex.methods import Method
+from trex.model.batchnorm import synchronize
+from trex.model.encoder import Encoder, build_encoder, require_trainable
+from trex.model.loss import Output
+from trex.model.parts import Parts
+
+
+class Network(Parts):
+    """The parts of a method, with the method's equations as their forward pass."""
+
+    def __init__(self, method: Method, encoder: Encoder, others: Mapping[str, nn.Module], ranks: Ranks) -> None:
+        super().__init__(encoder, others, ranks)
+        self.method = method
+
+    def forward(self, crops: Sequence[Tensor], labels: Tensor) -> Output:
+        """The forward pass of one training step, and what the method updates without a gradient.
+
+        Args:
+            crops: one (count * B, 3, S, S) normalized tensor per resolution, crop-major, the global crops first.
+            labels: (B,) int64.
+        """
+        output = self.method.forward(self, crops, labels)
+        with torch.no_grad():
+            self.method.after_forward(self, crops, labels)
+        return output
+
+    @torch.no_grad()
+    def classify(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) normalized images to (N, classes) logits."""
+        return self.method.classify(self, images)
+
+
+def build_network(config: Config, classes: int, ranks: Ranks, seed: int) -> Network:
+    """The network with initial weights that depend on `seed` alone, the same on every rank, on `ranks.device`.
+
+    Batch norms are synchronized over the ranks. The global random state is left as it was.
+
+    Raises:
+        UserError: if there is no encoder of that name, or it can only be evaluated.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _network(config, classes, ranks)
+    synchronize(network, ranks)
+    return network.to(ranks.device).train()
+
+
+def network_on_meta(config: Config, classes: int) -> Network:
+    """The network of one rank without storage, to ask for names and shapes; see `build_network`."""
+    with torch.device("meta"):
+        return _network(config, classes, Ranks())
+
+
+def _network(config: Config, classes: int, ranks: Ranks) -> Network:
+    require_trainable(config.model.encoder)
+    assert isinstance(config.method, Method), "the loader reads the section `method` as a class of trex.methods"
+    encoder = build_encoder(config.model.encoder)
+    return Network(config.method, encoder, config.method.build(encoder, classes), ranks)
