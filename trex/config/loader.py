@@ -1,4 +1,4 @@
-"""A tree of raw values to typed, frozen dataclasses. Reports every mistake at once, each with its place.
+"""Turns a tree of raw values into typed, frozen dataclasses. Reports all mistakes at once, each with its place.
 
 No config library names the line, suggests the nearest key and reports all mistakes together (docs/adr/0002), so this
 small loader does, over nothing but `dataclasses`, `difflib` and PyYAML's marks.
@@ -30,7 +30,7 @@ _WHOLE = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
 
 
 class ConfigError(UserError):
-    """Everything that is wrong with a config, a line each."""
+    """Everything that is wrong with a config, one line per mistake."""
 
     def __init__(self, mistakes: Sequence[Mistake]) -> None:
         self.mistakes = tuple(mistakes)

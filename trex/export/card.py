@@ -1,4 +1,4 @@
-"""The model card of exported weights: what they are, what they were made from, how well they do."""
+"""The model card of exported weights: what they are, what they were made from, their scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RECIPE = ("crops", "model", "method", "optimizer", "train")
 
 @dataclass(frozen=True)
 class Facts:
-    """What the card says of the file and the checkpoint it was made from."""
+    """Facts about the file and the checkpoint that it was made from."""
 
     file: str
     layout: str

@@ -33,7 +33,7 @@ class Exported:
 
 
 def layout_of(target: Path, asked: Layout | None) -> Layout:
-    """The layout of a file: as asked, else as its name says.
+    """The layout of a file: `asked`, or else the one that its name stands for.
 
     Raises:
         UserError: if there is no such kind of file.
@@ -51,13 +51,13 @@ def export(run: RunDir, target: Path, layout: Layout, license: str | None) -> Ex
 
     Args:
         run: a run that was trained, to the end or not.
-        target: the file; what is there already is never replaced.
-        layout: `encoder`: torchvision's keys less the classifier's. `full`: the released program's layout.
+        target: the file; an existing file is never replaced.
+        layout: `encoder`: torchvision's keys without those of the classifier. `full`: the released program's layout.
         license: of the weights, for the card; None: not stated.
 
     Raises:
         UserError: if the run has no checkpoint, one of the files exists, or the layout has no place for the method.
-        OSError: if the disk did not take it.
+        OSError: if it cannot be written.
     """
     about = target.with_suffix(".md")
     for path in (target, about):

@@ -1,4 +1,4 @@
-"""Encoders: torchvision's ResNets, which train and transfer; ViTs of torchvision and all of timm, which transfer."""
+"""Encoders: torchvision's ResNets, to train and evaluate; torchvision's ViTs and all of timm, to evaluate."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ TIMM = "timm/"
 
 
 class Encoder(nn.Module):
-    """What turns images into features, and what it expects of the images."""
+    """A module that turns images into features, and what it expects of the images."""
 
     feature_dim: int
-    image_size: int | None = None  #: the only side of an image that it takes, pixels; None: any
-    mean: tuple[float, ...] = MEAN  #: of the pixel values that it was made for, a channel, in 0 … 1
+    image_size: int | None = None  #: the only image size that it takes, pixels per side; None: any
+    mean: tuple[float, ...] = MEAN  #: of each channel of the images it was trained on, pixel values in 0 … 1
     std: tuple[float, ...] = STD
 
 
 class ResNet(Encoder):
-    """A torchvision ResNet without its classifier; the state dict has torchvision's keys less `fc.*`."""
+    """A torchvision ResNet without its classifier; the state dict has torchvision's keys without `fc.*`."""
 
     def __init__(self, resnet: nn.Module) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class ResNet(Encoder):
 
 
 class VisionTransformer(Encoder):
-    """A torchvision ViT without its classifier; the state dict has torchvision's keys less `heads.*`."""
+    """A torchvision ViT without its classifier; the state dict has torchvision's keys without `heads.*`."""
 
     def __init__(self, vit: Any) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class VisionTransformer(Encoder):
         self.feature_dim, self.image_size = int(vit.hidden_dim), int(vit.image_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The class token after the last block and the final layer norm: what torchvision's classifier is given.
+        """The class token after the last block and the final layer norm: the input of torchvision's classifier.
 
         Args:
             images: (N, 3, image_size, image_size), normalized.
@@ -73,7 +73,8 @@ class VisionTransformer(Encoder):
 
 
 class TimmEncoder(Encoder):
-    """A timm model without its classifier (`num_classes=0`); the state dict has timm's keys less the classifier's."""
+    """A timm model without its classifier (`num_classes=0`); the state dict has timm's keys without the
+    classifier's."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -84,8 +85,8 @@ class TimmEncoder(Encoder):
         self.mean, self.std = tuple(about["mean"]), tuple(about["std"])
 
     def forward(self, images: Tensor) -> Tensor:
-        """What timm's classifier would be given: `forward_features`, pooled as the model's `global_pool` says (the
-        class token for most ViTs, the average for others), then what the model's head does before its last layer.
+        """The input of timm's classifier: `forward_features`, pooled as the model's `global_pool` says (the class token
+        for most ViTs, the average for others), then the layers of the model's head before its last one.
 
         Args:
             images: (N, 3, H, W), normalized by `mean` and `std`.
@@ -97,11 +98,11 @@ class TimmEncoder(Encoder):
         return features
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's own, so that files have timm's keys."""
+        """That of the timm model, so that files have timm's keys."""
         return self.network.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """The network's own."""
+        """That of the timm model."""
         return self.network.load_state_dict(state_dict, strict, assign)
 
 
@@ -133,8 +134,8 @@ def build_encoder(name: str) -> Encoder:
 
 
 def initial_encoder(name: str, seed: int) -> Encoder:
-    """The encoder with initial weights that depend on `seed` alone: those that a run of that seed begins from. The
-    global random state is left as it was."""
+    """The encoder with initial weights that depend on `seed` alone: those of a run with that seed. The global random
+    state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_encoder(name)
@@ -144,7 +145,7 @@ def require_trainable(name: str) -> None:
     """Raise UserError unless the encoder takes crops of any size, as multi-crop training gives it, and has batch norms
     that can be synchronized: the ResNets."""
     if name not in _resnets():
-        build_encoder_on_meta(name)  # a name that nobody knows is that mistake, not this one
+        build_encoder_on_meta(name)  # for an unknown name, raise that error instead
         raise UserError(
             f"model.encoder is {name!r}: it can be evaluated, not trained; training takes {', '.join(_resnets())}. "
             f"To evaluate it: extract.weights=FILE (or untrained), then `trex extract` and `trex probe`, or `trex run`"
@@ -152,7 +153,7 @@ def require_trainable(name: str) -> None:
 
 
 def build_encoder_on_meta(name: str) -> Encoder:
-    """The encoder without storage, to ask for its shapes; see `build_encoder`."""
+    """The encoder without storage, for its names and shapes; see `build_encoder`."""
     with torch.device("meta"):
         return build_encoder(name)
 
@@ -172,5 +173,5 @@ def _timm(name: str) -> Encoder:
         raise UserError(f"model.encoder is {name!r}: timm has no such model{did_you_mean(wanted, timm.list_models())}")
     try:
         return TimmEncoder(timm.create_model(wanted, pretrained=False, num_classes=0))
-    except RuntimeError as error:  # a tag that it does not know
+    except RuntimeError as error:  # an unknown tag
         raise UserError(f"model.encoder is {name!r}: {error}") from error

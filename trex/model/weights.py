@@ -17,12 +17,12 @@ from trex.model.encoder import build_encoder_on_meta, encoder_names
 
 log = logging.getLogger(__name__)
 
-#: Keys under which toolkits put a state dict inside a checkpoint; where a file has several, the first of these counts.
-#: The trained network before its running average, as t-ReX is evaluated; DINO's teacher, as DINO is evaluated.
+#: Keys under which toolkits put a state dict inside a checkpoint; if a file has several, the first of these is taken:
+#: the trained network before its running average, as t-ReX is evaluated; DINO's teacher, as DINO is evaluated.
 _CONTAINERS = ("model", "state_dict", "teacher", "student", "model_ema", "state_dict_ema")
 #: What toolkits put before an encoder's keys. A momentum encoder's (`module.model_ema.`, `encoder_k.`) is not here.
 _PREFIXES = ("module.", "model.", "backbone.", "encoder.", "base_encoder.", "encoder_q.", "_orig_mod.")
-#: What may stand beside the encoder's keys with the same prefix: the heads of classifiers and of pretext tasks.
+#: What may be beside the encoder's keys with the same prefix: the heads of classifiers and of pretext tasks.
 _OTHER_PARTS = (
     "fc.", "head.", "heads.", "classifier.", "projector.", "projection_head.", "prototypes.", "predictor.",
 )  # fmt: skip
@@ -44,7 +44,7 @@ def read_encoder(path: Path, encoder: str) -> dict[str, Tensor]:
 
 
 def read_file(path: Path) -> Any:
-    """What is in a weights file, as it is; see `read_encoder`."""
+    """The content of a weights file, unchanged; see `read_encoder`."""
     return tensor_files.load(path, allowed=(argparse.Namespace,))
 
 
@@ -85,11 +85,11 @@ def _holds_tensors(value: Any) -> bool:
 
 
 def key_difference(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], others: tuple[str, ...] = ()) -> str:
-    """What keeps `found` from being `wanted`, to be read by people: a line a key, `-` missing, `+` unexpected, `~` of
-    another shape. Empty if nothing does.
+    """How `found` differs from `wanted`, for people: one line per key, `-` missing, `+` unexpected, `~` of another
+    shape. Empty if there is no difference.
 
-    A counter of batch norm may be missing, as no output depends on it; keys that begin with one of `others` may be
-    there.
+    A counter of batch norm may be missing, as no output depends on it; keys that begin with one of `others` are
+    allowed.
     """
     missing = [f"- {key}" for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
     unexpected = [f"+ {key}" for key in found if key not in wanted and not key.startswith(others)]
@@ -111,10 +111,10 @@ def _listed(what: str, lines: list[str]) -> str:
 
 
 def _best_part(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The keys that share the prefixes behind which most of the wanted keys stand, without these prefixes.
+    """The keys behind the prefixes that have most of the wanted keys, without these prefixes.
 
-    Keys with other prefixes are other parts: the projector, a momentum encoder, a memory. Of several that have as
-    many, the one with the fewest prefixes.
+    Keys with other prefixes are other parts: the projector, a momentum encoder, a memory bank. If several prefixes have
+    as many, the shortest is taken.
     """
     parts: dict[str, dict[str, Tensor]] = {"": {}}
     for key, value in state.items():
@@ -125,7 +125,7 @@ def _best_part(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dic
 
 
 def _prefixes(key: str) -> Iterator[str]:
-    """Everything that may be taken off the front of `key`: known prefixes one after the other, each at most once."""
+    """Everything that may be removed from the front of `key`: known prefixes one after another, each at most once."""
     yield ""
     taken, left = "", set(_PREFIXES)
     while prefix := next((one for one in left if key.startswith(taken + one)), ""):
@@ -135,7 +135,7 @@ def _prefixes(key: str) -> Iterator[str]:
 
 
 def _who_fits(found: Mapping[str, Tensor]) -> str | None:
-    """An encoder of torchvision that these would be the weights of."""
+    """The encoder of torchvision that has exactly these weights, if there is one."""
     for name in encoder_names():
         if not key_difference(found, build_encoder_on_meta(name).state_dict(), others=_OTHER_PARTS):
             return name

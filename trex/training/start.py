@@ -1,4 +1,4 @@
-"""A training that begins from a file (`train.start`) instead of initial weights."""
+"""Training that begins with the weights in a file (`train.start`) instead of initial weights."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Start:
 
     @property
     def record(self) -> dict[str, str]:
-        """What checkpoints and events say about it."""
+        """What checkpoints and events record about it."""
         return {"file": self.file, "sha256": self.sha256, "with": self.how}
 
     def apply(self, state: TrainingState) -> None:
-        """Make `state`, which nothing was trained with yet, begin from here."""
+        """Put what was read into `state`, before its first step."""
         state.model.load_state_dict({**state.model.state_dict(), **self.model})
         parameters = dict(state.model.named_parameters())
         for name, buffer in self.momentum.items():
@@ -66,7 +66,7 @@ def read_start(config: Config, model: Network, classes: tuple[str, ...], steps_p
         steps_per_epoch: of the run.
 
     Raises:
-        UserError: if the file cannot be read, or what is wanted of it does not fit the model, every key of it.
+        UserError: if the file cannot be read, or what is wanted of it does not fit the network in every key.
     """
     assert config.train.start is not None
     path, how = Path(config.train.start), config.train.start_with
@@ -165,7 +165,7 @@ def _momentum(full: FullCheckpoint, model: Network, path: Path) -> Iterator[tupl
 def _numbered(model: Mapping[str, Tensor], learned: set[str], counts: list[int], path: Path) -> list[str]:
     """Names of the optimizer's parameters, as its two groups number them: in the file's order, which is that of the
     model's parameters, first matrices and convolutions, then biases and 1-D parameters."""
-    for wanted in (learned | {CLASS_WEIGHT}, learned):  # the file may hold a learned weight that the method has not
+    for wanted in (learned | {CLASS_WEIGHT}, learned):  # the file may hold a learned weight that the method lacks
         names = [name for name in model if name in wanted]
         groups = [name for name in names if model[name].ndim > 1], [name for name in names if model[name].ndim <= 1]
         if [len(group) for group in groups] == counts:

@@ -66,7 +66,7 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest) -> None:
 
 
 class Trainer:
-    """One rank's training: built in full before the first step, then `resume`, then `run_epochs`."""
+    """The training of one rank: everything is built first, then come `resume` and `run_epochs`."""
 
     def __init__(self, run: RunDir, config: Config, ranks: Ranks, stop: StopRequest) -> None:
         self.run, self.config, self.ranks, self.stop = run, config, ranks, stop
@@ -142,7 +142,7 @@ class Trainer:
     # ---- the loop
 
     def run_epochs(self) -> None:
-        """All steps that are left, with the validation after each epoch."""
+        """All steps that remain, with the validation at the end of epochs."""
         at, steps = self.state.position, self.batches.steps_per_epoch
         batches = iter(self.batches.starting_at(at.epoch, at.step) if at.step < steps else ())
         while at.epoch < self.config.train.epochs:
