@@ -86,7 +86,7 @@ def test_milestones_are_the_ends_of_every_so_many_epochs(tmp_path: Path) -> None
     assert kept == [f"epoch-000{epoch}-step-00000000" for epoch in (2, 4, 5)]
     newest = Checkpoints(tmp_path).newest()
     assert newest is not None
-    assert (newest.finished, newest.milestone) == (True, False)
+    assert (newest.finished, newest.manifest.milestone) == (True, False)
 
 
 def test_two_failed_saves_are_logged_and_the_third_in_a_row_ends_the_run(tmp_path: Path, caplog) -> None:
