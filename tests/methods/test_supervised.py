@@ -136,7 +136,7 @@ def test_training_stops_in_a_validation_and_resumes_with_the_same_bits(tiny, sav
     saved_run(reference)
     train(RunDir.of(reference), reference, Ranks(), StopAfter(10**6))
     run, stops = saved_run(config), 0
-    for looks in [2, 1, 3, 0] * 10:
+    for looks in [0, 1] * 20:
         try:
             train(run, config, Ranks(), StopAfter(looks))
             break

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from enum import IntEnum
-from typing import Any
 
 from trex.config.schema import CheckpointConfig
 from trex.distributed import Ranks
 from trex.errors import TrexError
 from trex.records.events import SaveReason
-from trex.training.checkpoint import Checkpoint, Checkpoints
+from trex.training.checkpoint import Checkpoint, Checkpoints, State
 from trex.training.state import Position
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ class Saving:
         """Whether the newest checkpoint has this position."""
         return position == self._last
 
-    def write(self, state: Mapping[str, Any], position: Position, reason: SaveReason) -> None:
+    def write(self, state: State, position: Position, reason: SaveReason) -> None:
         """Write a checkpoint; every rank calls it. Those of some epochs' ends are kept for good.
 
         Raises:
@@ -87,7 +86,7 @@ class Saving:
             milestone = bool(reason in ("epoch", "end") and every and position.epoch % every == 0)
             try:
                 made = self._checkpoints.write(
-                    dict(state), self._settings.keep, milestone=milestone, finished=reason == "end"
+                    state, self._settings.keep, milestone=milestone, finished=reason == "end"
                 )
                 self._announce(made, reason, time.monotonic() - began)
             except OSError as error:
