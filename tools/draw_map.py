@@ -12,7 +12,6 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs"
@@ -28,18 +27,14 @@ STYLE = (
 
 
 def contracts() -> Iterator[tuple[str, list[list[str]]]]:
-    """The root package of each layers contract in pyproject.toml with its layers, top first: names of modules."""
+    """Each root package with its layers, top first, as names of modules: the layers contracts of pyproject.toml, but
+    for those within one package."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     for contract in settings["contracts"]:
         if contract["type"] == "layers":
-            layers = [_modules(layer, contract) for layer in contract["layers"]]
-            yield layers[-1][0].split(".")[0], layers
-
-
-def _modules(layer: str, contract: dict[str, Any]) -> list[str]:
-    names = [name.strip(" ()") for name in layer.replace(":", "|").split("|")]
-    containers = contract.get("containers", [])
-    return [f"{containers[0]}.{name}" if containers else name for name in names]
+            layers = [[name.strip() for name in layer.split("|")] for layer in contract["layers"]]
+            if layers[-1][0].count(".") == 1:
+                yield layers[-1][0].split(".")[0], layers
 
 
 def sentence(module: str) -> str:
