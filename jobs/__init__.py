@@ -1,1 +1,1 @@
-"""Where and when it is computed: the command line, submission, requeueing, status."""
+"""Where and when a run is computed: the command line, submission, requeueing, status."""

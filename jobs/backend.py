@@ -1,7 +1,7 @@
-"""Where jobs run, as the rest of jobs/ sees it.
+"""The interface between the rest of jobs/ and the back ends that run the jobs.
 
-A back end is a package `jobs/<kind>/` whose module `backend` holds one object, `BACKEND`; a cluster file chooses it
-with `kind: <kind>`. Nothing has to be registered: a folder with such a module is a kind.
+A back end is a package `jobs/<kind>/` whose module `backend` defines an object `BACKEND`. `kind: <kind>` in a cluster
+file selects it. Back ends need no registration: every folder with such a module is found.
 """
 
 from __future__ import annotations
@@ -25,53 +25,53 @@ from trex.suggest import did_you_mean
 
 
 class QueueState(Enum):
-    """What a queue says of a job that it still holds."""
+    """The state of a job in a queue."""
 
-    WAITING = "waiting"  #: not started yet, or put back into the queue
+    WAITING = "waiting"  #: not started yet, or requeued
     RUNNING = "running"
-    ENDING = "ending"  #: its processes have ended or are told to; in a moment it is gone, or waits again
+    ENDING = "ending"  #: its processes have ended or are being stopped; soon it is gone, or waits again
 
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A job of a run that a queue still holds."""
+    """A job of a run that is in a queue."""
 
     key: str  #: the stage, or stage and dataset, as in the name of its state file
-    job: str  #: its id; only the back end takes it apart
+    job: str  #: job id; only the back end parses it
     state: QueueState
-    reason: str  #: why it waits, in the back end's words
-    nodes: str  #: where it runs
-    elapsed: str  #: for how long, as the back end writes times
-    left: str  #: and how much longer it may
+    reason: str  #: why it waits, as the back end says it
+    nodes: str  #: the nodes it runs on
+    elapsed: str  #: time it has run, in the back end's format
+    left: str  #: time left until its limit, in the back end's format
 
 
 @dataclass(frozen=True)
 class Start:
-    """What accounting says of one start of a job."""
+    """What accounting recorded about one start of a job."""
 
-    ending: str  #: how it ended, in the back end's word, such as COMPLETED
-    seconds: int  #: how long it held its nodes
+    ending: str  #: how it ended, as the back end calls it, such as COMPLETED
+    seconds: int  #: how long its nodes were allocated
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What back ends say of the jobs of some runs; empty where there is nothing to ask about."""
+    """What the back ends know about the jobs of some runs."""
 
     queued: Mapping[Path, Sequence[QueuedJob]]  #: by the run's folder, oldest first
-    starts: Mapping[str, Sequence[Start]]  #: by job id, oldest first; none where there is no accounting
-    silent: tuple[str, ...] = ()  #: titles of the back ends that do not answer
+    starts: Mapping[str, Sequence[Start]]  #: by job id, oldest first; empty without accounting
+    silent: tuple[str, ...] = ()  #: titles of the back ends that did not answer
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What `trex check` found out about one thing."""
+    """The result of one check of `trex check`."""
 
     ok: bool
     text: str
 
     @classmethod
     def of(cls, check: Callable[[], str]) -> Finding:
-        """What `check` returns; an error of it that is meant for the user is what is wrong."""
+        """Call `check`. The finding is the text that it returns, or the message of the TrexError that it raises."""
         try:
             return cls(True, check())
         except TrexError as error:
@@ -81,125 +81,135 @@ class Finding:
 class Backend(Protocol):
     """One way to run jobs."""
 
-    title: str  #: as a message names it: "Slurm", "this machine"
+    title: str  #: its name in messages: "Slurm", "this machine"
 
-    def answers(self) -> bool:
-        """Whether jobs can be started from here without saying more. The first back end that answers is the default."""
+    def is_available(self) -> bool:
+        """Return whether jobs can be started from here. The first available back end is the default."""
         ...
 
     def problems(self, cluster: Cluster) -> Iterator[tuple[str, str]]:
-        """What a cluster file says that this back end does not take: the setting, such as `train.options`, and what is
-        wrong with its value, as the end of a sentence that begins with the setting."""
+        """Yield the settings of a cluster file that this back end does not accept.
+
+        Each is a pair: the setting, such as `train.options`, and what is wrong with it, as the end of a sentence that
+        begins with the setting.
+        """
         ...
 
     def check(self, run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
-        """Look for what would make jobs fail or be refused here; changes nothing."""
+        """Check for problems that would make jobs fail or be rejected here. Changes nothing."""
         ...
 
     def launch(
         self, run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskSpec], processes: int | None,
         dry_run: bool,
     ) -> ExitCode:  # fmt: skip
-        """Do `specs`, in their order, or put them into a queue; leaves out what waits or runs there already.
+        """Run `specs` in their order, or submit them to a queue, except for jobs that are in the queue already.
 
         Saves the config in the run folder first. A dry run prints what would be done and creates nothing.
 
         Args:
-            processes: how many a person asked for; None: as the cluster file says.
+            processes: the number of processes that the user asked for; None: as the cluster file says.
 
         Returns:
-            How the work ended, or, where it was only put into a queue, DONE.
+            How the work ended, or DONE if it was submitted to a queue.
 
         Raises:
-            UserError: if it cannot be started as asked for; ResumeRefused: if the folder holds another run.
+            UserError: if it cannot be started as requested; ResumeRefused: if the folder holds another run.
         """
         ...
 
     def ask(self, runs: Sequence[RunDir]) -> Answers:
-        """What the queue and its accounting say of the jobs of `runs`, in as few calls as possible. A queue that
-        does not answer is named in `Answers.silent`; damaged records of submissions are left out."""
+        """Ask the queue and accounting about the jobs of `runs`, in as few calls as possible.
+
+        A queue that does not answer is named in `Answers.silent`. Damaged submission records are skipped.
+        """
         ...
 
     def queued(self, run: RunDir) -> list[QueuedJob]:
-        """The jobs of a run that the queue still holds, oldest first.
+        """Return the jobs of a run that are in the queue, oldest first.
 
         Raises:
-            TrexError: if the queue does not answer; RecordError: if a record of a submission is damaged.
+            TrexError: if the queue does not answer; RecordError: if a submission record is damaged.
         """
         ...
 
     def cancel(self, run: RunDir) -> list[str]:
-        """Cancel the jobs of a run; running ones save first. Returns the key of each.
+        """Cancel the jobs of a run; running jobs save first. Returns the key of each.
 
         Raises:
-            TrexError: if the queue does not answer, or refuses.
+            TrexError: if the queue does not answer, or if it rejects the request.
         """
         ...
 
-    def owner_lives(self, owner: LockOwner, task: Task) -> bool:
-        """Whether the process that took a lock, in a job of this back end, still works. An earlier start of the same
-        job does not.
+    def owner_is_alive(self, owner: LockOwner, task: Task) -> bool:
+        """Return whether the process that took a lock, in a job of this back end, still runs.
+
+        An earlier start of the same job counts as ended.
 
         Raises:
-            RunLocked: if nobody can tell; the message is the beginning of a sentence.
+            RunLocked: if this cannot be found out. The message is the beginning of a sentence.
         """
         ...
 
     def addresses(self, node: str) -> Sequence[str]:
-        """Names or addresses by which the other nodes of a job may reach `node`, where the back end knows better than
-        the node itself; the likeliest first."""
+        """Return the names or addresses by which other nodes may reach `node`, the most likely first.
+
+        Only those that the back end knows and the node itself does not.
+        """
         ...
 
     def leave_job(self) -> None:
-        """Drop from this process's environment what a job of this back end put there: a job that is started from inside
-        another one must not take that one's variables for its own."""
+        """Remove the variables of a job of this back end from this process's environment.
+
+        A job that is started from inside another job must not inherit the variables of the outer one.
+        """
         ...
 
 
 def kinds() -> list[str]:
-    """The kinds of clusters that a cluster file can name."""
+    """Return all values that `kind` in a cluster file can have."""
     return sorted(path.parent.name for place in jobs.__path__ for path in Path(place).glob("*/backend.py"))
 
 
 def backend(kind: str) -> Backend:
-    """The back end of that kind, which must exist."""
+    """Return the back end of that kind, which must exist."""
     return cast(Backend, importlib.import_module(f"jobs.{kind}.backend").BACKEND)
 
 
 def backends() -> dict[str, Backend]:
-    """All back ends by their kind."""
+    """Return all back ends by kind."""
     return {kind: backend(kind) for kind in kinds()}
 
 
 def load_cluster(name: str) -> Cluster:
-    """The cluster file `name`: a path, or the name of a file in configs/clusters/.
+    """Read the cluster file `name`: a path, or the name of a file in configs/clusters/.
 
     Raises:
-        UserError: if there is none; ConfigError: if it is wrong, with file and line of each mistake.
+        UserError: if there is no such file; ConfigError: with the file and line of each mistake in it.
     """
     return read_cluster(find_cluster(name))
 
 
 def read_cluster(path: Path) -> Cluster:
-    """The cluster file at `path`.
+    """Read the cluster file at `path`.
 
     Raises:
-        ConfigError: if it is wrong, with file and line of each mistake.
+        ConfigError: with the file and line of each mistake in it.
     """
     return load(path, Cluster, further_problems=_problems)
 
 
-def _owner_lives(owner: LockOwner, task: Task) -> bool:
+def _owner_is_alive(owner: LockOwner, task: Task) -> bool:
     if owner.backend not in kinds():
-        raise RunLocked(f"held by job {owner.job} of {owner.backend}, which cannot be asked from here")
-    return backend(owner.backend).owner_lives(owner, task)
+        raise RunLocked(f"held by job {owner.job} of the unknown back end {owner.backend!r}, which cannot be asked")
+    return backend(owner.backend).owner_is_alive(owner, task)
 
 
 def _addresses(task: Task) -> Sequence[str]:
     return backend(task.backend).addresses(task.node)
 
 
-SITE = Site(_owner_lives, _addresses)  #: for the processes of all back ends
+SITE = Site(_owner_is_alive, _addresses)  #: passed to the processes of all back ends
 
 
 def _problems(cluster: Cluster) -> Iterable[tuple[str, str]]:

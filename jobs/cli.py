@@ -1,4 +1,4 @@
-"""The `trex` command: reads the words, calls the command's function, returns an exit code."""
+"""The `trex` command: parses the arguments, calls the command's function, returns an exit code."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from trex.errors import ExitCode, TrexError
 
 _COMMANDS = (stages, report, check, status, logs, queue, data, export)
 
-#: Errors of the place that a person chose: no rights, no space, a folder where a file stands.
+#: Errors caused by the path that the user chose: no permission, no space, a folder instead of a file.
 _OF_THE_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 
-#: As shells report a program that Ctrl-C ended.
+#: The exit code that shells report for a program ended by Ctrl-C.
 _BY_CTRL_C = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; prints a mistake of the user's as one message, without a traceback."""
+    """Run one command. A user's mistake is printed as one message, without a traceback."""
     args = _parsed(arguments)
     try:
         return int(args.handler(args))
@@ -41,12 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The words as argparse reads them; settings may stand anywhere, also after options, where argparse leaves them."""
+    """Parse the arguments. Settings may follow options, where argparse alone would not accept them."""
     parser = _parser()
     args, left = parser.parse_known_args(arguments)
     wrong = [word for word in left if not re.match(r"[A-Za-z_][A-Za-z0-9_.-]*=", word)]
     if wrong or (left and not hasattr(args, "overrides")):
-        parser.error(f"not understood: {' '.join(wrong or left)}; trex {args.command} --help says what is")
+        parser.error(f"not understood: {' '.join(wrong or left)}; trex {args.command} --help lists the arguments")
     if left:
         args.overrides = [*args.overrides, *left]
     return args
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     codes = "\n".join(f"  {code.value:<3} {code.meaning}" for code in ExitCode)
     parser = argparse.ArgumentParser(
         prog="trex",
-        description="Train and evaluate vision encoders: one YAML file, the same jobs here and on a cluster.",
+        description="Train and evaluate vision encoders: one YAML file, the same jobs on one machine and on a cluster.",
         epilog=f"exit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

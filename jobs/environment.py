@@ -1,4 +1,4 @@
-"""The process environment: the only place that reads or writes it."""
+"""The environment variables of the process. Only this module reads or writes them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import trex
 
 
 def available_cpus() -> int:
-    """CPUs that this process may use."""
+    """Return how many CPUs this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def chosen_gpus() -> tuple[str, ...] | None:
-    """The GPUs that CUDA_VISIBLE_DEVICES lists, by number or UUID, as CUDA reads it; None where it is not set."""
+    """Return the GPUs that CUDA_VISIBLE_DEVICES lists, by index or UUID, as CUDA reads it; None if it is not set."""
     value = os.environ.get("CUDA_VISIBLE_DEVICES")
     if value is None:
         return None
@@ -25,9 +25,9 @@ def chosen_gpus() -> tuple[str, ...] | None:
 
 
 def config_home() -> Path | None:
-    """The user's folder of settings, XDG_CONFIG_HOME or ~/.config; None for a user without a home."""
+    """Return the user's config folder, XDG_CONFIG_HOME or ~/.config; None for a user without a home folder."""
     chosen = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    if chosen.is_absolute():  # a relative one is to be ignored, says the XDG specification
+    if chosen.is_absolute():  # the XDG specification says to ignore a relative path
         return chosen
     try:
         return Path.home() / ".config"
@@ -36,29 +36,29 @@ def config_home() -> Path | None:
 
 
 def keep_compiled_code(folder: Path) -> None:
-    """Let numba keep the functions that it compiles in `folder`, where it cannot keep them beside the installed code.
+    """Let numba cache compiled functions in `folder` if it cannot write next to the installed code.
 
-    Call it before numba is imported: where the user's home cannot be written either, the import would fail. `folder`
-    must be in a folder that only the user can write, because numba runs what it finds there.
+    Call this before numba is imported: if the user's home is read-only too, the import would fail. `folder` must be
+    inside a folder that only the user can write, because numba runs the code that it finds there.
     """
     images = Path(trex.__file__).parent / "images"
-    beside = images / "__pycache__"
-    if not os.access(beside if beside.exists() else images, os.W_OK):
+    cache = images / "__pycache__"
+    if not os.access(cache if cache.exists() else images, os.W_OK):
         os.environ.setdefault("NUMBA_CACHE_DIR", str(folder))
 
 
 def get(name: str, default: str = "") -> str:
-    """One variable's value."""
+    """Return the value of a variable."""
     return os.environ.get(name, default)
 
 
 def variables() -> dict[str, str]:
-    """All variables."""
+    """Return a copy of all variables."""
     return dict(os.environ)
 
 
 def remove(names: Iterable[str]) -> None:
-    """Drop variables from this process."""
+    """Remove variables from this process."""
     for name in names:
         os.environ.pop(name, None)
 

@@ -1,4 +1,4 @@
-"""What of a run is to be done, handed to the back end that the cluster file names."""
+"""Passes the missing work of a run to the back end that the cluster file selects."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ _HERE = "local"
 
 
 def choose_cluster(name: str | None) -> Cluster:
-    """The cluster file of that name; without one, that of the first back end that answers, which this machine always
-    does. Says which.
+    """Return the cluster file of that name.
+
+    Without a name, return the file of the first available back end, or of this machine, and print which one.
     """
     if name is not None:
         return load_cluster(name)
     others = {kind: one for kind, one in backends().items() if kind != _HERE}
     for kind, one in others.items():
-        if one.answers():
-            sys.stderr.write(f"trex: no cluster named: {one.title} answers here\n")
+        if one.is_available():
+            sys.stderr.write(f"trex: no --cluster given: using {one.title}, which answers here\n")
             return load_cluster(kind)
     missing = " or ".join(one.title for one in others.values())
-    sys.stderr.write(f"trex: no cluster named: no {missing} here, using this machine\n")
+    sys.stderr.write(f"trex: no --cluster given: no {missing} here, using this machine\n")
     return load_cluster(_HERE)
 
 
 def launch(run: RunDir, config: Config, cluster: Cluster, stage: str, processes: int | None, dry_run: bool) -> ExitCode:
-    """Do a stage, or with `run` all of them, where `cluster` says: what of it is neither done nor in a queue.
+    """Run a stage, or all stages for `run`, where `cluster` says. Skips what is done or in a queue.
 
     Returns:
         The exit code: of the job itself on this machine, of the submission on a cluster.
@@ -47,21 +48,21 @@ def launch(run: RunDir, config: Config, cluster: Cluster, stage: str, processes:
 
 
 def retry(target: str, cluster_name: str | None, dry_run: bool) -> ExitCode:
-    """Submit again what failed, disappeared or is missing of the stages that were ever submitted for a run.
+    """Submit the jobs again that failed, disappeared or are missing, in all stages that were submitted for a run.
 
     Raises:
-        UserError: if none was.
+        UserError: if no stage was submitted.
     """
     run, config = open_run(target)
     stages = list(dict.fromkeys(one.stage for one in Submission.of(run).strict()))
     if not stages:
-        raise UserError(f"{run.root}: none of its stages was ever submitted to a queue; `trex run {target}` does them")
+        raise UserError(f"{run.root}: no stage was submitted to a queue yet; `trex run {target}` submits them")
     cluster = load_cluster(cluster_name) if cluster_name else read_cluster(run.cluster)
     try:
         todo = plan(run, config, stages)
-    except UserError as error:  # of features that are in the way; the training continues all the same
+    except UserError as error:  # other features exist; the training can continue nevertheless
         todo = plan(run, config, [stage for stage in stages if stage == "train"])
         if not todo.specs:
             raise
-        sys.stderr.write(f"trex: all but the training left out: {error}\n")
+        sys.stderr.write(f"trex: submitting only the training: {error}\n")
     return backend(cluster.kind).launch(run, config, cluster, todo.specs, None, dry_run)

@@ -1,4 +1,4 @@
-"""Starting other programs: always a list of words, never a shell string; with a time limit if they are waited for."""
+"""Starts other programs: always from a list of arguments, never a shell string, and with a time limit when waiting."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(
 ) -> Completed:
     """Run a program to its end.
 
-    A program that is not installed ends with code 127, one that runs into `timeout` seconds with 124, as in a shell.
+    The code is 127 if the program is not installed and 124 if it takes more than `timeout` seconds, as in a shell.
     """
     try:
         done = subprocess.run(
@@ -42,7 +42,7 @@ def run(
 
 
 def start(words: Sequence[str], env: Mapping[str, str], log: Path) -> Process:
-    """Start a program that writes what it prints to the end of `log`. It inherits which signals are blocked here."""
+    """Start a program whose output is appended to `log`. It inherits the blocked signals of this process."""
     with log.open("ab") as file:
         return subprocess.Popen(
             list(words), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=dict(env)

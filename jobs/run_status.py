@@ -1,4 +1,4 @@
-"""Where runs stand: from their own files, and what the queues say of their jobs."""
+"""The status of runs, from their own files and from the queues."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 from jobs.backend import Answers, QueuedJob, QueueState, Start
 from jobs.plan.spec import STAGES, Stage
-from jobs.plan.stages import is_reported, is_there, is_trained, items
+from jobs.plan.stages import is_complete, is_reported, is_trained, items
 from trex.config import Config
 from trex.errors import ExitCode
 from trex.records.base import RecordError
@@ -21,9 +21,10 @@ from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
 
-Standing = Literal["done", "running", "waiting", "failed", "gone", "open", "stale"]
-#: Which state of its parts a stage shows, the most pressing first.
-_PRESSING: tuple[Standing, ...] = ("failed", "gone", "running", "waiting", "open", "stale", "done")
+#: The state of a job or stage as `trex status` shows it.
+ShownState = Literal["done", "running", "waiting", "failed", "gone", "open", "stale"]
+#: A stage shows the first of these states that one of its parts has.
+_MOST_URGENT_FIRST: tuple[ShownState, ...] = ("failed", "gone", "running", "waiting", "open", "stale", "done")
 
 
 @dataclass(frozen=True)
@@ -31,22 +32,22 @@ class JobStatus:
     """One job of a stage, or one element of its array."""
 
     key: str
-    state: Standing
+    state: ShownState
     job: str | None
     why: str  #: why it waits, failed or is gone
 
 
 @dataclass
 class StageStatus:
-    """A stage with all its parts, of which there is at least one."""
+    """A stage with its parts, at least one."""
 
     stage: str
     parts: list[JobStatus]
 
     @property
-    def state(self) -> Standing:
-        """The most pressing state of its parts."""
-        return next(state for state in _PRESSING if any(part.state == state for part in self.parts))
+    def state(self) -> ShownState:
+        """The most urgent state of its parts."""
+        return next(state for state in _MOST_URGENT_FIRST if any(part.state == state for part in self.parts))
 
     @property
     def done(self) -> int:
@@ -55,13 +56,13 @@ class StageStatus:
 
     @property
     def why(self) -> str:
-        """The first reason among the parts in that state."""
+        """The first reason among the parts in the stage's state."""
         return next((part.why for part in self.parts if part.state == self.state and part.why), "")
 
 
 @dataclass
 class RunStatus:
-    """A run."""
+    """The status of a run."""
 
     name: str
     path: str
@@ -73,25 +74,25 @@ class RunStatus:
     images_per_second: float | None = None
     seconds_left: float | None = None
     restarts: int = 0
-    stops: list[str] = field(default_factory=list)  #: why each start but the current one ended
+    stops: list[str] = field(default_factory=list)  #: why each start ended, except for the newest one
     allocated_seconds: float = 0.0
     kept_seconds: float = 0.0
-    damaged: list[str] = field(default_factory=list)  #: records that cannot be read, and are left out
+    damaged: list[str] = field(default_factory=list)  #: messages about records that cannot be read and were skipped
 
     @property
     def goodput(self) -> float | None:
-        """Share of the training's allocated time that became steps which were kept."""
+        """The share of the training's allocated time that was spent on steps that were kept."""
         return min(self.kept_seconds / self.allocated_seconds, 1.0) if self.allocated_seconds else None
 
     @property
     def advice(self) -> str:
-        """The command that continues the run, where it does not continue by itself."""
+        """The command that continues the run; empty if the run continues on its own."""
         stuck = any(stage.state in ("failed", "gone") for stage in self.stages)
         return f"trex retry {self.name}" if stuck else ""
 
 
 def status_of(run: RunDir, config: Config, answers: Answers) -> RunStatus:
-    """Put together what is known of one run."""
+    """Collect the status of one run."""
     status = RunStatus(run.name, str(run.root), epochs=config.train.epochs)
     jobs = _jobs(run, answers, status)
     for stage in STAGES:
@@ -101,7 +102,7 @@ def status_of(run: RunDir, config: Config, answers: Answers) -> RunStatus:
         parts = [
             _part(run, key, is_finished, jobs, _recorded(run, key, status)) for key, is_finished in finished.items()
         ]
-        if parts:  # without datasets there is nothing to extract and to probe
+        if parts:  # without datasets, nothing is extracted or probed
             status.stages.append(StageStatus(stage, parts))
     _read_progress(run, config, status)
     _read_attempts(run, status, answers)
@@ -110,11 +111,11 @@ def status_of(run: RunDir, config: Config, answers: Answers) -> RunStatus:
 
 @dataclass(frozen=True)
 class _Jobs:
-    """What is known of the jobs of a run, apart from its own files."""
+    """The jobs of a run."""
 
-    newest: Mapping[str, str]  #: of each key; a job that is in the queue comes before one that is not
-    queued: Mapping[str, QueuedJob]  #: the newest of each key
-    submitted: frozenset[str]  #: all that ever were
+    newest: Mapping[str, str]  #: the newest job id of each key; a job in the queue is preferred
+    queued: Mapping[str, QueuedJob]  #: the newest job of each key that is in the queue
+    submitted: frozenset[str]  #: ids of all jobs that were submitted
     answers: Answers
 
 
@@ -128,12 +129,12 @@ def _jobs(run: RunDir, answers: Answers, status: RunStatus) -> _Jobs:
 
 
 def _finished(run: RunDir, config: Config, stage: Stage) -> dict[str, bool]:
-    """Whether each part of a stage is done, by the key of its state file."""
+    """Return whether each part of a stage is done, by the key of its state file."""
     if stage == "train":
         return {stage: is_trained(run)}
     if stage == "report":
         return {stage: is_reported(run)}
-    return {f"{stage}-{item.name}": is_there(run, config, stage, item) for item in items(stage, config)}
+    return {f"{stage}-{item.name}": is_complete(run, config, stage, item) for item in items(stage, config)}
 
 
 def _recorded(run: RunDir, key: str, status: RunStatus) -> JobState | None:
@@ -145,7 +146,7 @@ def _recorded(run: RunDir, key: str, status: RunStatus) -> JobState | None:
 
 
 def _part(run: RunDir, key: str, finished: bool, jobs: _Jobs, recorded: JobState | None) -> JobStatus:
-    """One part's state: what is on disk counts first, then the queue, then what its last start left."""
+    """Return the state of one part: from the queue, the files on disk and the record of its last start."""
     job, queued = jobs.newest.get(key), jobs.queued.get(key)
     if queued is not None and not (finished and queued.state is QueueState.WAITING):
         if queued.state is QueueState.WAITING:
@@ -154,7 +155,7 @@ def _part(run: RunDir, key: str, finished: bool, jobs: _Jobs, recorded: JobState
     if finished:
         return JobStatus(key, "done", job, "")
     if key == "report" and run.report_page.exists() and (recorded is None or recorded.state == State.DONE):
-        return JobStatus(key, "stale", None, f"older than the results: trex report {run.name} renews it")
+        return JobStatus(key, "stale", None, f"older than the results: trex report {run.name} updates it")
     if recorded is not None and recorded.job not in jobs.submitted:
         return _local_part(run, key, recorded)
     if job is None:
@@ -171,14 +172,14 @@ def _local_part(run: RunDir, key: str, recorded: JobState) -> JobStatus:
 
 
 def _vanished(key: str, job: str, recorded: JobState | None, answers: Answers) -> JobStatus:
-    """A submitted job that is no longer in the queue, and did not finish."""
+    """Return the state of a submitted job that is no longer in the queue and did not finish."""
     if answers.silent:
         titles = " and ".join(answers.silent)
-        return JobStatus(key, "waiting", job, f"{titles} does not answer: not known whether it is in the queue")
+        return JobStatus(key, "waiting", job, f"{titles} does not answer: it may or may not be in the queue")
     starts = answers.starts.get(job)
     ending = f"ended as {starts[-1].ending}" if starts else "is no longer in the queue"
     if recorded is None or recorded.job != job:
-        return JobStatus(key, "gone", job, f"{ending} before it began")
+        return JobStatus(key, "gone", job, f"{ending} before it started")
     if recorded.state == State.FAILED:
         return JobStatus(key, "failed", job, recorded.reason)
     if recorded.state == State.WANTS_REQUEUE:
@@ -192,11 +193,11 @@ class _Attempt:
 
     start: AttemptStarted
     end: AttemptEnded | None = None
-    accounted: Start | None = None  #: what accounting says of it
+    accounted: Start | None = None  #: what accounting recorded about it
 
 
 def _read_progress(run: RunDir, config: Config, status: RunStatus) -> None:
-    """Epoch, step and speed from the metrics, which hold kept steps only."""
+    """Read epoch, step and speed from the metrics, which hold only the steps that were kept."""
     metrics = MetricsLine.read_lines(run.metrics)
     status.damaged += map(str, metrics.damaged)
     lines = [line for line in metrics.records if line.phase == "train"]
@@ -218,23 +219,23 @@ def _read_progress(run: RunDir, config: Config, status: RunStatus) -> None:
 
 
 def _speed(line: MetricsLine) -> float | None:
-    """Images per second, where they were measured."""
+    """Return the images per second, or None if they were not measured."""
     return line.values.get("images_per_second") or None
 
 
 def _seconds(steps: int, config: Config, images_per_second: float | None) -> float | None:
-    """What so many steps take, or took."""
+    """Return how many seconds `steps` steps take at that speed, or None if it is not known."""
     return _ratio(steps * config.train.batch_size, images_per_second or 0.0)
 
 
 def _ratio(value: float, by: float) -> float | None:
-    """`value` / `by`; None where that is no number that could be shown, by 0 or by a damaged line's value."""
+    """Return `value` / `by`, or None if the result is not a reasonable number (`by` is 0, or a line is damaged)."""
     ratio = value / by if by else math.inf
     return ratio if abs(ratio) < 1e15 else None
 
 
 def _read_attempts(run: RunDir, status: RunStatus, answers: Answers) -> None:
-    """Restarts of the training, why each start ended, and the time that all of them held."""
+    """Read the restarts of the training, why each start ended, and the allocated time of all starts."""
     events = read_events(run.events)
     status.damaged += map(str, events.damaged)
     attempts: list[_Attempt] = []
@@ -246,7 +247,7 @@ def _read_attempts(run: RunDir, status: RunStatus, answers: Answers) -> None:
     status.restarts = max(len(attempts) - 1, 0)
     status.stops += map(_why, attempts[:-1])
     running = any(stage.stage == "train" and stage.state == "running" for stage in status.stages)
-    status.allocated_seconds = sum(_held(one, running and one is attempts[-1]) for one in attempts)
+    status.allocated_seconds = sum(_allocated(one, running and one is attempts[-1]) for one in attempts)
 
 
 def _accounted(start: AttemptStarted, answers: Answers) -> Start | None:
@@ -260,12 +261,12 @@ def _why(attempt: _Attempt) -> str:
     if end is None:
         return "ended without a record" + (f" ({attempt.accounted.ending})" if attempt.accounted is not None else "")
     if end.code == ExitCode.INTERRUPTED:
-        return f"{signals.get(end.signal or '', 'told to stop')}, {end.reason.partition(';')[0]}"
+        return f"{signals.get(end.signal or '', 'asked to stop')}, {end.reason.partition(';')[0]}"
     return end.reason
 
 
-def _held(attempt: _Attempt, runs: bool) -> float:
-    """Seconds of an attempt's allocation: as accounting says, else as its own records do."""
+def _allocated(attempt: _Attempt, runs: bool) -> float:
+    """Return the seconds of an attempt's allocation, from accounting or else from the attempt's own records."""
     if attempt.accounted is not None:
         return float(attempt.accounted.seconds)
     if attempt.end is not None:

@@ -1,4 +1,4 @@
-"""The jobs that were ever submitted for runs, in whatever back end, and what those say of them."""
+"""The jobs that were submitted for runs, in any back end, and their state in the queue."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from trex.records.submission import Submission
 
 
 def backends_of(submissions: Iterable[Submission]) -> list[Backend]:
-    """The back ends that took them."""
+    """Return the back ends that these were submitted to."""
     used = {one.backend for one in submissions}
     return [backend(kind) for kind in kinds() if kind in used]
 
 
 def queued_jobs(run: RunDir) -> list[QueuedJob]:
-    """The jobs of a run that a queue still holds, oldest first.
+    """Return the jobs of a run that are in a queue, oldest first.
 
     Raises:
-        TrexError: if a queue does not answer; RecordError: if a record of a submission is damaged.
+        TrexError: if a queue does not answer; RecordError: if a submission record is damaged.
     """
     return [job for one in backends_of(Submission.of(run).strict()) for job in one.queued(run)]
 
 
 def ask(runs: Sequence[RunDir]) -> Answers:
-    """What all queues and their accounting say of the jobs of `runs`; damaged records of submissions are left out."""
+    """Ask all queues and their accounting about the jobs of `runs`. Damaged submission records are skipped."""
     submissions = [one for run in runs for one in Submission.of(run).records]
     answers = [one.ask(runs) for one in backends_of(submissions)]
     queued = {run.root: [job for answer in answers for job in answer.queued.get(run.root, ())] for run in runs}

@@ -1,1 +1,1 @@
-"""The commands of `trex`, one module per command or family of commands: read arguments, call one function, print."""
+"""The commands of `trex`, one module per command or group of commands: read arguments, call one function, print."""

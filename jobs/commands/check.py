@@ -1,4 +1,4 @@
-"""`trex check CONFIG`: what would fail, found before it waits in a queue for a day."""
+"""`trex check CONFIG`: finds problems before a job waits in a queue for a day and then fails."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add `trex check`."""
     parser = subparsers.add_parser(
         "check",
-        help="find what would fail: config, data, the cluster's limits, disk, rights",
-        description="Find what would fail before it is queued: the config, the data folders and their counts, whether "
-        "the cluster would take each stage's job, disk space, write rights. Changes nothing; exits with 2 if there is "
-        "something to fix.",
+        help="find problems before you submit: config, data, cluster limits, disk space, permissions",
+        description="Find problems before you submit: in the config, the data folders and their counts, whether the "
+        "cluster would accept the job of each stage, disk space and write permission. Changes nothing; exits with 2 if "
+        "there is something to fix.",
     )
     parser.add_argument("target", metavar="CONFIG", help="a config file, or a run folder")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings on top of the config")
@@ -52,7 +52,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
-    """Check everything, one after the other; changes nothing."""
+    """Run all checks, one after the other. Changes nothing."""
     yield Finding(True, f"config: {config.name}, {config.model.encoder} on {config.data.dataset}, all values valid")
     yield Finding.of(lambda: _same_run(run, config))
     yield Finding.of(lambda: _encoder(config))
@@ -75,7 +75,9 @@ def _same_run(run: RunDir, config: Config) -> str:
     changes = differences(to_dict(load(run.config, Config)), config)
     if changes:
         listed = "; ".join(str(change) for change in changes)
-        raise UserError(f"run: {run.root} holds a run with another config ({listed}): give this one a name of its own")
+        raise UserError(
+            f"run: {run.root} holds a run with another config ({listed}): give this run another name: name=…"
+        )
     return f"run: {run.root} exists and would be continued"
 
 
@@ -91,10 +93,10 @@ def _encoder(config: Config) -> str:
 
 
 def _files(run: RunDir, config: Config) -> Iterator[Finding]:
-    """The weights files that the config names, read and compared with its model."""
+    """Read the weights files of the config and compare them with its model."""
     if config.extract.weights not in WEIGHTS_OF_RUN:
         yield Finding.of(lambda: _weights(config))
-    if config.train.start is not None and not checkpoint_folders(run.checkpoints):  # else it is not read any more
+    if config.train.start is not None and not checkpoint_folders(run.checkpoints):  # with a checkpoint it is not read
         yield Finding.of(lambda: _start(config))
 
 
@@ -102,7 +104,7 @@ def _weights(config: Config) -> str:
     from trex.model.weights import read_encoder
 
     read_encoder(Path(config.extract.weights), config.model.encoder)
-    return f"weights: {config.extract.weights} holds a {config.model.encoder}, every key of it"
+    return f"weights: {config.extract.weights} contains all keys of a {config.model.encoder}"
 
 
 def _start(config: Config) -> str:
@@ -114,11 +116,11 @@ def _start(config: Config) -> str:
     start = read_start(
         config, network_on_meta(config, len(images.classes)), images.classes, len(images) // config.train.batch_size
     )
-    return f"start: {start.file}, {start.how}: every key fits; training begins at epoch {start.position.epoch + 1}"
+    return f"start: {start.file}, {start.how}: all keys match; training starts at epoch {start.position.epoch + 1}"
 
 
 def _encoder_size(config: Config) -> tuple[int, int]:
-    """Features and parameters of the encoder. Raises UserError if there is none of that name."""
+    """Return the number of features and of parameters of the encoder. Raises UserError if it does not exist."""
     from trex.model.encoder import build_encoder_on_meta
 
     encoder = build_encoder_on_meta(config.model.encoder)
@@ -129,11 +131,11 @@ def _batch(config: Config, cluster: Cluster) -> str:
     batch, world = config.train.batch_size, cluster.train.nodes * cluster.train.tasks
     if batch % world:
         raise UserError(
-            f"batch: train.batch_size is {batch}, and the cluster file asks for {world} training processes: the batch "
-            f"must be a multiple of them"
+            f"batch: train.batch_size is {batch}, but the cluster file asks for {world} training processes: expected a "
+            f"multiple of {world}"
         )
-    each = f", {batch // world} on each of {world} processes" if world > 1 else ""
-    return f"batch: {batch} images per step{each}"
+    per_process = f", {batch // world} on each of {world} processes" if world > 1 else ""
+    return f"batch: {batch} images per step{per_process}"
 
 
 def _data(name: str, config: Config, images: dict[str, int]) -> str:
@@ -141,7 +143,7 @@ def _data(name: str, config: Config, images: dict[str, int]) -> str:
 
     splits = load_splits(name, config.data)
     images[name] = sum(len(split) for split in splits.values())
-    counts = ", ".join(f"{len(split)} {part}" for part, split in splits.items())
+    counts = ", ".join(f"{len(split)} {split_name}" for split_name, split in splits.items())
     comparable = all(split.comparable for split in splits.values())
     note = "" if comparable else "; counts differ from the official ones: results will be marked not comparable"
     return f"data: {name}: {counts}, {len(splits['test'].classes)} classes{note}"
@@ -150,8 +152,8 @@ def _data(name: str, config: Config, images: dict[str, int]) -> str:
 def _memory(config: Config, cluster: Cluster) -> str:
     largest = require_memory(config, cluster)
     if not largest:
-        return "memory: not known before the extraction, for datasets without official counts"
-    return f"memory: the largest probe takes {largest:.1f} GB"
+        return "memory: not known before the extraction, because no dataset has official counts"
+    return f"memory: the largest probe needs {largest:.1f} GB"
 
 
 def _write_rights(run: RunDir) -> str:
@@ -161,15 +163,15 @@ def _write_rights(run: RunDir) -> str:
             pass
     except OSError as error:
         raise UserError(
-            f"rights: cannot write in {folder} ({error.strerror}): choose another folder with runs=…"
+            f"permission: cannot write to {folder} ({error.strerror}): choose another folder with runs=…"
         ) from error
-    return f"rights: {folder} can be written"
+    return f"permission: {folder} is writable"
 
 
 def _space(run: RunDir, config: Config, images: dict[str, int]) -> str:
-    """Room for the checkpoints (weights, their momentum, the momentum encoder) and the features."""
+    """Check the disk space for the checkpoints (weights, optimizer state, momentum encoder) and the features."""
     feature_dim, parameters = _encoder_size(config)
-    checkpoint = 3 * 4 * parameters * 1.3  # the projector and the memory are the rest
+    checkpoint = 3 * 4 * parameters * 1.3  # 30 % more for the projector and the memory bank
     width = 4 if config.extract.dtype == "float32" else 2
     features = sum(images.get(name, 0) for name in config.extract.datasets) * feature_dim * width
     needed = (config.checkpoint.keep + 1) * checkpoint + features

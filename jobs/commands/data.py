@@ -1,4 +1,4 @@
-"""`trex data`: what is there of the datasets, whether it is complete, and how to get it."""
+"""`trex data`: lists the datasets, checks whether they are complete, and downloads them."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ if TYPE_CHECKING:
     from trex.datasets.inspect import FileCheck
     from trex.datasets.split import Split, SplitName
 
-_SETTINGS = "where to look, e.g. data.root=/datasets or data.folders.pets=/home/me/pets"
+_SETTINGS = "where the datasets are, e.g. data.root=/datasets or data.folders.pets=/home/me/pets"
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `trex data list`, `check` and `get`."""
-    about = "The datasets: what is there, whether it is complete, how to get it."
+    about = "List the datasets, check whether they are complete, and download them."
     parser = commands.add_parser("data", help=about[0].lower() + about[1:-1], description=about)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="verb")
     text = (
-        "Each known dataset and each folder of your own that looks like one: where it is looked for, what is there, "
-        "and whether its counts are the official ones."
+        "List each known dataset and each folder of your own that looks like one: its folder, the number of images "
+        "found there, and whether it is the official number."
     )
-    listing = verbs.add_parser("list", help="what is there, what is missing, where it is looked for", description=text)
+    listing = verbs.add_parser("list", help="list the datasets, their folders and what is missing", description=text)
     listing.set_defaults(handler=lambda args: _list(_config(args)))
     text = (
-        "Compare a dataset's counts with the official ones, decode every file in parallel and name those that cannot "
-        "be decoded, and report images that are both in trainval and in test. Exits with 2 if something is wrong."
+        "Compare a dataset's counts with the official ones, decode every image in parallel, and report the images that "
+        "cannot be decoded and those that are in both trainval and test. Exits with 2 if something is wrong."
     )
-    check = verbs.add_parser("check", help="counts, unreadable images, duplicates", description=text)
+    check = verbs.add_parser("check", help="check counts, find unreadable images and duplicates", description=text)
     check.add_argument("name", metavar="NAME", help="a dataset")
-    check.add_argument("--processes", type=int, metavar="N", help="processes that decode (default: one per CPU)")
+    check.add_argument("--processes", type=int, metavar="N", help="processes for decoding (default: one per CPU)")
     check.set_defaults(handler=lambda args: _check(args.name, _config(args), args.processes))
     text = (
-        "Download a dataset's official archives, verify them by their digests where official ones exist, and unpack "
-        "them. Continues a download that was cut off. For a dataset behind a login, says what to do."
+        "Download a dataset's official archives, compare them with the official checksums where these exist, and "
+        "unpack them. Continues an interrupted download. If a dataset requires a login, prints what to do."
     )
-    get = verbs.add_parser("get", help="download and unpack, or say how to get it", description=text)
+    get = verbs.add_parser("get", help="download and unpack a dataset, or print how to get it", description=text)
     get.add_argument("name", metavar="NAME", help="a dataset")
     get.set_defaults(handler=lambda args: _get(args.name, _config(args)))
     for verb in (listing, check, get):
         verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_SETTINGS)
-        verb.add_argument("--cluster", metavar="NAME", help="look where this cluster file says (its data_root)")
+        verb.add_argument("--cluster", metavar="NAME", help="use the data_root of this cluster file")
 
 
 def _config(args: argparse.Namespace) -> DataConfig:
@@ -70,7 +70,7 @@ def _list(data: DataConfig) -> int:
 
 
 def _state(name: str, data: DataConfig) -> tuple[str, str]:
-    """What `trex data list` says of a dataset: a word for its state, and where and how much of it is there."""
+    """Return what `trex data list` prints for a dataset: its state, and its folder and number of images."""
     from trex.datasets.registry import folder_of, load_splits, record
 
     counts, folder = record(name).counts, folder_of(name, data)
@@ -78,9 +78,9 @@ def _state(name: str, data: DataConfig) -> tuple[str, str]:
     if not record(name).needs_files:
         return "ok", f"needs no files: {official}"
     if re.fullmatch(DATASET, name) is None:
-        return "WRONG", f"{folder}: a config cannot name it: expected a name of the form {NAME}"
+        return "WRONG", f"{folder}: cannot be used as a dataset name in a config: expected the form {NAME}"
     if not folder.is_dir():
-        return "missing", f"{folder}: no such folder{f'; expected {official}' if official else ''}"
+        return "missing", f"{folder}: this folder does not exist{f'; expected {official}' if official else ''}"
     try:
         splits = load_splits(name, data)
     except TrexError as error:
@@ -100,7 +100,7 @@ def _check(name: str, data: DataConfig, processes: int | None) -> int:
         raise UserError(f"--processes is {processes}: expected at least 1")
     splits = load_splits(name, replace(data, subsets=(*data.subsets, name)))
     if splits["test"].folder is None:
-        sys.stdout.write(f"{name}: {len(splits['trainval'])} + {len(splits['test'])} images, made without files\n")
+        sys.stdout.write(f"{name}: {len(splits['trainval'])} + {len(splits['test'])} images, needs no files\n")
         return ExitCode.DONE
     faults = _check_images(splits, processes or available_cpus())
     problem = splits["test"].problem
@@ -110,7 +110,7 @@ def _check(name: str, data: DataConfig, processes: int | None) -> int:
 
 
 def _check_images(splits: dict[SplitName, Split], processes: int) -> int:
-    """Decode everything, with progress; prints what is wrong, returns how many cannot be decoded."""
+    """Decode all images, print progress and problems, and return how many images cannot be decoded."""
     from trex.datasets.inspect import check_files, duplicates
 
     total = sum(len(split) for split in splits.values())
@@ -155,8 +155,8 @@ def _get(name: str, data: DataConfig) -> int:
     elif found.archives:
         get(found.archives, folder, _say)
     else:
-        steps = found.steps or "It is not a known dataset: put your own images there (docs/datasets.md)."
-        sys.stdout.write(f"{name} cannot be downloaded by a program. Its folder: {folder.absolute()}\n{steps}\n")
+        steps = found.steps or "It is not a known dataset: put your own images into that folder (docs/datasets.md)."
+        sys.stdout.write(f"{name} cannot be downloaded automatically. Its folder: {folder.absolute()}\n{steps}\n")
         return ExitCode.USER_ERROR
     splits = load_splits(name, data)
     _say(f"{name}: {len(splits['trainval'])} + {len(splits['test'])} images in {folder.absolute()}")

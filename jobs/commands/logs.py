@@ -1,4 +1,4 @@
-"""`trex logs RUN`: what the newest of a run's jobs printed, or prints."""
+"""`trex logs RUN`: prints the log of the newest job of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobs.submissions import queued_jobs
 from trex.errors import ExitCode, UserError
 from trex.records.run_dir import RunDir
 
-#: Seconds from one question to the queue to the next.
+#: Seconds between two queries of the queue.
 _PAUSE = 2.0
 
 
@@ -20,24 +20,24 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     """Add `trex logs`."""
     parser = commands.add_parser(
         "logs",
-        help="the log of a run's newest job, of one of its datasets or ranks",
-        description="Print what the newest of a run's jobs wrote, on a cluster or on this machine; its path comes "
-        "first, on the error stream.",
+        help="print the log of a run's newest job, or of another job or rank",
+        description="Print the log of a run's newest job, on a cluster or on this machine. The path of the log is "
+        "printed first, to standard error.",
     )
-    parser.add_argument("run", metavar="RUN", help="a run folder, or just its name")
+    parser.add_argument("run", metavar="RUN", help="a run folder, or its name")
     parser.add_argument(
         "--follow",
         action="store_true",
-        help="continue to print what is added; wait for a job that is in the queue to begin",
+        help="keep printing new lines; if the job is still in the queue, wait until it starts",
     )
-    parser.add_argument("--job", metavar="ID", help="another job than the newest, by the id that `trex status` shows")
-    parser.add_argument("--rank", type=int, default=0, metavar="N", help="another process than the first")
+    parser.add_argument("--job", metavar="ID", help="the job, by the id that `trex status` shows (default: the newest)")
+    parser.add_argument("--rank", type=int, default=0, metavar="N", help="the rank of the process (default: 0)")
     parser.set_defaults(handler=_logs)
 
 
 def _logs(args: argparse.Namespace) -> int:
     run, _ = open_run(args.run)
-    path = _log_to_come(run, args.job, args.rank) if args.follow else log_path(run, args.job, args.rank)
+    path = _wait_for_log(run, args.job, args.rank) if args.follow else log_path(run, args.job, args.rank)
     sys.stderr.write(f"trex: {path}\n")
     position = 0
     while True:
@@ -51,11 +51,11 @@ def _logs(args: argparse.Namespace) -> int:
         time.sleep(1.0)
 
 
-def _log_to_come(run: RunDir, job: str | None, rank: int) -> Path:
-    """`log_path`, as soon as there is one.
+def _wait_for_log(run: RunDir, job: str | None, rank: int) -> Path:
+    """Wait until the log exists, and return its path as `log_path` does.
 
     Raises:
-        UserError: if there is none, and no job in the queue that could write it.
+        UserError: if it does not exist and no job in the queue could write it.
     """
     may_come, said = True, False
     while True:
@@ -65,24 +65,26 @@ def _log_to_come(run: RunDir, job: str | None, rank: int) -> Path:
             if not may_come:
                 raise
         queued = [one for one in queued_jobs(run) if job in (None, one.job)]
-        may_come = bool(queued)  # if not: check once more, for the last may have begun and ended since
+        may_come = bool(queued)  # if False, check once more, because the last job may have run in the meantime
         if may_come and not said:
             first = queued[0]
             sys.stderr.write(
-                f"trex: no log yet: job {first.job} is {first.state.value} ({first.reason}), waiting for it\n"
+                f"trex: no log yet: job {first.job} is {first.state.value} ({first.reason}); waiting until it starts\n"
             )
             said = True
         time.sleep(_PAUSE if may_come else 0)
 
 
 def log_path(run: RunDir, job: str | None, rank: int) -> Path:
-    """The newest log of a run's jobs, or the one of `job`.
+    """Return the newest log of a run's jobs, or of the job `job`.
 
     Raises:
-        UserError: if there is none.
+        UserError: if no such log exists.
     """
     found = run.logs(job, rank)
     if not found:
         what = f"job {job}" if job else "any job"
-        raise UserError(f"{run.jobs}: no log of {what}, process {rank}: it has not started yet, or it is another run's")
+        raise UserError(
+            f"{run.jobs}: no log of {what}, rank {rank}: the job has not started yet, or it belongs to another run"
+        )
     return max(found, key=lambda path: path.stat().st_mtime)

@@ -1,4 +1,4 @@
-"""`trex retry` and `trex cancel`: a run's jobs in the queue of a cluster."""
+"""`trex retry` and `trex cancel`: submit a run's failed jobs again, or cancel its jobs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     """Add `trex retry` and `trex cancel`."""
     retry = commands.add_parser(
         "retry",
-        help="submit again only what failed or is missing of a run's jobs",
-        description="Submit again what failed, disappeared or is missing of a run's jobs, and nothing else. What is "
-        "done, waits or runs is left alone.",
+        help="submit a run's failed or missing jobs again",
+        description="Submit those jobs of a run again that failed, disappeared or are missing. Jobs that are done, "
+        "waiting or running are left alone.",
     )
-    retry.add_argument("run", metavar="RUN", help="a run folder, or just its name")
-    retry.add_argument("--cluster", metavar="NAME", help="another cluster file than the last time")
+    retry.add_argument("run", metavar="RUN", help="a run folder, or its name")
+    retry.add_argument("--cluster", metavar="NAME", help="a cluster file (default: the one used last time)")
     retry.add_argument("--dry-run", action="store_true", help="print what would be submitted and create nothing")
     retry.set_defaults(handler=lambda args: launch.retry(args.run, args.cluster, args.dry_run))
     cancel = commands.add_parser(
         "cancel",
         help="cancel all of a run's jobs; `trex retry` continues them",
-        description="Cancel all of a run's jobs in the queue. Running ones save first and stay cancelled; "
-        "`trex retry RUN`, or the command that submitted them, continues them.",
+        description="Cancel all of a run's jobs in the queue. Running jobs save first, and are not requeued. "
+        "`trex retry RUN`, or the command that submitted the jobs, continues them.",
     )
-    cancel.add_argument("run", metavar="RUN", help="a run folder, or just its name")
+    cancel.add_argument("run", metavar="RUN", help="a run folder, or its name")
     cancel.set_defaults(handler=lambda args: _cancel(args.run))
 
 

@@ -1,4 +1,4 @@
-"""`trex report`: the results of one run, or of several compared."""
+"""`trex report`: writes the results of one run, or of several runs for comparison."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from trex.records.run_dir import RunDir
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `trex report`."""
-    about = "Table, CSV and web page of one run, or of several compared."
+    about = "Write the results of one or several runs as a table, a CSV file and a web page."
     parser = commands.add_parser("report", help=about[0].lower() + about[1:-1], description=about)
     parser.add_argument("targets", nargs="+", metavar="RUN", help=TARGET)
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to write (default: report/ of the first run)")
     parser.add_argument(
         "--classes",
         metavar="DATASET",
-        help="also the accuracy of each class of a dataset and what it is taken for, with the confusion matrix as CSV",
+        help="also show the accuracy and the most frequent confusions of each class of a dataset, and write its "
+        "confusion matrix as CSV",
     )
     parser.set_defaults(handler=_report)
 
@@ -33,7 +34,7 @@ def _report(args: argparse.Namespace) -> int:
     for target in args.targets:
         run, _ = open_run(target)
         if not run.config.exists():
-            raise UserError(f"{run.root}: there is no such run yet")
+            raise UserError(f"{run.root}: this run does not exist yet")
         runs.append(run)
     folder = args.to or runs[0].report
     page = write_report(runs, folder)

@@ -1,4 +1,4 @@
-"""`trex train`, `extract`, `probe` and `run`: do what is missing of a run, where a cluster file says."""
+"""`trex train`, `extract`, `probe` and `run`: do the missing work of a run, where a cluster file says."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from jobs import launch
 from jobs.plan.runs import open_config
 from trex.errors import UserError
 
-#: What CONFIG stands for, here and where several commands take one.
+#: What a command can be given as CONFIG or RUN.
 TARGET = "a config file (configs/trex_star.yaml, or just trex_star) or a run folder (runs/trex_star, or just its name)"
 
 _COMMANDS = {
-    "train": "train the encoder; continues where the run stands",
-    "extract": "write the features of the transfer datasets to HDF5",
+    "train": "train the encoder; continues from the newest checkpoint",
+    "extract": "write the features of the transfer datasets to HDF5 files",
     "probe": "fit the linear probes on the features",
-    "run": "everything: train, extract, probe, report; does what is missing",
+    "run": "run all stages: train, extract, probe, report; skips what is done",
 }
 
 
@@ -28,15 +28,15 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
             "overrides",
             nargs="*",
             metavar="KEY=VALUE",
-            help="settings on top of the config, e.g. train.epochs=50 data.root=/datasets",
+            help="settings that override the config, e.g. train.epochs=50 data.root=/datasets",
         )
         parser.add_argument(
             "--cluster",
             metavar="NAME",
-            help="a file of configs/clusters/ by name or path; default: Slurm if it answers, else this machine",
+            help="a file in configs/clusters/, by name or path (default: Slurm if it answers, else this machine)",
         )
         parser.add_argument(
-            "--processes", type=int, metavar="N", help="processes on this machine; default: one per GPU"
+            "--processes", type=int, metavar="N", help="processes on this machine (default: one per GPU)"
         )
         parser.add_argument("--dry-run", action="store_true", help="print what would run and create nothing")
         parser.set_defaults(handler=_launch, stage=name)

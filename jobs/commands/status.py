@@ -1,4 +1,4 @@
-"""`trex status`: every run's stages, progress, restarts and goodput."""
+"""`trex status`: prints the stages, progress, restarts and goodput of each run."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     """Add `trex status`."""
     status = commands.add_parser(
         "status",
-        help="every run: stages, step, speed, time left, restarts, goodput",
-        description="Where every run stands: the state of its stages, epoch and step, images/s, time left, restarts "
-        "and why, and goodput, the share of the training's allocated time that became kept steps. A run that left "
-        "the queue unfinished is shown as GONE, with the command that continues it.",
+        help="show each run: stages, step, speed, time left, restarts, goodput",
+        description="Show the status of each run: the state of its stages, epoch and step, images/s, time left, the "
+        "restarts and their reasons, and goodput, the share of the training's allocated time that was spent on steps "
+        "that were kept. A stage whose job left the queue before it finished is shown as GONE, with the command that "
+        "continues the run.",
     )
-    status.add_argument("runs", nargs="*", metavar="RUN", help="run folders or names (default: all of runs/)")
-    status.add_argument("--watch", action="store_true", help=f"show it again every {_WATCH_SECONDS} s")
-    status.add_argument("--json", action="store_true", help="for programs")
+    status.add_argument("runs", nargs="*", metavar="RUN", help="run folders or names (default: all runs in runs/)")
+    status.add_argument("--watch", action="store_true", help=f"update every {_WATCH_SECONDS} s")
+    status.add_argument("--json", action="store_true", help="print JSON, for scripts")
     status.set_defaults(handler=_status)
 
 
@@ -49,10 +50,10 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def collect(targets: Sequence[str]) -> list[RunStatus]:
-    """The status of the named runs, or of all runs below runs/.
+    """Return the status of the given runs, or of all runs in runs/.
 
     Raises:
-        UserError: if a named run does not exist.
+        UserError: if a given run does not exist.
     """
     runs: list[tuple[RunDir, Config]] = []
     for target in targets or [str(run.root) for run in RunDir.below(Path("runs"))]:
@@ -61,14 +62,14 @@ def collect(targets: Sequence[str]) -> list[RunStatus]:
         except TrexError as error:
             if targets:
                 raise
-            sys.stderr.write(f"trex: {target} is left out: {error}\n")
+            sys.stderr.write(f"trex: left out: {target}: {error}\n")
             continue
         if not run.config.exists():
-            raise UserError(f"{run.root}: there is no such run yet")
+            raise UserError(f"{run.root}: this run does not exist yet")
         runs.append((run, config))
     answers = ask([run for run, _ in runs])
     for title in answers.silent:
-        sys.stderr.write(f"trex: {title} does not answer: shown is what the runs' own files say\n")
+        sys.stderr.write(f"trex: {title} does not answer: showing only what the runs' own files contain\n")
     found = [status_of(run, config, answers) for run, config in runs]
     for problem in (problem for one in found for problem in one.damaged):
         sys.stderr.write(f"trex: left out: {problem}\n")
@@ -76,7 +77,7 @@ def collect(targets: Sequence[str]) -> list[RunStatus]:
 
 
 def as_text(runs: Sequence[RunStatus]) -> str:
-    """A few lines per run."""
+    """Format the runs, with a few lines per run."""
     if not runs:
         return "no runs yet"
     blocks = []
@@ -95,10 +96,10 @@ def as_text(runs: Sequence[RunStatus]) -> str:
 
 
 def _stage_line(run: RunStatus, stage: StageStatus) -> str:
-    names = {"open": "not begun", "gone": "GONE", "failed": "FAILED"}
+    names = {"open": "not started", "gone": "GONE", "failed": "FAILED"}
     state = names.get(stage.state, stage.state)
     job = next((part.job for part in stage.parts if part.state == stage.state and part.job), None)
-    words = [f"{stage.stage:8}{state:10}"]
+    words = [f"{stage.stage:8}{state:12}"]
     if stage.stage == "train":
         words += _progress(run, stage.state == "running")
     elif len(stage.parts) > 1 or stage.stage in ("extract", "probe"):
@@ -118,7 +119,7 @@ def _progress(run: RunStatus, running: bool) -> list[str]:
     if running and run.images_per_second is not None:
         words.append(f"{run.images_per_second:.0f} images/s")
         if run.seconds_left is not None:
-            words.append(f"{_clock(run.seconds_left)} to go")
+            words.append(f"done in {_clock(run.seconds_left)}")
     return words
 
 
@@ -129,7 +130,7 @@ def _clock(seconds: float) -> str:
 
 
 def _plain(run: RunStatus) -> dict[str, object]:
-    """JSON of a run."""
+    """Return a run as JSON values."""
     values = dataclasses.asdict(run)
     values["stages"] = {
         stage.stage: {

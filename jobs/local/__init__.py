@@ -1,3 +1,3 @@
-"""This machine: the same jobs as on a cluster, started at once and followed to their end."""
+"""The back end for this machine: runs the same jobs as a cluster, without a queue, and waits for their end."""
 
-KIND = "local"  #: as cluster files and records name this back end
+KIND = "local"  #: the name of this back end in cluster files and records

@@ -1,4 +1,4 @@
-"""This machine as a back end: what `kind: local` in a cluster file means."""
+"""The back end that `kind: local` in a cluster file selects."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from trex.records.run_dir import RunDir
 
 
 class Local:
-    """Jobs on this machine, one after the other; there is no queue."""
+    """Runs jobs on this machine, one after the other, without a queue."""
 
     title = "this machine"
 
-    def answers(self) -> bool:
-        """Always."""
+    def is_available(self) -> bool:
+        """Return True: this machine is always available."""
         return True
 
     def problems(self, cluster: Cluster) -> Iterator[tuple[str, str]]:
-        """None: of a cluster file only its folder of datasets and its number of processes are used here."""
+        """Yield nothing: this machine uses only the dataset folder and the number of processes of a cluster file."""
         return iter(())
 
     def check(self, run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
-        """Whether the largest probe fits into this machine's memory."""
+        """Check whether the largest probe fits into this machine's memory."""
         try:
             largest = require_memory(config, cluster)
         except UserError:
-            return  # `trex check` says so for every cluster
+            return  # `trex check` reports this for every cluster
         yield Finding.of(lambda: _memory(largest))
 
     def launch(
         self, run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskSpec], processes: int | None,
         dry_run: bool,
     ) -> ExitCode:  # fmt: skip
-        """Do one stage after the other; stops at the first that does not end well, with its exit code."""
+        """Run one stage after the other. Stops at the first stage that fails, with its exit code."""
         counts = [_processes(cluster, spec.stage, processes) for spec in specs]
         if dry_run:
             for spec, count in zip(specs, counts, strict=True):
@@ -65,21 +65,21 @@ class Local:
         return ExitCode.DONE
 
     def ask(self, runs: Sequence[RunDir]) -> Answers:
-        """Nothing: the runs' own files say everything."""
+        """Return nothing, because there is no queue: the runs' own files contain everything."""
         return Answers({}, {})
 
     def queued(self, run: RunDir) -> list[QueuedJob]:
-        """None."""
+        """Return an empty list, because there is no queue."""
         return []
 
     def cancel(self, run: RunDir) -> list[str]:
-        """None: a job here ends with the command that runs it."""
+        """Return an empty list: a job on this machine ends with the command that runs it."""
         return []
 
-    def owner_lives(self, owner: LockOwner, task: Task) -> bool:
-        """Whether a process of this machine that took a lock is still there."""
+    def owner_is_alive(self, owner: LockOwner, task: Task) -> bool:
+        """Return whether the process that took a lock still runs on this machine."""
         if owner.host != socket.gethostname():
-            raise RunLocked(f"held by process {owner.pid} on {owner.host}, which cannot be asked from here")
+            raise RunLocked(f"held by process {owner.pid} on {owner.host}, which cannot be checked from here")
         for _ in range(20):  # a process that was just killed takes a moment to end
             if owner.process_start is None or process_start(owner.pid) != owner.process_start:
                 return False
@@ -87,41 +87,47 @@ class Local:
         return True
 
     def addresses(self, node: str) -> list[str]:
-        """None: a job here has one node."""
+        """Return an empty list: a job on this machine has one node."""
         return []
 
     def leave_job(self) -> None:
-        """Nothing: each process gets all variables of its own."""
+        """Do nothing: each process sets all of its variables itself."""
 
 
 def _memory(largest: float) -> str:
-    """Compare the gigabytes that the largest probe takes with what is here."""
+    """Compare the gigabytes that the largest probe needs with the memory of this machine."""
     here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     if largest > here:
         raise UserError(
-            f"memory: a probe takes up to {largest:.1f} GB, this machine has {here:.1f}: set "
+            f"memory: a probe takes up to {largest:.1f} GB, but this machine has {here:.1f} GB: set "
             f"probe.memory_gb={0.7 * here:.0f}, which is slower"
         )
     return f"memory: this machine has {here:.1f} GB"
 
 
 def _processes(cluster: Cluster, stage: Stage, asked: int | None) -> int:
-    """Processes of a stage: as asked, as the cluster file says, or one per GPU. Probes use threads."""
+    """Return the number of processes of a stage: as requested, as in the cluster file, or one per GPU.
+
+    Probes and the report use one process, with threads.
+    """
     if stage not in ("train", "extract"):
         return 1
     gpus = _gpus()
     count = asked or cluster.stage(stage).tasks_per_node or max(gpus, 1)
     if count > gpus > 0:
         raise UserError(
-            f"{count} processes for {gpus} GPU{'s' if gpus > 1 else ''}: each computes on one of its own. Ask for "
-            f"--processes {gpus}, or compute on the CPU: CUDA_VISIBLE_DEVICES= trex …"
+            f"{count} processes for {gpus} GPU{'s' if gpus > 1 else ''}: expected one GPU per process. Use --processes "
+            f"{gpus}, or compute on the CPU: CUDA_VISIBLE_DEVICES= trex …"
         )
     return count
 
 
 def _gpus() -> int:
-    """GPUs that may be used here: those of CUDA_VISIBLE_DEVICES, else those that the driver lists, or where its
-    program is missing or does not answer those that have a device file. Asking PyTorch would take seconds."""
+    """Return how many GPUs may be used on this machine.
+
+    These are the GPUs in CUDA_VISIBLE_DEVICES, or else the ones that nvidia-smi lists. If nvidia-smi is missing or does
+    not answer, the device files are counted. Importing PyTorch to ask it would take seconds.
+    """
     if (chosen := environment.chosen_gpus()) is not None:
         return len(chosen)
     answer = programs.run(["nvidia-smi", "--list-gpus"], timeout=20)

@@ -1,4 +1,4 @@
-"""One process of a job of this machine: `python -m jobs.local.process SPEC`, with its place in the environment."""
+"""One process of a job on this machine: `python -m jobs.local.process SPEC`. Its rank is in environment variables."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _JOB, _RANK, _WORLD = "TREX_JOB", "TREX_RANK", "TREX_WORLD"
 
 
 def of_rank(job: str, rank: int, world: int, gpus: int) -> dict[str, str]:
-    """The environment of one process. It sees the GPUs that the user chose, else the first `gpus` of the machine."""
+    """Return the environment of one process, which sees the GPUs that the user chose, or else the first `gpus`."""
     devices = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(gpus)))}
     return {**devices, **environment.variables(), _JOB: job, _RANK: str(rank), _WORLD: str(world)}
 
 
 def this_task() -> Task:
-    """This process's place; of one that was not started as a rank, that of a job of one process."""
+    """Return the rank and job of this process. A process that was not started as a rank is a job of one process."""
     world, rank = int(environment.get(_WORLD, "1")), int(environment.get(_RANK, "0"))
     return Task(
         backend=KIND,

@@ -1,4 +1,4 @@
-"""Jobs on this machine: one process per rank, each of which runs what a job on Slurm runs."""
+"""Runs a job on this machine: one process per rank, which runs the same code as on Slurm."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from trex.records.job_state import JobState
 from trex.records.run_dir import RunDir
 from trex.records.typed import encode
 
-#: A rank that failed leaves the others this time to notice it and to record why; then they are told to stop, and the
-#: same time later they are killed: they may wait in a collective for the one that is gone.
+#: After a rank has failed, the others get this time to notice it and to record why. Then they are asked to stop, and
+#: after the same time again they are killed, because they may wait in a collective for the rank that is gone.
 _SECONDS_TO_END = 30.0
 
-_WAIT = 0.1  #: seconds between two looks at the processes
+_WAIT = 0.1  #: seconds between two checks of the processes
 
 
 def run_here(spec: TaskSpec, processes: int = 1, gpus: int = 0) -> ExitCode:
-    """Run a job on this machine to its end, showing rank 0's log, and return its exit code.
+    """Run a job on this machine to its end, print rank 0's log, and return the exit code.
 
-    Ctrl-C, SIGTERM and SIGUSR2 are passed on to all ranks, which save and end with INTERRUPTED.
+    On Ctrl-C, SIGTERM or SIGUSR2 all ranks are asked to stop; they save and end with INTERRUPTED.
     """
     run = RunDir(Path(spec.run))
     run.local_jobs.mkdir(parents=True, exist_ok=True)
@@ -44,11 +44,11 @@ def run_here(spec: TaskSpec, processes: int = 1, gpus: int = 0) -> ExitCode:
         stop.pass_on_to(ranks)
         with run.local_log(job, 0).open("r", encoding="utf-8", errors="replace") as log:
             _wait(ranks, lambda: _show(log.read()))
-    return _exit_code(run, spec, job, ranks[0].returncode, interrupted=stop.came)
+    return _exit_code(run, spec, job, ranks[0].returncode, interrupted=stop.received)
 
 
 def _job_id(run: RunDir) -> str:
-    """A name that no other job has: not of Slurm's, nor of this machine's."""
+    """Return a job id that no other job of the run has, neither on Slurm nor on this machine."""
     name = time.strftime("local-%Y%m%d-%H%M%S")
     number = 1
     while run.local_log(f"{name}-{number}", 0).exists():
@@ -65,14 +65,14 @@ def _start(run: RunDir, spec: TaskSpec, job: str, processes: int, gpus: int) -> 
 
 
 class _StopSignals:
-    """Passes the stop signals on to the ranks for the length of the block.
+    """Passes the stop signals on to the ranks during the block.
 
-    They are blocked until the ranks exist, and the ranks are started with them blocked and let them through once they
-    can handle them (`StopRequest.install`): none is lost, and none ends a process that has only begun.
+    The signals are blocked until all ranks are started. The ranks start with the signals blocked and unblock them when
+    they can handle them (`StopRequest.install`). So no signal is lost, and none ends a process that is still starting.
     """
 
     def __init__(self) -> None:
-        self.came = False
+        self.received = False
         self._ranks: Sequence[programs.Process] = ()
 
     def __enter__(self) -> _StopSignals:
@@ -81,7 +81,7 @@ class _StopSignals:
         return self
 
     def pass_on_to(self, ranks: Sequence[programs.Process]) -> None:
-        """From now on; also what came before."""
+        """Pass signals on to `ranks` from now on, including those that have arrived already."""
         self._ranks = ranks
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
@@ -93,7 +93,7 @@ class _StopSignals:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        self.came = True
+        self.received = True
         _signal(self._ranks, signal.SIGTERM)
 
 
@@ -103,19 +103,19 @@ def _signal(ranks: Sequence[programs.Process], number: signal.Signals) -> None:
             rank.send_signal(number)
 
 
-def _wait(ranks: Sequence[programs.Process], look: Callable[[], None]) -> None:
-    """Wait for the end of all ranks, looking at their log meanwhile. One that fails ends the others."""
+def _wait(ranks: Sequence[programs.Process], meanwhile: Callable[[], None]) -> None:
+    """Wait until all ranks have ended, and call `meanwhile` regularly. If one rank fails, the others are stopped."""
     endings = [signal.SIGTERM, signal.SIGKILL]
     deadline: float | None = None
     while None in (codes := [rank.poll() for rank in ranks]):
-        look()
+        meanwhile()
         if deadline is None and any(code not in (None, ExitCode.DONE, ExitCode.INTERRUPTED) for code in codes):
             deadline = time.monotonic() + _SECONDS_TO_END
         if deadline is not None and endings and time.monotonic() > deadline:
             _signal(ranks, endings.pop(0))
             deadline = time.monotonic() + _SECONDS_TO_END
         time.sleep(_WAIT)
-    look()
+    meanwhile()
 
 
 def _show(text: str) -> None:
@@ -125,14 +125,14 @@ def _show(text: str) -> None:
 
 
 def _exit_code(run: RunDir, spec: TaskSpec, job: str, code: int, interrupted: bool) -> ExitCode:
-    """What the job's end means: rank 0's own exit code, if it ended by itself."""
+    """Return the exit code of the job: rank 0's own, or what another rank recorded if rank 0 was killed."""
     states = [state for state in (JobState.of_or_none(run, key) for key in spec.keys) if state and state.job == job]
     if code in list(ExitCode) and (code != ExitCode.FAULT or states):
         return ExitCode(code)
-    if interrupted:  # before the job could handle the signal: nothing was begun, nothing is lost
+    if interrupted:  # before the job could handle the signal: no work was started and none is lost
         return ExitCode.INTERRUPTED
     for state in states:
-        if state.code:  # of another rank, which failed before rank 0 was killed
+        if state.code:  # recorded by another rank that failed before rank 0 was killed
             sys.stderr.write(f"trex: error: {state.reason}\n")
             return ExitCode(state.code)
     log = run.local_log(job, 0)

@@ -1,1 +1,1 @@
-"""What to do and where: the missing work of a run, what each job is told, cluster files, memory estimates."""
+"""What to run and where: the missing work of a run, the specs of jobs, cluster files, memory estimates."""

@@ -1,4 +1,4 @@
-"""Cluster files: where the stages of any recipe run, and with what. One line adapts a recipe: `CLUSTER=mycluster`."""
+"""Cluster files: where the stages of a recipe run, and with which resources. Any recipe works with any cluster file."""
 
 from __future__ import annotations
 
@@ -14,39 +14,41 @@ from trex.config.loader import section, setting
 from trex.errors import UserError
 from trex.suggest import did_you_mean
 
-#: A value of a scheduler's option: one word, so that nothing in it can become a line of its own in the batch script.
+#: A value of a scheduler option: one word, so that it cannot add a line to the batch script.
 WORD = r"[A-Za-z0-9_/][A-Za-z0-9_.,:@&|*()\[\]=/+%-]{0,199}"
 
 
 @dataclass(frozen=True)
 class StageResources:
-    """What one job of a stage asks for."""
+    """The resources that one job of a stage requests."""
 
-    partition: str | None = setting(None, "partition; none: your default, or the cluster's", pattern=WORD)
-    account: str | None = setting(None, "account that is charged; none: your default", pattern=WORD)
-    qos: str | None = setting(None, "quality of service; none: your default", pattern=WORD)
+    partition: str | None = setting(None, "partition; not set: your default, or the cluster's", pattern=WORD)
+    account: str | None = setting(None, "account to charge; not set: your default", pattern=WORD)
+    qos: str | None = setting(None, "quality of service; not set: your default", pattern=WORD)
     constraint: str | None = setting(None, "node features, such as a100|h100", pattern=WORD)
     nodes: int = setting(1, "nodes per job", at_least=1)
     gpus_per_node: int = setting(
-        0, "GPUs per node; where the options name their type, this is still how many processes", at_least=0
+        0, "GPUs per node; set it even if options requests the GPUs: one process runs per GPU", at_least=0
     )
-    tasks_per_node: int = setting(0, "processes per node; 0: one per GPU, or one", at_least=0)
-    cpus_per_task: int = setting(1, "CPUs per process, its loader workers' included", at_least=1)
+    tasks_per_node: int = setting(0, "processes per node; 0: one per GPU, or one without GPUs", at_least=0)
+    cpus_per_task: int = setting(1, "CPUs per process, including those of its loader workers", at_least=1)
     memory_gb: int = setting(0, "memory per node, GB; 0: the cluster's default", at_least=0)
     time: str = setting(
         "1-00:00:00",
-        "time limit, in one of the cluster's forms; a job that reaches it saves, is requeued and continues",
+        "time limit, in one of the cluster's formats; a job that reaches it saves, is requeued and continues",
         pattern=WORD,
     )
     signal_lead: int = setting(
-        120, "seconds before the time limit at which the job is told to save; at most a third of the limit", at_least=10
+        120,
+        "seconds before the time limit at which the job is asked to save; at most a third of the limit",
+        at_least=10,
     )
     max_parallel: int = setting(
-        0, "jobs of a stage that run at once, of one submission; 0: as many as the cluster allows", at_least=0
+        0, "largest number of jobs of one submission and stage that run at once; 0: no limit", at_least=0
     )
     options: dict[str, str] = setting(
         {},
-        "further options of the submit command by long name, without the dashes; yes: an option without a value",
+        "further options of the submit command, by long name without dashes; yes: an option without a value",
     )
 
     @property
@@ -55,21 +57,23 @@ class StageResources:
         return self.tasks_per_node or max(self.gpus_per_node, 1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Options that are not plain words."""
+        """Yield the options whose name or value is not a single plain word."""
         for key, value in self.options.items():
             if not re.fullmatch(r"[a-z][a-z0-9-]*", key) or not re.fullmatch(WORD, value):
-                yield "options", f"has {key}: {value!r}: expected the long name of an option and a plain value"
+                yield "options", f"has {key}: {value!r}: expected the long name of an option, and one word as its value"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """One cluster."""
+    """The contents of a cluster file."""
 
     kind: str = setting("slurm", "what runs the jobs: slurm, or local for this machine")
-    data_root: str | None = setting(None, "folder of the datasets here, for recipes that leave data.root as it is")
-    setup: tuple[str, ...] = setting((), "lines of the batch script before the job, such as module load cuda")
+    data_root: str | None = setting(
+        None, "folder of the datasets on this cluster, for recipes that do not set data.root"
+    )
+    setup: tuple[str, ...] = setting((), "lines to run in the batch script before the job, such as module load cuda")
     max_array_size: int = setting(
-        0, "tasks per job array; 0: as the cluster says (MaxArraySize); 1: no arrays", at_least=0
+        0, "largest number of tasks per job array; 0: the cluster's own limit (MaxArraySize); 1: no arrays", at_least=0
     )
     train: StageResources = section(StageResources, "training")
     extract: StageResources = section(StageResources, "feature extraction, one job per dataset")
@@ -79,25 +83,25 @@ class Cluster:
     report: StageResources = section(StageResources, "the report")
 
     def stage(self, name: str) -> StageResources:
-        """Resources of the stage `name`."""
+        """Return the resources of the stage `name`."""
         found: StageResources = getattr(self, name)
         return found
 
     def adapt(self, config: Config) -> Config:
-        """The recipe with this cluster's folder of datasets."""
+        """Return the recipe with this cluster's folder of datasets, unless the recipe sets its own."""
         if self.data_root is None or config.data.root != Config().data.root:
             return config
         return dataclasses.replace(config, data=dataclasses.replace(config.data, root=self.data_root))
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Stages that use one process must not be given several, nor the others more than there are GPUs."""
+        """Yield the stages with too many processes: more than GPUs, or more than one where only one is used."""
         for name in ("train", "extract"):
             stage = self.stage(name)
             if stage.tasks > stage.gpus_per_node > 0:
                 yield (
                     name,
-                    f"has {stage.tasks} processes for {stage.gpus_per_node} GPUs per node: expected one per GPU, "
-                    f"tasks_per_node: {stage.gpus_per_node}, or none named",
+                    f"has {stage.tasks} processes for {stage.gpus_per_node} GPUs per node: expected one per GPU: set "
+                    f"tasks_per_node: {stage.gpus_per_node}, or leave it out",
                 )
         for name in ("probe", "report"):
             stage = self.stage(name)
@@ -105,15 +109,15 @@ class Cluster:
                 count = stage.nodes * stage.tasks
                 yield (
                     name,
-                    f"has {count} processes: this stage uses one, with cpus_per_task threads (tasks_per_node: 1)",
+                    f"has {count} processes: expected one, with cpus_per_task threads (nodes: 1, tasks_per_node: 1)",
                 )
 
 
 def find_cluster(name: str) -> Path:
-    """The cluster file `name`: a path, or the name of a file where `jobs.plan.lookup` looks.
+    """Find the cluster file `name`: a path, or the name of a file in one of the folders of `jobs.plan.lookup`.
 
     Raises:
-        UserError: if there is none.
+        UserError: if it does not exist.
     """
     for path in lookup.places(name, lookup.CLUSTERS):
         if path.is_file():
@@ -123,5 +127,5 @@ def find_cluster(name: str) -> Path:
     searched = ", ".join(str(folder) for folder in lookup.folders(lookup.CLUSTERS)[:-1])
     raise UserError(
         f"no cluster file {name!r}: expected a path, or one of: {', '.join(known)}{hint}\n"
-        f"Put a cluster file of your own, {Path(name).stem}.yaml, into one of these folders: {searched}"
+        f"To add your own, put {Path(name).stem}.yaml into one of these folders: {searched}"
     )

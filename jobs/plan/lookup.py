@@ -1,10 +1,10 @@
-"""Where recipes and cluster files are found by name: in the working folder, the user's own, those of the toolkit.
+"""Finds recipes and cluster files by name: in the working folder, the user's config folder and the toolkit.
 
     ./configs                 NAME.yaml is a recipe, clusters/NAME.yaml a cluster file; the same in each folder
     ~/.config/trex            or $XDG_CONFIG_HOME/trex
-    jobs/configs              comes with the toolkit; in a checkout it is a link to configs/
+    jobs/configs              part of the toolkit; in a checkout it is a link to configs/
 
-The first that has the name counts. A path always means the file at that path.
+The first file with that name is used. A path always means the file at that path.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 
 from jobs import environment
 
-#: Folder of each kind of file below a folder of configs.
+#: The subfolder of each kind of file.
 Kind = Literal[".", "clusters"]
 RECIPES: Kind = "."
 CLUSTERS: Kind = "clusters"
@@ -25,19 +25,19 @@ TOOLKIT = Path(__file__).resolve().parents[1] / "configs"
 
 
 def folders(kind: Kind) -> list[Path]:
-    """Where files of that kind are looked for by name, in this order; some may not exist."""
+    """Return the folders to search for files of that kind, in order. Some may not exist."""
     home = environment.config_home()
     own = [] if home is None else [home / "trex"]
     return [folder / kind for folder in (HERE, *own, TOOLKIT)]
 
 
 def places(target: str, kind: Kind) -> Iterator[Path]:
-    """The paths that `target`, a path or a name, may stand for, in the order in which they count."""
+    """Yield the paths that `target`, a path or a name, can mean, in the order of the search."""
     yield Path(target).expanduser()
     for folder in folders(kind):
         yield folder / f"{target}.yaml"
 
 
 def known_names(kind: Kind) -> list[str]:
-    """Every name of that kind that is found somewhere, sorted."""
+    """Return the names of all files of that kind, sorted."""
     return sorted({path.stem for folder in folders(kind) for path in folder.glob("*.yaml")})

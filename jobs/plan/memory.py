@@ -1,4 +1,4 @@
-"""Whether the probes' jobs get the RAM that they take, from what is known before anything has been extracted."""
+"""Estimates the memory of the probes before any features exist, and compares it with the cluster file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from trex.probing.treatment import Treatment
 
 
 def require_memory(config: Config, cluster: Cluster) -> float:
-    """The gigabytes that the largest probe of the config takes; 0 where none of its datasets has known counts.
+    """Return the gigabytes that the largest probe of the config needs; 0 if no dataset has official counts.
 
     Raises:
-        UserError: if `probe.memory_gb` is too little for one, the cluster file asks for less than it takes, or there is
-            no such encoder.
+        UserError: if `probe.memory_gb` is too small for a probe, if the cluster file requests less memory than a probe
+            needs, or if the encoder does not exist.
     """
     largest, largest_set = 0.0, ""
     for name in config.extract.datasets:
@@ -35,8 +35,8 @@ def require_memory(config: Config, cluster: Cluster) -> float:
         least = min(config.probe.memory_gb, asked)
         raise UserError(
             f"memory: probes of {largest_set} take up to {largest:.1f} GB (probe.memory_gb is "
-            f"{config.probe.memory_gb:g}), and the cluster file asks for {asked} GB: raise probe: memory_gb there, or "
-            f"set probe.memory_gb={least:g}, which is slower"
+            f"{config.probe.memory_gb:g}), but the cluster file asks for {asked} GB: raise memory_gb of its stage "
+            f"probe, or set probe.memory_gb={least:g}, which is slower"
         )
     return largest
 
@@ -47,7 +47,7 @@ def _size(name: str, config: Config) -> Size | None:
     try:
         counts = find(name, config.data).counts
     except UserError:
-        return None  # the check of the dataset says so
+        return None  # the check of the dataset reports this
     if counts is None:
         return None
     return Size(counts.trainval, counts.test, feature_dim(config), counts.classes)

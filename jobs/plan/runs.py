@@ -1,4 +1,4 @@
-"""From what a person names, a config file or a run, to the run folder and its resolved config."""
+"""Finds the run folder and the resolved config that a user means by a config file, a run folder or a name."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from trex.files import write_text
 from trex.records.run_dir import RunDir
 from trex.suggest import did_you_mean
 
-#: Where runs are found by name.
+#: The folder in which runs are found by name.
 _RUNS = Path(Config().runs)
-#: Runs that an error message lists.
+#: How many runs an error message lists.
 _RUNS_TO_NAME = 20
 
 
 def open_config(target: str, overrides: Sequence[str] = ()) -> tuple[RunDir, Config]:
-    """Read what a command that does work is given: a config file or a run folder, by path or by name.
+    """Read the config of a command that does work. `target` is a config file or a run folder, by path or by name.
 
-    A name means a recipe (`jobs.plan.lookup`) before it means a run, also a recipe that comes with the toolkit: the
-    config of an earlier run of that name may differ, and then `save_config` says how instead of using it silently. A
-    run folder given by its path always means that run.
+    A name that both a recipe (`jobs.plan.lookup`) and a run have means the recipe, even one of the toolkit. If the run
+    has another config, `save_config` reports the difference instead of using the old config silently. The path of a run
+    folder always means that run.
 
-    Creates nothing. Weights files are named by absolute paths then: a run may be continued from another folder.
+    Creates no files. Paths of weights files become absolute, because a run may be continued from another folder.
 
     Raises:
-        UserError: if there is neither; ConfigError: if the config is wrong.
+        UserError: if neither exists; ConfigError: if the config is wrong.
     """
     return _open((*lookup.places(target, lookup.RECIPES), _RUNS / target), target, overrides)
 
 
 def open_run(target: str) -> tuple[RunDir, Config]:
-    """Read what a command about a run is given: the run's folder or name; else as `open_config` does."""
+    """Read the config of a command about a run. Like `open_config`, but a name means a run before a recipe."""
     path, *recipes = lookup.places(target, lookup.RECIPES)
     return _open((path, _RUNS / target, *recipes), target, ())
 
@@ -55,8 +55,8 @@ def _open(places: Sequence[Path], target: str, overrides: Sequence[str]) -> tupl
                 return RunDir.of(config), config
             return RunDir(folder.with_name(config.name) if renamed else folder), config
         if place.is_file():
-            if place.is_absolute() and place != Path(target).expanduser():  # not of this folder: say which one it is
-                sys.stderr.write(f"trex: {target} is the recipe {place}\n")
+            if place.is_absolute() and place != Path(target).expanduser():  # not in the working folder: print its path
+                sys.stderr.write(f"trex: using the recipe {place}\n")
             config = _with_absolute_files(load(place, Config, overrides))
             return RunDir.of(config), config
     raise UserError(_nothing_named(target))
@@ -79,7 +79,7 @@ def save_config(run: RunDir, config: Config) -> None:
     """Write the resolved config into the run folder.
 
     Raises:
-        ResumeRefused: if the folder holds another run, i.e. a setting differs that decides the result.
+        ResumeRefused: if the folder holds another run, i.e. a setting that affects the result differs.
     """
     if run.config.exists():
         changes = differences(to_dict(load(run.config, Config)), config)
@@ -87,8 +87,8 @@ def save_config(run: RunDir, config: Config) -> None:
             listed = "\n".join(f"  {change}" for change in changes)
             raise ResumeRefused(
                 f"{run.root} holds a run with another config:\n{listed}\n"
-                f"Set these back to continue that run, or name its folder instead of the config to continue it with "
-                f"its own settings, or give this one a name of its own: name={run.name}_2"
+                f"To continue that run, set these back, or give its folder instead of the config. To start a new run, "
+                f"give it another name: name={run.name}_2"
             )
     write_text(run.config, to_yaml(config))
 
@@ -97,7 +97,7 @@ def _nothing_named(target: str) -> str:
     recipes = lookup.known_names(lookup.RECIPES)
     runs = sorted(path.parent.name for path in _RUNS.glob("*/config.yaml"))
     hint = did_you_mean(Path(target).stem, [*recipes, *runs])
-    lines = [f"{target}: expected a config file or a run folder, by path or by name, found neither{hint}"]
+    lines = [f"{target}: expected a config file or a run folder, by path or by name, but found neither{hint}"]
     lines.append(f"  recipes: {', '.join(recipes)}")
     if runs:
         more = ", … (`trex status` lists all)" if len(runs) > _RUNS_TO_NAME else ""

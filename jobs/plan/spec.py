@@ -1,6 +1,4 @@
-"""What a job is told to do, in plain values: all else is read from the run folder, so that a requeued job finds it as
-it is.
-"""
+"""The work of a job, in plain values. A job reads everything else from the run folder each time it starts."""
 
 from __future__ import annotations
 
@@ -17,11 +15,11 @@ class Item:
     """A dataset that a job extracts or probes."""
 
     dataset: str
-    seeds: tuple[int, ...] = ()  #: of its probes, consecutive; none: all that the config asks for
+    seeds: tuple[int, ...] = ()  #: seeds of its probes, consecutive; empty: all seeds of the config
 
     @property
     def name(self) -> str:
-        """`dtd`; with some of the seeds only, `dtd-seed3` or `dtd-seeds2-3`."""
+        """The name in keys: `dtd`, or with only some of the seeds `dtd-seed3` or `dtd-seeds2-3`."""
         dataset = dataset_folder(self.dataset)
         if not self.seeds:
             return dataset
@@ -31,13 +29,13 @@ class Item:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One job, or one element of an array."""
+    """The work of one job, or of one element of a job array."""
 
     stage: Stage
     run: str  #: absolute path of the run folder
-    items: tuple[Item, ...] = ()  #: gone through one after the other
+    items: tuple[Item, ...] = ()  #: done one after the other
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Names of its state files and locks: the stage, or one for each item, such as `extract-dtd`."""
+        """The names of its state files and locks: one per item, such as `extract-dtd`, or the stage without items."""
         return tuple(f"{self.stage}-{item.name}" for item in self.items) or (self.stage,)

@@ -1,4 +1,4 @@
-"""What of a run is still to be done, from its files alone."""
+"""Finds the missing work of a run, from its files alone."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from trex.records.run_dir import RunDir
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done, in order, and what is not because it is done."""
+    """The work that is missing, in order, and the stages that are done."""
 
     specs: tuple[TaskSpec, ...]
     done: tuple[Stage, ...]
 
 
 def plan(run: RunDir, config: Config, stages: Sequence[Stage]) -> Plan:
-    """The missing work of some stages, in order. A stage before the wanted ones is not included.
+    """Return the missing work of `stages`, in order. Earlier stages that are not in `stages` are not added.
 
     Raises:
-        UserError: if there are features that something else made than what this config would: they are never mixed.
+        UserError: if feature files exist that other weights or settings made. They are never mixed with new ones.
     """
     specs, done = [], []
     wants_training = config.extract.weights == "trained" or tuple(stages) != STAGES  # or asked for by name
@@ -39,7 +39,7 @@ def plan(run: RunDir, config: Config, stages: Sequence[Stage]) -> Plan:
     for stage in (one for one in STAGES if one in stages):
         missing: tuple[Item, ...] = ()
         if stage == "extract":
-            missing = tuple(item for item in items(stage, config) if not is_there(run, config, stage, item))
+            missing = tuple(item for item in items(stage, config) if not is_complete(run, config, stage, item))
             extracted = {item.dataset for item in missing}
         elif stage == "probe":
             missing = tuple(
@@ -53,13 +53,15 @@ def plan(run: RunDir, config: Config, stages: Sequence[Stage]) -> Plan:
 
 
 def stages_of(name: str) -> tuple[Stage, ...]:
-    """The stages that a command does: `run` all of them."""
+    """Return the stages of a command: all of them for `run`."""
     return STAGES if name == "run" else tuple(stage for stage in STAGES if stage == name)
 
 
 def _refuse_other_features(run: RunDir, config: Config, to_be_trained: bool) -> None:
-    """Raise UserError if a feature file is there that these weights and settings did not make. Cheap: the images and
-    the weights' values are compared by the job itself."""
+    """Raise UserError if a feature file exists that other weights or settings made.
+
+    This check is fast. The job itself also compares the images and the values of the weights.
+    """
     there = [path for name in config.extract.datasets for path in _feature_files(run, name) if path.exists()]
     if not there:
         return
@@ -71,16 +73,18 @@ def _refuse_other_features(run: RunDir, config: Config, to_be_trained: bool) -> 
     if to_be_trained:
         wanted = replace(wanted, weights="the training, when it has finished")
     elif config.extract.weights == "trained" and any(made_by.weights != wanted.weights for made_by in found.values()):
-        wanted = origin(run, config, read_states=True)  # the newest checkpoint may be damaged: the job takes another
+        wanted = origin(run, config, read_states=True)  # if the newest checkpoint is damaged, the job uses an older one
     for path, made_by in found.items():
         if differences := wanted.differences(made_by):
             raise other_features(path, differences)
 
 
 def _is_probed(run: RunDir, config: Config, item: Item) -> bool:
-    """Whether all results of an item are there, made from the features that are there. Features that were deleted
-    afterwards are not missed."""
-    if not is_there(run, config, "probe", item):
+    """Return whether all results of an item exist and were made from the present features.
+
+    Deleted features do not matter: the results then count as they are.
+    """
+    if not is_complete(run, config, "probe", item):
         return False
     files = _feature_files(run, item.dataset)
     if not all(path.exists() for path in files):
@@ -94,7 +98,7 @@ def _is_probed(run: RunDir, config: Config, item: Item) -> bool:
 
 
 def items(stage: Stage, config: Config) -> tuple[Item, ...]:
-    """All that a stage goes through: datasets; for probes each with as many of the seeds as one job does."""
+    """Return the items of a stage: its datasets, and for probes one item per dataset and job."""
     if stage == "extract":
         return tuple(Item(name) for name in config.extract.datasets)
     if stage == "probe":
@@ -102,8 +106,8 @@ def items(stage: Stage, config: Config) -> tuple[Item, ...]:
     return ()
 
 
-def is_there(run: RunDir, config: Config, stage: Stage, item: Item) -> bool:
-    """Whether all files of an item are there: both parts' features; results of every kind of probe and every seed."""
+def is_complete(run: RunDir, config: Config, stage: Stage, item: Item) -> bool:
+    """Return whether all files of an item exist: the features of both splits, or all results of its probes."""
     if stage == "extract":
         return all(path.exists() for path in _feature_files(run, item.dataset))
     return all(run.probe(item.dataset, kind, seed).exists() for kind, seed in _results(config, item))
@@ -114,7 +118,7 @@ def _feature_files(run: RunDir, dataset: str) -> tuple[Path, Path]:
 
 
 def _results(config: Config, item: Item) -> list[tuple[str, int]]:
-    """Kind and seed of each probe of an item."""
+    """Return the kind and seed of each probe of an item."""
     seeds = item.seeds or range(config.probe.seeds)
     return [(kind, seed) for kind in config.probe.kinds for seed in seeds]
 
@@ -129,8 +133,10 @@ def _seeds_of_jobs(config: ProbeConfig) -> list[tuple[int, ...]]:
 
 
 def require_files(run: RunDir, config: Config, stage: str) -> None:
-    """Raise UserError if a weights file is not there that the stage, or one of all with `run`, would read: a mistake
-    that should not wait in a queue. A started training does not read its file again."""
+    """Raise UserError if a weights file that the stage reads does not exist, so that no job fails after waiting for it.
+
+    For `run`, all stages are checked. A training that has saved a checkpoint does not read its file again.
+    """
     wanted = {}
     if stage in ("extract", "run") and config.extract.weights not in WEIGHTS_OF_RUN:
         wanted["extract.weights"] = config.extract.weights
@@ -138,13 +144,15 @@ def require_files(run: RunDir, config: Config, stage: str) -> None:
         wanted["train.start"] = config.train.start
     for setting, path in wanted.items():
         if not Path(path).is_file():
-            words = f"; expected {', '.join(WEIGHTS_OF_RUN)}, or a file" if setting == "extract.weights" else ""
-            raise UserError(f"{setting}: there is no file {path}{words}")
+            words = f"; expected {', '.join(WEIGHTS_OF_RUN)} or a file" if setting == "extract.weights" else ""
+            raise UserError(f"{setting}: no such file: {path}{words}")
 
 
 def missing_data(config: Config, specs: Sequence[TaskSpec]) -> dict[str, Path]:
-    """Datasets that these would read and that are not where they are looked for, with that folder, seen from this
-    machine: a cluster's nodes may have folders that its login node has not."""
+    """Return the datasets of `specs` whose folder does not exist on this machine, with that folder.
+
+    This is no error yet: the nodes of a cluster may have folders that its login node does not have.
+    """
     from trex.datasets.registry import folder_of, made_without_files
 
     names = [config.data.dataset] if any(spec.stage == "train" for spec in specs) else []
@@ -154,13 +162,13 @@ def missing_data(config: Config, specs: Sequence[TaskSpec]) -> dict[str, Path]:
 
 
 def is_trained(run: RunDir) -> bool:
-    """Whether the newest checkpoint says that the training is complete."""
+    """Return whether the newest checkpoint says that the training is complete."""
     newest = newest_manifest(run.checkpoints)
     return newest is not None and newest[1].finished
 
 
 def is_reported(run: RunDir) -> bool:
-    """Whether there is a report that is no older than the results and the training's metrics."""
+    """Return whether a report exists that is not older than the results and the training's metrics."""
     page = run.report_page
     if not page.exists():
         return False

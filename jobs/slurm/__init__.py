@@ -1,3 +1,3 @@
-"""Slurm, and everything that knows its words: batch scripts, dependencies, the queue, requeueing."""
+"""The Slurm back end: batch scripts, job dependencies, the queue, requeueing. No other package uses Slurm's terms."""
 
-KIND = "slurm"  #: as cluster files and the records of submissions name this back end
+KIND = "slurm"  #: the name of this back end in cluster files and in submission records

@@ -1,4 +1,4 @@
-"""Slurm as a back end: what `kind: slurm` in a cluster file means."""
+"""The back end that `kind: slurm` in a cluster file selects."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from jobs.plan.spec import TaskSpec
 from jobs.plan.stages import is_reported, missing_data
 from jobs.slurm import KIND, check, limits, queue, variables
 from jobs.slurm.chain import Chain, Send
-from jobs.slurm.held import held_jobs, held_jobs_of, settled_jobs
 from jobs.slurm.ids import JobId
+from jobs.slurm.queued import queued_jobs, queued_jobs_of, settled_jobs
 from jobs.slurm.work import Work
 from jobs.worker.place import Task
 from trex.config import Config
@@ -30,35 +30,37 @@ from trex.records.submission import Submission
 
 
 class Slurm:
-    """Jobs in the queue of a Slurm cluster."""
+    """Runs jobs through the queue of a Slurm cluster."""
 
     title = "Slurm"
 
-    def answers(self) -> bool:
-        """Whether sbatch is installed and the controller answers."""
+    def is_available(self) -> bool:
+        """Return whether sbatch is installed and the controller answers."""
         version = programs.run(["sbatch", "--version"], timeout=10)
         return version.ok and programs.run(["sinfo", "--noheader"], timeout=10).ok
 
     def problems(self, cluster: Cluster) -> Iterator[tuple[str, str]]:
-        """Times and options of a cluster file that sbatch would not take, or must not be given."""
+        """Yield the times and options in a cluster file that sbatch would reject or that the toolkit sets itself."""
         return limits.problems(cluster)
 
     def check(self, run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
-        """Ask Slurm whether it would take the job of each stage."""
+        """Ask Slurm whether it would accept the job of each stage."""
         return check.findings(run, cluster)
 
     def launch(
         self, run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskSpec], processes: int | None,
         dry_run: bool,
     ) -> ExitCode:  # fmt: skip
-        """Submit what is not in the queue; a dry run prints the batch scripts."""
+        """Submit the jobs that are not in the queue yet. A dry run prints their batch scripts instead."""
         if processes is not None:
-            raise UserError("--processes is for this machine; on Slurm the cluster file says nodes and tasks_per_node")
+            raise UserError(
+                "--processes works only on this machine; for Slurm, set nodes and tasks_per_node in the cluster file"
+            )
         if any(spec.stage == "probe" for spec in specs):
             require_memory(config, cluster)
         if missing := missing_data(config, specs):
             listed = ", ".join(f"{name} ({folder})" for name, folder in missing.items())
-            _say(f"warning: datasets that this machine does not have where they are looked for: {listed}")
+            _say(f"warning: these datasets were not found on this machine: {listed}")
         if [spec.stage for spec in specs] == ["report"] and is_reported(run):
             specs = []  # nothing new to report on
         if not specs:
@@ -67,56 +69,56 @@ class Slurm:
         return ExitCode.DONE
 
     def ask(self, runs: Sequence[RunDir]) -> Answers:
-        """One squeue and one sacct for all jobs of `runs`; none of them if nothing was submitted."""
+        """Call squeue and sacct once for the jobs of all `runs`, or not at all if none was submitted to Slurm."""
         submissions = {run.root: Submission.of(run).records for run in runs}
         mine = [one for of_run in submissions.values() for one in of_run if one.backend == KIND]
         submitted = {JobId.parse(job) for one in mine for job in one.jobs.values()}
         if not submitted:
             return Answers({}, {})
         try:
-            held = held_jobs(submissions)
+            queued = queued_jobs(submissions)
         except TrexError:
             return Answers({}, {}, silent=(self.title,))
         past = queue.past_starts(submitted)
         starts: dict[str, Sequence[Start]] = {}
         for job in submitted:
-            # An array that was cancelled as a whole, before its elements were jobs, has one line.
+            # An array that was cancelled before its elements became jobs has a single line in sacct's output.
             starts[str(job)] = past.get(job) or past.get(JobId(job.array), [])
-        return Answers(held, starts)
+        return Answers(queued, starts)
 
     def queued(self, run: RunDir) -> list[QueuedJob]:
-        """The jobs of a run that Slurm still holds, oldest first."""
-        return held_jobs_of(run)
+        """Return the jobs of a run that are in the queue, oldest first."""
+        return queued_jobs_of(run)
 
     def cancel(self, run: RunDir) -> list[str]:
-        """Cancel the jobs of a run, arrays as a whole."""
-        held = self.queued(run)
-        queue.cancel(JobId.parse(job.job).array for job in held)
-        return [job.key for job in held]
+        """Cancel all jobs of a run. Job arrays are cancelled as one job."""
+        queued = self.queued(run)
+        queue.cancel(JobId.parse(job.job).array for job in queued)
+        return [job.key for job in queued]
 
-    def owner_lives(self, owner: LockOwner, task: Task) -> bool:
-        """Whether a job that took a lock is started: any node may ask Slurm."""
+    def owner_is_alive(self, owner: LockOwner, task: Task) -> bool:
+        """Return whether the job that took a lock has nodes allocated. Any node can ask Slurm this."""
         if (owner.backend, owner.job) == (task.backend, task.job_id):
-            return owner.restart >= task.restart  # an earlier start of this very job has ended
+            return owner.restart >= task.restart  # an earlier start of this same job has ended
         try:
             return queue.holds_nodes(owner.job)
         except TrexError as error:
             raise RunLocked(
-                f"held by Slurm job {owner.job}, and squeue does not say whether it still works ({error})"
+                f"held by Slurm job {owner.job}, and squeue could not say whether that job still runs ({error})"
             ) from error
 
     def addresses(self, node: str) -> list[str]:
-        """The address by which Slurm itself reaches a node."""
+        """Return the address that Slurm itself uses for a node."""
         address = queue.node_address(node)
         return [address] if address else []
 
     def leave_job(self) -> None:
-        """Drop the variables of an allocation or a job step from this process."""
+        """Remove the environment variables of a Slurm allocation or job step from this process."""
         variables.leave_allocation()
 
 
 def _print(run: RunDir, _config: Config, cluster: Cluster, specs: Sequence[TaskSpec]) -> None:
-    """Print the batch scripts; creates nothing."""
+    """Print the batch scripts. Creates no files and submits nothing."""
     from jobs.slurm.submit import Submitter, array_size
 
     submitter = Submitter(run, cluster)
@@ -126,10 +128,10 @@ def _print(run: RunDir, _config: Config, cluster: Cluster, specs: Sequence[TaskS
         name = f"<{work.keys[0]}>"
         return {key: JobId(name, n if len(work.specs) > 1 else None) for n, key in enumerate(work.keys)}
 
-    held: dict[str, QueuedJob] = {}
-    with contextlib.suppress(TrexError):  # a dry run needs no Slurm
-        held = settled_jobs(run) if specs else {}
-    Chain(cluster, array_size(cluster), send, held).submit(specs)
+    queued: dict[str, QueuedJob] = {}
+    with contextlib.suppress(TrexError):  # a dry run works without Slurm
+        queued = settled_jobs(run) if specs else {}
+    Chain(cluster, array_size(cluster), send, queued).submit(specs)
 
 
 def _submit(run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskSpec]) -> None:
@@ -140,12 +142,12 @@ def _submit(run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskS
     make_private(run.jobs)
     with _one_at_a_time(run):
         write_text(run.cluster, to_yaml(cluster))
-        held = settled_jobs(run) if specs else {}
-        Chain(cluster, array_size(cluster), _announced(submitter.submit), held).submit(specs)
+        queued = settled_jobs(run) if specs else {}
+        Chain(cluster, array_size(cluster), _announced(submitter.submit), queued).submit(specs)
 
 
 def _announced(submit: Send) -> Send:
-    """Submits, and says what was submitted."""
+    """Wrap `submit` so that each submission is also printed."""
 
     def send(work: Work) -> dict[str, JobId]:
         jobs = submit(work)
@@ -160,9 +162,9 @@ def _announced(submit: Send) -> Send:
 
 @contextlib.contextmanager
 def _one_at_a_time(run: RunDir) -> Iterator[None]:
-    """Of two that submit the same run, the second sees what the first put into the queue."""
+    """Hold a lock while submitting, so that a second command for the same run sees the jobs of the first."""
     with run.submitting_lock.open("w") as file:
-        with contextlib.suppress(OSError):  # a file system without locks: a second job would end with LOCKED
+        with contextlib.suppress(OSError):  # a file system without locks; a duplicate job would then end with LOCKED
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

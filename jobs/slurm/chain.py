@@ -1,10 +1,10 @@
-"""Which jobs the stages of a run become, and what waits for what.
+"""Turns the stages of a run into jobs and decides which jobs wait for which.
 
     train ──success──▶ extract (array, one element per dataset) ──same element──▶ probe (array, one element per dataset,
     or per dataset and seed; each starts as soon as the same dataset is extracted) ──end──▶ report
 
-What is in the queue is not submitted again but waited for. A job whose predecessor failed is cancelled by Slurm instead
-of waiting forever, and the report shows what there is.
+A job that is already in the queue is not submitted again; later jobs wait for it. If a job fails, Slurm cancels the
+jobs that need its success instead of leaving them in the queue forever. The report then shows the results that exist.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from jobs.slurm.ids import JobId
 from jobs.slurm.work import After, Dependency, Work
 
 Send = Callable[[Work], dict[str, JobId]]
-Batch = tuple[list[TaskSpec], tuple[Dependency, ...]]  #: of one stage, and what they wait for
+Batch = tuple[list[TaskSpec], tuple[Dependency, ...]]  #: specs of one stage, and what they wait for
 
 
 class Chain:
-    """Submits stage after stage, and remembers the job of each key for the stages after it."""
+    """Submits one stage after the other, and remembers the job of each key for the later stages."""
 
-    def __init__(self, cluster: Cluster, array_size: int, send: Send, held: Mapping[str, QueuedJob]) -> None:
+    def __init__(self, cluster: Cluster, array_size: int, send: Send, queued: Mapping[str, QueuedJob]) -> None:
         """Prepare to submit one run's stages.
 
         Args:
-            cluster: says how many jobs of a stage may run at once.
-            array_size: how many elements an array may have.
-            send: submits one piece of work and returns the job of each key.
-            held: what is in the queue already, by key.
+            cluster: the cluster file; it limits how many jobs of a stage run at once.
+            array_size: the largest number of elements in an array.
+            send: submits one `Work` and returns the job of each key.
+            queued: the jobs that are in the queue already, by key.
         """
         self.cluster, self.size, self.send = cluster, array_size, send
-        # A job that is still ending counts as gone; whoever takes over waits for its end.
-        ids = {key: JobId.parse(job.job) for key, job in held.items()}
-        self.ending = {key: ids[key] for key, job in held.items() if job.state is QueueState.ENDING}
+        # A job that is still ending counts as gone. The job that replaces it waits for its end.
+        ids = {key: JobId.parse(job.job) for key, job in queued.items()}
+        self.ending = {key: ids[key] for key, job in queued.items() if job.state is QueueState.ENDING}
         self.jobs = {key: job for key, job in ids.items() if key not in self.ending}
 
     def submit(self, specs: Sequence[TaskSpec]) -> None:
-        """Submit the stages in their order, what of them is not in the queue."""
+        """Submit the jobs of `specs` that are not in the queue, stage by stage."""
         for spec in specs:
-            new = self.new(_one_each(spec))
+            new = self.new(_per_item(spec))
             if spec.stage == "probe":
                 batches = self.probes_after_extraction(new)
             elif spec.stage == "report":
@@ -53,23 +53,26 @@ class Chain:
             self.put(batches, self.cluster.stage(spec.stage).max_parallel)
 
     def new(self, specs: Sequence[TaskSpec]) -> list[TaskSpec]:
-        """Those that are not in the queue."""
+        """Return the specs that are not in the queue, and print the job id of those that are."""
         for spec in specs:
             if spec.keys[0] in self.jobs:
-                sys.stderr.write(f"trex: {spec.keys[0]}: in the queue already, job {self.jobs[spec.keys[0]]}\n")
+                sys.stderr.write(f"trex: {spec.keys[0]}: already in the queue as job {self.jobs[spec.keys[0]]}\n")
         return [spec for spec in specs if spec.keys[0] not in self.jobs]
 
     def probes_after_extraction(self, probes: Sequence[TaskSpec]) -> list[Batch]:
-        """One array of the probes whose features are there. Of the others one array for each choice of seeds, parallel
-        to the array of the extraction: its elements start one by one, as those of the same number succeed. A probe that
-        has no such partner waits for its own extraction.
+        """Group the probes into arrays by the extraction that they wait for.
+
+        Probes whose features exist already form one array that waits for nothing. The other probes form one array per
+        choice of seeds, whose elements match the elements of the extraction array: each starts as soon as the element
+        with the same number succeeds. Where the elements do not match, the probes of a dataset wait for the extraction
+        job of that dataset.
         """
         groups: dict[tuple[str, tuple[int, ...]], dict[JobId | None, list[TaskSpec]]] = {}
         for probe in probes:
             item = probe.items[0]
             parent = self.jobs.get(f"extract-{Item(item.dataset).name}")
-            beside = (parent.array, item.seeds) if parent else ("", ())
-            groups.setdefault(beside, {}).setdefault(parent, []).append(probe)
+            group = (parent.array, item.seeds) if parent else ("", ())
+            groups.setdefault(group, {}).setdefault(parent, []).append(probe)
         batches: list[Batch] = []
         for (array, _), by_parent in groups.items():
             if list(by_parent) == [JobId(array, number) for number in range(min(len(by_parent), self.size))]:
@@ -82,7 +85,7 @@ class Chain:
         return batches
 
     def put(self, batches: Sequence[Batch], limit: int) -> None:
-        """Submit arrays of which at most `limit` elements run at once, all together; 0 is no limit."""
+        """Submit the batches as arrays. At most `limit` elements of all arrays together run at once; 0: no limit."""
         chunks = [
             (specs[start : start + self.size], waits)
             for specs, waits in batches
@@ -92,15 +95,17 @@ class Chain:
         sent: list[dict[str, JobId]] = []
         for (specs, waits), share in zip(chunks, shares, strict=True):
             ending = [self.ending[spec.keys[0]] for spec in specs if spec.keys[0] in self.ending]
-            # More arrays than may run at once: each waits for the one that many before it.
+            # With more arrays than may run at once, each array waits for the one `limit` places before it.
             turn = sent[len(sent) - limit].values() if 0 < limit <= len(sent) else []
             sent.append(self.send(Work(tuple(specs), (*waits, *_wait(After.END, [*ending, *turn])), share)))
             self.jobs.update(sent[-1])
 
 
 def _shares(sizes: Sequence[int], limit: int) -> list[int]:
-    """How many elements of each array may run at once: no more than `limit` of all of them, divided evenly, where
-    what a small array does not need goes to the others. With more arrays than `limit` one each, for they take turns.
+    """Return how many elements of each array may run at once.
+
+    The shares add up to at most `limit` and are as equal as the sizes allow: what a small array does not need goes to
+    the larger ones. With more arrays than `limit`, each gets 1, because the arrays then take turns.
     """
     if not limit or len(sizes) > limit:
         return [min(limit, 1)] * len(sizes)
@@ -112,13 +117,16 @@ def _shares(sizes: Sequence[int], limit: int) -> list[int]:
     return shares
 
 
-def _one_each(spec: TaskSpec) -> list[TaskSpec]:
-    """A spec for each item."""
+def _per_item(spec: TaskSpec) -> list[TaskSpec]:
+    """Return one spec per item, or the spec itself if it has no items."""
     return [TaskSpec(spec.stage, spec.run, (item,)) for item in spec.items] or [spec]
 
 
 def _wait(after: After, jobs: Iterable[JobId]) -> tuple[Dependency, ...]:
-    """One dependency on all of `jobs`, or none; on whole arrays where every end will do."""
+    """Return one dependency on all of `jobs`, or none if there are no jobs.
+
+    For `After.END` the dependency names whole arrays; for `After.SUCCESS` it names array elements.
+    """
     ids = jobs if after is After.SUCCESS else (JobId(job.array) for job in jobs)
     unique = tuple(dict.fromkeys(ids))
     return (Dependency(after, unique),) if unique else ()

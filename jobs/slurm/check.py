@@ -1,4 +1,4 @@
-"""What Slurm says of a cluster file before anything is submitted: are there its partitions, would each job be taken."""
+"""Checks a cluster file against Slurm before anything is submitted: do its partitions exist, is each job accepted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trex.records.run_dir import RunDir
 
 
 def findings(run: RunDir, cluster: Cluster) -> Iterator[Finding]:
-    """Ask about the job of each stage, and whether there is accounting; submits nothing."""
+    """Ask Slurm about the job of each stage and about accounting. Submits nothing."""
     answer = programs.run(["sinfo", "--all", "--noheader", "--format", "%R"], timeout=30)  # hidden partitions too
     if not answer.ok:
         yield Finding(False, f"slurm: sinfo does not answer: {answer.stderr.strip()}")
@@ -26,18 +26,21 @@ def findings(run: RunDir, cluster: Cluster) -> Iterator[Finding]:
     for stage in STAGES:
         yield Finding.of(functools.partial(_stage, run, cluster, stage, partitions))
     accounting = programs.run(["sacct", "--noheader", "--allocations"], timeout=30).ok
-    yield Finding(True, f"slurm: {'accounting answers' if accounting else 'no accounting; status works without'}")
+    yield Finding(
+        True, f"slurm: {'accounting answers' if accounting else 'no accounting; trex status works without it'}"
+    )
 
 
 def _stage(run: RunDir, cluster: Cluster, stage: Stage, partitions: list[str]) -> str:
-    """Ask Slurm whether it would take the stage's job, without submitting it."""
+    """Ask Slurm whether it would accept the stage's job, without submitting it."""
     from jobs.slurm.submit import Submitter
 
     wanted = cluster.stage(stage)
     for partition in (wanted.partition or "").split(","):
         if partition and partition not in partitions:
             raise UserError(
-                f"slurm: {stage}: there is no partition {partition!r} for you; there are: {', '.join(partitions)}"
+                f"slurm: {stage}: partition {partition!r} does not exist or is not visible to you; expected "
+                f"one of: {', '.join(partitions)}"
             )
     script = Submitter(run, cluster).text(Work((TaskSpec(stage, str(run.root)),)))
     answer = programs.run(["sbatch", "--test-only"], timeout=60, env=outside_allocation(), stdin=script)
@@ -47,19 +50,19 @@ def _stage(run: RunDir, cluster: Cluster, stage: Stage, partitions: list[str]) -
 
 
 def _asked(stage: StageResources) -> str:
-    gpus = f", {stage.gpus_per_node} GPUs each" if stage.gpus_per_node else ""
+    gpus = f", {stage.gpus_per_node} GPUs per node" if stage.gpus_per_node else ""
     where = f" in {stage.partition}" if stage.partition else ""
     return f"{stage.nodes} node{'s' if stage.nodes > 1 else ''}{gpus}, {stage.time}{where}"
 
 
 def _reason(text: str) -> str:
-    """What sbatch prints, without its own name at the start of each line."""
+    """Return sbatch's output as one line, without the prefix `sbatch: error:`."""
     lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in text.strip().splitlines()]
     return "; ".join(lines)
 
 
 def _notice(stage: StageResources) -> str:
-    """How much notice a preempted job gets in this partition."""
+    """Return how many seconds a preempted job gets in this partition before it is killed."""
     if stage.partition is None:
         return ""
     answer = programs.run(["scontrol", "show", "partition", "--oneliner", stage.partition], timeout=30)
@@ -68,5 +71,5 @@ def _notice(stage: StageResources) -> str:
         return ""
     config = programs.run(["scontrol", "show", "config"], timeout=30).stdout
     if re.search(r"^PreemptType\s*=\s*preempt/qos", config, re.MULTILINE):
-        return "; the notice of a preemption is the GraceTime of the QOS, which is not known here"
-    return f"; a preemption comes with {values.get('GraceTime', '?')} s of notice"
+        return "; a preempted job gets the GraceTime of its QOS to save, which is not known here"
+    return f"; a preempted job gets {values.get('GraceTime', '?')} s (GraceTime) to save"

@@ -1,4 +1,4 @@
-"""Slurm's ids of jobs: `123`, and `123_4` for an element of an array."""
+"""Slurm's job ids: `123`, and `123_4` for an element of a job array."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class JobId:
-    """A job, or one element of an array of jobs."""
+    """The id of a job, or of one element of a job array."""
 
-    array: str  #: of the whole array; of a single job its own number
+    array: str  #: id of the whole array, or of a single job
     element: int | None = None
 
     def __str__(self) -> str:
-        """As Slurm and the names of log files have it."""
+        """Return the id as Slurm writes it, also in the names of log files."""
         return self.array if self.element is None else f"{self.array}_{self.element}"
 
     @classmethod
     def parse(cls, text: str) -> JobId:
-        """The id that `text` is; what is not one of an element is one of a whole job."""
+        """Parse `123_4` as an array element, and any other text as the id of a whole job."""
         found = re.fullmatch(r"(.+)_(\d+)", text)
         return cls(text) if found is None else cls(found[1], int(found[2]))
 
 
 def elements(text: str) -> list[JobId]:
-    """The jobs that an id of Slurm's stands for: `12_[0-2,7%4]`, an array that waits, is 12_0, 12_1, 12_2 and 12_7."""
+    """Return the jobs of an id from sacct: `12_[0-2,7%4]`, a pending array, is 12_0, 12_1, 12_2 and 12_7."""
     found = re.fullmatch(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]", text)
     if found is None:
         return [JobId.parse(text)]

@@ -1,4 +1,4 @@
-"""What a cluster file may ask of sbatch: its forms of a time, and which options are left to the file."""
+"""Checks what a cluster file asks of sbatch: the format of times, and the options that a file may set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobs.plan.spec import STAGES
 #: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]
 _TIME = r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2}"
 
-#: Options that the toolkit writes itself, or that would let a file run a command of its own.
+#: Options that the toolkit sets itself, or that would let a cluster file run another command.
 _OWNED = {
     "array", "chdir", "comment", "cpus-per-task", "dependency", "error", "export", "export-file", "get-user-env", "gid",
     "input", "job-name", "kill-on-invalid-dep", "no-requeue", "nodes", "ntasks", "ntasks-per-node", "open-mode",
@@ -20,7 +20,7 @@ _OWNED = {
 
 
 def problems(cluster: Cluster) -> Iterator[tuple[str, str]]:
-    """Settings of a cluster file that sbatch would not take, or must not be given, and what is wrong with each."""
+    """Yield the settings that sbatch would reject or that the toolkit must set itself, each with what is wrong."""
     for name in STAGES:
         stage = cluster.stage(name)
         for key in sorted(_OWNED & set(stage.options)):
@@ -28,24 +28,30 @@ def problems(cluster: Cluster) -> Iterator[tuple[str, str]]:
         if not re.fullmatch(_TIME, stage.time):
             yield (
                 f"{name}.time",
-                f"is {stage.time!r}: expected one of Slurm's forms, such as 90 (minutes), 12:30:00 or 1-00:00:00",
+                f"is {stage.time!r}: expected one of Slurm's formats, such as 90 (minutes), 12:30:00 or 1-00:00:00",
             )
         elif seconds(stage.time) < 60:
-            yield f"{name}.time", f"is {stage.time}: expected at least a minute (Slurm reads a plain number as minutes)"
+            yield f"{name}.time", f"is {stage.time}: expected at least a minute (a plain number means minutes)"
 
 
 def lead(stage: StageResources) -> int:
-    """Seconds from the warning to the time limit: a lead as long as the limit would stop the job as it starts."""
+    """Return the seconds from the warning signal to the time limit, at most a third of the limit.
+
+    A lead as long as the limit would stop the job as soon as it starts.
+    """
     return min(stage.signal_lead, seconds(stage.time) // 3)
 
 
 def names_gpus(stage: StageResources) -> bool:
-    """Whether the further options ask for the GPUs, such as gpus-per-node: a100:4; sbatch is then given no other."""
+    """Return whether `options` requests the GPUs, such as `gpus-per-node: a100:4`.
+
+    The toolkit then passes no GPU option of its own to sbatch.
+    """
     return "gpu" in stage.options.get("gres", "") or any(key.startswith("gpus") for key in stage.options)
 
 
 def seconds(time: str) -> int:
-    """Seconds of a time in one of Slurm's forms: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S."""
+    """Convert a time in one of Slurm's formats (M, M:S, H:M:S, D-H, D-H:M, D-H:M:S) to seconds."""
     days, dash, clock = time.rpartition("-")
     parts = [int(part) for part in clock.split(":")]
     if dash:

@@ -1,4 +1,4 @@
-"""One process of a Slurm job: submitit calls `run` in each, with its place in Slurm's variables."""
+"""One process of a Slurm job: submitit calls `run` in each process; Slurm's variables say which rank it is."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from jobs.worker.task import run_task
 
 
 def run(spec: TaskSpec) -> None:
-    """Run this process's part of `spec`; ends the process with the stage's exit code unless that is 0."""
+    """Run this process's part of `spec`. If the exit code of the stage is not 0, end the process with it."""
     run_task(spec, this_task(), SITE)
 
 
 def this_task() -> Task:
-    """This process's place, from the variables of its job step."""
+    """Return the rank, node and job of this process, read from the variables of its job step."""
     get = environment.get
     job = JobId(get("SLURM_JOB_ID"))
     if array := get("SLURM_ARRAY_JOB_ID"):

@@ -1,4 +1,4 @@
-"""What Slurm says about its queue and of past jobs: one call each, whatever the number of jobs."""
+"""Asks Slurm about its queue and about past jobs, with one call for any number of jobs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from jobs.slurm.ids import JobId, elements
 from jobs.slurm.variables import outside_allocation
 from trex.errors import TrexError
 
-#: Id, state, why it waits, comment, time that it has run and may still run, nodes.
+#: Job id, state, reason for waiting, comment, time used, time left, nodes.
 _FIELDS = ("%i", "%T", "%r", "%k", "%M", "%L", "%N")
 _STATES = {"PENDING": QueueState.WAITING, "COMPLETING": QueueState.ENDING}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A job, or one element of an array, that Slurm still holds."""
+    """A job in the queue, or one element of a job array."""
 
     id: JobId
     state: QueueState
-    reason: str  #: why it waits
+    reason: str  #: why the job waits
     comment: str
     elapsed: str
     left: str
@@ -32,12 +32,12 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """This user's jobs in the queue, array elements apart.
+    """Return this user's jobs in the queue, with one entry per array element.
 
     Raises:
         TrexError: if Slurm does not answer.
     """
-    # By number: LOGNAME may still hold another user's name after a change of user.
+    # By user id, because LOGNAME may still hold the old name after a change of user.
     words = ["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", "|".join(_FIELDS)]
     answer = programs.run(words, timeout=60)
     if not answer.ok:
@@ -51,7 +51,7 @@ def _entry(job: str, state: str, *rest: str) -> Entry:
 
 
 def holds_nodes(job: str) -> bool:
-    """Whether a job is started, and not waiting or gone.
+    """Return whether a job has nodes allocated, i.e. is neither pending nor gone.
 
     Raises:
         TrexError: if Slurm does not answer.
@@ -65,14 +65,14 @@ def holds_nodes(job: str) -> bool:
 
 
 def node_address(node: str) -> str | None:
-    """Where Slurm reaches a node; None if it does not say."""
+    """Return the address that Slurm uses for a node, or None if scontrol does not say."""
     answer = programs.run(["scontrol", "show", "node", "--oneliner", node], timeout=10)
     match = re.search(r"NodeAddr=(\S+)", answer.stdout) if answer.ok else None
     return match[1] if match else None
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """Cancel jobs, or arrays as a whole; one that has ended meanwhile is no error.
+    """Cancel jobs or whole arrays. Jobs that have ended in the meantime are ignored.
 
     Raises:
         TrexError: if Slurm refuses.
@@ -86,10 +86,10 @@ def cancel(jobs: Iterable[str]) -> None:
 
 
 def past_starts(jobs: Iterable[JobId]) -> dict[JobId, list[Start]]:
-    """What accounting says of each start of `jobs`, oldest first; empty where there is no accounting."""
+    """Return what accounting recorded about each start of `jobs`, oldest first; empty without accounting."""
     arrays = ",".join(sorted({job.array for job in jobs}))
     words = ["sacct", "--duplicates", "--allocations", "--noheader", "--parsable2", f"--jobs={arrays}"]
-    whole = {**outside_allocation(), "SLURM_BITSTR_LEN": "0"}  # else long lists of elements end in dots
+    whole = {**outside_allocation(), "SLURM_BITSTR_LEN": "0"}  # otherwise sacct shortens long lists of elements
     answer = programs.run([*words, "--format=JobID,State,ElapsedRaw"], timeout=60, env=whole)
     found: dict[JobId, list[Start]] = {}
     for line in answer.stdout.splitlines() if answer.ok else []:
@@ -100,7 +100,7 @@ def past_starts(jobs: Iterable[JobId]) -> dict[JobId, list[Start]]:
 
 
 def largest_array() -> int:
-    """How many elements an array may have on this cluster; 1 where there are no arrays."""
+    """Return how many elements an array may have on this cluster; 1 if arrays are disabled."""
     answer = programs.run(["scontrol", "show", "config"], timeout=30)
     limits = re.findall(r"(?:^MaxArraySize\s*=\s*|max_array_tasks=)(\d+)", answer.stdout, re.MULTILINE)
     return max(min((int(limit) for limit in limits), default=1001), 1)

@@ -1,6 +1,6 @@
-"""The code that a run's jobs execute: copied at submission, so that editing the tree changes no queued job.
+"""Copies the code at submission, so that editing the source afterwards does not change jobs in the queue.
 
-runs/<name>/code/<digest>/{trex,jobs}/…   the digest is of what is in it; a folder is never written again
+runs/<name>/code/<digest>/{trex,jobs}/…   named by the digest of its content; never written again
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from trex.errors import UserError
 from trex.files import TEMPORARY, sync
 from trex.records.run_dir import RunDir
 
-#: The packages that a job needs, with the folders they are installed in: a checkout, or site-packages.
+#: The packages that a job needs, and the folders they are installed in: a checkout or site-packages.
 _INSTALLED = {"jobs": Path(jobs.__file__).resolve().parent, "trex": Path(trex.__file__).resolve().parent}
-#: Compiled functions as numba keeps them beside their source, whose content they carry a digest of.
+#: numba's cache files. They lie next to the source file and hold a digest of it.
 _COMPILED = {".nbi", ".nbc"}
 
 
 def code_digest(root: Path | None = None) -> str:
-    """Twelve hexadecimal digits that name the code that is installed, or that of a copy in `root`."""
+    """Return the first twelve hexadecimal digits of the SHA-256 of the installed code, or of a copy in `root`."""
     digest = hashlib.sha256()
     for path, name in _sources(root):
         digest.update(f"{name}\0{path.stat().st_size}\0".encode())
@@ -33,21 +33,23 @@ def code_digest(root: Path | None = None) -> str:
 
 
 def take_snapshot(run: RunDir) -> Path:
-    """Copy the packages into the run folder, unless the same code is there already.
+    """Copy the packages into the run folder, unless the same code has been copied already.
 
-    Functions that numba has compiled here come with it, so that not every process of a job compiles them again.
+    The copy includes numba's cache, so that the processes of a job need not compile the same functions again.
 
     Returns:
         The folder to put on PYTHONPATH.
 
     Raises:
-        UserError: if somebody changed the copy.
+        UserError: if the copy was changed.
     """
     name = code_digest()
     target = run.code / name
     if target.exists():
         if code_digest(target) != name:
-            raise UserError(f"{target}: was changed after jobs began to use it. Move it away, and submit again")
+            raise UserError(
+                f"{target}: this copy of the code was changed after it was made. Move it away, then submit again"
+            )
         return target
     run.code.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=run.code))
@@ -58,12 +60,12 @@ def take_snapshot(run: RunDir) -> Path:
             shutil.copy2(path, copy)
             copy.chmod(0o444)
         for folder in (temporary, *temporary.rglob("*/")):
-            folder.chmod(0o755)  # whatever the umask: nobody else can add compiled functions
+            folder.chmod(0o755)  # regardless of the umask, so that nobody else can add compiled functions
         if not target.exists():
             temporary.rename(target)
             sync(run.code)
     except OSError:
-        if not target.exists():  # else another submission was quicker
+        if not target.exists():  # otherwise another submission made the same copy first
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -71,7 +73,7 @@ def take_snapshot(run: RunDir) -> Path:
 
 
 def _sources(root: Path | None = None) -> Iterator[tuple[Path, str]]:
-    """The files of the packages, in a fixed order, with their paths in a copy; no byte code, no caches."""
+    """Yield the source files of the packages and their paths in a copy, sorted, without `__pycache__`."""
     for path, name in _files(root):
         if "__pycache__" not in path.parts:
             yield path, name

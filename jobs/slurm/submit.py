@@ -1,4 +1,4 @@
-"""Submitting to Slurm through submitit: what the batch script asks for, what it does before and after the job."""
+"""Submits jobs to Slurm through submitit and writes their batch scripts."""
 
 from __future__ import annotations
 
@@ -21,38 +21,39 @@ from jobs.slurm.ids import JobId
 from jobs.slurm.limits import lead, names_gpus
 from jobs.slurm.snapshot import code_digest, take_snapshot
 from jobs.slurm.variables import leave_allocation, sbatch_defaults
-from jobs.slurm.work import Work, sbatch_words
+from jobs.slurm.work import Work, sbatch_dependency
 from jobs.worker.attempts import MAX_STARTS_WITHOUT_PROGRESS
 from trex.errors import ExitCode, TrexError, UserError
 from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
 
-#: What sbatch says when the controller is busy or restarting; asking again helps.
+#: Error messages of sbatch when the controller is busy or restarting. Trying again helps.
 _TRANSIENT = (
     "Socket timed out", "Unable to contact slurm controller", "Connection refused", "Connection timed out",
     "Connection reset", "Resource temporarily unavailable", "Zero Bytes were transmitted", "Transport endpoint",
 )  # fmt: skip
+#: Pauses between the tries, in seconds.
 _PAUSES = (1.0, 3.0, 9.0)
 
 
 class Submitter:
-    """Submits the work of one run to one cluster."""
+    """Submits the jobs of one run to one cluster."""
 
     def __init__(self, run: RunDir, cluster: Cluster) -> None:
-        """Raises UserError if the run's path or one of the SBATCH_ variables cannot stand in a batch script."""
+        """Raises UserError if a batch script cannot hold the run's path or the value of an SBATCH_ variable."""
         self.run, self.cluster = run, cluster
         self.folder = run.slurm_jobs
         self.defaults = sbatch_defaults()
         if not str(run.root).isprintable() or set("%\\") & set(str(run.root)):
             raise UserError(
-                f"{str(run.root)!r}: Slurm cannot write logs there: choose a path without \\, % or controls"
+                f"{str(run.root)!r}: Slurm cannot write logs there: choose a path without \\, % or control characters"
             )
         for option, value in self.defaults.items():
             if not re.fullmatch(WORD, value):
-                raise UserError(f"SBATCH_{option.upper()} is {value!r}: expected a plain word")
+                raise UserError(f"SBATCH_{option.upper()} is {value!r}: expected one word without special characters")
 
     def text(self, work: Work) -> str:
-        """The batch script of `work`, as `submit` would write it; creates nothing."""
+        """Return the batch script of `work` as `submit` would write it. Creates no files."""
         executor = self._executor(work, self.run.code / code_digest(), comment=f"{self._label(work)}:<unique>")
         if len(work.specs) > 1:
             executor.parameters["map_count"] = len(work.specs)
@@ -65,7 +66,8 @@ class Submitter:
             The job of each key.
 
         Raises:
-            UserError: if Slurm refuses it; TrexError: if Slurm does not answer. No job is left in the queue then.
+            UserError: if Slurm rejects it; TrexError: if Slurm does not answer. In both cases no job is left in the
+                queue.
         """
         make_private(self.run.jobs)
         self.folder.mkdir(exist_ok=True, mode=0o700)
@@ -77,7 +79,7 @@ class Submitter:
         jobs = dict(zip(work.keys, ids, strict=True))
         Submission(
             round(time.time(), 3), KIND, work.stage, {key: str(job) for key, job in jobs.items()}, comment,
-            code=code.name, dependency=sbatch_words(work.waits),
+            code=code.name, dependency=sbatch_dependency(work.waits),
         ).append(self.run.submissions)  # fmt: skip
         return jobs
 
@@ -85,8 +87,10 @@ class Submitter:
         return f"trex:{self.run.name}:{work.stage}"
 
     def _call_sbatch(self, work: Work, executor: submitit.SlurmExecutor, comment: str) -> list[JobId]:
-        """Call sbatch, again if the controller is busy. A reply may be lost after the job was taken: such a job is
-        found by its comment and cancelled before the next try, so that there are never two.
+        """Call sbatch, and try again if the controller is busy.
+
+        The reply can be lost after Slurm accepted the job. Such a job is found by its comment and cancelled before the
+        next try, so that the work is never submitted twice.
         """
         for pause in (*_PAUSES, None):
             try:
@@ -95,22 +99,22 @@ class Submitter:
                 return [JobId.parse(str(job.job_id)) for job in jobs]
             except (FailedJobError, FailedSubmissionError) as error:
                 message = str(error).strip()
-            except RuntimeError as error:  # submitit found no srun
+            except RuntimeError as error:  # submitit did not find srun
                 raise UserError(
-                    f"there is no Slurm on this machine ({error}); --cluster local works without"
+                    f"Slurm is not installed on this machine ({error}); use --cluster local to run without it"
                 ) from error
             transient = any(word.lower() in message.lower() for word in _TRANSIENT)
             time.sleep(pause if transient and pause else 0)
             _cancel_all(comment)
             if not transient:
-                raise UserError(f"Slurm refused the {work.stage} job: {message}\n{_advice(message)}")
-        raise TrexError(f"Slurm did not take the {work.stage} job, asked {len(_PAUSES) + 1} times: {message}")
+                raise UserError(f"Slurm rejected the {work.stage} job: {message}\n{_advice(message)}")
+        raise TrexError(f"Slurm did not accept the {work.stage} job after {len(_PAUSES) + 1} tries: {message}")
 
     # ---- the batch script
 
     def _executor(self, work: Work, code: Path, comment: str) -> submitit.SlurmExecutor:
         stage = self.cluster.stage(work.stage)
-        # -P: without it Python would look for the code in the folder of the submission first, not in the snapshot.
+        # -P: without it, Python would import the code from the folder of the submission instead of the snapshot.
         executor = _Executor(self.folder, max_num_timeout=1_000_000, python=f"{shlex.quote(sys.executable)} -P")
         executor.update_parameters(
             job_name=f"{self.run.name}-{work.stage}", nodes=stage.nodes, ntasks_per_node=stage.tasks,
@@ -123,7 +127,7 @@ class Submitter:
         return executor
 
     def _options(self, work: Work) -> dict[str, object]:
-        """Options of sbatch that submitit has no parameter for, or none that suits."""
+        """Return the sbatch options for which submitit has no suitable parameter."""
         stage = self.cluster.stage(work.stage)
         values: dict[str, object] = {"time": stage.time, "signal": f"USR2@{lead(stage)}", "requeue": True}
         named = {"partition": stage.partition, "account": stage.account, "qos": stage.qos}
@@ -133,8 +137,8 @@ class Submitter:
         if stage.memory_gb:
             values["mem"] = f"{stage.memory_gb}G"
         if work.waits:
-            values["dependency"] = sbatch_words(work.waits)
-            values["kill-on-invalid-dep"] = "yes"  # else it would wait forever once a job before it has failed
+            values["dependency"] = sbatch_dependency(work.waits)
+            values["kill-on-invalid-dep"] = "yes"  # otherwise the job would stay in the queue after a failure
         values |= {key: True if value == "yes" else value for key, value in stage.options.items()}
         return values
 
@@ -142,11 +146,11 @@ class Submitter:
         own = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
         return [
             f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
-            "export SLURM_EXPORT_ENV=ALL  # the processes get this shell's environment, whatever sbatch was told",
-            f"rm -f -- {shlex.quote(str(self.folder))}/{own}_*.save_tmp  # submitit fails on what a killed start left",
+            "export SLURM_EXPORT_ENV=ALL  # pass this shell's environment on, even if sbatch ran with --export=NONE",
+            f"rm -f -- {shlex.quote(str(self.folder))}/{own}_*.save_tmp  # left by a killed start; submitit would fail",
             "echo \"$(date '+%F %T') job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0}\"",
             *self.cluster.setup,
-            "set +eu  # whatever the lines above set: the lines after srun are there for when it fails",
+            "set +eu  # undo any `set -eu` above, because the lines after srun must run when it fails",
         ]
 
     def _after(self, work: Work) -> list[str]:
@@ -155,19 +159,19 @@ class Submitter:
         lines = Path(__file__).with_name("requeue.sh").read_text(encoding="utf-8").rstrip().splitlines()
         again = f"trex {work.stage} {shlex.quote(str(self.run.root))}"
         return [
-            "rc=$?",  # srun's code
+            "rc=$?",  # srun's exit code
             f"trex_states=({states})",
             f"trex_rendezvous=({places})",
             f"trex_continue={shlex.quote(again)}",
             f"trex_code_interrupted={int(ExitCode.INTERRUPTED)}",
             f"trex_most_starts={MAX_STARTS_WITHOUT_PROGRESS}",
             *lines,
-            "exit $rc",  # to Slurm, which would else call every job COMPLETED
+            "exit $rc",  # otherwise Slurm would record every job as COMPLETED
         ]
 
 
 class _Executor(submitit.SlurmExecutor):
-    """Writes its script on a machine without Slurm too, for a dry run."""
+    """Also writes the script on a machine without Slurm, for a dry run."""
 
     @classmethod
     def affinity(cls) -> int:
@@ -176,21 +180,22 @@ class _Executor(submitit.SlurmExecutor):
 
 def _srun_arguments(cpus_per_task: int) -> list[str]:
     return [
-        "--kill-on-bad-exit=1",  # a rank that died would leave the others waiting in a collective
-        "--wait=0",  # some sites end a step soon after its first process has finished
+        "--kill-on-bad-exit=1",  # otherwise the other ranks would wait in a collective for a rank that died
+        "--wait=0",  # some sites end a step soon after its first process has ended
         "--open-mode=append",
-        f"--cpus-per-task={cpus_per_task}",  # since 22.05 srun does not take it from the batch script
+        f"--cpus-per-task={cpus_per_task}",  # since Slurm 22.05, srun does not take it from the batch script
     ]
 
 
 def array_size(cluster: Cluster) -> int:
-    """How many elements an array may have; 1 where there are none."""
+    """Return how many elements an array may have; 1 if the cluster has no arrays."""
     return min(queue.largest_array(), cluster.max_array_size or sys.maxsize)
 
 
 def make_private(folder: Path) -> None:
-    """Create the folder of the job files for its owner alone: submitit's are pickles, and who can exchange one runs
-    code as the owner.
+    """Create the folder of the job files with access for its owner only.
+
+    submitit's files are pickles: anyone who can replace one can run code as the owner.
 
     Raises:
         UserError: if it belongs to another user or is a link.
@@ -198,12 +203,15 @@ def make_private(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     about = folder.lstat()
     if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
-        raise UserError(f"{folder}: a link, or another user's: job files are only put into a folder of your own")
+        raise UserError(
+            f"{folder}: is a link or belongs to another user: expected a folder of your own for the job files. "
+            f"Move it away, or choose another folder with runs=…"
+        )
     folder.chmod(0o700)
 
 
 def _cancel_all(comment: str) -> None:
-    """Cancel what a call of sbatch left in the queue although it reported a failure."""
+    """Cancel the jobs that a failed call of sbatch left in the queue."""
     for _ in range(3):
         try:
             queue.cancel(str(entry.id) for entry in queue.entries() if entry.comment == comment)
@@ -211,12 +219,13 @@ def _cancel_all(comment: str) -> None:
         except TrexError:
             time.sleep(2.0)
     raise TrexError(
-        f"Slurm answers neither sbatch nor squeue. Whether the job was taken is not known: when Slurm is back, "
-        f"`squeue --me --format '%i %k'` shows it with the comment {comment} if so; scancel it before submitting again."
+        f"Slurm answers neither sbatch nor squeue, so it is not known whether the job was submitted. When Slurm is "
+        f"back, run `squeue --me --format '%i %k'`. If it lists a job with the comment {comment}, cancel that job with "
+        f"scancel before you submit again."
     )
 
 
 def _advice(message: str) -> str:
     if "MaxSubmitJob" in message or "max_submit" in message.lower() or "QOSMaxSubmit" in message:
-        return "You have as many jobs in the queue as the site allows; submit again when some have ended."
-    return "`trex check CONFIG --cluster NAME` says which setting of the cluster file it is."
+        return "You have reached the site's limit of jobs in the queue; submit again when some have ended."
+    return "`trex check CONFIG --cluster NAME` shows which stage of the cluster file Slurm rejects."

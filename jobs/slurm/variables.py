@@ -1,4 +1,4 @@
-"""Slurm's variables in the environment of a process."""
+"""Slurm's environment variables."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import re
 
 from jobs import environment
 
-#: Variables of an allocation or a job step; left in place at submission, they would leak into the new job.
-_OF_AN_ALLOCATION = re.compile(r"^(SLURM|SBATCH|SRUN|SUBMITIT|PMI|PMIX|MASTER_ADDR$|MASTER_PORT$)")
-#: What tells where Slurm itself is and how it is entered, and stays.
-_OF_THE_SITE = {"SLURM_CONF", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS", "SLURM_JWT"}
-#: Options of sbatch that sites tell people to set for all their jobs: SBATCH_ACCOUNT and so on. They are read apart
-#: and written into the batch script, for sbatch would give the variables precedence over what a cluster file says.
+#: Variables of an allocation or a job step. They are removed before a submission so that the new job does not get them.
+_ALLOCATION_VARIABLES = re.compile(r"^(SLURM|SBATCH|SRUN|SUBMITIT|PMI|PMIX|MASTER_ADDR$|MASTER_PORT$)")
+#: Variables that say which Slurm to use and how to log in to it. They are kept.
+_SITE_VARIABLES = {"SLURM_CONF", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS", "SLURM_JWT"}
+#: Options that users set for all their jobs through SBATCH_ACCOUNT, SBATCH_PARTITION and so on. The toolkit writes them
+#: into the batch script, because sbatch would let the variables override the cluster file.
 _DEFAULTS = ("account", "partition", "qos", "reservation")
 
 
 def outside_allocation() -> dict[str, str]:
-    """This environment without what belongs to an allocation: what a submission starts from."""
+    """Return this environment without the variables of an allocation, as a submission needs it."""
     return {
         name: value
         for name, value in environment.variables().items()
-        if name in _OF_THE_SITE or not _OF_AN_ALLOCATION.match(name)
+        if name in _SITE_VARIABLES or not _ALLOCATION_VARIABLES.match(name)
     }
 
 
 def leave_allocation() -> None:
-    """Drop the variables of an allocation from this process, before it submits a job from inside one."""
+    """Remove the variables of an allocation from this process, so that it can submit a job from inside one."""
     environment.remove(set(environment.variables()) - set(outside_allocation()))
 
 
 def sbatch_defaults() -> dict[str, str]:
-    """Options of sbatch that the user, or the site, chose for all jobs, such as SBATCH_ACCOUNT in a login script."""
+    """Return the sbatch options that the user or the site set for all jobs, such as SBATCH_ACCOUNT."""
     values = {option: environment.get(f"SBATCH_{option.upper()}") for option in _DEFAULTS}
     return {option: value for option, value in values.items() if value}

@@ -1,4 +1,4 @@
-"""What one call of sbatch submits, as values; only this module writes a dependency in the words of sbatch."""
+"""What one call of sbatch submits. Only this module writes a dependency in sbatch's syntax."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from jobs.slurm.ids import JobId
 
 
 class After(Enum):
-    """What of another job has to come first, in the word of `sbatch --dependency`."""
+    """The condition of a dependency; the values are the types of `sbatch --dependency`."""
 
     SUCCESS = "afterok"
-    END = "afterany"  #: whether it succeeded or not
-    SAME_ELEMENT = "aftercorr"  #: for an array: the success of the element with the same number
+    END = "afterany"  #: with success or without
+    SAME_ELEMENT = "aftercorr"  #: success of the element with the same number in another array
 
 
 @dataclass(frozen=True)
 class Dependency:
-    """Other jobs that have to end before."""
+    """Other jobs that must end first."""
 
     after: After
     jobs: tuple[JobId, ...]  #: at least one
 
     def __str__(self) -> str:
-        """For a person."""
+        """Return the dependency in words, for a message."""
         jobs = ", ".join(map(str, self.jobs))
         return {
             After.SUCCESS: f"the success of {jobs}",
@@ -35,8 +35,8 @@ class Dependency:
         }[self.after]
 
 
-def sbatch_words(dependencies: Iterable[Dependency]) -> str:
-    """The value of `sbatch --dependency`, such as `afterok:12,afterany:13:14`; empty for none."""
+def sbatch_dependency(dependencies: Iterable[Dependency]) -> str:
+    """Return the value of `sbatch --dependency`, such as `afterok:12,afterany:13:14`; empty if there are none."""
     return ",".join(":".join([one.after.value, *map(str, one.jobs)]) for one in dependencies)
 
 
@@ -46,7 +46,7 @@ class Work:
 
     specs: tuple[TaskSpec, ...]
     waits: tuple[Dependency, ...] = ()
-    parallel: int = 0  #: elements that run at once; 0: as many as the cluster allows
+    parallel: int = 0  #: how many elements may run at once; 0: no limit
 
     @property
     def stage(self) -> Stage:
@@ -55,5 +55,5 @@ class Work:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Name of the state file of each spec."""
+        """The key of each spec, which names its state file."""
         return tuple(spec.keys[0] for spec in self.specs)

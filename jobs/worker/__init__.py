@@ -1,1 +1,1 @@
-"""What every process of a job runs, on Slurm and on this machine: lock, meeting of the ranks, stage, recorded end."""
+"""What every process of a job runs, in any back end: lock, rendezvous of the ranks, stage, record of the end."""

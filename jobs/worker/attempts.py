@@ -1,7 +1,7 @@
-"""What became of each job of a run: its state, which the next start and the batch script read, and its history.
+"""Records how each start of a job ended: the state, which the next start and the batch script read, and the history.
 
-runs/<name>/jobs/<key>.state.json   where the job stands now (trex/records/job_state.py)
-runs/<name>/events.jsonl            each start and each end, with why (trex/records/events.py)
+runs/<name>/jobs/<key>.state.json   the job's current state (trex/records/job_state.py)
+runs/<name>/events.jsonl            each start and each end, with the reason (trex/records/events.py)
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from trex.records.job_state import JobState, State
 from trex.records.manifest import checkpoint_folders
 from trex.records.run_dir import RunDir
 
-#: So many starts of one job in a row without anything new on disk, and it is not started again. The batch script gets
-#: this number from here (jobs/slurm/submit.py), for starts that die before they record anything.
+#: After this many starts of a job in a row without anything new on disk, the job is not started again. The batch script
+#: uses the same number (jobs/slurm/submit.py) for starts that die before they record anything.
 MAX_STARTS_WITHOUT_PROGRESS = 5
 
-#: What the main rank waits for the record of another one, when that one is lost.
+#: How long rank 0 waits for the record of a rank that is lost.
 SECONDS_FOR_A_RECORD = 5.0
 
 _STATES: dict[ExitCode, State] = {ExitCode.DONE: State.DONE, ExitCode.INTERRUPTED: State.WANTS_REQUEUE}
@@ -37,17 +37,17 @@ class Outcome:
     """How one process's part of a job ended."""
 
     code: ExitCode = ExitCode.DONE
-    reason: str = "finished"  #: for a person
-    lost_another: bool = False  #: all that is known is that another rank is gone
+    reason: str = "finished"  #: for the user
+    lost_another: bool = False  #: whether all that is known is that another rank is gone
 
     @property
     def failed(self) -> bool:
-        """Whether it neither finished nor stopped because it was asked to."""
+        """Whether it ended with an error, i.e. it neither finished nor was asked to stop."""
         return self.code not in (ExitCode.DONE, ExitCode.INTERRUPTED)
 
 
 def record_failure(run: RunDir, spec: TaskSpec, task: Task, outcome: Outcome) -> None:
-    """Say why a rank other than the main one failed: that one waits for it, and may be killed before it finds out."""
+    """Record why a rank other than rank 0 failed, because rank 0 may be killed before it finds out itself."""
     reason = f"rank {task.rank} on {task.node}: {outcome.reason}"
     for key in spec.keys:
         found = JobState.of_or_none(run, key)
@@ -56,7 +56,7 @@ def record_failure(run: RunDir, spec: TaskSpec, task: Task, outcome: Outcome) ->
 
 
 def _is_of(found: JobState, task: Task) -> bool:
-    """Whether a state was left by this very start of the job."""
+    """Return whether this start of the job recorded the state."""
     return (found.job, found.restart) == (task.job_id, task.restart)
 
 
@@ -65,8 +65,8 @@ def _now() -> float:
 
 
 @dataclass(frozen=True)
-class _Standing:
-    """Where a job stands: its state and its history are both written from this."""
+class _Status:
+    """The current status of a job, from which its state file and its history are written."""
 
     state: State
     code: int | None
@@ -77,66 +77,69 @@ class _Standing:
 
 
 class Attempt:
-    """One start of one job of a run; the main rank keeps its records."""
+    """One start of one job of a run. Rank 0 keeps its records."""
 
     def __init__(self, run: RunDir, spec: TaskSpec, task: Task, site: Site) -> None:
         self.run, self.spec, self.task, self.site = run, spec, task, site
         self.keys = spec.keys
         self.open_keys = list(self.keys)
         self.began = time.time()
-        self.began_with = self.mark()
+        self.mark_at_start = self.mark()
         self.starts_without_progress = 1
         self.started = False
 
     def start(self, held: ExitStack) -> None:
-        """Take the locks of the stage, to be let go with `held`, and record the start.
+        """Take the locks of the stage, which `held` releases, and record the start.
 
         Raises:
-            RunLocked: if another living job holds one; nothing is recorded then.
+            RunLocked: if another running job holds one; nothing is recorded then.
             NoProgress: if the last starts of the same job left nothing new on disk.
         """
         for key in self.keys:
             held.enter_context(locked(self.run.lock(key), self.task, self.site))
         self.started = True
-        self.began_with = self.mark()
+        self.mark_at_start = self.mark()
         self.starts_without_progress = self._starts_without_progress()
         AttemptStarted(
-            _now(), self.spec.stage, self.keys, self.task.job_id, self.task.restart, self.began_with,
+            _now(), self.spec.stage, self.keys, self.task.job_id, self.task.restart, self.mark_at_start,
             nodes=self.task.node_count, node=self.task.node, world=self.task.world,
         ).append(self.run.events)  # fmt: skip
         if self.starts_without_progress > MAX_STARTS_WITHOUT_PROGRESS:
             raise NoProgress(
-                f"started {self.starts_without_progress - 1} times without getting any further ({self.began_with}): "
-                f"not requeued any more. The logs in {self.run.jobs} say how each attempt ended; fix the cause and "
+                f"started {self.starts_without_progress - 1} times without progress (on disk: {self.mark_at_start}): "
+                f"not requeued any more. The logs in {self.run.jobs} say how each start ended; fix the cause and "
                 f"submit it again."
             )
         for key in self.keys:
-            self._save(key, _Standing(State.RUNNING, None, "", None, self.began_with, _now()))
+            self._save(key, _Status(State.RUNNING, None, "", None, self.mark_at_start, _now()))
 
     def _starts_without_progress(self) -> int:
-        """Starts of this job in a row, this one included, that found nothing new on disk. Restarts that recorded
-        nothing, because they died before they could, count too."""
+        """Return how many starts of this job in a row, including this one, found nothing new on disk.
+
+        Restarts that died before they could record anything count too.
+        """
         before = JobState.of_or_none(self.run, self.keys[0])
-        if before is None or (before.job, before.mark) != (self.task.job_id, self.began_with):
+        if before is None or (before.job, before.mark) != (self.task.job_id, self.mark_at_start):
             return 1
         return before.starts_without_progress + max(self.task.restart - before.restart, 1)
 
     def finish_item(self, item: Item) -> None:
-        """Record that one of several datasets is done."""
+        """Record that one item of the job is done."""
         key = f"{self.spec.stage}-{item.name}"
         self.open_keys.remove(key)
-        self._save(key, _Standing(State.DONE, ExitCode.DONE, "finished", None, self.mark(), _now()))
+        self._save(key, _Status(State.DONE, ExitCode.DONE, "finished", None, self.mark(), _now()))
 
     def end(self, outcome: Outcome, signal: str | None) -> None:
-        """Record the end: exit code, why, and the signal that came, if one did. Nothing was started where another job
-        holds the lock. Where another rank is gone, the state stays as that of a job whose processes are killed: how
-        that one ended decides whether the job is requeued. Where another one failed, and this one was told to stop for
-        it, that one's record stays.
+        """Record the end: exit code, reason, and the stop signal, if there was one.
+
+        Records nothing if the start was refused because another job holds the lock. If another rank is gone, the state
+        stays as it is when processes are killed, because the end of that rank decides whether the job is requeued. If
+        another rank failed and this one was asked to stop because of it, the record of the failed rank stays.
         """
         if not self.started:
             return
         state = _STATES.get(outcome.code, State.FAILED)
-        end = _Standing(state, int(outcome.code), outcome.reason, signal, self.mark(), _now())
+        end = _Status(state, int(outcome.code), outcome.reason, signal, self.mark(), _now())
         for key in self.open_keys if not outcome.lost_another else ():
             if outcome.code != ExitCode.INTERRUPTED or self._failure(key) is None:
                 self._save(key, end)
@@ -145,14 +148,17 @@ class Attempt:
             end.reason, signal, end.mark, seconds=round(end.time - self.began, 3),
         ).append(self.run.events)  # fmt: skip
 
-    def _save(self, key: str, now: _Standing) -> None:
-        starts = self.starts_without_progress if now.mark == self.began_with else 0
+    def _save(self, key: str, now: _Status) -> None:
+        starts = self.starts_without_progress if now.mark == self.mark_at_start else 0
         JobState(
             now.state, now.code, now.reason, now.signal, self.task.job_id, self.task.restart, now.mark, starts, now.time
         ).save(self.run, key)
 
     def failure_of_another(self) -> Outcome | None:
-        """What a rank recorded that failed, by `record_failure`; it may still be on its way through the file system."""
+        """Return what a failed rank recorded with `record_failure`, or None.
+
+        Waits up to `SECONDS_FOR_A_RECORD` for the file to become visible on a shared file system.
+        """
         deadline = time.monotonic() + SECONDS_FOR_A_RECORD
         while time.monotonic() < deadline:
             for failure in filter(None, map(self._failure, self.open_keys)):
@@ -161,21 +167,21 @@ class Attempt:
         return None
 
     def _failure(self, key: str) -> Outcome | None:
-        """What is recorded of this very start if it failed."""
+        """Return the failure that was recorded for this start, or None."""
         found = JobState.of_or_none(self.run, key)
         if found is not None and found.state == State.FAILED and found.code is not None and _is_of(found, self.task):
             return Outcome(ExitCode(found.code), found.reason)
         return None
 
     def mark(self) -> str:
-        """What the stage has on disk, in short; it differs as soon as something new is there."""
+        """Return a short description of what the stage has on disk. It changes as soon as something is added."""
         if self.spec.stage == "train":
             return next((path.name for path in checkpoint_folders(self.run.checkpoints)), "nothing")
         sizes = [path.stat().st_size for item in self.spec.items for path in self._files(item)]
         return f"{len(sizes)} files of {sum(sizes)} bytes"
 
     def _files(self, item: Item) -> Iterator[Path]:
-        """What an item has on disk; other seeds of the same dataset are another job's."""
+        """Yield the files of an item. Results of other seeds belong to other jobs and are left out."""
         probe = self.spec.stage == "probe"
         folder = self.run.probes(item.dataset) if probe else self.run.features(item.dataset, "test").parent
         for path in folder.rglob("*"):

@@ -1,4 +1,4 @@
-"""One living job per stage of a run: the lock names its owner, and is taken over only when the owner is surely gone."""
+"""Allows one running job per stage of a run. A lock names its owner and is taken over only if the owner has ended."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from trex.records.lock_owner import LockOwner
 
 @contextlib.contextmanager
 def locked(path: Path, task: Task, site: Site) -> Iterator[None]:
-    """Hold the lock file `path` for the length of the block. Records: trex/records/lock_owner.py.
+    """Hold the lock file `path` during the block. Its format is in trex/records/lock_owner.py.
 
     Raises:
-        RunLocked: if another living job holds it, or if it cannot be told whether its owner lives.
+        RunLocked: if another running job holds it, or if it is not known whether its owner still runs.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = LockOwner(
@@ -31,8 +31,8 @@ def locked(path: Path, task: Task, site: Site) -> Iterator[None]:
     while not _create(path, mine):
         owner = _read(path)
         if owner is None:
-            continue  # released in between
-        if _lives(owner, task, site, path):
+            continue  # released in the meantime
+        if _is_alive(owner, task, site, path):
             raise RunLocked(
                 f"{path}: job {owner.job} on {owner.host} (process {owner.pid}) is working on it. "
                 f"Wait for it, or cancel it first."
@@ -46,7 +46,7 @@ def locked(path: Path, task: Task, site: Site) -> Iterator[None]:
 
 
 def _create(path: Path, mine: LockOwner) -> bool:
-    """Create the lock with its content in one step: a link to a finished file either exists or does not."""
+    """Create the lock together with its content, by linking a finished file; return False if the lock exists."""
     temporary = path.with_name(f".{path.name}.{mine.id}")
     mine.write(temporary)
     try:
@@ -64,37 +64,42 @@ def _read(path: Path) -> LockOwner | None:
     except FileNotFoundError:
         return None
     except RecordError as error:
-        raise RunLocked(f"{error}\nIf no job works on this run, delete that file.") from error
+        raise RunLocked(f"{error}\nIf no job is working on this run, delete that file.") from error
 
 
 def _is_of(path: Path, owner: LockOwner) -> bool:
-    """Whether a lock is the one that `owner` took."""
+    """Return whether `owner` took the lock at `path`."""
     found = _read(path)
     return found is not None and found.id == owner.id
 
 
-def _lives(owner: LockOwner, task: Task, site: Site, path: Path) -> bool:
+def _is_alive(owner: LockOwner, task: Task, site: Site, path: Path) -> bool:
     try:
-        return site.owner_lives(owner, task)
+        return site.owner_is_alive(owner, task)
     except RunLocked as error:
         raise RunLocked(f"{path}: {error}. If it has ended, delete that file.") from error
 
 
 def process_start(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot; with the pid it names a process for good."""
+    """Return the start time of a process in clock ticks since boot, or None if it has ended.
+
+    A process id can be used again; together with the start time it is unique.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return None
     fields = text.rsplit(")", 1)[1].split()
-    return None if fields[0] in ("Z", "X") else int(fields[19])  # a zombie has ended; only its parent has not looked
+    return (
+        None if fields[0] in ("Z", "X") else int(fields[19])
+    )  # a zombie has ended; its parent has not called wait yet
 
 
 def _remove_stale(path: Path, owner: LockOwner) -> None:
-    """Remove a dead owner's lock; of several that find it dead, one does.
+    """Remove the lock of an owner that has ended, in only one of the processes that try.
 
-    The right to remove it is a link to it, named for its owner: only one process can make that. Without it a slower
-    process would remove the lock of a quicker one that took over in between.
+    The process that creates a second link to the lock, named after the owner, may remove it; only one can create the
+    link. Otherwise a slow process could remove the new lock of a faster one.
     """
     right = path.with_name(f".{path.name}.stale-{owner.id}")
     try:
@@ -112,13 +117,16 @@ def _remove_stale(path: Path, owner: LockOwner) -> None:
 
 
 def _wait_for_removal(path: Path, owner: LockOwner, right: Path) -> None:
-    """Wait until the process that has the right to remove a lock did so.
+    """Wait until the process that may remove the lock has done so.
 
     Raises:
-        RunLocked: if it did not: it was killed between two lines, and nobody can tell that from being slow.
+        RunLocked: if it has not after 5 seconds. It was probably killed in between, but it may also be slow.
     """
     for _ in range(100):
         if not _is_of(path, owner):
             return
         time.sleep(0.05)
-    raise RunLocked(f"{path}: being taken over by a process that does not end. If none lives, delete it and {right}.")
+    raise RunLocked(
+        f"{path}: another process began to take over this lock and did not finish. If no job is working on this run, "
+        f"delete this file and {right}."
+    )

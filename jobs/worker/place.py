@@ -1,4 +1,4 @@
-"""What the back end that starts a process tells it of its place, and answers it later."""
+"""What a process gets from the back end that starts it: its place in the job, and two questions it can ask later."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from trex.records.lock_owner import LockOwner
 
 @dataclass(frozen=True)
 class Task:
-    """A process's place in its job."""
+    """The place of a process in its job."""
 
-    backend: str  #: the kind of cluster that started it
+    backend: str  #: the kind of the back end that started it
     job_id: str  #: as the back end writes it
     rank: int
     world: int
     local_rank: int  #: among the ranks of its node
     node: str
     node_count: int
-    restart: int  #: how often the job had been requeued before this start
+    restart: int  #: how many times the job was requeued before this start
     cpus: int  #: CPUs of this process
 
 
 @dataclass(frozen=True)
 class Site:
-    """What only the back ends know; jobs/backend.py makes the one that there is."""
+    """Questions that only a back end can answer. The only instance is in jobs/backend.py."""
 
-    #: Whether the owner of a lock still works, as a process of this task sees it. Raises RunLocked, with the beginning
-    #: of a sentence, if nobody can tell.
-    owner_lives: Callable[[LockOwner, Task], bool]
-    #: Names and addresses by which the other nodes of a job may reach the node of this task, the likeliest first.
+    #: Returns whether the owner of a lock still runs, asked by a process of this task. Raises RunLocked, with the
+    #: beginning of a sentence as its message, if this cannot be found out.
+    owner_is_alive: Callable[[LockOwner, Task], bool]
+    #: Returns names and addresses by which other nodes may reach the node of this task, the most likely first.
     addresses: Callable[[Task], Sequence[str]]

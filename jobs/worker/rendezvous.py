@@ -1,7 +1,7 @@
-"""How the ranks of a job find each other: rank 0 listens on a free port and publishes where, in the run folder.
+"""Lets the ranks of a job find each other: rank 0 listens on a free port and writes its address into the run folder.
 
-No port is computed or configured, so jobs that share a node cannot collide; no host name needs to resolve. The file
-carries the job's id and restart count, so a requeued job never meets its earlier life.
+No port is computed or configured, so jobs on the same node cannot collide, and no host name needs to resolve. The name
+of the file contains the job's id and restart count, so a requeued job never reads the file of an earlier start.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from trex.records.run_dir import RunDir
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-#: The processes of a job may start minutes apart when file systems are slow.
+#: How long to wait for the other ranks. On a slow file system, processes of a job may start minutes apart.
 WAIT_SECONDS = 600.0
 
 
 def meet(run: RunDir, key: str, task: Task, site: Site, stop: StopRequest) -> Store | None:
-    """A key-value store that all ranks of this attempt share; None for a single process.
+    """Return a key-value store that all ranks of this start share; None for a single process.
 
     Raises:
-        Interrupted: if asked to stop while waiting; TrexError: if rank 0 does not show up.
+        Interrupted: if asked to stop while waiting; TrexError: if a rank does not arrive in time.
     """
     if task.world == 1:
         return None
@@ -43,7 +43,7 @@ def meet(run: RunDir, key: str, task: Task, site: Site, stop: StopRequest) -> St
 
 
 def cancel(run: RunDir, key: str, task: Task, reason: str) -> None:
-    """Tell the waiting ranks that rank 0 does not come, so that none of them waits for it."""
+    """Tell the other ranks that rank 0 has ended, so that they do not wait for it."""
     if task.world > 1:
         Canceled(reason).write(run.canceled(key, task.job_id, task.restart))
 
@@ -66,24 +66,26 @@ def _join(run: RunDir, key: str, task: Task, stop: StopRequest) -> Store:
     while time.monotonic() < deadline:
         stop.check()
         if canceled.exists():
-            raise TrexError(f"rank 0 ended before the ranks met: {Canceled.read(canceled).reason}")
+            raise TrexError(f"rank 0 ended before the ranks were connected: {Canceled.read(canceled).reason}")
         if path.exists():
             place = Rendezvous.read(path)
             for address in place.addresses:
                 store = _connect(address, place.port, place.token)
                 if store is not None:
-                    if place.node != task.node:  # another process of the same node may use an address that is local
+                    if place.node != task.node:  # a process on rank 0's node may have used a loopback address
                         store.set("reached", address)
                     return store
         time.sleep(0.1)
-    raise TrexError(f"rank 0 could not be reached within {WAIT_SECONDS:.0f} s ({path}): did its process die?")
+    raise TrexError(
+        f"rank 0 could not be reached within {WAIT_SECONDS:.0f} s ({path}): check its log and the network of its node"
+    )
 
 
 def _wait_for_all(store: Store, task: Task, stop: StopRequest) -> None:
-    """Wait until every rank is at the store. Either all continue or all leave: the first to decide decides for all.
+    """Wait until every rank has connected. The first rank that decides to continue or to stop decides for all.
 
-    A signal during start-up may end one rank before it can catch it, and find another here; without a decision that
-    rank would wait in the back end's own rendezvous until its time-out.
+    A signal during start-up may reach one rank before it joins and another one here. Without a common decision, the
+    second rank would wait in PyTorch's own rendezvous until its timeout.
     """
     if store.add("arrived", 1) == task.world:
         store.compare_set("decision", "", "go")
@@ -94,14 +96,18 @@ def _wait_for_all(store: Store, task: Task, stop: StopRequest) -> None:
         if store.check(["decision"]):
             if store.get("decision") == b"go":
                 return
-            raise Interrupted("stopped before all ranks had met; nothing was begun, the same command starts it")
+            raise Interrupted(
+                "stopped before all ranks were connected; no work was started, the same command starts it"
+            )
         if time.monotonic() > deadline:
-            raise TrexError(f"not all {task.world} ranks came within {WAIT_SECONDS:.0f} s: did one of them die?")
+            raise TrexError(
+                f"only some of the {task.world} ranks were connected within {WAIT_SECONDS:.0f} s: check the log of each"
+            )
         time.sleep(0.05)
 
 
 def _connect(address: str, port: int, token: str) -> Store | None:
-    """The store at that place if it is this job's: another may listen on the same port of another machine."""
+    """Connect to the store at that address; None if it is unreachable or belongs to another job."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     try:
@@ -116,7 +122,7 @@ def _connect(address: str, port: int, token: str) -> Store | None:
 
 
 def _addresses_of(names: Sequence[str]) -> list[str]:
-    """The addresses that this node's names stand for, then that of its default route."""
+    """Return the IPv4 addresses of this node's names, followed by the address of its default route."""
     found: list[str] = []
     for name in names:
         try:
@@ -125,7 +131,7 @@ def _addresses_of(names: Sequence[str]) -> list[str]:
             continue
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("10.255.255.255", 1))  # sends nothing: only asks which address the route would use
+            probe.connect(("10.255.255.255", 1))  # sends nothing; only selects the address of the default route
             found.append(probe.getsockname()[0])
         except OSError:
             pass
@@ -133,8 +139,10 @@ def _addresses_of(names: Sequence[str]) -> list[str]:
 
 
 def _choose_interface(store: Store, task: Task) -> None:
-    """Tell gloo which network interface leads to the other nodes, unless the user did. It otherwise takes the one the
-    host's name resolves to, on many systems the loopback."""
+    """Tell gloo which network interface leads to the other nodes, unless the user did.
+
+    By default gloo uses the interface that the host name resolves to, which on many systems is the loopback.
+    """
     if environment.get("GLOO_SOCKET_IFNAME"):
         return
     reached = store.get("reached").decode()

@@ -1,5 +1,6 @@
-"""What every process of a job runs, whatever back end started it: find the others, do the stage, record how it
-ended. The exit code is the answer to whoever started it (trex/errors.py).
+"""What every process of a job runs, in any back end: connect to the other ranks, do the stage, record how it ended.
+
+The exit code tells the back end how it ended (trex/errors.py).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 _PACKAGES = ("trex-toolkit", "torch", "torchvision", "numpy", "h5py", "submitit", "numba", "simplejpeg", "pillow")
 
-#: How gloo, NCCL and the store put it that another process is gone.
+#: Matches the error messages of gloo, NCCL and the store that report the loss of another process.
 _LOST = re.compile(
     "closed by peer|reset by peer|broken pipe|connection refused|connection was likely closed|got 0 bytes"
     "|pair is not connected|ncclRemoteError|remote process|communicator was aborted|timed? ?out",
@@ -44,9 +45,9 @@ _LOST = re.compile(
 
 
 def run_task(spec: TaskSpec, task: Task, site: Site) -> None:
-    """Run one process's part of `spec`; ends the process with the stage's exit code unless that is 0.
+    """Run this process's part of `spec`. If the exit code is not 0, end the process with it.
 
-    Call it in the main thread before anything heavy is imported: the stop signals are caught from here on.
+    Call this in the main thread before any slow import, because the stop signals are caught from here on.
     """
     stop = StopRequest().install()
     _set_up_logging(task)
@@ -64,15 +65,14 @@ def run_task(spec: TaskSpec, task: Task, site: Site) -> None:
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(
-            outcome.code
-        )  # not sys.exit: after a failed collective, threads of gloo or NCCL may wait for other ranks
+        # Not sys.exit: after a failed collective, threads of gloo or NCCL may still wait for other ranks.
+        os._exit(outcome.code)
 
 
 def _attempt(
     spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest, attempt: Attempt | None, held: ExitStack
 ) -> Outcome:
-    """Take the locks, to be released with `held`, and do the work. Logs and returns every error."""
+    """Take the locks, which `held` releases, and do the work. Logs every error and returns it as the outcome."""
     try:
         if attempt is not None:
             attempt.start(held)
@@ -81,30 +81,30 @@ def _attempt(
         log.log(logging.WARNING if error.exit_code == ExitCode.INTERRUPTED else logging.ERROR, "%s", error)
         return Outcome(error.exit_code, str(error))
     except Exception as error:
-        return _what_failed(error, task, attempt)
+        return _outcome_of(error, task, attempt)
     return Outcome()
 
 
-def _what_failed(error: Exception, task: Task, attempt: Attempt | None) -> Outcome:
-    """Log an error that is not meant for the user. Where it only says that another rank is gone, and that one recorded
-    why, the outcome is that one's.
+def _outcome_of(error: Exception, task: Task, attempt: Attempt | None) -> Outcome:
+    """Log an unexpected error and return its outcome.
+
+    If the error only says that another rank is gone, and that rank recorded why, return the outcome of that rank.
     """
     reason = f"{type(error).__name__}: {error}"
     if not (task.world > 1 and _lost_another(error)):
-        log.exception("an error of the program or the machine")
+        log.exception("unexpected error in the program or the machine")
         return Outcome(ExitCode.FAULT, reason)
-    told = attempt.failure_of_another() if attempt is not None else None
-    if told is not None:
-        log.error("%s", told.reason)
-        return told
-    words = "another process of this job ended before its work was done; its log is beside this one"
-    log.error("%s\n%s", words, reason)
+    recorded = attempt.failure_of_another() if attempt is not None else None
+    if recorded is not None:
+        log.error("%s", recorded.reason)
+        return recorded
+    log.error("another process of this job ended too early; its log is in the same folder as this one\n%s", reason)
     return Outcome(ExitCode.FAULT, reason, lost_another=True)
 
 
 def _lost_another(error: Exception) -> bool:
-    """Whether an error of a back end says no more than that another rank is not there: that one knows why."""
-    if isinstance(error, OSError):  # of a file, which may time out as well
+    """Return whether an error of PyTorch's communication only says that another rank is gone."""
+    if isinstance(error, OSError):  # an error about a file, which can also be a timeout
         return False
     of_the_store = any(one.__name__ in ("DistNetworkError", "DistStoreError") for one in type(error).__mro__)
     return of_the_store or bool(_LOST.search(str(error)))
@@ -129,19 +129,19 @@ def _work(spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest
         _record_environment(run, task, device)
     with joined(task.rank, task.world, device, store) as ranks:
         if ranks.maximum(int(bool(stop))):
-            raise Interrupted("stopped before the work began; the same command starts it")
+            raise Interrupted("stopped before the work started; the same command starts it")
         if spec.stage == "train":
             from trex.training.trainer import train
 
             train(run, config, ranks, stop)
             return
         for item in spec.items:
-            _one_data_set(spec.stage, run, config, item, ranks, stop)
+            _one_dataset(spec.stage, run, config, item, ranks, stop)
             if attempt is not None:
                 attempt.finish_item(item)
 
 
-def _one_data_set(stage: Stage, run: RunDir, config: Config, item: Item, ranks: Ranks, stop: StopRequest) -> None:
+def _one_dataset(stage: Stage, run: RunDir, config: Config, item: Item, ranks: Ranks, stop: StopRequest) -> None:
     if stage == "extract":
         from trex.features.extract import extract
 
@@ -168,10 +168,10 @@ def _device(task: Task) -> Device:
     count = torch.cuda.device_count()
     if 1 < count <= task.local_rank:
         raise UserError(
-            f"process {task.local_rank + 1} on {task.node}, which gives this job {count} GPUs: ask for as many "
-            f"processes as GPUs (tasks_per_node, gpus_per_node)"
+            f"process {task.local_rank + 1} on {task.node} has no GPU, because this job has only {count} GPUs there: "
+            f"ask for as many processes as GPUs (tasks_per_node, gpus_per_node)"
         )
-    # With one visible GPU a task, each sees its own as number 0.
+    # If each process sees only its own GPU, that GPU is number 0.
     return torch.device("cuda", task.local_rank if count > 1 else 0)
 
 
@@ -200,7 +200,7 @@ def _version(package: str) -> str | None:
 
 
 def _set_up_logging(task: Task) -> None:
-    """Readable lines from rank 0; from the others only what went wrong, with their rank."""
+    """Log all messages of rank 0; of the other ranks log only warnings and errors, with the rank."""
     name = "" if task.world == 1 or task.rank == 0 else f"rank {task.rank} "
     logging.basicConfig(
         stream=sys.stdout,

@@ -1,4 +1,4 @@
-"""How a job ended, and how often it started in vain, is in its state."""
+"""The state of a job records how it ended and how many starts made no progress."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(tmp_path) -> RunDir:
 
 
 def start(run: RunDir, restart: int, code: ExitCode | None, saves: str | None = None, job: str = "7") -> JobState:
-    """One start of the training that saves a checkpoint, perhaps, and ends with `code`, or is killed."""
+    """Simulate one start of the training that may save a checkpoint, and ends with `code` or is killed (None)."""
     attempt = Attempt(run, TaskSpec("train", str(run.root)), replace(TASK, job_id=job, restart=restart), SITE)
     with contextlib.ExitStack() as held:
         try:
@@ -39,7 +39,7 @@ def start(run: RunDir, restart: int, code: ExitCode | None, saves: str | None = 
     return JobState.read(run.state("train"))
 
 
-def test_end_is_in_the_state_and_the_same_in_the_history(run: RunDir) -> None:
+def test_end_of_a_start_is_recorded_in_the_state_and_in_the_history(run: RunDir) -> None:
     state = start(run, 0, ExitCode.INTERRUPTED, saves="epoch-0001-step-00000000")
     assert (state.state, state.code, state.reason, state.signal) == (State.WANTS_REQUEUE, 75, "said", "SIGTERM")
     _, event = read_events(run.events).strict()
@@ -50,35 +50,35 @@ def test_end_is_in_the_state_and_the_same_in_the_history(run: RunDir) -> None:
 
 
 @pytest.mark.parametrize("code", [ExitCode.INTERRUPTED, None])
-def test_sixth_start_in_a_row_without_progress_is_the_last(run: RunDir, code: ExitCode | None) -> None:
+def test_sixth_start_in_a_row_without_progress_ends_with_no_progress(run: RunDir, code: ExitCode | None) -> None:
     for restart in range(5):
         assert start(run, restart, code).starts_without_progress == restart + 1
     state = start(run, 5, code)
     assert (state.state, state.code) == (State.FAILED, ExitCode.NO_PROGRESS)
-    assert "started 5 times without getting any further (nothing)" in state.reason
+    assert "started 5 times without progress (on disk: nothing)" in state.reason
 
 
-def test_restarts_that_died_before_they_recorded_anything_count(run: RunDir) -> None:
+def test_restarts_that_died_before_they_recorded_anything_are_counted(run: RunDir) -> None:
     start(run, 0, None)
     assert start(run, 4, None).starts_without_progress == 5
     assert start(run, 5, None).code == ExitCode.NO_PROGRESS
 
 
-def test_start_that_saved_something_begins_the_count_anew(run: RunDir) -> None:
+def test_start_that_saved_something_resets_the_count(run: RunDir) -> None:
     for restart in range(4):
         start(run, restart, ExitCode.INTERRUPTED)
     assert start(run, 4, ExitCode.INTERRUPTED, saves="epoch-0000-step-00000001").starts_without_progress == 0
     assert start(run, 5, None).starts_without_progress == 1
 
 
-def test_killed_start_that_saved_something_begins_the_count_anew(run: RunDir) -> None:
+def test_killed_start_that_saved_something_resets_the_count(run: RunDir) -> None:
     for restart in range(4):
         start(run, restart, None)
     start(run, 4, None, saves="epoch-0000-step-00000001")
     assert start(run, 5, None).starts_without_progress == 1
 
 
-def test_another_job_begins_the_count_anew(run: RunDir) -> None:
+def test_another_job_resets_the_count(run: RunDir) -> None:
     for restart in range(5):
         start(run, restart, ExitCode.INTERRUPTED)
     assert start(run, 0, ExitCode.INTERRUPTED, job="8").starts_without_progress == 1

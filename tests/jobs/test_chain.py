@@ -1,4 +1,4 @@
-"""Which jobs a chain becomes, as a dry run prints them: arrays, what each waits for, how many elements run at once."""
+"""The jobs of a chain, as a dry run prints them: arrays, dependencies, how many elements run at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ probe: {{max_parallel: {parallel}}}
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, where no Slurm is to be found."""
+    """An empty working folder, without Slurm on PATH."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path / "no_slurm"))
     return tmp_path
@@ -30,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def planned(
     home: Path, capsys: pytest.CaptureFixture[str], *settings: str, parallel: int = 0, size: int = 0
 ) -> list[tuple[str, str, str]]:
-    """Of each job of a whole chain: stage, array with its limit, what it waits for."""
+    """Return the stage, the array with its limit, and the dependency of each job of a complete chain."""
     (home / "recipe.yaml").write_text("extract: {datasets: [dtd, pets, eurosat, flowers], resize: 8, crop: 8}\n")
     (home / "cluster.yaml").write_text(CLUSTER.format(size=size, parallel=parallel))
     words = ["run", "recipe.yaml", *settings, "--cluster", "cluster.yaml", "--dry-run"]
@@ -45,7 +45,7 @@ def planned(
 
 
 def make_features(home: Path, *datasets: str) -> None:
-    """Feature files of two images, as the recipe's run makes them from pixels."""
+    """Write feature files of two images, as the recipe's run would extract them from pixels."""
     transform = "resize 8 bicubic, center crop 8, resnet50"
     for name in datasets:
         for part in ("trainval", "test"):
@@ -57,7 +57,7 @@ def make_features(home: Path, *datasets: str) -> None:
             write_features(path, [features], features.shape, labels, ["a", "b"], ("a", "b"), about)
 
 
-def test_probes_of_all_seeds_are_one_array_beside_that_of_the_extraction(
+def test_probes_of_all_seeds_are_one_array_that_matches_the_extraction_array(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert planned(home, capsys, parallel=3) == [
@@ -79,12 +79,12 @@ def test_published_probes_have_one_array_per_seed_and_they_share_the_limit(
     ]
 
 
-def test_seeds_of_a_job_can_be_chosen(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_number_of_seeds_per_job_can_be_chosen(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = planned(home, capsys, "probe.seeds=5", "probe.seeds_per_job=2")
     assert [job[1] for job in jobs if job[0] == "probe"] == ["0-3%4"] * 3
 
 
-def test_probes_whose_features_are_there_wait_for_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_probes_whose_features_exist_wait_for_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_features(home, "pets", "flowers")
     jobs = planned(home, capsys, "extract.weights=pixels", parallel=3)
     assert jobs[:3] == [
@@ -94,7 +94,7 @@ def test_probes_whose_features_are_there_wait_for_nothing(home: Path, capsys: py
     ]
 
 
-def test_arrays_that_are_too_large_are_cut_and_each_part_waits_for_its_own(
+def test_arrays_that_are_too_large_are_split_and_each_part_waits_for_its_own_extraction(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert planned(home, capsys, "extract.weights=pixels", size=3)[:-1] == [
@@ -115,7 +115,7 @@ def test_without_arrays_jobs_take_turns_to_keep_the_limit(home: Path, capsys: py
     ]
 
 
-def test_what_is_done_is_not_planned(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_work_is_not_submitted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_features(home, "dtd", "pets", "eurosat", "flowers")
     jobs = planned(home, capsys, "extract.weights=pixels")
     assert [job[0] for job in jobs] == ["probe", "report"]

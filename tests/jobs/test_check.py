@@ -1,4 +1,4 @@
-"""What `trex check` makes of Slurm's answers."""
+"""What `trex check` reports, with stand-ins for Slurm's programs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def answering(fake_slurm: FakeSlurm) -> FakeSlurm:
     return fake_slurm
 
 
-def test_partitions_are_asked_for_with_the_hidden_ones(answering: FakeSlurm) -> None:
+def test_hidden_partitions_are_accepted(answering: FakeSlurm) -> None:
     assert found("low")[0].ok
     assert answering.asked("sinfo")[0].startswith("--all ")
     assert not found("lwo")[0].ok
@@ -40,8 +40,8 @@ def test_partitions_are_asked_for_with_the_hidden_ones(answering: FakeSlurm) -> 
 def test_evaluation_of_a_file_needs_no_training_images(fake_slurm: FakeSlurm) -> None:
     settings = ("extract.weights=pixels", "extract.datasets=[digits]", "extract.crop=8", "extract.resize=8")
     config = load(None, Config, settings)
-    looked = list(findings(RunDir(Path.cwd() / "run"), config, Cluster(kind="local")))
-    assert [finding.text for finding in looked if not finding.ok] == []
+    evaluated = list(findings(RunDir(Path.cwd() / "run"), config, Cluster(kind="local")))
+    assert [finding.text for finding in evaluated if not finding.ok] == []
     trained = list(findings(RunDir(Path.cwd() / "run"), load(None, Config, settings[1:]), Cluster(kind="local")))
     assert any("in1k" in finding.text for finding in trained if not finding.ok)
 
@@ -49,18 +49,18 @@ def test_evaluation_of_a_file_needs_no_training_images(fake_slurm: FakeSlurm) ->
 @pytest.mark.parametrize(
     ("preempt_type", "notice"),
     [
-        ("preempt/partition_prio", "a preemption comes with 0 s of notice"),
-        ("preempt/qos", "the notice of a preemption is the GraceTime of the QOS, which is not known here"),
+        ("preempt/partition_prio", "a preempted job gets 0 s (GraceTime) to save"),
+        ("preempt/qos", "a preempted job gets the GraceTime of its QOS to save, which is not known here"),
     ],
 )
-def test_notice_is_only_told_where_the_partition_decides_it(
+def test_grace_time_is_shown_only_if_the_partition_determines_it(
     answering: FakeSlurm, preempt_type: str, notice: str
 ) -> None:
     answering.says("scontrol", PREEMPTIBLE, f"PreemptType             = {preempt_type}")
     assert found("low")[0].text.endswith(notice)
 
 
-def test_probe_that_does_not_fit_into_this_machine_is_found_once(fake_slurm: FakeSlurm) -> None:
+def test_probe_that_does_not_fit_into_this_machine_is_reported_once(fake_slurm: FakeSlurm) -> None:
     settings = ("extract.weights=pixels", "extract.datasets=[in1k]", "probe.memory_gb=90000")
     run, cluster = RunDir(Path.cwd() / "run"), Cluster(kind="local")
     found = [finding for finding in findings(run, load(None, Config, settings), cluster) if "memory:" in finding.text]

@@ -1,4 +1,4 @@
-"""The `trex` command as a person uses it: what it says, what it creates, how it exits."""
+"""The `trex` command as a user runs it: what it prints, what it creates, its exit code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def trex(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in `home`, where no Slurm is to be found."""
+    """Run a command in `home`, without Slurm on PATH."""
     empty = home.parent / "no_slurm"
     empty.mkdir(exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": str(empty), "OMP_NUM_THREADS": "1"}
@@ -42,7 +42,7 @@ def trex(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def slow(*values: object) -> object:
-    """A case of a few seconds: it imports PyTorch."""
+    """A test case that takes a few seconds, because it imports PyTorch."""
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
@@ -55,7 +55,7 @@ def test_help_lists_every_exit_code(home: Path) -> None:
     assert [f"  {code.value:<3} {code.meaning}\n" in said for code in ExitCode] == [True] * len(ExitCode)
 
 
-def test_every_mistake_is_named_with_file_line_and_nearest_key_and_nothing_is_created(home: Path) -> None:
+def test_every_mistake_is_reported_with_file_line_and_nearest_key_and_creates_nothing(home: Path) -> None:
     (home / "wrong.yaml").write_text("train:\n  epoch: 3\n  batch_size: many\nmodel: {encoder: resnet18}\n")
     before = files(home)
     done = trex(home, "train", "wrong.yaml")
@@ -75,12 +75,12 @@ def test_every_mistake_is_named_with_file_line_and_nearest_key_and_nothing_is_cr
         (["train", "tiny.yaml", "--cluster", "locl"], "did you mean 'local'"),
         (["train", "tiny.yaml", "--processes", "0"], "expected at least 1"),
         slow(["train", "tiny.yaml", "data.dataset=digit_seen", "--cluster", "local"], "did you mean 'digits_seen'"),
-        (["report", "tiny.yaml"], "there is no such run yet"),
-        (["retry", "tiny.yaml"], "was ever submitted"),
+        (["report", "tiny.yaml"], "this run does not exist yet"),
+        (["retry", "tiny.yaml"], "no stage was submitted to a queue yet"),
         (["logs", "tiny.yaml"], "no log of any job"),
         slow(["export", "tiny.yaml", "--to", "encoder.pth"], "Train first"),
-        (["run", "tiny.yaml", "extract.weights=gone.pth"], "extract.weights: there is no file"),
-        (["train", "tiny.yaml", "train.start=gone.pth", "--cluster", "local"], "train.start: there is no file"),
+        (["run", "tiny.yaml", "extract.weights=gone.pth"], "extract.weights: no such file"),
+        (["train", "tiny.yaml", "train.start=gone.pth", "--cluster", "local"], "train.start: no such file"),
         slow(
             ["train", "tiny.yaml", "model.encoder=vit_b_32", "--cluster", "local"], "it can be evaluated, not trained"
         ),
@@ -89,14 +89,14 @@ def test_every_mistake_is_named_with_file_line_and_nearest_key_and_nothing_is_cr
         (["train", "tiny.yaml", "--proceses=2"], "not understood"),
     ],
 )
-def test_mistake_of_the_command_is_one_clear_line(home: Path, words: list[str], expected: str) -> None:
+def test_mistake_in_a_command_prints_one_clear_line(home: Path, words: list[str], expected: str) -> None:
     done = trex(home, *words)
     assert done.returncode == 2, done.stderr
     assert expected in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
 
 
-def test_place_that_cannot_be_written_is_one_clear_line(home: Path) -> None:
+def test_path_that_cannot_be_written_prints_one_clear_line(home: Path) -> None:
     (home / "file").write_text("")
     for words in (
         ["data", "get", "pets", "data.root=file/sets"],
@@ -110,7 +110,7 @@ def test_place_that_cannot_be_written_is_one_clear_line(home: Path) -> None:
         assert "/" in done.stderr.splitlines()[-1]
 
 
-def test_dry_run_says_what_would_run_and_creates_nothing(home: Path) -> None:
+def test_dry_run_prints_what_would_run_and_creates_nothing(home: Path) -> None:
     before = files(home)
     done = trex(home, "run", "tiny.yaml", "--dry-run", "name=planned")
     assert done.returncode == 0, done.stderr
@@ -122,8 +122,8 @@ def test_dry_run_says_what_would_run_and_creates_nothing(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_name_means_the_config_file_before_the_run_of_that_name(home: Path) -> None:
-    """An edited config is not passed over because a run of its name is there; commands about runs find the run."""
+def test_name_of_both_a_recipe_and_a_run_means_the_recipe_unless_a_command_is_about_runs(home: Path) -> None:
+    """An edited config is used even if a run of that name exists; commands about runs use the run."""
     (home / "configs").mkdir(exist_ok=True)
     (home / "configs" / "mine.yaml").write_text("name: mine\ntrain: {epochs: 17, batch_size: 64}\n")
     (home / "runs" / "mine").mkdir(parents=True)
@@ -137,7 +137,7 @@ def test_name_means_the_config_file_before_the_run_of_that_name(home: Path) -> N
     assert json.loads(trex(home, "status", "mine", "--json").stdout)[0]["epochs"] == 19
 
 
-def test_run_folder_with_another_name_begins_another_run(home: Path) -> None:
+def test_run_folder_with_another_name_starts_another_run(home: Path) -> None:
     words = ("train", "--cluster", "local", "--dry-run")
     (home / "runs" / "a").mkdir(parents=True)
     (home / "runs" / "a" / "config.yaml").write_text(f"name: a\n{TINY}")
@@ -163,7 +163,7 @@ def test_every_command_has_help(home: Path, command: str) -> None:
 
 
 @pytest.mark.slow
-def test_whole_way_then_nothing_to_do_then_refusals(home: Path) -> None:
+def test_complete_run_then_nothing_to_do_then_changed_config_is_refused(home: Path) -> None:
     done = trex(home, "run", "tiny.yaml", "name=way", "--cluster", "local", "--processes", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     run = home / "runs" / "way"
@@ -188,7 +188,7 @@ def test_whole_way_then_nothing_to_do_then_refusals(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_second_launcher_of_a_living_run_is_refused(home: Path) -> None:
+def test_second_command_for_a_running_run_is_refused(home: Path) -> None:
     words = [sys.executable, "-m", "jobs.cli", "train", "tiny.yaml", "name=twice", "train.epochs=200"]
     first = subprocess.Popen(
         [*words, "--cluster", "local"], cwd=home, stdout=subprocess.PIPE, text=True,

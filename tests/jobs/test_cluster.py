@@ -1,4 +1,4 @@
-"""Cluster files: what they may hold, and that nothing in them, or in a path, becomes a command of the batch script."""
+"""Cluster files: which values are allowed, and that no value or path becomes a command in the batch script."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def script(folder: Path, cluster: Cluster, stage: str = "train") -> str:
 
 @pytest.mark.parametrize("value", HOSTILE)
 @pytest.mark.parametrize("field", ["partition", "account", "qos", "constraint", "time", "options"])
-def test_value_that_is_no_plain_word_is_refused_with_its_place(tmp_path: Path, field: str, value: str) -> None:
+def test_value_that_is_not_one_plain_word_is_refused_with_file_and_line(tmp_path: Path, field: str, value: str) -> None:
     path = tmp_path / "cluster.yaml"
     quoted = '"' + value.encode("unicode_escape").decode().replace('"', '\\"') + '"'
     path.write_text(f"train:\n  {field}: " + (f"{{exclude: {quoted}}}\n" if field == "options" else f"{quoted}\n"))
@@ -37,7 +37,7 @@ def test_value_that_is_no_plain_word_is_refused_with_its_place(tmp_path: Path, f
 @pytest.mark.parametrize(
     "option", ["wrap", "output", "export", "array", "cpus-per-task", "dependency", "uid", "Wrap", "a b", "x\n"]
 )
-def test_option_that_is_the_toolkits_or_no_option_is_refused(tmp_path: Path, option: str) -> None:
+def test_option_that_the_toolkit_sets_or_that_is_no_option_is_refused(tmp_path: Path, option: str) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text(f'train:\n  options: {{"{option.encode("unicode_escape").decode()}": "1"}}\n')
     with pytest.raises(TrexError, match=r"cluster\.yaml:2"):
@@ -45,14 +45,14 @@ def test_option_that_is_the_toolkits_or_no_option_is_refused(tmp_path: Path, opt
 
 
 @pytest.mark.parametrize("time", ["soon", "1:2:3:4", "0", "0:59", "1-x"])
-def test_time_that_slurm_would_not_take_is_refused_with_its_place(tmp_path: Path, time: str) -> None:
+def test_time_that_slurm_would_reject_is_refused_with_file_and_line(tmp_path: Path, time: str) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text(f'probe:\n  partition: cpu\n  time: "{time}"\n')
     with pytest.raises(TrexError, match=r"cluster\.yaml:3:\d+: 'probe\.time' is .*expected"):
         load_cluster(str(path))
 
 
-def test_kind_without_a_back_end_is_refused_with_its_place(tmp_path: Path) -> None:
+def test_kind_without_a_back_end_is_refused_with_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text("data_root: /data\nkind: slrum\n")
     expected = r"cluster\.yaml:2:\d+: 'kind' is 'slrum': expected one of local, slurm; did you mean 'slurm'"
@@ -66,12 +66,12 @@ def test_path_that_slurm_cannot_write_logs_to_is_refused(tmp_path: Path, name: s
         script(tmp_path / name, Cluster())
 
 
-def test_quotes_blanks_and_commands_in_a_path_stay_text(tmp_path: Path) -> None:
+def test_quotes_spaces_and_commands_in_a_path_are_not_executed(tmp_path: Path) -> None:
     text = script(tmp_path / "it's $(touch pwned) `x`", Cluster())
     assert all("touch pwned" not in line or "'\"'\"'s $(touch pwned) `x`/run" in line for line in text.splitlines())
 
 
-def test_defaults_of_the_site_hold_where_the_cluster_file_says_nothing(
+def test_sbatch_variables_apply_to_options_that_the_cluster_file_does_not_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
@@ -97,7 +97,7 @@ def test_defaults_of_the_site_hold_where_the_cluster_file_says_nothing(
         ("gpu-bind: closest", ["gpu-bind=closest", "gpus-per-node=4"]),
     ],
 )
-def test_gpus_are_asked_for_once_where_an_option_names_them(tmp_path: Path, option: str, asked: list[str]) -> None:
+def test_gpus_are_requested_only_once_if_an_option_requests_them(tmp_path: Path, option: str, asked: list[str]) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text(f"train: {{gpus_per_node: 4, options: {{{option}}}}}\n")
     lines = script(tmp_path, load_cluster(str(path))).splitlines()
@@ -119,11 +119,11 @@ def test_more_processes_than_gpus_of_a_node_are_refused(tmp_path: Path) -> None:
     ("text", "expected"),
     [("90", 5400), ("1:30", 90), ("12:30:00", 45000), ("1-2", 93600), ("1-02:30", 95400), ("1-02:30:05", 95405)],
 )
-def test_time_in_every_form_of_slurm(text: str, expected: int) -> None:
+def test_time_in_every_format_of_slurm(text: str, expected: int) -> None:
     assert seconds(text) == expected
 
 
-def test_every_cluster_file_of_the_toolkit_is_valid_and_plans_a_run(
+def test_every_cluster_file_of_the_toolkit_is_valid_and_works_in_a_dry_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

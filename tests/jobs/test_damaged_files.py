@@ -1,4 +1,4 @@
-"""A listing warns about what is damaged, and shows the rest."""
+"""`trex status` and reports warn about damaged files and show everything else."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def runs(fake_slurm: FakeSlurm) -> tuple[RunDir, RunDir]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_status_warns_of_a_damaged_file_and_shows_the_other_runs(
+def test_status_warns_about_a_damaged_file_and_shows_the_other_runs(
     runs: tuple[RunDir, RunDir], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = FILES[name][0](runs[0])
@@ -62,10 +62,10 @@ def test_status_warns_of_a_damaged_file_and_shows_the_other_runs(
     assert hurt.startswith("hurt\n")
     assert sound.startswith("sound\n")
     if path.suffix == ".jsonl":
-        assert hurt.splitlines()[1:-1] == sound.splitlines()[1:-1], "the good lines count"
+        assert hurt.splitlines()[1:-1] == sound.splitlines()[1:-1], "the valid lines are used"
 
 
-def test_status_stays_whole_whatever_the_files_hold(
+def test_status_shows_the_other_run_for_any_damage_of_the_files(
     runs: tuple[RunDir, RunDir], capsys: pytest.CaptureFixture[str]
 ) -> None:
     chance = random.Random(5)
@@ -83,14 +83,14 @@ def test_status_stays_whole_whatever_the_files_hold(
 def test_submitting_refuses_a_damaged_list_of_submissions(
     runs: tuple[RunDir, RunDir], fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The job that the line named may be in the queue."""
+    """The damaged line may name a job that is in the queue."""
     runs[0].submissions.write_text("{}\n")
     assert main(["retry", "hurt", "--cluster", "slurm", "--dry-run"]) == 1
     assert f"{runs[0].submissions}:1: " in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_report_notes_what_is_damaged_and_shows_the_rest(runs: tuple[RunDir, RunDir]) -> None:
+def test_report_lists_damaged_files_and_shows_the_rest(runs: tuple[RunDir, RunDir]) -> None:
     for path in (runs[0].events, runs[0].metrics, runs[0].environment):
         path.write_bytes(b"[]\n" + (path.read_bytes() if path.suffix == ".jsonl" else b""))
     assert main(["report", "hurt", "sound"]) == 0

@@ -1,4 +1,4 @@
-"""`trex data`: names what is missing, wrong or unreadable, exactly."""
+"""`trex data` reports exactly what is missing, wrong or unreadable."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def small_pets(root: Path) -> Path:
     return base
 
 
-def test_list_says_for_each_known_and_own_dataset_where_it_is_looked_for_and_what_is_there(tmp_path: Path) -> None:
+def test_list_shows_the_folder_and_the_images_of_each_known_and_own_dataset(tmp_path: Path) -> None:
     small_pets(tmp_path / "sets")
     (tmp_path / "elsewhere").mkdir()
     put(tmp_path / "sets/birds", "train/crow/1.jpg", "val/crow/2.jpg")
@@ -46,8 +46,8 @@ def test_list_says_for_each_known_and_own_dataset_where_it_is_looked_for_and_wha
     assert set(lines) == {*known(), "birds", "my", "cats"}
     assert re.match(r"ok +digits +needs no files: 1442 \+ 355 images of 10 classes", lines["digits"])
     assert re.match(r"ok +birds +sets/birds: 1 \+ 1 images of 1 classes", lines["birds"])
-    assert re.match(r"WRONG +my birds +sets/my birds: a config cannot name it", lines["my"])
-    assert re.match(r"missing +cats +gone: no such folder", lines["cats"])
+    assert re.match(r"WRONG +my birds +sets/my birds: cannot be used as a dataset name in a config", lines["my"])
+    assert re.match(r"missing +cats +gone: this folder does not exist", lines["cats"])
     assert "missing" in lines["in1k"]
     assert "1281167 + 50000 images of 1000 classes" in lines["in1k"]
     assert lines["cog_l1"].split()[2] == "sets/cog:"
@@ -74,7 +74,7 @@ def test_check_reports_counts_damaged_files_and_images_in_both_splits(tmp_path: 
 
 
 @pytest.mark.slow
-def test_check_of_twenty_thousand_images_names_exactly_the_ten_damaged_ones(tmp_path: Path) -> None:
+def test_check_of_twenty_thousand_images_reports_exactly_the_ten_damaged_ones(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     for part, count in (("trainval", 10_000), ("test", 10_000)):
         for i in range(count):
@@ -98,21 +98,21 @@ def test_check_of_twenty_thousand_images_names_exactly_the_ten_damaged_ones(tmp_
 
 
 @pytest.mark.parametrize("name", ["in1k", "cars196", "sun397", "cog_l3"])
-def test_get_of_a_set_behind_a_login_says_what_to_do(tmp_path: Path, name: str) -> None:
+def test_get_of_a_dataset_that_requires_a_login_prints_what_to_do(tmp_path: Path, name: str) -> None:
     done = data(tmp_path, "get", name)
     assert done.returncode == 2
-    assert f"{name} cannot be downloaded by a program. Its folder: {tmp_path}/data/" in done.stdout
+    assert f"{name} cannot be downloaded automatically. Its folder: {tmp_path}/data/" in done.stdout
     assert len(done.stdout) > 200
     assert list(tmp_path.iterdir()) == []
 
 
-def test_get_of_an_unknown_set_names_the_nearest(tmp_path: Path) -> None:
+def test_get_of_an_unknown_dataset_suggests_the_nearest_name(tmp_path: Path) -> None:
     done = data(tmp_path, "get", "pet")
     assert done.returncode == 2
     assert "did you mean 'pets'" in done.stderr
 
 
-def test_get_of_a_class_of_torchvision_that_has_no_splits_says_so(tmp_path: Path) -> None:
+def test_get_of_a_torchvision_class_without_splits_is_refused(tmp_path: Path) -> None:
     done = data(tmp_path, "get", "torchvision:FakeData")
     assert done.returncode == 2
     assert "torchvision:FakeData: torchvision's class has no train and test split" in done.stderr

@@ -1,4 +1,4 @@
-"""What a submission from inside an allocation starts from."""
+"""The environment of a submission from inside an allocation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from jobs.slurm.variables import outside_allocation
 
 
-def test_where_slurm_is_and_how_it_is_entered_stays_and_the_allocation_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_site_are_kept_and_those_of_the_allocation_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     stays = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
     goes = ("SLURM_JOB_ID", "SLURM_CLUSTER_NAME", "SBATCH_PARTITION")
     for name in (*stays, *goes):

@@ -1,4 +1,4 @@
-"""What a command imports before a job runs is light, whatever way the imports go: the contract in pyproject.toml."""
+"""Commands import no heavy module before a job runs, not even indirectly: the contract in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CONTRACT = "Reading, planning and submitting imports nothing heavy"
 
-#: Imports one module after the other and says which heavy ones are loaded after each.
+#: Imports one module after the other, and prints the first one that loads a heavy module.
 PROGRAM = """
 import importlib, json, sys
 modules, heavy = json.loads(sys.argv[1])
@@ -30,32 +30,32 @@ print(json.dumps(found))
 
 
 def contract() -> dict[str, list[str]]:
-    """The contract as import-linter reads it."""
+    """Return the contract as import-linter reads it."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     return next(one for one in contracts if one["name"] == CONTRACT)
 
 
 def with_submodules(name: str) -> list[str]:
-    """A package with all its modules; a module alone."""
+    """Return a package and all its modules, or just the module."""
     folder = ROOT / name.replace(".", "/")
     return [name, *(found.name for found in pkgutil.walk_packages([str(folder)], f"{name}."))]
 
 
 def loaded_by(modules: list[str]) -> dict[str, list[str]]:
-    """The first of `modules` after whose import a forbidden one is loaded, and those that are."""
+    """Return the first of `modules` that loads forbidden modules, and which ones."""
     argument = json.dumps([modules, contract()["forbidden_modules"]])
     command = [sys.executable, "-c", PROGRAM, argument]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT)})
     return json.loads(done.stdout)
 
 
-def test_no_module_of_the_contract_loads_a_heavy_one() -> None:
+def test_no_module_of_the_contract_imports_a_heavy_module() -> None:
     modules = [module for name in contract()["source_modules"] for module in with_submodules(name)]
     assert len(modules) > 40
     assert loaded_by(modules) == {}
 
 
 @pytest.mark.slow
-def test_heavy_import_is_noticed() -> None:
+def test_heavy_import_is_detected() -> None:
     found = loaded_by(["trex.errors", "trex.tensor_files"])
     assert "torch" in found["trex.tensor_files"]

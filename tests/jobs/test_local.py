@@ -1,4 +1,4 @@
-"""A job on this machine: signals reach its ranks, one that fails ends the others, its end is one exit code."""
+"""A job on this machine: signals reach its ranks, a failed rank ends the others, and there is one exit code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rank(tmp_path: Path, *words: str) -> programs.Process:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 @pytest.mark.parametrize("whole_group", [False, True])
-def test_signal_to_ranks_that_have_only_begun_is_not_lost(
+def test_signal_to_ranks_that_are_still_starting_is_not_lost(
     tmp_path: Path, number: signal.Signals, whole_group: bool
 ) -> None:
     (tmp_path / "tiny.yaml").write_text("name: early\ndata: {dataset: digits_seen}\ntrain: {epochs: 50}\n")
@@ -55,7 +55,7 @@ def test_rank_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.Mon
     assert [one.returncode for one in ranks] == [-signal.SIGKILL, 1]
 
 
-def test_rank_that_was_interrupted_or_is_done_leaves_the_others_their_time(
+def test_rank_that_was_interrupted_or_is_done_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "_SECONDS_TO_END", 0.1)
@@ -76,7 +76,7 @@ def test_rank_that_was_interrupted_or_is_done_leaves_the_others_their_time(
         (1, None, False, ExitCode.FAULT, "ended without a record; its log is"),
     ],
 )
-def test_exit_code_is_that_of_rank_0_or_what_another_rank_recorded(
+def test_exit_code_is_that_of_rank_0_or_the_one_that_another_rank_recorded(
     tmp_path: Path, capsys, code: int, recorded: State | None, interrupted: bool, expected: ExitCode, said: str
 ) -> None:
     run, spec = RunDir(tmp_path), TaskSpec("train", str(tmp_path))

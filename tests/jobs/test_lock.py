@@ -1,4 +1,4 @@
-"""One living job per run: who may take a lock, and who may not."""
+"""One running job per stage of a run: which process may take a lock."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from trex.errors import RunLocked
 from trex.records.lock_owner import LockOwner
 
 TASK = Task("local", "1", rank=0, world=1, local_rank=0, node="here", node_count=1, restart=0, cpus=1)
-#: Of a process that has ended.
+#: The owner of a lock whose process has ended.
 DEAD = LockOwner(
     "1", 0, backend="local", host=os.uname().nodename, pid=1 << 22, process_start=None, since=0.0, id="dead"
 )
 
 
 def hold(path: Path, seconds: float) -> subprocess.Popen[bytes]:
-    """Another process that holds the lock."""
+    """Start another process that holds the lock."""
     program = (
         "import time; from pathlib import Path\n"
         "from jobs.backend import SITE; from jobs.worker.lock import locked; from jobs.local.process import this_task\n"
@@ -41,7 +41,7 @@ def hold(path: Path, seconds: float) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_second_living_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
+def test_second_running_process_is_refused_and_the_error_names_the_owner(tmp_path: Path) -> None:
     path = tmp_path / "train.lock"
     other = hold(path, 30)
     try:
@@ -65,7 +65,7 @@ def test_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_reused_process_number_does_not_keep_a_dead_lock_alive(tmp_path: Path) -> None:
+def test_reused_process_id_does_not_keep_a_stale_lock(tmp_path: Path) -> None:
     path = tmp_path / "train.lock"
     with locked(path, TASK, SITE):
         owner = LockOwner.read(path)
@@ -83,14 +83,14 @@ def test_lock_of_another_host_is_not_touched(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_unreadable_lock_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_unreadable_lock_is_refused_and_the_error_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "train.lock"
     path.write_text("garbage")
     with pytest.raises(RunLocked, match="delete that file"), locked(path, TASK, SITE):
         pass
 
 
-def test_requeued_job_takes_over_from_its_earlier_life(tmp_path: Path) -> None:
+def test_requeued_job_takes_over_the_lock_of_its_earlier_start(tmp_path: Path) -> None:
     path = tmp_path / "train.lock"
     replace(DEAD, job="7", backend="slurm", host="n1").write(path)
     again = Task("slurm", "7", rank=0, world=1, local_rank=0, node="n2", node_count=1, restart=1, cpus=1)
@@ -99,7 +99,7 @@ def test_requeued_job_takes_over_from_its_earlier_life(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("state", "taken"), [("RUNNING", False), ("COMPLETING", False), ("PENDING", True)])
-def test_lock_of_a_slurm_job_is_taken_over_unless_it_is_started(
+def test_lock_of_a_slurm_job_is_taken_over_unless_the_job_has_started(
     fake_slurm: FakeSlurm, tmp_path: Path, state: str, taken: bool
 ) -> None:
     path = tmp_path / "train.lock"
@@ -113,7 +113,7 @@ def test_lock_of_a_slurm_job_is_taken_over_unless_it_is_started(
 
 @pytest.mark.usefixtures("fake_slurm")
 @pytest.mark.parametrize("kind", ["slurm", "unknown"])
-def test_lock_of_a_job_that_nobody_can_ask_about_is_refused_with_the_remedy(tmp_path: Path, kind: str) -> None:
+def test_lock_of_a_job_with_unknown_status_is_refused_and_the_error_says_what_to_do(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "train.lock"
     replace(DEAD, job="7", backend=kind, host="n1").write(path)
     with pytest.raises(RunLocked, match=r"job 7.*delete that file"), locked(path, TASK, SITE):
@@ -133,7 +133,7 @@ def _compete(path: Path, start: float, results: multiprocessing.Queue, all_known
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stale", [False, True])
-def test_of_several_at_the_same_moment_exactly_one_wins(tmp_path: Path, stale: bool) -> None:
+def test_exactly_one_of_several_simultaneous_processes_takes_the_lock(tmp_path: Path, stale: bool) -> None:
     path = tmp_path / "train.lock"
     if stale:
         DEAD.write(path)
@@ -151,10 +151,10 @@ def test_of_several_at_the_same_moment_exactly_one_wins(tmp_path: Path, stale: b
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 
-def test_slow_process_does_not_remove_the_lock_of_one_that_took_over_before_it(tmp_path: Path) -> None:
+def test_slow_process_does_not_remove_the_lock_of_a_faster_one(tmp_path: Path) -> None:
     path = tmp_path / "train.lock"
     DEAD.write(path)
     with locked(path, TASK, SITE):
         mine = path.read_text()
-        _remove_stale(path, DEAD)  # by a process that read the dead owner's lock before it was exchanged
+        _remove_stale(path, DEAD)  # called by a process that read the old lock before it was replaced
         assert path.read_text() == mine

@@ -1,4 +1,4 @@
-"""`trex logs --follow` begins before the job does."""
+"""`trex logs --follow` can be started before the job starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs.plan.runs import open_config, save_config
 from tests.jobs.conftest import FakeSlurm, note_submission, queued
 
 
-def test_follow_waits_for_a_log_as_long_as_the_job_is_in_the_queue(
+def test_follow_waits_for_the_log_while_the_job_is_in_the_queue(
     fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("recipe.yaml").write_text("name: mine\n")

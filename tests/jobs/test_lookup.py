@@ -1,4 +1,4 @@
-"""A name of a recipe or cluster file: which file it means, and what is said where it means none."""
+"""Which file the name of a recipe or cluster file means, and the message if there is none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOOLKIT = Path(__file__).resolve().parents[2] / "configs"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, and a home beside it."""
+    """An empty working folder, and a home folder next to it."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -35,14 +35,14 @@ def epochs(target: str) -> int:
     return open_config(target)[1].train.epochs
 
 
-def test_recipe_is_a_path_then_of_the_working_folder_then_the_users_then_the_toolkits(folder: Path) -> None:
+def test_recipe_is_searched_as_a_path_then_in_the_working_folder_the_users_and_the_toolkits(folder: Path) -> None:
     assert epochs("trex") == load(TOOLKIT / "trex.yaml", Config).train.epochs
     for count, place in enumerate(("../home/.config/trex/trex.yaml", "configs/trex.yaml", "trex"), start=1):
         write(folder / place, f"train: {{epochs: {count}}}\noptimizer: {{warmup_epochs: 0}}\n")
         assert epochs("trex") == count
 
 
-def test_cluster_file_is_a_path_then_of_the_working_folder_then_the_users_then_the_toolkits(folder: Path) -> None:
+def test_cluster_file_is_searched_as_a_path_then_in_the_working_folder_the_users_and_the_toolkits(folder: Path) -> None:
     assert find_cluster("slurm").samefile(TOOLKIT / "clusters" / "slurm.yaml")
     for place in ("../home/.config/trex/clusters/slurm.yaml", "configs/clusters/slurm.yaml", "slurm"):
         write(folder / place, "kind: slurm\n")
@@ -50,7 +50,7 @@ def test_cluster_file_is_a_path_then_of_the_working_folder_then_the_users_then_t
 
 
 @pytest.mark.parametrize(("chosen", "counts"), [("settings", True), ("", False)], ids=["absolute", "empty"])
-def test_users_folder_is_where_xdg_config_home_says(
+def test_users_config_folder_is_set_by_xdg_config_home(
     folder: Path, monkeypatch: pytest.MonkeyPatch, chosen: str, counts: bool
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / chosen) if chosen else "")
@@ -62,7 +62,7 @@ def test_users_folder_is_where_xdg_config_home_says(
             find_cluster("mine")
 
 
-def test_user_without_a_home_has_the_toolkits_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_without_a_home_folder_can_use_the_toolkits_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -71,13 +71,14 @@ def test_user_without_a_home_has_the_toolkits_files(folder: Path, monkeypatch: p
     assert epochs("trex_star") == 100
 
 
-def test_missing_recipe_is_an_error_that_lists_recipes_and_runs_and_names_the_nearest(folder: Path) -> None:
+def test_missing_recipe_is_an_error_that_lists_recipes_and_runs_and_suggests_the_nearest(folder: Path) -> None:
     write(folder / "configs" / "mine.yaml", "name: mine\n")
     write(folder / "runs" / "earlier" / "config.yaml", "name: earlier\n")
     with pytest.raises(UserError) as caught:
         open_config("earler")
     assert str(caught.value).splitlines() == [
-        "earler: expected a config file or a run folder, by path or by name, found neither; did you mean 'earlier'?",
+        "earler: expected a config file or a run folder, by path or by name, but found neither; "
+        "did you mean 'earlier'?",
         "  recipes: demo, mine, trex, trex1, trex3, trex_star",
         "  runs: earlier",
     ]
@@ -85,27 +86,27 @@ def test_missing_recipe_is_an_error_that_lists_recipes_and_runs_and_names_the_ne
         open_config("configs/trex_sta.yaml")
 
 
-def test_missing_cluster_file_is_an_error_that_lists_all_and_says_where_to_put_one(folder: Path) -> None:
+def test_missing_cluster_file_is_an_error_that_lists_all_files_and_says_where_to_add_one(folder: Path) -> None:
     write(folder / "configs" / "clusters" / "mine.yaml", "kind: slurm\n")
     with pytest.raises(UserError) as caught:
         find_cluster("mines")
     assert str(caught.value).splitlines() == [
         "no cluster file 'mines': expected a path, or one of: example, local, mine, sandbox, slurm; "
         "did you mean 'mine'?",
-        "Put a cluster file of your own, mines.yaml, into one of these folders: configs/clusters, "
+        "To add your own, put mines.yaml into one of these folders: configs/clusters, "
         f"{folder.parent}/home/.config/trex/clusters",
     ]
 
 
-def test_name_means_the_toolkits_recipe_before_a_run_and_a_path_means_the_run(folder: Path) -> None:
-    """Else a run that was begun with other settings would be continued by the name of the recipe."""
+def test_name_of_both_a_toolkit_recipe_and_a_run_means_the_recipe_and_a_path_means_the_run(folder: Path) -> None:
+    """Otherwise the name of a recipe could continue a run that was started with other settings."""
     write(folder / "runs" / "trex" / "config.yaml", "name: trex\ntrain: {epochs: 17}\n")
     assert epochs("trex") == 100
     assert epochs("runs/trex") == 17
     assert open_run("trex")[1].train.epochs == 17
 
 
-def test_recipe_that_is_not_in_the_working_folder_is_named_with_its_path(
+def test_path_of_a_recipe_outside_the_working_folder_is_printed(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     open_config("trex")

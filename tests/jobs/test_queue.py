@@ -1,4 +1,4 @@
-"""Asking squeue, and Slurm's ways to write job ids."""
+"""Calling squeue, and the ways in which Slurm writes job ids."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_id_of_an_element_has_its_array_and_number() -> None:
     assert [str(JobId("123", 4)), str(JobId("123"))] == ["123_4", "123"]
 
 
-def test_queue_is_that_of_the_user_who_asks_whatever_the_login_name_says(
+def test_queue_is_queried_by_user_id_and_not_by_login_name(
     fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGNAME", "somebody")

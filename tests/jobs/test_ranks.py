@@ -1,4 +1,4 @@
-"""Several processes of one job, one of which fails: what is said, recorded and returned is that one's reason."""
+"""Jobs of several processes, one of which fails: its reason is printed, recorded and decides the exit code."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ train: {epochs: 40, batch_size: 8, precision: "off", log_every: 1}
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A folder with sixteen images a part, where no Slurm is to be found."""
+    """A working folder with sixteen images per split, without Slurm on PATH."""
     (tmp_path / "pair.yaml").write_text(TEXT)
     write_noise(tmp_path / "mine", images=8, size=16)
     return tmp_path
@@ -55,7 +55,7 @@ def outside(home: Path) -> dict[str, str]:
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment in which nobody chose GPUs."""
+    """An environment without CUDA_VISIBLE_DEVICES."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return monkeypatch
 
@@ -64,7 +64,7 @@ WORDS = [sys.executable, "-m", "jobs.cli", "train", "pair.yaml", "--cluster", "l
 
 
 @pytest.mark.slow
-def test_image_that_one_rank_cannot_read_is_what_the_command_says(home: Path, outside: dict[str, str]) -> None:
+def test_image_that_only_rank_1_cannot_read_is_named_by_the_command(home: Path, outside: dict[str, str]) -> None:
     config = load(home / "pair.yaml", Config, [f"data.folders={{mine: {home}/mine}}"])
     split = load_split("mine", "trainval", config.data)
     of_rank_1 = epoch_order(len(split), config.train.seed, 0)[4:8]
@@ -83,8 +83,8 @@ def test_image_that_one_rank_cannot_read_is_what_the_command_says(home: Path, ou
 
 
 @pytest.mark.slow
-def test_killed_rank_leaves_the_state_of_a_killed_job(home: Path, outside: dict[str, str]) -> None:
-    """On Slurm the batch script then requeues it, a few times at most, as after the death of rank 0."""
+def test_killed_rank_leaves_the_same_state_as_a_killed_job(home: Path, outside: dict[str, str]) -> None:
+    """On Slurm, the batch script then requeues the job, up to the limit, just as if rank 0 had been killed."""
     lines = []
     with subprocess.Popen(
         WORDS, cwd=home, env=outside, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -98,13 +98,13 @@ def test_killed_rank_leaves_the_state_of_a_killed_job(home: Path, outside: dict[
         lines += job.stdout.readlines()
     assert job.returncode == 1
     said = "".join(lines)
-    assert "another process of this job ended before its work was done" in said
+    assert "another process of this job ended too early" in said
     assert "Traceback" not in said
     assert JobState.read(RunDir(home / "runs" / "run").state("train")).state == State.RUNNING
 
 
 @pytest.mark.parametrize("code", [ExitCode.INTERRUPTED, ExitCode.FAULT])
-def test_record_of_the_rank_that_failed_outlives_what_its_end_did_to_the_first(tmp_path: Path, code: ExitCode) -> None:
+def test_record_of_a_failed_rank_is_kept_if_rank_0_is_interrupted_because_of_it(tmp_path: Path, code: ExitCode) -> None:
     run, spec = RunDir(tmp_path), TaskSpec("train", str(tmp_path))
     ranks = [
         Task("slurm", "7", rank, world=2, local_rank=rank, node="n1", node_count=1, restart=0, cpus=1)
@@ -115,14 +115,14 @@ def test_record_of_the_rank_that_failed_outlives_what_its_end_did_to_the_first(t
         attempt.start(held)
         record_failure(run, spec, ranks[1], Outcome(ExitCode.USER_ERROR, "no such image"))
         assert attempt.failure_of_another() == Outcome(ExitCode.USER_ERROR, "rank 1 on n1: no such image")
-        attempt.end(Outcome(code, "told to stop"), "SIGTERM")
-    expected = "rank 1 on n1: no such image" if code == ExitCode.INTERRUPTED else "told to stop"
+        attempt.end(Outcome(code, "asked to stop"), "SIGTERM")
+    expected = "rank 1 on n1: no such image" if code == ExitCode.INTERRUPTED else "asked to stop"
     state = JobState.read(run.state("train"))
     assert (state.state, state.reason) == (State.FAILED, expected)
 
 
 class DistNetworkError(RuntimeError):
-    """Named as PyTorch's own, which would have to be imported for a text."""
+    """Has the name of PyTorch's own class, so that the test need not import PyTorch."""
 
 
 @pytest.mark.parametrize(
@@ -137,11 +137,11 @@ class DistNetworkError(RuntimeError):
         (ValueError("/data/i/igloo/sun_1.jpg: a feature between rows 1 and 2 is not finite"), False),
     ],
 )
-def test_error_that_only_says_that_another_rank_is_gone(error: Exception, lost: bool) -> None:
+def test_error_that_only_reports_the_loss_of_another_rank_is_recognized(error: Exception, lost: bool) -> None:
     assert _lost_another(error) is lost
 
 
-def test_failure_of_a_rank_is_not_put_into_the_state_of_another_start(tmp_path: Path) -> None:
+def test_failure_of_a_rank_is_not_recorded_for_another_start(tmp_path: Path) -> None:
     run, spec = RunDir(tmp_path), TaskSpec("train", str(tmp_path))
     task = Task("slurm", "7", 0, world=2, local_rank=0, node="n1", node_count=1, restart=1, cpus=1)
     with contextlib.ExitStack() as held:
@@ -151,7 +151,7 @@ def test_failure_of_a_rank_is_not_put_into_the_state_of_another_start(tmp_path: 
 
 
 def process_of_rank(rank: int, home: Path) -> int:
-    """The process of a local job's rank that works in `home`, the oldest: loader workers come later."""
+    """Return the process id of a rank that works in `home`: the oldest process, because loader workers start later."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -167,7 +167,7 @@ def process_of_rank(rank: int, home: Path) -> int:
     [("3", ("3",)), ("0,2", ("0", "2")), ("GPU-ab12, GPU-cd34", ("GPU-ab12", "GPU-cd34")), ("", ()), ("-1", ()),
      ("1,-1,2", ("1",))],
 )  # fmt: skip
-def test_chosen_gpus_are_those_that_cuda_would_see(
+def test_chosen_gpus_are_the_ones_that_cuda_sees(
     fresh: pytest.MonkeyPatch, value: str, expected: tuple[str, ...]
 ) -> None:
     assert environment.chosen_gpus() is None
@@ -175,8 +175,8 @@ def test_chosen_gpus_are_those_that_cuda_would_see(
     assert environment.chosen_gpus() == expected
 
 
-def test_choice_of_gpus_reaches_the_processes_of_this_machine(fresh: pytest.MonkeyPatch) -> None:
-    assert of_rank("1", 0, 2, gpus=2)["CUDA_VISIBLE_DEVICES"] == "0,1", "nobody chose"
+def test_chosen_gpus_are_passed_to_the_processes_on_this_machine(fresh: pytest.MonkeyPatch) -> None:
+    assert of_rank("1", 0, 2, gpus=2)["CUDA_VISIBLE_DEVICES"] == "0,1", "the user chose none"
     assert of_rank("1", 0, 2, gpus=0)["CUDA_VISIBLE_DEVICES"] == ""
     fresh.setenv("CUDA_VISIBLE_DEVICES", "GPU-ab12,GPU-cd34")
     assert of_rank("1", 0, 2, gpus=2)["CUDA_VISIBLE_DEVICES"] == "GPU-ab12,GPU-cd34"
@@ -185,5 +185,5 @@ def test_choice_of_gpus_reaches_the_processes_of_this_machine(fresh: pytest.Monk
 def test_more_processes_than_gpus_are_refused_before_anything_runs(home: Path, outside: dict[str, str]) -> None:
     done = subprocess.run(WORDS, cwd=home, env={**outside, "CUDA_VISIBLE_DEVICES": "3"}, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "2 processes for 1 GPU: each computes on one of its own. Ask for --processes 1" in done.stderr
+    assert "2 processes for 1 GPU: expected one GPU per process. Use --processes 1" in done.stderr
     assert not (home / "runs").exists()

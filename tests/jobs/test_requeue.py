@@ -1,4 +1,4 @@
-"""What the batch script decides after srun, with stand-ins for Slurm's programs; tests/slurm has the real ones."""
+"""What the batch script decides after srun, with stand-ins for Slurm's programs. tests/slurm uses a real Slurm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> RunDir:
 
 
 def decide(run: RunDir, rc: int, restart: int = 0, lost: str = "") -> tuple[str, int]:
-    """What the lines after srun say, and the code that they end with, in job 7 whose processes ended with `rc`."""
+    """Run the lines after srun in job 7, whose processes ended with `rc`. Returns their output and exit code."""
     programs = run.root.parent / "programs"
     programs.mkdir(exist_ok=True)
     for name, text in (("scontrol", "[ $1 != requeue ] || echo requeued $2"), ("sinfo", f"echo '{lost}'")):
@@ -47,20 +47,20 @@ def record(run: RunDir, state: State, restart: int = 0, starts: int = 1, job: st
     ("state", "rc", "said", "code"),
     [
         (State.DONE, 0, "", 0),
-        (State.DONE, 1, "finished; a process ended with code 1 after that", 0),
-        (State.WANTS_REQUEUE, 75, "requeue: saved, wants to continue", 75),
-        (State.WANTS_REQUEUE, 137, "requeue: saved, wants to continue", 137),
+        (State.DONE, 1, "finished; afterwards a process ended with code 1", 0),
+        (State.WANTS_REQUEUE, 75, "requeue: saved, not finished yet", 75),
+        (State.WANTS_REQUEUE, 137, "requeue: saved, not finished yet", 137),
         (State.FAILED, 2, "failed with code 2: not requeued", 2),
         (State.FAILED, 137, "failed with code 137: not requeued", 137),
         (State.RUNNING, 137, "requeue: killed by signal 9", 137),
         (State.RUNNING, 125, "out of memory: not requeued", 125),
         (State.RUNNING, 1, "failed with code 1: not requeued", 1),
-        (None, 75, "requeue: stopped before anything was begun", 75),
+        (None, 75, "requeue: stopped before the work started", 75),
         (None, 137, "requeue: killed by signal 9", 137),
         (None, 1, "failed with code 1: not requeued", 1),
     ],
 )
-def test_decision_by_the_recorded_state_then_by_the_code(
+def test_decision_depends_on_the_recorded_state_then_on_the_exit_code(
     run: RunDir, state: State | None, rc: int, said: str, code: int
 ) -> None:
     if state is not None:
@@ -71,32 +71,32 @@ def test_decision_by_the_recorded_state_then_by_the_code(
     assert found == code
 
 
-def test_lost_node_is_requeued_even_if_the_job_says_that_it_failed(run: RunDir) -> None:
+def test_job_on_a_failed_node_is_requeued_even_if_it_recorded_a_failure(run: RunDir) -> None:
     record(run, State.FAILED)
-    assert "requeue: lost n1" in decide(run, 1, lost="n1 down*")[0]
+    assert "requeue: node failure: n1" in decide(run, 1, lost="n1 down*")[0]
 
 
 @pytest.mark.parametrize(("job", "restart"), [("8", 1), ("7", 0)])
-def test_state_of_another_job_or_start_is_not_believed(run: RunDir, job: str, restart: int) -> None:
+def test_state_of_another_job_or_start_is_ignored(run: RunDir, job: str, restart: int) -> None:
     record(run, State.WANTS_REQUEUE, restart=restart, job=job)
     assert "failed with code 1: not requeued" in decide(run, 1, restart=1)[0]
 
 
-def test_canceled_rendezvous_without_a_state_is_not_requeued(run: RunDir) -> None:
+def test_job_that_cancelled_its_rendezvous_without_a_state_is_not_requeued(run: RunDir) -> None:
     record(run, State.RUNNING, job="8")
     Canceled("locked").write(run.canceled("train", "7", 0))
-    assert "not begun: not requeued" in decide(run, 75)[0]
-    assert "requeue: stopped" in decide(run, 75, restart=1)[0], "of another start"
+    assert "did not start: not requeued" in decide(run, 75)[0]
+    assert "requeue: stopped" in decide(run, 75, restart=1)[0], "the rendezvous of another start was cancelled"
 
 
-def test_deaths_are_requeued_as_often_as_the_limit_says(run: RunDir) -> None:
+def test_killed_job_is_requeued_up_to_the_limit(run: RunDir) -> None:
     limit = MAX_STARTS_WITHOUT_PROGRESS
     record(run, State.RUNNING, restart=limit - 1, starts=limit)
     assert "requeue: killed" in decide(run, 137, restart=limit - 1)[0]
-    assert f"for the {limit + 1}th time without anything new" in decide(run, 137, restart=limit)[0]
+    assert f"start {limit + 1} in a row without progress: not requeued" in decide(run, 137, restart=limit)[0]
 
 
-def test_deaths_before_any_record_are_counted_by_the_restarts(run: RunDir) -> None:
+def test_starts_killed_before_they_record_anything_are_counted_by_the_restarts(run: RunDir) -> None:
     limit = MAX_STARTS_WITHOUT_PROGRESS
     assert "requeue: killed" in decide(run, 137, restart=limit - 1)[0]
     assert "not requeued" in decide(run, 137, restart=limit)[0]
@@ -105,7 +105,7 @@ def test_deaths_before_any_record_are_counted_by_the_restarts(run: RunDir) -> No
 
 
 @pytest.mark.parametrize("text", ["", "7\n", "7 0\nfailed\n", "7 x\nfailed 1\n", "7 0\nfailed a[$(touch bad)]\n", "\0"])
-def test_damaged_state_is_as_if_there_were_none(run: RunDir, text: str) -> None:
+def test_damaged_state_is_ignored(run: RunDir, text: str) -> None:
     run.jobs.mkdir(parents=True)
     run.state_for_shell("train").write_text(text)
     assert "requeue: killed by signal 9" in decide(run, 137)[0]

@@ -1,4 +1,4 @@
-"""What a second command makes of the jobs of a first: those in the queue, those just ending, an old report."""
+"""What a second command does about the jobs of the first: jobs in the queue, ending jobs, an old report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from jobs.cli import main
 from jobs.plan.runs import open_config, save_config
-from jobs.slurm import held
+from jobs.slurm import queued as queued_module
 from tests.jobs.conftest import FakeSlurm, note_submission, queued
 from trex.features.store import write_features
 from trex.records.feature_provenance import FeatureProvenance
@@ -29,19 +29,19 @@ def run(fake_slurm: FakeSlurm) -> RunDir:
     return run
 
 
-def test_dry_run_leaves_out_what_is_in_the_queue(
+def test_dry_run_skips_jobs_that_are_in_the_queue(
     run: RunDir, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_slurm.says("squeue", queued("7", "PENDING", "trex:mine:train:a"))
     assert main(["run", *WORDS[1:]]) == 0
     shown = capsys.readouterr()
-    assert "train: in the queue already, job 7" in shown.err
+    assert "train: already in the queue as job 7" in shown.err
     assert shown.out.count("#!/bin/bash") == 3
     assert "#SBATCH --dependency=afterok:7\n" in shown.out
 
 
 @pytest.mark.parametrize(("state", "scripts"), [("PENDING", 0), (None, 1)])
-def test_job_that_is_just_ending_is_taken_up_only_when_it_does_not_come_back(
+def test_ending_job_is_submitted_again_only_if_it_is_not_requeued(
     run: RunDir,
     fake_slurm: FakeSlurm,
     capsys: pytest.CaptureFixture[str],
@@ -49,18 +49,18 @@ def test_job_that_is_just_ending_is_taken_up_only_when_it_does_not_come_back(
     state: str | None,
     scripts: int,
 ) -> None:
-    monkeypatch.setattr(held, "_PAUSE", 0.01)
+    monkeypatch.setattr(queued_module, "_PAUSE", 0.01)
     later = [queued("7", state, "trex:mine:train:a")] if state else []
     fake_slurm.says("squeue", queued("7", "COMPLETING", "trex:mine:train:a"), then=later)
     assert main(WORDS) == 0
     shown = capsys.readouterr()
-    assert shown.err.count("job 7 is just ending") == 1
+    assert shown.err.count("job 7 is ending") == 1
     assert len(fake_slurm.asked("squeue")) == 2
     assert shown.out.count("#!/bin/bash") == scripts
     assert "--dependency" not in shown.out
 
 
-def test_retry_goes_on_with_the_training_when_earlier_features_are_in_the_way(
+def test_retry_submits_only_the_training_if_features_of_an_earlier_checkpoint_exist(
     run: RunDir, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     about = FeatureProvenance("mine", "digits", "test", "s", "e", "epoch-0040", "t", "float32", False, {})
@@ -71,25 +71,25 @@ def test_retry_goes_on_with_the_training_when_earlier_features_are_in_the_way(
     fake_slurm.says("squeue")
     assert main(["retry", "mine", "--cluster", "slurm", "--dry-run"]) == 0
     shown = capsys.readouterr()
-    assert "all but the training left out: " in shown.err
+    assert "submitting only the training: " in shown.err
     assert "the training, when it has finished and epoch-0040" in shown.err
     assert shown.out.count("#!/bin/bash") == 1
     assert "mine-train" in shown.out
 
 
-def test_after_a_minute_the_next_job_waits_for_the_one_that_does_not_end(
+def test_job_that_is_still_ending_after_a_minute_becomes_a_dependency_of_the_next(
     run: RunDir, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held, "_PAUSE", 0.01)
-    monkeypatch.setattr(held, "_PATIENCE", 0.05)
+    monkeypatch.setattr(queued_module, "_PAUSE", 0.01)
+    monkeypatch.setattr(queued_module, "_MAX_WAIT", 0.05)
     fake_slurm.says("squeue", queued("7", "COMPLETING", "trex:mine:train:a"))
     assert main(WORDS) == 0
     shown = capsys.readouterr()
-    assert shown.err.count("job 7 is just ending") == 1
+    assert shown.err.count("job 7 is ending") == 1
     assert "#SBATCH --dependency=afterany:7\n" in shown.out
 
 
-def test_cancel_ends_jobs_of_earlier_submissions_too(
+def test_cancel_also_cancels_jobs_of_earlier_submissions(
     run: RunDir, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     note_submission(run, "trex:mine:train:b", train="8")
@@ -98,7 +98,7 @@ def test_cancel_ends_jobs_of_earlier_submissions_too(
         "squeue",
         queued("7", "PENDING", "trex:mine:train:a"),
         queued("8", "RUNNING", "trex:mine:train:b"),
-        queued("9_0", "PENDING", "somebody else's, with an id that Slurm used again"),
+        queued("9_0", "PENDING", "another user's job, with a reused id"),
     )
     fake_slurm.says("scancel")
     assert main(["cancel", "mine"]) == 0
@@ -107,7 +107,7 @@ def test_cancel_ends_jobs_of_earlier_submissions_too(
 
 
 @pytest.mark.parametrize(("age", "scripts"), [(1, 0), (-1, 1)])
-def test_report_is_planned_again_once_a_result_is_newer(
+def test_report_is_submitted_again_when_a_result_is_newer(
     fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str], age: int, scripts: int
 ) -> None:
     Path("recipe.yaml").write_text("name: mine\nextract: {datasets: [], weights: pixels}\n")

@@ -1,4 +1,4 @@
-"""Where a run stands, from its files and what Slurm's programs say."""
+"""The status of a run, from its files and the output of Slurm's programs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def states(status: RunStatus) -> dict[str, str]:
     return {stage.stage: stage.state for stage in status.stages}
 
 
-def test_run_without_data_sets_has_no_stage_of_them(fake_slurm: FakeSlurm) -> None:
+def test_run_without_datasets_shows_no_extraction_and_no_probes(fake_slurm: FakeSlurm) -> None:
     make_run("extract.datasets=[]")
     (status,) = collect(["mine"])
     assert states(status) == {"train": "open", "report": "open"}
-    assert "not begun" in as_text([status])
+    assert "not started" in as_text([status])
 
 
 def test_report_that_is_older_than_the_metrics_is_not_done(fake_slurm: FakeSlurm) -> None:
@@ -41,10 +41,10 @@ def test_report_that_is_older_than_the_metrics_is_not_done(fake_slurm: FakeSlurm
     os.utime(run.report / "index.html", (1000, 1000))
     (status,) = collect(["mine"])
     assert states(status)["report"] == "stale"
-    assert "trex report mine renews it" in as_text([status])
+    assert "trex report mine updates it" in as_text([status])
 
 
-def test_goodput_and_stops_know_the_starts_of_earlier_jobs(fake_slurm: FakeSlurm) -> None:
+def test_goodput_and_restarts_include_the_starts_of_earlier_jobs(fake_slurm: FakeSlurm) -> None:
     run = make_run("train.batch_size=10")
     for job, comment in (("7", "a"), ("8", "b")):
         note_submission(run, comment, train=job)
@@ -58,7 +58,7 @@ def test_goodput_and_stops_know_the_starts_of_earlier_jobs(fake_slurm: FakeSlurm
     assert (status.allocated_seconds, status.goodput) == (300, 0.5)
 
 
-def test_job_of_an_earlier_submission_that_is_in_the_queue_is_what_counts(fake_slurm: FakeSlurm) -> None:
+def test_job_of_an_earlier_submission_is_shown_if_it_is_in_the_queue(fake_slurm: FakeSlurm) -> None:
     run = make_run()
     note_submission(run, "a", train="7")
     note_submission(run, "b", train="8")

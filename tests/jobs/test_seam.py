@@ -1,4 +1,4 @@
-"""Slurm's words stand in jobs/slurm/ and nowhere else, and a back end is a package beside it."""
+"""Only jobs/slurm/ uses Slurm's terms, and adding a package next to it adds a back end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORDS = re.compile(
 
 
 def code(path: Path) -> list[tuple[int, str]]:
-    """Line and text of every token of a module but numbers, and comments and docstrings, which may explain."""
+    """Return line and text of every token of a module, except for numbers, comments and docstrings."""
     found = []
     before = tokenize.NEWLINE
     for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
@@ -36,11 +36,11 @@ def code(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-def test_words_of_slurm_are_found_where_they_stand() -> None:
+def test_slurm_terms_are_found_in_the_slurm_package() -> None:
     assert len({path for path in (JOBS / "slurm").glob("*.py") for _, text in code(path) if WORDS.search(text)}) > 5
 
 
-def test_words_of_slurm_stand_in_its_package_only() -> None:
+def test_slurm_terms_are_used_only_in_the_slurm_package() -> None:
     others = [path for path in JOBS.rglob("*.py") if not path.is_relative_to(JOBS / "slurm")]
     assert len(others) > 20
     found = [
@@ -50,14 +50,12 @@ def test_words_of_slurm_stand_in_its_package_only() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(backends()))
-def test_every_back_end_has_all_of_the_interface(kind: str) -> None:
+def test_every_back_end_implements_the_interface(kind: str) -> None:
     wanted = {name for name in vars(Backend) if not name.startswith("_")} | set(Backend.__annotations__)
     assert wanted <= set(dir(backends()[kind]))
 
 
-def test_package_with_a_back_end_is_a_kind_without_being_registered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_package_with_a_back_end_is_found_without_registration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "jobs" / "other"
     other.mkdir(parents=True)
     (other / "__init__.py").write_text("")
@@ -66,4 +64,4 @@ def test_package_with_a_back_end_is_a_kind_without_being_registered(
     monkeypatch.setattr(jobs, "__path__", [*jobs.__path__, str(tmp_path / "jobs")])
     assert "other" in backend.kinds()
     assert backend.read_cluster(tmp_path / "cluster.yaml").kind == "other"
-    assert backend.backend("other").answers()
+    assert backend.backend("other").is_available()

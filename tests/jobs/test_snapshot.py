@@ -1,4 +1,4 @@
-"""What a job runs and where its files lie: a copy of the code that nobody changes, a folder that nobody else enters."""
+"""The copy of the code that a job runs, and the private folder of its job files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trex.records.run_dir import RunDir
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_snapshot_is_named_for_its_content_and_taken_once(tmp_path: Path) -> None:
+def test_snapshot_is_named_by_its_digest_and_made_once(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     first = take_snapshot(run)
     assert first.name == code_digest() == code_digest(first)
@@ -26,7 +26,7 @@ def test_snapshot_is_named_for_its_content_and_taken_once(tmp_path: Path) -> Non
     assert sorted(path.name for path in first.iterdir()) == ["jobs", "trex"]
 
 
-def test_snapshot_runs_by_itself(tmp_path: Path) -> None:
+def test_snapshot_can_be_imported_without_the_checkout(tmp_path: Path) -> None:
     code = take_snapshot(RunDir(tmp_path / "run"))
     program = "import jobs.worker.task, jobs.cli; print(jobs.worker.task.__file__)"
     done = subprocess.run(
@@ -37,8 +37,8 @@ def test_snapshot_runs_by_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_functions_that_are_compiled_already_come_with_the_snapshot(tmp_path: Path) -> None:
-    """Else every process of every new run's jobs would compile them."""
+def test_snapshot_includes_compiled_functions(tmp_path: Path) -> None:
+    """Otherwise every process of every new run would compile them again."""
     program = (
         "import numpy as np; from trex.images.color import solarize as f; f(np.zeros(9, np.uint8))\n"
         "print(f.stats.cache_path, len(f.stats.cache_hits), len(f.stats.cache_misses))"
@@ -56,7 +56,7 @@ def test_functions_that_are_compiled_already_come_with_the_snapshot(tmp_path: Pa
     assert call(code) == [str(code / "trex" / "images" / "__pycache__"), "1", "0"]
 
 
-def test_nobody_else_can_write_into_a_snapshot_whatever_the_umask(tmp_path: Path) -> None:
+def test_only_the_owner_can_write_to_a_snapshot_for_any_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         code = take_snapshot(RunDir(tmp_path / "run"))
@@ -71,7 +71,7 @@ def test_changed_snapshot_is_refused(tmp_path: Path) -> None:
     edited = take_snapshot(run) / "jobs" / "worker" / "task.py"
     edited.chmod(0o644)
     edited.write_text("import os\n")
-    with pytest.raises(UserError, match="was changed after jobs began to use it"):
+    with pytest.raises(UserError, match="this copy of the code was changed after it was made"):
         take_snapshot(run)
 
 
@@ -86,5 +86,5 @@ def test_folder_of_job_files_is_private_even_if_it_was_open(tmp_path: Path) -> N
 def test_link_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "jobs").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="a link, or another user's"):
+    with pytest.raises(UserError, match="is a link or belongs to another user"):
         make_private(tmp_path / "jobs")

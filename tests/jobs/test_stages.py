@@ -1,4 +1,4 @@
-"""What of a run is still to be done: what something else made is neither taken for done nor mixed with the rest."""
+"""The missing work of a run: results of other settings never count as done and are never mixed with new ones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def configured(home: Path, *overrides: str) -> tuple[RunDir, Config]:
 
 @pytest.fixture(scope="module")
 def evaluated_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose features and probes are all there."""
+    """A run that has all its features and probe results."""
     home = tmp_path_factory.mktemp("evaluated")
     run, config = configured(home)
     save_config(run, config)
@@ -57,7 +57,7 @@ def planned(run: RunDir, config: Config, stages: tuple[Stage, ...] = STAGES) -> 
 
 
 def checkpoint(run: RunDir, name: str, finished: bool) -> str:
-    """A checkpoint, whole as far as its manifest says; returns what features of it are to say."""
+    """Write a checkpoint that matches its manifest. Returns the weights label of features made from it."""
     folder = run.checkpoints / name
     folder.mkdir(parents=True)
     (folder / "checkpoint.pt").write_text(name)
@@ -67,13 +67,13 @@ def checkpoint(run: RunDir, name: str, finished: bool) -> str:
 
 
 def relabel(run: RunDir, dataset: str, weights: str) -> None:
-    """Say of features that other weights made them."""
+    """Change the weights label in the feature files of a dataset."""
     for part in ("trainval", "test"):
         with h5py.File(run.features(dataset, part), "a") as file:
             file.attrs["weights"] = weights
 
 
-def test_all_done_leaves_only_the_report(evaluated_home: Path) -> None:
+def test_finished_run_plans_only_the_report(evaluated_home: Path) -> None:
     run, config = configured(evaluated_home)
     assert planned(run, config) == {"report": ()}
     assert plan(run, config, STAGES).done == ("train", "extract", "probe")
@@ -81,7 +81,7 @@ def test_all_done_leaves_only_the_report(evaluated_home: Path) -> None:
 
 @pytest.mark.parametrize("setting", ["extract.resize=9", "extract.dtype=float16", "model.encoder=resnet34"])
 @pytest.mark.parametrize("command", ["run", "extract"])
-def test_features_of_other_settings_are_refused_before_anything_is_queued(
+def test_features_of_other_settings_are_refused_before_anything_is_submitted(
     evaluated_home: Path, setting: str, command: str
 ) -> None:
     run, config = configured(evaluated_home, setting)
@@ -89,13 +89,13 @@ def test_features_of_other_settings_are_refused_before_anything_is_queued(
         plan(run, config, stages_of(command))
 
 
-def test_run_cannot_change_over_to_other_weights(evaluated_home: Path) -> None:
+def test_run_cannot_change_to_other_weights(evaluated_home: Path) -> None:
     run, config = configured(evaluated_home, "extract.weights=untrained")
     with pytest.raises(ResumeRefused, match=r"extract\.weights: was pixels, is now untrained"):
         save_config(run, config)
 
 
-def test_other_content_in_the_same_weights_file_is_noticed(tmp_path: Path) -> None:
+def test_changed_content_of_the_weights_file_is_detected(tmp_path: Path) -> None:
     weights = tmp_path / "encoder.pth"
     torch.manual_seed(0)
     torch.save(build_encoder("resnet18").state_dict(), weights)
@@ -107,7 +107,7 @@ def test_other_content_in_the_same_weights_file_is_noticed(tmp_path: Path) -> No
         plan(run, config, ("extract",))
 
 
-def test_features_of_an_earlier_checkpoint_are_not_mixed_with_later_ones(tmp_path: Path) -> None:
+def test_features_of_an_earlier_checkpoint_are_not_mixed_with_newer_ones(tmp_path: Path) -> None:
     run, config = configured(tmp_path, "extract.datasets=[digits_unseen]")
     extract(run, config, "digits_unseen", Ranks(), StopRequest())
     _, trained = configured(tmp_path, "extract.datasets=[digits_unseen]", "extract.weights=trained")
@@ -124,9 +124,7 @@ def test_features_of_an_earlier_checkpoint_are_not_mixed_with_later_ones(tmp_pat
 
 
 @pytest.mark.parametrize("damage", ["half of it", "another byte"])
-def test_features_of_the_checkpoint_before_a_damaged_one_are_those_that_the_job_makes(
-    tmp_path: Path, damage: str
-) -> None:
+def test_features_of_the_checkpoint_before_a_damaged_one_are_accepted(tmp_path: Path, damage: str) -> None:
     settings = ("extract.datasets=[digits_unseen]", "extract.weights=trained")
     run, config = configured(tmp_path, *settings)
     label = checkpoint(run, "epoch-0099-step-00000000", finished=True)
@@ -142,17 +140,19 @@ def test_features_of_the_checkpoint_before_a_damaged_one_are_those_that_the_job_
     assert planned(run, config, ("extract",)) == {}
 
 
-def test_features_made_anew_take_their_probes_along(evaluated_home: Path, tmp_path: Path) -> None:
+def test_missing_features_are_extracted_again_together_with_their_probes(evaluated_home: Path, tmp_path: Path) -> None:
     shutil.copytree(evaluated_home, tmp_path / "home")
     run, config = configured(tmp_path / "home")
     run.features("digits_seen", "test").unlink()
     assert planned(run, config) == {"extract": (Item("digits_seen"),), "probe": (Item("digits_seen"),), "report": ()}
-    assert planned(run, config, ("probe",)) == {}, "results stay, when features are deleted to make room"
+    assert planned(run, config, ("probe",)) == {}, "results stay valid when features are deleted to free disk space"
     extract(run, config, "digits_seen", Ranks(), StopRequest())
     assert planned(run, config) == {"report": ()}, "the same features: nothing to do"
 
 
-def test_results_of_other_features_or_of_another_treatment_are_made_anew(evaluated_home: Path, tmp_path: Path) -> None:
+def test_results_of_other_features_or_another_treatment_are_computed_again(
+    evaluated_home: Path, tmp_path: Path
+) -> None:
     shutil.copytree(evaluated_home, tmp_path / "home")
     run, config = configured(tmp_path / "home")
     path = run.probe("digits_unseen", "exact", 1)
@@ -161,7 +161,9 @@ def test_results_of_other_features_or_of_another_treatment_are_made_anew(evaluat
     path.write_text(json.dumps(result))
     assert planned(run, config, ("probe",)) == {"probe": (Item("digits_unseen"),)}
     path.write_text("{")
-    assert planned(run, config, ("probe",)) == {"probe": (Item("digits_unseen"),)}, "an unreadable result is none"
+    assert planned(run, config, ("probe",)) == {"probe": (Item("digits_unseen"),)}, (
+        "an unreadable result does not count"
+    )
 
     _, other = configured(tmp_path / "home", "probe.normalize={digits_seen: true}")
     assert planned(run, other, ("probe",)) == {"probe": (Item("digits_unseen"), Item("digits_seen"))}

@@ -1,4 +1,4 @@
-"""Weights in and out through the commands that people use."""
+"""Reading and exporting weights files through the commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trex.features.store import open_features
 
 
 @pytest.mark.slow
-def test_export_says_what_it_wrote_and_that_the_run_has_not_finished(home: Path) -> None:  # noqa: F811
+def test_export_prints_its_files_and_that_the_run_has_not_finished(home: Path) -> None:  # noqa: F811
     (home / "runs").mkdir()
     run = trained(home, finished=False)
     shutil.copy(home / "tiny.yaml", run.config)
@@ -29,14 +29,14 @@ def test_export_says_what_it_wrote_and_that_the_run_has_not_finished(home: Path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == (
         "encoder.pth: encoder of little, epoch-0003-step-00000002; its training has not finished\n"
-        "encoder.md: its card\n"
+        "encoder.md: model card\n"
     )
     again = trex(home, "export", "little", "--to", "encoder.pth")
     assert (again.returncode, "encoder.pth exists" in again.stderr) == (2, True)
 
 
 @pytest.mark.slow
-def test_check_finds_files_that_do_not_fit_and_vits_that_would_be_trained(home: Path) -> None:  # noqa: F811
+def test_check_refuses_weights_of_another_encoder_and_training_a_vit(home: Path) -> None:  # noqa: F811
     _, _, checkpoint = released()
     torch.save(checkpoint, home / "x_checkpoint_full.pth")
     files = ("extract.weights=x_checkpoint_full.pth", "train.start=x_checkpoint_full.pth", "train.start_with=all")
@@ -44,8 +44,8 @@ def test_check_finds_files_that_do_not_fit_and_vits_that_would_be_trained(home: 
         home, "check", "tiny.yaml", "--cluster", "local", *files, "method.memory_bank_size=96", "train.epochs=2"
     )
     assert fits.returncode == 0, fits.stdout + fits.stderr
-    assert f"ok    weights: {home}/x_checkpoint_full.pth holds a resnet18, every key of it" in fits.stdout
-    assert f"ok    start: {home}/x_checkpoint_full.pth, all: every key fits; training begins at epoch 2" in fits.stdout
+    assert f"ok    weights: {home}/x_checkpoint_full.pth contains all keys of a resnet18" in fits.stdout
+    assert f"ok    start: {home}/x_checkpoint_full.pth, all: all keys match; training starts at epoch 2" in fits.stdout
     wrong = trex(home, "check", "tiny.yaml", "--cluster", "local", *files, "model.encoder=resnet50")
     assert wrong.returncode == 2
     assert wrong.stdout.count("FAIL") == 2
@@ -56,7 +56,7 @@ def test_check_finds_files_that_do_not_fit_and_vits_that_would_be_trained(home: 
     assert "FAIL  model.encoder is 'vit_b_32': it can be evaluated, not trained" in vit.stdout
 
 
-def test_make_transfer_evaluates_the_file_under_a_name_that_no_training_has() -> None:
+def test_make_transfer_uses_a_run_name_that_no_training_has() -> None:
     words = ["make", "--dry-run", "transfer", "CHECKPOINT=../zoo/trex.pth", "VENV=.", "READY="]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -87,7 +87,7 @@ def test_released_checkpoint_is_evaluated_from_a_relative_path_without_training(
 
 
 @pytest.mark.slow
-def test_export_of_a_finished_run_has_the_runs_features(home: Path) -> None:  # noqa: F811
+def test_exported_weights_give_the_same_features_as_the_run(home: Path) -> None:  # noqa: F811
     first = trex(home, "run", "tiny.yaml", "name=first", "--cluster", "local")
     assert first.returncode == 0, first.stdout + first.stderr
     file = "first_checkpoint_full.pth"
@@ -107,7 +107,7 @@ def test_export_of_a_finished_run_has_the_runs_features(home: Path) -> None:  # 
 
 
 @pytest.mark.slow
-def test_vit_of_torchvision_extracts_and_probes(home: Path) -> None:  # noqa: F811
+def test_vit_of_torchvision_can_be_evaluated(home: Path) -> None:  # noqa: F811
     chance = np.random.default_rng(0)
     for part, count in (("train", 8), ("val", 2)):
         for label, shade in (("dark", 60), ("light", 200)):

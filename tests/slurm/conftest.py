@@ -1,4 +1,4 @@
-"""A real Slurm for the tests: the sandbox of tools/, started once for all of them."""
+"""A real Slurm for the tests: the sandbox of tools/sandbox.py, started once for all tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SANDBOX = [sys.executable, str(ROOT / "tools" / "sandbox.py")]
 TREX = [sys.executable, "-m", "jobs.cli"]
 
-#: A training of two minutes on four processes of a small machine; each step is logged.
+#: A training that takes two minutes with four processes on a small machine; each step is logged.
 TINY = """
 data: {dataset: digits_seen, workers: 1}
 crops: {global_size: 16, global_scale: [0.5, 1.0], local_count: 1, local_size: 16, local_scale: [0.2, 0.5], flip: 0,
@@ -39,7 +39,7 @@ probe: {seeds: 2}
 """
 
 
-#: Jobs of one process, all of them in the partition whose jobs are preempted.
+#: A cluster file with jobs of one process, in the partition whose jobs are preempted.
 SMALL = """
 kind: slurm
 train: {partition: gpu, gpus_per_node: 1, time: "00:30:00", signal_lead: 20}
@@ -49,12 +49,12 @@ report: {partition: cpu, time: "00:10:00"}
 """
 
 
-#: What accounting says of a start that goes on, or after which another one comes.
+#: States in accounting of a start that still runs or is followed by another start.
 NOT_THE_END = {"PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "PREEMPTED", "NODE_FAIL"}
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 120, every: float = 0.2) -> Any:
-    """The first true value of `what`."""
+    """Wait until `what` returns a true value, and return it."""
     deadline = time.monotonic() + seconds
     while not (value := what()):
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"
@@ -64,7 +64,7 @@ def wait_for(what: Callable[[], Any], seconds: float = 120, every: float = 0.2) 
 
 @dataclass
 class Site:
-    """A running sandbox, and a folder where a user works."""
+    """A running sandbox, and the working folder of a user."""
 
     sandbox: Path
     home: Path
@@ -76,7 +76,7 @@ class Site:
         return outside
 
     def call(self, *words: str, check: bool = True, **more: Any) -> subprocess.CompletedProcess[str]:
-        """Run a program as the user would."""
+        """Run a program in the user's folder and environment."""
         settings = {"env": self.environment, "cwd": self.home, "timeout": 120, **more}
         done = subprocess.run(words, capture_output=True, text=True, **settings)
         assert not check or done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -90,12 +90,12 @@ class Site:
         return Run(self, self.home / "runs" / name)
 
     def queue(self) -> dict[str, str]:
-        """State of each job in the queue."""
+        """Return the state of each job in the queue."""
         lines = self.call("squeue", "--noheader", "--array", "--format", "%i %T").stdout.splitlines()
         return dict(line.split() for line in lines)
 
     def mine(self) -> list[str]:
-        """Jobs in the queue that were submitted from here, arrays as a whole."""
+        """Return the jobs in the queue that were submitted from this folder, with one id per array."""
         rows = self.call("squeue", "--noheader", "--format", "%F %Z").stdout.splitlines()
         return sorted({job for job, _, folder in (row.partition(" ") for row in rows) if folder == str(self.home)})
 
@@ -104,10 +104,9 @@ class Site:
         wait_for(lambda: not set(job_ids) & set(self.queue()), seconds)
 
     def accounting(self, job_id: str, starts: int = 1) -> list[str]:
-        """State of each start of a job that has ended, which are at least so many.
+        """Return the state of each start of a job that has ended, after at least `starts` starts.
 
-        Slurm hands the states to its database some time after the fact: a start that is followed by another is not
-        taken for the last one.
+        Slurm writes the states into its database with some delay. So this waits until the last state is final.
         """
 
         def states() -> list[str] | None:
@@ -119,40 +118,40 @@ class Site:
         return wait_for(states, 120)
 
     def urgent(self, node: str) -> str:
-        """Submit an urgent job that needs a whole node; returns its id."""
+        """Submit an urgent job that needs all GPUs of a node; returns its id."""
         words = ["--parsable", "-p", "urgent", "-w", node, "--gres=gpu:4", "-o", "/dev/null", "--wrap", "sleep 1"]
         return self.call("sbatch", *words).stdout.strip()
 
     def preempt(self, node: str) -> str:
-        """Take a node away for an urgent job; returns that job's id once it runs."""
+        """Preempt the jobs on a node by an urgent job; returns the id of that job once it runs."""
         job = self.urgent(node)
         wait_for(lambda: self.queue().get(job) != "PENDING", 90)
         return job
 
     def nodes_of(self, job: str) -> list[str]:
-        """The nodes of a running job."""
+        """Return the nodes of a running job."""
         found = self.call("squeue", "--noheader", "--jobs", job, "--format", "%N").stdout.strip()
         assert found
         return self.call("scontrol", "show", "hostnames", found).stdout.split()
 
     def node_of(self, job: str) -> str:
-        """The first node of a running job."""
+        """Return the first node of a running job."""
         return self.nodes_of(job)[0]
 
     def restarts(self, job: str) -> int:
-        """How often Slurm has put a job back into the queue."""
+        """Return how many times Slurm has requeued a job."""
         found = re.search(r"\bRestarts=(\d+)", self.call("scontrol", "show", "job", "-o", job).stdout)
         assert found
         return int(found[1])
 
     def node(self, command: str, name: str) -> None:
-        """`fail-node` or `revive-node`."""
+        """Run a sandbox command on a node: `fail-node` or `revive-node`."""
         self.call(*SANDBOX, command, name, "--folder", str(self.sandbox))
 
 
 @dataclass
 class Run:
-    """A run as its files show it."""
+    """A run, read from its files."""
 
     site: Site
     root: Path
@@ -162,7 +161,7 @@ class Run:
         return self.root.name
 
     def jobs(self) -> dict[str, str]:
-        """The newest job id of each key."""
+        """Return the newest job id of each key."""
         return {
             key: job for line in _lines(self.root / "jobs" / "submitted.jsonl") for key, job in line["jobs"].items()
         }
@@ -175,11 +174,11 @@ class Run:
         return [line for line in _lines(self.root / "events.jsonl") if line["kind"] == name]
 
     def step(self) -> int:
-        """The newest step in the metrics."""
+        """Return the newest step in the metrics."""
         return max((line["step"] for line in _lines(self.root / "metrics.jsonl")), default=0)
 
     def log(self, key: str = "train") -> str:
-        """What the job of a key printed."""
+        """Return the log of the newest job of a key."""
         path = self.root / "jobs" / "slurm" / f"{self.jobs()[key]}_0_log.out"
         return path.read_text(errors="replace") if path.exists() else ""
 
@@ -187,13 +186,14 @@ class Run:
         wait_for(lambda: self.step() >= step, 300, every=0.05)
 
     def main_process(self, key: str = "train") -> int:
-        """Process of the first rank of a running job."""
+        """Return the process id of rank 0 of a running job."""
         return int(json.loads((self.root / "jobs" / f"{key}.lock").read_text())["pid"])
 
     @contextlib.contextmanager
     def frozen(self, key: str = "train") -> Iterator[int]:
-        """Stop a job's first process, and with it all that wait for it, for the length of the block: a quick machine
-        would finish in the time in which Slurm is told, and tells, to interrupt it.
+        """Stop rank 0 of a job during the block; the other ranks wait for it.
+
+        Otherwise a fast machine could finish the job before Slurm interrupts it.
         """
         pid = self.main_process(key)
         os.kill(pid, signal.SIGSTOP)
@@ -207,14 +207,14 @@ class Run:
     def interrupt(
         self, cause: Callable[[], object], number: signal.Signals = signal.SIGTERM, key: str = "train"
     ) -> None:
-        """Do what makes Slurm signal a job, whose first process goes on no sooner than the signal is there."""
+        """Call `cause`, which makes Slurm signal a job. Rank 0 is stopped until the signal has arrived."""
         with self.frozen(key) as pid:
             cause()
-            # Slurm wakes the job itself before most signals.
+            # Before most signals, Slurm itself continues the stopped process.
             wait_for(lambda: has_pending(pid, number) or process_status(pid, "State")[:1] != "T", every=0.05)
 
     def final_state(self) -> dict[str, Any]:
-        """Everything in the newest checkpoint."""
+        """Return everything in the newest checkpoint."""
         from trex.training.checkpoint import Checkpoints
 
         checkpoint = Checkpoints(self.root / "checkpoints").newest()
@@ -224,7 +224,7 @@ class Run:
 
 
 def process_status(pid: int, field: str) -> str:
-    """A field of /proc/PID/status, empty for a process that is gone."""
+    """Return a field of /proc/PID/status; empty if the process is gone."""
     with contextlib.suppress(OSError):
         found = re.search(rf"^{field}:\s*(.*)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
         return found[1] if found else ""
@@ -232,37 +232,39 @@ def process_status(pid: int, field: str) -> str:
 
 
 def has_pending(pid: int, number: signal.Signals) -> bool:
-    """Whether a signal waits for a frozen process."""
+    """Return whether a signal is pending for a stopped process."""
     return bool(int(process_status(pid, "ShdPnd") or "0", 16) >> (number - 1) & 1)
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or waits for nothing but its parent's look: in a container nobody may look."""
+    """Return whether a process has ended. A zombie counts too, because in a container nobody may wait for it."""
     return process_status(pid, "State")[:1] in ("", "Z", "X")
 
 
 def children(pid: int) -> list[int]:
-    """The child processes of a process."""
+    """Return the child processes of a process."""
     found = (int(path.name) for path in Path("/proc").glob("[0-9]*"))
     return [child for child in found if process_status(child, "PPid") == str(pid)]
 
 
 def pinned(cpus: int) -> dict[str, Any]:
-    """Settings of a call that may use at most so many CPUs. A process on this machine takes its share of them as its
-    threads, and other numbers of threads add up in another order: the jobs of these tests have one each.
+    """Return the settings of a call that may use at most `cpus` CPUs.
+
+    A local process uses one thread per CPU that it may use, and the number of threads changes the order of additions.
+    The Slurm jobs of these tests have one CPU per process.
     """
     chosen = sorted(os.sched_getaffinity(0))[:cpus]
     return {"preexec_fn": lambda: os.sched_setaffinity(0, chosen)}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file as they stand there, but for a last one that is still being written."""
+    """Return the lines of a JSON Lines file, without a last line that is still being written."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [json.loads(line) for line in text.split("\n")[:-1] if line]
 
 
 def start_sandbox(*options: str) -> Path:
-    """Start a sandbox in a folder of its own; without Slurm's packages the test is skipped, but fails in CI."""
+    """Start a sandbox in a new folder. Without Slurm's packages, the test is skipped, or fails in CI."""
     folder = Path(tempfile.mkdtemp(prefix="trex-", dir="/tmp")) / "s"
     done = subprocess.run(
         [*SANDBOX, "up", "--folder", str(folder), *options], capture_output=True, text=True, check=False
@@ -296,7 +298,7 @@ def cluster_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def site(cluster_folder: Path, tmp_path: Path) -> Iterator[Site]:
-    """The sandbox that all tests share, and a new folder to work in. Ends the test's jobs and revives its nodes."""
+    """The sandbox that all tests share, and a new working folder. Cancels the test's jobs at the end."""
     site = make_site(cluster_folder, tmp_path / "home")
     yield site
     site.call("scancel", *site.mine(), check=False)
@@ -304,7 +306,7 @@ def site(cluster_folder: Path, tmp_path: Path) -> Iterator[Site]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of these need Slurm, and a restart or two of a training takes its time."""
+    """Mark all tests here: they need Slurm, and need more time because trainings are restarted."""
     for item in items:
         if Path(item.path).is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.slurm)

@@ -1,4 +1,4 @@
-"""The chain of a run as Slurm jobs: what is submitted, what waits for what, what a failure takes along."""
+"""The chain of a run as Slurm jobs: what is submitted, which jobs wait for which, what a failure cancels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from PIL import Image
 
 from tests.slurm.conftest import Run, Site, children, make_site, pinned, start_sandbox, stop_sandbox, wait_for
 
-#: No training, no network: the images' own pixels as features.
+#: Settings of a run without training and encoder: the features are the pixels of the images.
 PIXELS = ("extract.weights=pixels", "extract.resize=8", "extract.crop=8")
 
 
 def write_image_folder(folder: Path, trainval: int = 12, test: int = 4) -> None:
-    """A dataset of two classes that a person could have: a folder a class, so many images in each."""
+    """Write a dataset of two classes: one folder per class, with `trainval` or `test` images each."""
     rng = np.random.default_rng(0)
     for part, count in (("trainval", trainval), ("test", test)):
         for label, brightness in (("dark", 60), ("light", 200)):
@@ -33,7 +33,7 @@ def write_image_folder(folder: Path, trainval: int = 12, test: int = 4) -> None:
 
 
 def submitted(text: str) -> list[str]:
-    """Stages that a command says it submitted."""
+    """Return the stages that a command says it submitted."""
     return re.findall(r"^trex: (\w+): submitted", text, re.MULTILINE)
 
 
@@ -43,7 +43,7 @@ def run_chain(site: Site, name: str, *settings: str, cluster: str = "sandbox") -
 
 
 def results(run: Run) -> list[dict[str, str]]:
-    """Rows of the report's table, without what differs from one computation to the next."""
+    """Return the rows of the report's table, without the columns that differ between two computations."""
     with (run.root / "report" / "results.csv").open(newline="") as file:
         return [{k: v for k, v in row.items() if k not in ("seconds", "path")} for row in csv.DictReader(file)]
 
@@ -58,7 +58,7 @@ def test_chain_gives_the_same_results_as_on_this_machine(site: Site, tmp_path: P
     assert results(on_slurm) == results(here.run_of("same"))
 
 
-def test_signal_in_validation_extraction_and_probe_leaves_no_trace_in_the_report(site: Site, tmp_path: Path) -> None:
+def test_signals_during_validation_extraction_and_probe_do_not_change_the_report(site: Site, tmp_path: Path) -> None:
     write_image_folder(site.home / "mine", trainval=32, test=1500)
     settings = (
         "name=thrice", "data.dataset=mine", f"data.folders={{mine: {site.home}/mine}}", "train.epochs=1",
@@ -73,9 +73,9 @@ def test_signal_in_validation_extraction_and_probe_leaves_no_trace_in_the_report
     }
     for key, text in moments.items():
         wait_for(lambda key=key, text=text: text in run.log(key), 120, every=0.02)  # type: ignore[misc]
-        if key == "train":  # the validation has a loader process besides the training's
+        if key == "train":  # the validation starts a second loader process
             wait_for(lambda: len(children(run.main_process())) == 2, 60, every=0.02)
-        # To the processes, not the shell: as a preemption begins.
+        # The signal goes to the processes and not to the shell, as in a preemption.
         run.interrupt(lambda key=key: site.call("scancel", "--signal=TERM", jobs[key]), key=key)  # type: ignore[misc]
     site.ended(*jobs.values())
     for key in moments:
@@ -89,7 +89,7 @@ def test_signal_in_validation_extraction_and_probe_leaves_no_trace_in_the_report
     assert results(run) == results(here.run_of("thrice"))
 
 
-def test_killed_probes_come_back_and_retry_does_just_the_cancelled_one(site: Site, tmp_path: Path) -> None:
+def test_killed_probes_are_requeued_and_retry_submits_only_the_cancelled_one(site: Site, tmp_path: Path) -> None:
     settings = (
         "name=seeds",
         *PIXELS,
@@ -125,7 +125,7 @@ def test_killed_probes_come_back_and_retry_does_just_the_cancelled_one(site: Sit
     assert results(run) == results(here.run_of("seeds"))
 
 
-def test_finished_job_that_is_requeued_ends_at_once_and_touches_nothing(site: Site) -> None:
+def test_finished_job_that_is_requeued_ends_at_once_and_changes_nothing(site: Site) -> None:
     run = run_chain(site, "again", *PIXELS, "extract.datasets=[digits_unseen]")
     jobs = run.jobs()
     site.ended(*jobs.values())
@@ -142,27 +142,27 @@ def test_finished_job_that_is_requeued_ends_at_once_and_touches_nothing(site: Si
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_what_is_in_the_queue_or_done_is_not_submitted_again(site: Site) -> None:
+def test_jobs_in_the_queue_and_finished_jobs_are_not_submitted_again(site: Site) -> None:
     words = ("run", "tiny.yaml", "name=once", *PIXELS, "--cluster", "sandbox")
     first = site.trex(*words)
     assert submitted(first.stderr) == ["extract", "probe", "report"]
     again = site.trex(*words)
     assert submitted(again.stderr) == []
-    assert "in the queue already" in again.stderr
+    assert "already in the queue" in again.stderr
     site.ended(*site.run_of("once").jobs().values())
     afterwards = site.trex(*words)
     assert submitted(afterwards.stderr) == []
     assert "probe: nothing to do" in afterwards.stderr
 
 
-def test_retry_submits_only_what_failed_and_what_waited_for_it(site: Site) -> None:
+def test_retry_submits_only_failed_jobs_and_the_jobs_that_waited_for_them(site: Site) -> None:
     lists = ("extract.datasets=[digits, mine]", f"data.folders={{mine: {site.home}/mine}}")
     run = run_chain(site, "half", *PIXELS, *lists)
     before = run.jobs()
     site.ended(*before.values())
     assert run.state("extract-mine")["state"] == "failed"
-    assert site.accounting(before["probe-mine"]) == ["CANCELLED"], "it does not wait for ever"
-    assert run.state("probe-digits")["state"] == "done", "what can run is released"
+    assert site.accounting(before["probe-mine"]) == ["CANCELLED"], "it does not wait forever"
+    assert run.state("probe-digits")["state"] == "done", "the other dataset is probed"
     assert site.accounting(before["report"]) == ["COMPLETED"]
 
     write_image_folder(site.home / "mine")
@@ -175,7 +175,7 @@ def test_retry_submits_only_what_failed_and_what_waited_for_it(site: Site) -> No
     assert "nothing is missing" in site.trex("retry", "half").stderr
 
 
-def test_no_job_waits_for_ever_behind_a_failed_training(site: Site) -> None:
+def test_no_job_waits_forever_for_a_failed_training(site: Site) -> None:
     run = run_chain(site, "hopeless", "data.dataset=nowhere", "train.epochs=1")
     jobs = run.jobs()
     site.ended(*jobs.values())

@@ -1,4 +1,4 @@
-"""What becomes of a training of two nodes and four processes when Slurm, or a person, takes its nodes away."""
+"""A training on two nodes with four processes that is interrupted by Slurm, by a user or by a node failure."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ def train(site: Site, name: str, *settings: str, cluster: str = "sandbox") -> Ru
 
 
 def finish(run: Run) -> dict[str, Any]:
-    """Wait for the end of a training, and return everything in its last checkpoint."""
+    """Wait until a training has finished, and return everything in its last checkpoint."""
     run.site.ended(run.jobs()["train"])
     assert run.state()["state"] == "done", run.log()
     return run.final_state()
 
 
 def reach_time_limit(run: Run, job: str) -> None:
-    """Shorten the limit so that its warning is due, wait for that, for which Slurm takes up to half a minute, and give
-    the job its time back before it is started again.
+    """Shorten the time limit of a job until Slurm sends its warning, then restore the limit before the next start.
+
+    Slurm takes up to half a minute to send the warning.
     """
 
     def set_limit(minutes: int) -> bool:
@@ -38,17 +39,17 @@ def reach_time_limit(run: Run, job: str) -> None:
         return run.site.call(*words, check=False).returncode == 0
 
     run.interrupt(lambda: wait_for(lambda: set_limit(5)), signal.SIGUSR2)
-    wait_for(lambda: set_limit(30), every=0.05)  # refused while a start is being cleared up
+    wait_for(lambda: set_limit(30), every=0.05)  # Slurm refuses this while it cleans up after a start
 
 
 def modified(run: Run) -> dict[Path, int]:
-    """When each file of a run's checkpoints and metrics was written."""
+    """Return when each file of a run's checkpoints and metrics was written."""
     paths = [*run.root.glob("checkpoints/*/*"), run.root / "metrics.jsonl"]
     return {path: path.stat().st_mtime_ns for path in paths}
 
 
 def assert_same(one: Any, other: Any, where: str = "state") -> None:
-    """Equal to the last bit."""
+    """Assert that two values are equal, bit by bit."""
     assert type(one) is type(other), where
     if isinstance(one, torch.Tensor):
         assert one.dtype == other.dtype, where
@@ -66,20 +67,20 @@ def assert_same(one: Any, other: Any, where: str = "state") -> None:
 
 
 def assert_equals_uninterrupted(run: Run, uninterrupted: dict[str, Any]) -> None:
-    """The same weights, optimizer, memory, order and random numbers as a run that nobody stopped."""
+    """Assert that a run ends with the same weights, optimizer, memory bank, order and random numbers."""
     state = finish(run)
     for part in set(state) - {"config", "metrics_position"}:
         assert_same(state[part], uninterrupted[part], part)
 
 
 def steps_printed(run: Run) -> list[tuple[int, int]]:
-    """Epoch and step of every step that was ever computed, in order: each of them is logged, and logs are kept."""
+    """Return epoch and step of every step that was computed, in order. Each step is logged, and logs are appended."""
     found = re.findall(r"epoch (\d+)/\d+ step (\d+)/\d+: loss", run.log())
     return [(int(epoch), int(step)) for epoch, step in found]
 
 
 def seconds_to_requeue(run: Run) -> list[float]:
-    """From each stop signal to the moment at which Slurm put the job back into the queue."""
+    """Return the seconds from each stop signal until Slurm requeued the job."""
     words = ["sacct", "-D", "-X", "-n", "-P", "-j", run.jobs()["train"], "-o", "State,End"]
     rows = [line.split("|") for line in run.site.call(*words).stdout.splitlines()]
     times = [datetime.fromisoformat(end) for state, end in rows if state == "REQUEUED"]
@@ -89,13 +90,13 @@ def seconds_to_requeue(run: Run) -> list[float]:
 
 
 def is_down(site: Site, node: str) -> bool:
-    """Whether Slurm has noticed that a node is gone."""
+    """Return whether Slurm has marked a node as down."""
     return site.call("sinfo", "--noheader", "--nodes", node, "--format", "%T").stdout.startswith("down")
 
 
 @pytest.fixture(scope="module")
 def plain(cluster_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that nobody stopped."""
+    """A finished run that was not interrupted."""
     run = train(make_site(cluster_folder, tmp_path_factory.mktemp("plain")), "plain")
     finish(run)
     return run
@@ -103,16 +104,16 @@ def plain(cluster_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run
 
 @pytest.fixture(scope="module")
 def uninterrupted(plain: Run) -> dict[str, Any]:
-    """The last checkpoint of a run that nobody stopped."""
+    """The last checkpoint of a run that was not interrupted."""
     return plain.final_state()
 
 
 @pytest.fixture(scope="module")
 def unlucky(cluster_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A training, submitted early because it takes its time, that is told to stop in each start as soon as it runs."""
+    """A training that is asked to stop in each start as soon as it runs. Submitted early because it takes long."""
     site = make_site(cluster_folder, tmp_path_factory.mktemp("unlucky"))
     jobs = site.run_of("unlucky").root / "jobs"
-    # Straight to the process, which the lock names: Slurm would take a moment, in which a quick machine begins.
+    # The signal goes directly to the process, whose id is in the lock: Slurm would be too slow on a fast machine.
     process = f"$(sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p' {jobs}/train.lock)"
     line = f"(until grep -q '\"running\"' {jobs}/train.state.json; do sleep 0.05; done; kill -TERM {process}) &"
     stage = 'train: {partition: cpu, time: "00:30:00", signal_lead: 20}'  # where no other test preempts it
@@ -122,8 +123,11 @@ def unlucky(cluster_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> R
 
 
 @pytest.mark.usefixtures("unlucky")
-def test_finished_training_that_is_requeued_ends_at_once_and_touches_nothing(plain: Run) -> None:
-    before, job = modified(plain), plain.jobs()["train"]  # first: Slurm forgets a job after five minutes
+def test_finished_training_that_is_requeued_ends_at_once_and_changes_nothing(plain: Run) -> None:
+    before, job = (
+        modified(plain),
+        plain.jobs()["train"],
+    )  # this test is first because Slurm forgets jobs after 5 minutes
     plain.site.call("scontrol", "requeue", job)
     plain.site.ended(job)
     assert plain.site.accounting(job, starts=2)[1:] == ["COMPLETED"]
@@ -131,9 +135,7 @@ def test_finished_training_that_is_requeued_ends_at_once_and_touches_nothing(pla
     assert modified(plain) == before
 
 
-def test_two_preemptions_and_a_time_limit_leave_no_trace_in_the_result(
-    site: Site, uninterrupted: dict[str, Any]
-) -> None:
+def test_two_preemptions_and_a_time_limit_do_not_change_the_result(site: Site, uninterrupted: dict[str, Any]) -> None:
     text = (ROOT / "configs" / "clusters" / "sandbox.yaml").read_text()
     (site.home / "warned.yaml").write_text(text.replace("signal_lead: 20", "signal_lead: 300", 1))
     run = train(site, "stopped", cluster="warned.yaml")
@@ -170,7 +172,7 @@ def test_cancelled_job_stays_cancelled_and_the_same_command_continues_at_the_sav
     assert [event["step"] for event in run.events("training_resumed")] == saved
 
 
-def test_training_returns_after_each_of_its_nodes_failed(site: Site, uninterrupted: dict[str, Any]) -> None:
+def test_training_continues_after_each_of_its_nodes_has_failed(site: Site, uninterrupted: dict[str, Any]) -> None:
     run = train(site, "lost", "checkpoint.every_steps=10")
     job = run.jobs()["train"]
     for starts, (step, number) in enumerate(((12, 0), (26, 1)), start=1):
@@ -188,7 +190,7 @@ def test_training_returns_after_each_of_its_nodes_failed(site: Site, uninterrupt
     assert len(steps) - len(set(steps)) <= 20, "at most the steps since the last checkpoint are computed again"
 
 
-def test_training_that_never_gets_any_further_is_given_up_and_says_so(unlucky: Run) -> None:
+def test_training_that_makes_no_progress_is_given_up_with_a_message(unlucky: Run) -> None:
     job = unlucky.jobs()["train"]
     unlucky.site.ended(job)
     assert unlucky.site.accounting(job) == ["REQUEUED"] * 5 + ["FAILED"]
@@ -196,5 +198,5 @@ def test_training_that_never_gets_any_further_is_given_up_and_says_so(unlucky: R
     assert unlucky.events("training_started") == []
     status = unlucky.site.trex("status", "unlucky").stdout
     assert "FAILED" in status
-    assert "started 5 times without getting any further" in status
+    assert "started 5 times without progress" in status
     assert "continue with: trex retry unlucky" in status

@@ -1,4 +1,4 @@
-"""The lines after srun, in real jobs whose processes are stand-ins that end in every way there is."""
+"""The lines after srun, in real Slurm jobs whose processes end in every possible way."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from jobs.slurm.work import Work
 from tests.slurm.conftest import Site, make_site, wait_for
 from trex.records.run_dir import RunDir
 
-#: What a process of the job has at hand: `record STATE [STARTS]` writes what rank 0 writes for the batch script
-#: (trex/records/job_state.py), by default in the first start of this job that found nothing new on disk.
+#: Shell functions for the processes of a job. `record STATE [STARTS]` writes the file that rank 0 writes for the batch
+#: script (trex/records/job_state.py); STARTS is the number of starts without progress, by default 1.
 PROLOGUE = r"""
 restart=${SLURM_RESTART_COUNT:-0}
 id=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
@@ -33,7 +33,7 @@ cancel() {
 
 
 class StandIn:
-    """A job with the toolkit's batch script around processes that run `body`."""
+    """A job with the toolkit's batch script, whose processes run `body`."""
 
     def __init__(
         self, site: Site, folder: Path, name: str, body: str, tasks: int = 1, setup: tuple[str, ...] = (),
@@ -63,7 +63,7 @@ class StandIn:
 
 
 CASES = {
-    # name: (what each process does, processes, what accounting says of each start)
+    # name: (what each process does, number of processes, the state of each start in accounting)
     "saved": ("[ $restart = 1 ] && record done && exit 0; record wants_requeue; exit 75", 1, ["REQUEUED", "COMPLETED"]),
     "first_rank_out_gets_the_other_killed": (
         """[ $restart = 1 ] && { [ $SLURM_PROCID = 0 ] && record done; exit 0; }
@@ -115,7 +115,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def limited(cluster_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StandIn:
-    """A job with work for three of its time limits of a minute, submitted early."""
+    """A job that runs into its time limit of one minute twice. Submitted early because it takes long."""
     site = make_site(cluster_folder, tmp_path_factory.mktemp("limited"))
     body = """[ $restart = 2 ] && record done && exit 0
         trap 'record wants_requeue; exit 75' USR2; record running; while true; do sleep 0.2; done"""
@@ -123,27 +123,24 @@ def limited(cluster_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> S
 
 
 @pytest.mark.usefixtures("limited")
-def test_every_way_to_end(site: Site) -> None:
+def test_decision_for_every_way_in_which_processes_can_end(site: Site) -> None:
     jobs = {name: StandIn(site, site.home, name, body, tasks) for name, (body, tasks, _) in CASES.items()}
     for job in jobs.values():
         site.ended(job.job)
     found = {name: site.accounting(job.job) for name, job in jobs.items()}
     assert found == {name: states for name, (_, _, states) in CASES.items()}
-    assert (
-        "killed by signal 9, for the 6th time without anything new: not requeued"
-        in jobs["killed_again_and_again"].log()
-    )
+    assert "killed by signal 9, start 6 in a row without progress: not requeued" in jobs["killed_again_and_again"].log()
     assert "memory_gb" in jobs["out_of_memory"].log()
 
 
-def test_state_of_an_earlier_start_is_not_believed(site: Site) -> None:
+def test_state_of_an_earlier_start_is_ignored(site: Site) -> None:
     body = "[ $restart = 0 ] && record wants_requeue && exit 75; exit 1"
     job = StandIn(site, site.home, "stale", body)
     site.ended(job.job)
     assert site.accounting(job.job) == ["REQUEUED", "FAILED"]
 
 
-def test_without_scontrol_the_job_says_how_to_continue_it(site: Site) -> None:
+def test_job_without_scontrol_prints_how_to_continue(site: Site) -> None:
     (site.home / "bin").mkdir()
     for program in ("date", "awk", "sort", "srun", "bash", "sleep", "rm"):
         (site.home / "bin" / program).symlink_to(site.call("which", program).stdout.strip())
@@ -154,7 +151,7 @@ def test_without_scontrol_the_job_says_how_to_continue_it(site: Site) -> None:
     assert "wants_requeue" in job.state.read_text()
 
 
-def test_setup_lines_cannot_switch_off_the_requeueing(site: Site) -> None:
+def test_setup_lines_cannot_disable_requeueing(site: Site) -> None:
     body = "[ $restart = 1 ] && record done && exit 0; record wants_requeue; exit 75"
     job = StandIn(site, site.home, "strict", body, setup=("set -eu",))
     site.ended(job.job)
@@ -162,7 +159,7 @@ def test_setup_lines_cannot_switch_off_the_requeueing(site: Site) -> None:
 
 
 @pytest.mark.parametrize("signal", ["TERM", None])
-def test_scancel_is_final_even_when_the_job_says_that_it_wants_to_go_on(site: Site, signal: str | None) -> None:
+def test_cancelled_job_is_not_requeued_even_if_it_requests_it(site: Site, signal: str | None) -> None:
     body = "trap 'record wants_requeue; exit 75' TERM; record running; echo up; while true; do sleep 0.1; done"
     job = StandIn(site, site.home, f"cancelled_{signal}", body)
     wait_for(job.state.exists)

@@ -1,4 +1,4 @@
-"""The one-machine Slurm: starts, stops, leaves nothing."""
+"""The Slurm sandbox on one machine: it starts, it stops, and it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.slurm.conftest import ROOT, SANDBOX, make_site, start_sandbox, stop_s
 
 
 def processes_of(folder: Path) -> list[str]:
-    """Command lines of the living processes that were started with, or for, the sandbox in `folder`."""
+    """Return the command lines of the running processes of the sandbox in `folder`."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -39,7 +39,7 @@ def sandbox(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A short path: Slurm's sockets live below it."""
+    """A folder with a short path, because the paths of Slurm's sockets in it must be short."""
     parent = Path(tempfile.mkdtemp(prefix="trex-", dir="/tmp"))
     yield parent / "s"
     sandbox("down", "--folder", str(parent / "s"))
@@ -68,7 +68,7 @@ def test_second_up_changes_nothing_and_prints_the_same_line(folder: Path) -> Non
 
 
 @pytest.mark.parametrize("seconds", [0.3, 0.8, 1.3, 1.8])
-def test_down_clears_up_after_a_killed_up(folder: Path, seconds: float) -> None:
+def test_down_removes_everything_after_a_killed_up(folder: Path, seconds: float) -> None:
     up = subprocess.Popen(
         [*SANDBOX, "up", "--folder", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -101,7 +101,7 @@ def test_missing_packages_are_named(folder: Path, tmp_path: Path) -> None:
     assert "apt-get install --no-install-recommends slurm-wlm munge slurmdbd mariadb-server" in done.stderr
 
 
-def test_a_folder_that_is_not_a_sandbox_is_left_alone(folder: Path) -> None:
+def test_folder_that_is_not_a_sandbox_is_left_alone(folder: Path) -> None:
     folder.mkdir()
     (folder / "thesis.tex").write_text("years of work")
     for command in ("up", "down"):
@@ -109,7 +109,7 @@ def test_a_folder_that_is_not_a_sandbox_is_left_alone(folder: Path) -> None:
     assert (folder / "thesis.tex").read_text() == "years of work"
 
 
-def test_daemons_listen_on_the_address_of_this_machines_name_only(cluster_folder: Path) -> None:
+def test_daemons_listen_only_on_the_address_of_the_host_name(cluster_folder: Path) -> None:
     listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
     daemons = [line for line in listening.splitlines() if "slurm" in line or "maria" in line]
     ours = [line for line in daemons if any(carries(pid, cluster_folder) for pid in re.findall(r"pid=(\d+)", line))]
@@ -120,16 +120,16 @@ def test_daemons_listen_on_the_address_of_this_machines_name_only(cluster_folder
 
 
 def carries(pid: str, folder: Path) -> bool:
-    """Whether a process was started for the sandbox in `folder`; others of this machine may run beside it."""
+    """Return whether a process belongs to the sandbox in `folder`; other sandboxes may run on this machine."""
     try:
         return str(folder).encode() in Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return False
 
 
-def test_a_plain_user_can_run_it(folder: Path) -> None:
+def test_sandbox_works_without_root(folder: Path) -> None:
     if os.getuid() != 0:
-        pytest.skip("every other test here shows it: this is not root")
+        pytest.skip("not root: all other tests here already run without root")
     folder.parent.chmod(0o755)
     work = folder.parent / "plain"
     shutil.copytree(ROOT / "tools", work / "tools")
@@ -159,7 +159,7 @@ def test_a_plain_user_can_run_it(folder: Path) -> None:
     assert processes_of(work / "s") == []
 
 
-def test_accounting_keeps_what_has_ended() -> None:
+def test_accounting_records_a_failed_job() -> None:
     folder = start_sandbox()
     try:
         site = make_site(folder, folder.parent / "home")

@@ -1,4 +1,4 @@
-"""What sites do differently: how they preempt, what reaches a job's environment, where one submits from."""
+"""Differences between sites: how they preempt, which variables a job gets, where jobs are submitted from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PIXELS = ("extract.weights=pixels", "extract.resize=8", "extract.crop=8", "extra
 
 @pytest.fixture
 def own_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    """A sandbox for one test, with the options it names."""
+    """A separate sandbox for one test, started with the options that the test gives."""
     folder = start_sandbox(*request.param)
     try:
         yield make_site(folder, tmp_path / "own")
@@ -44,7 +44,7 @@ def resumed_steps(run: Run) -> list[int]:
 
 
 @pytest.mark.parametrize("own_site", [("--user-signal",)], indirect=True, ids=["user signal"])
-def test_preemption_by_the_jobs_own_signal_and_a_restarted_controller_lose_nothing(own_site: Site) -> None:
+def test_preemption_by_the_jobs_own_signal_and_a_controller_restart_lose_no_step(own_site: Site) -> None:
     run = train(own_site, "signaled")
     job = run.jobs()["train"]
     run.reach(8)
@@ -61,7 +61,7 @@ def test_preemption_by_the_jobs_own_signal_and_a_restarted_controller_lose_nothi
 
 
 def restart_controller(site: Site) -> None:
-    """End slurmctld and start it again, as an administrator does."""
+    """Stop slurmctld and start it again, as an administrator does."""
     pid = int((site.sandbox / "slurmctld.pid").read_text())
     os.kill(pid, signal.SIGTERM)
     wait_for(lambda: has_ended(pid), 30)
@@ -72,7 +72,7 @@ def restart_controller(site: Site) -> None:
 
 
 @pytest.mark.parametrize("own_site", [("--grace", "0")], indirect=True, ids=["no grace"])
-def test_preemption_without_grace_goes_on_and_is_never_completed_unfinished(own_site: Site) -> None:
+def test_preemption_without_grace_time_is_requeued_and_never_recorded_as_completed_too_early(own_site: Site) -> None:
     run = train(own_site, "at_once", "checkpoint.every_steps=10")
     job = run.jobs()["train"]
     run.reach(14)
@@ -87,7 +87,7 @@ def test_preemption_without_grace_goes_on_and_is_never_completed_unfinished(own_
 
 
 def with_sbatch(site: Site, lines: str) -> dict[str, Any]:
-    """Settings of a call for which `lines` stand in for sbatch; in them $real is the true one, $here a folder."""
+    """Return the settings of a call in which sbatch is replaced by `lines`; $real is the real one, $here a folder."""
     here = site.home / "bin"
     here.mkdir()
     real = site.call("which", "sbatch").stdout.strip()
@@ -96,7 +96,7 @@ def with_sbatch(site: Site, lines: str) -> dict[str, Any]:
     return {"env": {**site.environment, "PATH": f"{here}:{site.environment['PATH']}", "CANARY": "yellow"}}
 
 
-def test_job_runs_where_no_variable_reaches_it(site: Site) -> None:
+def test_job_runs_without_the_variables_of_the_submitting_shell(site: Site) -> None:
     settings = with_sbatch(site, 'exec $real --export=NONE "$@"')
     with (site.home / "small.yaml").open("a") as file:
         file.write(f"setup: ['env > {site.home}/environment.txt']\n")
@@ -107,7 +107,7 @@ def test_job_runs_where_no_variable_reaches_it(site: Site) -> None:
     assert run.state(KEY)["state"] == "done", run.log(KEY)
 
 
-def test_job_is_submitted_from_inside_another(site: Site) -> None:
+def test_job_can_be_submitted_from_inside_another_job(site: Site) -> None:
     words = ["--partition=cpu", "--ntasks=3", "--cpus-per-task=2", "--time=5", "--output=outer.txt", "--wait"]
     command = (
         f"{sys.executable} -m jobs.cli extract tiny.yaml name=inner {' '.join(map(repr, PIXELS))} --cluster small.yaml"
@@ -123,7 +123,7 @@ def test_job_is_submitted_from_inside_another(site: Site) -> None:
     assert json.loads((run.root / "environment.json").read_text())["threads"] == 3, "its own CPUs, not the outer job's"
 
 
-def test_job_runs_the_code_that_was_submitted(site: Site) -> None:
+def test_job_runs_the_code_as_it_was_at_submission(site: Site) -> None:
     tree = site.home / "tree"
     for package in ("jobs", "trex"):
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -139,8 +139,8 @@ def test_job_runs_the_code_that_was_submitted(site: Site) -> None:
 
 
 @pytest.mark.parametrize("reply", ["lost", "refused"])
-def test_busy_controller_is_asked_again_and_no_job_is_submitted_twice(site: Site, reply: str) -> None:
-    # A lost job that is held cannot begin before it is cancelled.
+def test_busy_controller_is_tried_again_and_no_job_is_submitted_twice(site: Site, reply: str) -> None:
+    # The job whose reply is lost is held, so that it cannot start before it is cancelled.
     first = '$real --hold "$@" > /dev/null' if reply == "lost" else "true"
     settings = with_sbatch(
         site,
@@ -156,7 +156,7 @@ def test_busy_controller_is_asked_again_and_no_job_is_submitted_twice(site: Site
     assert len(run.events("attempt_started")) == 1
 
 
-def test_two_commands_at_the_same_moment_submit_one_job(site: Site) -> None:
+def test_two_simultaneous_commands_submit_one_job(site: Site) -> None:
     words = ["train", "tiny.yaml", "name=both", "train.epochs=50", "--cluster", "small.yaml"]
     both = [
         subprocess.Popen(
@@ -167,11 +167,11 @@ def test_two_commands_at_the_same_moment_submit_one_job(site: Site) -> None:
     ]  # fmt: skip
     texts = [one.communicate(timeout=120)[1] for one in both]
     assert [one.returncode for one in both] == [0, 0], texts
-    assert sorted("in the queue already" in text for text in texts) == [False, True]
+    assert sorted("already in the queue" in text for text in texts) == [False, True]
     assert len(site.mine()) == 1
 
 
-def test_run_folder_with_quotes_blanks_and_commands_in_its_name(site: Site) -> None:
+def test_run_folder_with_quotes_spaces_and_commands_in_its_name_works(site: Site) -> None:
     odd = make_site(site.sandbox, site.home / 'it\'s $(touch pwned) "x" ; touch pwned')
     odd.trex("extract", "tiny.yaml", "name=odd", *PIXELS, "--cluster", "small.yaml")
     run = odd.run_of("odd")
@@ -180,7 +180,7 @@ def test_run_folder_with_quotes_blanks_and_commands_in_its_name(site: Site) -> N
     assert not list(site.home.rglob("pwned"))
 
 
-def test_check_finds_what_slurm_would_refuse_and_creates_nothing(site: Site) -> None:
+def test_check_reports_jobs_that_slurm_would_reject_and_creates_nothing(site: Site) -> None:
     good = site.trex("check", "tiny.yaml", "--cluster", "small.yaml")
     assert "FAIL" not in good.stdout
     text = (site.home / "small.yaml").read_text()
@@ -192,6 +192,6 @@ def test_check_finds_what_slurm_would_refuse_and_creates_nothing(site: Site) -> 
     assert wrong.returncode == 2
     failed = [line for line in wrong.stdout.splitlines() if line.startswith("FAIL")]
     assert len(failed) == 2, wrong.stdout
-    assert "there is no partition 'gpus' for you; there are: cpu, gpu, urgent" in failed[0]
+    assert "partition 'gpus' does not exist or is not visible to you; expected one of: cpu, gpu, urgent" in failed[0]
     assert "slurm: probe" in failed[1]
     assert not (site.home / "runs").exists()

@@ -1,4 +1,4 @@
-"""What `trex status` and `trex logs` say of a run while things happen to it."""
+"""What `trex status` and `trex logs` show while a run is preempted, cancelled or leaves the queue."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.slurm.conftest import TREX, Run, Site, wait_for
 
 
 def status(run: Run) -> dict[str, Any]:
-    """The run as programs see it."""
+    """Return the run's status from `trex status --json`."""
     return json.loads(run.site.trex("status", run.name, "--json").stdout)[0]
 
 
 def allocated(site: Site, job: str) -> int:
-    """Seconds that all starts of a job held their nodes, as accounting says."""
+    """Return the seconds for which the nodes of a job were allocated, over all its starts, from accounting."""
     words = ["sacct", "-D", "-X", "-n", "-P", "-j", job, "-o", "ElapsedRaw"]
     return sum(int(line) for line in site.call(*words).stdout.split())
 
@@ -26,7 +26,7 @@ def test_status_and_logs_of_a_run_that_is_preempted_twice_and_cancelled(site: Si
     site.trex("train", "tiny.yaml", "name=watched", "train.epochs=200", "--cluster", "small.yaml")
     run = site.run_of("watched")
     job = run.jobs()["train"]
-    # begun before the job has: it waits for the log
+    # started before the job: it waits for the log
     words = [*TREX, "logs", "watched", "--follow"]
     with subprocess.Popen(
         words, cwd=site.home, env=site.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -34,7 +34,7 @@ def test_status_and_logs_of_a_run_that_is_preempted_twice_and_cancelled(site: Si
         assert follow.stdout is not None
         run.reach(4)
         already = run.step()
-        assert any(f"step {(already + 3) % 15 + 1}/15" in line for line in follow.stdout), "what comes later is shown"
+        assert any(f"step {(already + 3) % 15 + 1}/15" in line for line in follow.stdout), "new lines are printed"
         follow.terminate()
 
     for preemptions in (1, 2):
@@ -65,13 +65,13 @@ def test_status_and_logs_of_a_run_that_is_preempted_twice_and_cancelled(site: Si
     assert "continue with: trex retry watched" in text
 
 
-def test_job_that_left_the_queue_before_it_began_is_shown_as_gone(site: Site) -> None:
+def test_job_that_left_the_queue_before_it_started_is_shown_as_gone(site: Site) -> None:
     held = (site.home / "small.yaml").read_text().replace("extract: {", 'extract: {options: {hold: "yes"}, ')
     (site.home / "held.yaml").write_text(held)
     site.trex("run", "tiny.yaml", "name=vanished", "extract.weights=pixels", "--cluster", "held.yaml")
     run = site.run_of("vanished")
     assert status(run)["stages"]["extract"]["state"] == "waiting"
-    assert site.trex("retry", "vanished", "--dry-run").stdout == "", "all of it is in the queue"
+    assert site.trex("retry", "vanished", "--dry-run").stdout == "", "all jobs are in the queue"
     site.call("scancel", run.jobs()["extract-digits"].partition("_")[0])
     site.ended(*(job for key, job in run.jobs().items() if key != "report"))
     after = status(run)
