@@ -79,7 +79,7 @@ def test_missing_recipe_is_an_error_that_lists_recipes_and_runs_and_suggests_the
     assert str(caught.value).splitlines() == [
         "earler: expected a config file or a run folder, by path or by name, but found neither; "
         "did you mean 'earlier'?",
-        "  recipes: demo, mine, trex, trex1, trex3, trex_star",
+        "  recipes: demo, mine, supervised, trex, trex1, trex3, trex_star",
         "  runs: earlier",
     ]
     with pytest.raises(UserError, match="did you mean 'trex_star'"):
