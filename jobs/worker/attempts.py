@@ -83,20 +83,20 @@ class Attempt:
         self.run, self.spec, self.task, self.site = run, spec, task, site
         self.keys = spec.keys
         self.open_keys = list(self.keys)
-        self.began = time.time()
+        self.start_time = time.time()
         self.mark_at_start = self.mark()
         self.starts_without_progress = 1
         self.started = False
 
-    def start(self, held: ExitStack) -> None:
-        """Take the locks of the stage, which `held` releases, and record the start.
+    def start(self, locks: ExitStack) -> None:
+        """Take the locks of the stage, which `locks` releases, and record the start.
 
         Raises:
             RunLocked: if another running job holds one; nothing is recorded then.
             NoProgress: if the last starts of the same job left nothing new on disk.
         """
         for key in self.keys:
-            held.enter_context(locked(self.run.lock(key), self.task, self.site))
+            locks.enter_context(locked(self.run.lock(key), self.task, self.site))
         self.started = True
         self.mark_at_start = self.mark()
         self.starts_without_progress = self._starts_without_progress()
@@ -145,7 +145,7 @@ class Attempt:
                 self._save(key, end)
         AttemptEnded(
             end.time, self.spec.stage, self.keys, self.task.job_id, self.task.restart, int(outcome.code),
-            end.reason, signal, end.mark, seconds=round(end.time - self.began, 3),
+            end.reason, signal, end.mark, seconds=round(end.time - self.start_time, 3),
         ).append(self.run.events)  # fmt: skip
 
     def _save(self, key: str, now: _Status) -> None:

@@ -53,8 +53,8 @@ def run_task(spec: TaskSpec, task: Task, site: Site) -> None:
     _set_up_logging(task)
     run = RunDir(Path(spec.run))
     attempt = Attempt(run, spec, task, site) if task.rank == 0 else None
-    with ExitStack() as held:
-        outcome = _attempt(spec, run, task, site, stop, attempt, held)
+    with ExitStack() as locks:
+        outcome = _attempt(spec, run, task, site, stop, attempt, locks)
         if attempt is not None:
             attempt.end(outcome, stop.signal_name)
             if outcome.code:
@@ -70,12 +70,12 @@ def run_task(spec: TaskSpec, task: Task, site: Site) -> None:
 
 
 def _attempt(
-    spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest, attempt: Attempt | None, held: ExitStack
+    spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest, attempt: Attempt | None, locks: ExitStack
 ) -> Outcome:
-    """Take the locks, which `held` releases, and do the work. Logs every error and returns it as the outcome."""
+    """Take the locks, which `locks` releases, and do the work. Logs every error and returns it as the outcome."""
     try:
         if attempt is not None:
-            attempt.start(held)
+            attempt.start(locks)
         _work(spec, run, task, site, stop, attempt)
     except TrexError as error:
         log.log(logging.WARNING if error.exit_code == ExitCode.INTERRUPTED else logging.ERROR, "%s", error)

@@ -43,7 +43,7 @@ def runs(fake_slurm: FakeSlurm) -> tuple[RunDir, RunDir]:
     """Two runs, of which the first will be damaged."""
     fake_slurm.says("squeue")
     fake_slurm.says("sacct")
-    return make_run("hurt"), make_run("sound")
+    return make_run("damaged"), make_run("intact")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -58,11 +58,11 @@ def test_status_warns_about_a_damaged_file_and_shows_the_other_runs(
     where = f"{path}:1" if path.suffix == ".jsonl" else str(path)
     assert f"trex: left out: {where}: " in shown.err
     assert "Traceback" not in shown.err
-    hurt, sound = shown.out.split("\n\n")
-    assert hurt.startswith("hurt\n")
-    assert sound.startswith("sound\n")
+    damaged_run, intact_run = shown.out.split("\n\n")
+    assert damaged_run.startswith("damaged\n")
+    assert intact_run.startswith("intact\n")
     if path.suffix == ".jsonl":
-        assert hurt.splitlines()[1:-1] == sound.splitlines()[1:-1], "the valid lines are used"
+        assert damaged_run.splitlines()[1:-1] == intact_run.splitlines()[1:-1], "the valid lines are used"
 
 
 def test_status_shows_the_other_run_for_any_damage_of_the_files(
@@ -76,7 +76,7 @@ def test_status_shows_the_other_run_for_any_damage_of_the_files(
     assert main(["status"]) == 0
     shown = capsys.readouterr()
     assert shown.err.count("trex: left out: ") > 2100
-    assert "\n\nsound\n" in shown.out
+    assert "\n\nintact\n" in shown.out
     assert main(["status", "--json"]) == 0
 
 
@@ -85,7 +85,7 @@ def test_submitting_refuses_a_damaged_list_of_submissions(
 ) -> None:
     """The damaged line may name a job that is in the queue."""
     runs[0].submissions.write_text("{}\n")
-    assert main(["retry", "hurt", "--cluster", "slurm", "--dry-run"]) == 1
+    assert main(["retry", "damaged", "--cluster", "slurm", "--dry-run"]) == 1
     assert f"{runs[0].submissions}:1: " in capsys.readouterr().err
 
 
@@ -93,8 +93,8 @@ def test_submitting_refuses_a_damaged_list_of_submissions(
 def test_report_lists_damaged_files_and_shows_the_rest(runs: tuple[RunDir, RunDir]) -> None:
     for path in (runs[0].events, runs[0].metrics, runs[0].environment):
         path.write_bytes(b"[]\n" + (path.read_bytes() if path.suffix == ".jsonl" else b""))
-    assert main(["report", "hurt", "sound"]) == 0
+    assert main(["report", "damaged", "intact"]) == 0
     page = runs[0].report_page.read_text()
     for path in (f"{runs[0].events}:1", f"{runs[0].metrics}:1", f"{runs[0].environment}"):
-        assert f"hurt: left out: {path}: " in page
-    assert "hurt, train" in page
+        assert f"damaged: left out: {path}: " in page
+    assert "damaged, train" in page
