@@ -1,7 +1,9 @@
-"""Time the exact probe against the published one, on the same features and folds, in one run, one thread.
+"""Compare the run time of the exact and the published probe, on the same features and folds, with one thread.
 
-Features: scikit-learn's digits as they are, and 3680 x 2048 synthetic ones of 37 classes (the size of Pets) with a
-power-law spectrum. For each of five seeds a probe searches, refits on all of trainval and predicts the test images.
+The features are the pixels of scikit-learn's digits, and 3680 x 2048 synthetic features of 37 classes (the size of
+Pets) with a power-law spectrum. For each of five seeds, a probe searches, fits all of trainval and predicts the test
+images.
+
 Run: OMP_NUM_THREADS=1 .venv/bin/python tools/benchmark_probes.py
 """
 
@@ -24,18 +26,18 @@ from trex.probing.partial import Partial
 from trex.probing.rows import Rows
 
 SEEDS = 5
-Data = tuple[np.ndarray, np.ndarray, int]  #: features (n, D) float32, labels (n,) int64, images of trainval
+Data = tuple[np.ndarray, np.ndarray, int]  #: features (n, D) float32, labels (n,) int64, number of trainval images
 
 
 def digits() -> Data:
-    """All 1797 digits; every fifth is a test image."""
+    """The 1797 digits; every fifth one is a test image."""
     features, labels = load_digits(return_X_y=True)
     order = np.argsort(np.arange(len(labels)) % 5 == 4, kind="stable")
     return features[order].astype(np.float32), labels[order], int((np.arange(len(labels)) % 5 != 4).sum())
 
 
 def synthetic(images: int = 3680, tests: int = 3669, dim: int = 2048, classes: int = 37) -> Data:
-    """Non-negative features with overlapping classes, as an encoder's are."""
+    """Features similar to an encoder's: non-negative, with overlapping classes."""
     chance = torch.Generator().manual_seed(0)
     scale = torch.arange(1, dim + 1).float() ** -0.7
     labels = torch.randint(classes, (images + tests,), generator=chance)
@@ -46,7 +48,7 @@ def synthetic(images: int = 3680, tests: int = 3669, dim: int = 2048, classes: i
 
 
 def by_exact(data: Data, folder: Path) -> list[np.ndarray]:
-    """The predicted classes of the test images, for each seed; the basis is shared, as in a job."""
+    """The predicted classes of the test images for each seed. The seeds share the basis, as in a job."""
     features, labels, images = data
     rows, classes = Rows(features[:images]), int(labels.max()) + 1
     basis = Basis.of(rows)
@@ -61,7 +63,7 @@ def by_exact(data: Data, folder: Path) -> list[np.ndarray]:
 
 
 def by_published(data: Data, folder: Path) -> list[np.ndarray]:
-    """The same by the published probe."""
+    """The predicted classes of the test images for each seed, by the published probe."""
     features, labels, images = data
     rows, targets, fit = Rows(features[:images]), labels[:images], published.fit_lbfgs
     found = []
@@ -74,15 +76,15 @@ def by_published(data: Data, folder: Path) -> list[np.ndarray]:
 
 
 def main() -> None:
-    """One line per dataset and kind of probe."""
+    """Print one line per dataset and kind of probe."""
     for name, data in (("digits", digits()), ("3680 x 2048, 37 classes", synthetic())):
         truth = data[1][data[2] :]
         seconds = {}
         for kind, run in (("published", by_published), ("exact", by_exact)):
             with tempfile.TemporaryDirectory() as folder:
-                began = time.perf_counter()
+                start = time.perf_counter()
                 predicted = run(data, Path(folder))
-                seconds[kind] = time.perf_counter() - began
+                seconds[kind] = time.perf_counter() - start
             top1 = 100 * float(np.mean([(one == truth).mean() for one in predicted]))
             print(f"{name}: {kind}: {seconds[kind]:.1f} s, test top-1 {top1:.1f} %", flush=True)
         print(f"{name}: exact is {seconds['published'] / seconds['exact']:.1f} times as fast", flush=True)

@@ -1,4 +1,4 @@
-"""Kinds of probes as values: what is known of each before anything is fitted."""
+"""Kinds of probes: name, memory and provenance, which are known before anything is fitted."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ PLAIN = Treatment(normalize=False, sgd=False)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_name_leads_to_a_kind_of_that_name_with_all_that_is_asked_of_one(name: str) -> None:
+def test_every_name_gives_a_kind_with_that_name_and_a_plausible_memory_need(name: str) -> None:
     kind = kind_of(name)
     assert kind.name == name
     assert kind.fitted_by(PLAIN)
     assert 7e8 < kind.least_bytes(PETS, PLAIN) <= kind.used_bytes(PETS, PLAIN, 16e9) <= 16e9
 
 
-def test_number_in_a_name_is_a_field_of_the_kind() -> None:
+def test_number_in_a_name_becomes_a_field_of_the_kind() -> None:
     assert [getattr(kind_of(name), "shots", "none") for name in ("exact", "exact-5shot", "published-12shot")] == [
         None, 5, 12,
     ]  # fmt: skip
     assert kind_of("knn20").k == 20
 
 
-def test_only_published_seeds_search_alone() -> None:
-    alone = [name for name in NAMES if not kind_of(name).seeds_share_work]
-    assert alone == ["published", "published-5shot"]
+def test_only_seeds_of_published_probes_share_no_work() -> None:
+    separate = [name for name in NAMES if not kind_of(name).seeds_share_work]
+    assert separate == ["published", "published-5shot"]
 
 
-def test_few_shot_probe_of_the_published_search_needs_the_memory_of_few_images() -> None:
+def test_published_few_shot_probe_needs_memory_for_its_few_images_only() -> None:
     few, many = kind_of("published-5shot"), kind_of("published")
     assert few.least_bytes(PETS, PLAIN) < many.least_bytes(PETS, PLAIN)
     assert kind_of("published-999999shot").least_bytes(PETS, PLAIN) == many.least_bytes(PETS, PLAIN)
 
 
-def test_provenance_says_which_features_and_what_was_done_to_them() -> None:
+def test_provenance_names_the_features_and_how_they_are_treated_and_fitted() -> None:
     split = ("run", "pets", "trainval", "s", "encoder", "weights", "resize", "float16", True, {})
     trainval, test = (FeatureAttributes(FeatureProvenance(*split), digest) for digest in ("a" * 64, "b" * 64))
     found = kind_of("exact").provenance(PLAIN, trainval, test)
@@ -55,7 +55,7 @@ def test_provenance_says_which_features_and_what_was_done_to_them() -> None:
     assert kind_of("knn20").provenance(PLAIN, trainval, test).normalized, "by cosine similarity"
 
 
-def test_asking_for_memory_and_provenance_imports_nothing_heavy() -> None:
+def test_kinds_can_be_created_without_importing_torch_numpy_or_h5py() -> None:
     code = (
         "import sys; from trex.config import Config; from trex.probing.kind import kinds_of, kind_of\n"
         f"kinds_of(Config().probe); [kind_of(name) for name in {NAMES}]\n"

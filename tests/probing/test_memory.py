@@ -1,4 +1,4 @@
-"""Datasets that do not fit into memory, and searches that are stopped in the middle: the same results."""
+"""Datasets larger than the memory, and interrupted searches: the results are the same."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trex.probing.solver import RegularizationPath
 from trex.probing.treatment import Treatment
 from trex.records.probe_result import Search, Trial
 
-#: The largest of the sixteen sets, with the features of a ResNet-50.
+#: The two largest datasets, with the features of a ResNet-50.
 IN1K = Size(1281167, 50000, 2048, 1000)
 INAT2018 = Size(437513, 24426, 2048, 8142)
 
@@ -46,13 +46,13 @@ def solved(features: np.ndarray, labels: torch.Tensor, in_memory: bool, keep: bo
 def test_features_that_are_read_in_pieces_give_the_same_optimum(monkeypatch, dtype: type) -> None:
     features, labels = synthetic(700, 60, 8)
     stored = features.numpy().astype(dtype)
-    whole = solved(stored, labels, in_memory=True, keep=True)
+    expected = solved(stored, labels, in_memory=True, keep=True)
     monkeypatch.setattr("trex.probing.memory.PIECE", 61 * 128)
     rows = Rows(stored, normalize=True)
     reference = Design.of(rows, Basis.of(rows), 8, in_memory=True)
     for in_memory, keep in ((True, False), (False, True), (False, False)):
         for c, one, other in zip(
-            (1e-2, 1e-1, 1.0, 10.0, 100.0), whole, solved(stored, labels, in_memory, keep), strict=True
+            (1e-2, 1e-1, 1.0, 10.0, 100.0), expected, solved(stored, labels, in_memory, keep), strict=True
         ):
             # both gaps are at most a thousandth of f, and f - f* >= λ/2 ‖W - W*‖²
             objective = _objective(reference, labels, one, c)
@@ -67,7 +67,7 @@ def _objective(design: Design, labels: torch.Tensor, weights: torch.Tensor, c: f
     return float(loss + weights[:, :-1].double().square().sum() / (2 * c * len(labels)))
 
 
-def test_rows_are_those_of_the_array_however_they_are_chosen() -> None:
+def test_subsets_and_pieces_of_rows_are_the_rows_of_the_array() -> None:
     stored = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float16)
     chosen = Rows(stored).subset(np.array([3, 7, 8, 20])).subset(np.array([1, 3]))
     assert np.array_equal(chosen.take(slice(None)).numpy(), stored[[7, 20]].astype(np.float32))
@@ -94,23 +94,23 @@ def found(stop: StopRequest, path: Path) -> tuple[Search, torch.Tensor]:
         raise
 
 
-def test_search_that_is_stopped_anywhere_continues_to_the_same_bits(tmp_path: Path) -> None:
-    expected, weights = found(StopRequest(), tmp_path / "plain" / "seed_0.json")
-    path = tmp_path / "stopped" / "seed_0.json"
+def test_interrupted_search_continues_to_bit_identical_weights(tmp_path: Path) -> None:
+    expected, weights = found(StopRequest(), tmp_path / "uninterrupted" / "seed_0.json")
+    path = tmp_path / "interrupted" / "seed_0.json"
     stops = 0
     while True:
         try:
-            choice, ended = found(StopAfter(40 * (stops + 1)), path)  # long enough in the end for the longest solution
+            choice, final = found(StopAfter(40 * (stops + 1)), path)  # later each time, until one finishes
             break
         except Interrupted:
             stops += 1
     assert stops >= 3
-    assert torch.equal(ended, weights)
+    assert torch.equal(final, weights)
     assert choice.best == expected.best
     assert [t.validation_top1 for t in choice.trials] == [t.validation_top1 for t in expected.trials]
 
 
-def test_published_search_that_is_stopped_continues_with_the_same_trials(tmp_path: Path) -> None:
+def test_interrupted_published_search_continues_with_the_same_trials(tmp_path: Path) -> None:
     features, labels = synthetic(300, 12, 4)
     rows, targets = Rows(features.numpy()), labels.numpy()
     fold = validation_fold(targets, 1)
@@ -131,7 +131,7 @@ def test_published_search_that_is_stopped_continues_with_the_same_trials(tmp_pat
     assert [t.values for t in choice.trials] == [t.values for t in expected.trials]
 
 
-def test_unfinished_search_of_other_features_is_not_continued(tmp_path: Path) -> None:
+def test_unfinished_search_on_other_features_is_not_continued(tmp_path: Path) -> None:
     partial = Partial(tmp_path / "seed_0.json", key="these")
     trial = Trial({"C": 1.0}, validation_top1=0.5, seconds=0.1)
     partial.seconds = 2.5
@@ -144,16 +144,16 @@ def test_unfinished_search_of_other_features_is_not_continued(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", [b"garbage", None])
-def test_unfinished_search_that_is_damaged_begins_again(tmp_path: Path, content: bytes | None) -> None:
+def test_search_begins_again_if_its_file_is_damaged(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / ".seed_0.partial.pt"
-    if content is None:  # whole, with something else in it
+    if content is None:  # a readable file with missing and wrong fields
         tensor_files.save({"key": "these", "trials": [{"C": 1.0}]}, path)
     else:
         path.write_bytes(content)
     assert Partial(tmp_path / "seed_0.json", "these").trials == ()
 
 
-def test_interrupted_probe_leaves_its_search_and_deletes_it_when_it_has_finished(features_of_pixels) -> None:  # noqa: F811
+def test_interrupted_probe_keeps_its_search_file_until_it_has_finished(features_of_pixels) -> None:  # noqa: F811
     run, config = features_of_pixels
     with pytest.raises(Interrupted):
         probe(run, config, "digits_unseen", [0], StopAfter(60))
@@ -163,7 +163,7 @@ def test_interrupted_probe_leaves_its_search_and_deletes_it_when_it_has_finished
     assert len(results(run)) == 3
 
 
-def test_solver_keeps_in_memory_what_fits() -> None:
+def test_solver_keeps_in_memory_as_much_as_fits() -> None:
     pets = Size(3680, 3669, 2048, 37)
     assert solver_memory(pets, 16e9).rows
     assert solver_memory(pets, 16e9).logits
@@ -174,7 +174,7 @@ def test_solver_keeps_in_memory_what_fits() -> None:
     assert solver_memory(IN1K, 64e9).logits
 
 
-def test_memory_that_suffices_for_no_way_is_said_with_what_would() -> None:
+def test_too_little_memory_is_an_error_that_names_the_least_sufficient_value() -> None:
     small, large = Treatment(normalize=False, sgd=False), Treatment(normalize=True, sgd=True)
     least = kind_of("exact").least_bytes(INAT2018, large)
     assert 2e9 < least < 6e9
@@ -186,7 +186,7 @@ def test_memory_that_suffices_for_no_way_is_said_with_what_would() -> None:
     assert kind_of("published").used_bytes(IN1K, large, 16e9) < 2e9
 
 
-def test_large_dataset_is_fitted_by_sgd_and_a_small_one_by_lbfgs() -> None:
+def test_published_probe_fits_large_datasets_by_sgd_and_small_ones_by_lbfgs() -> None:
     names = ("in1k", "pets")
     assert [kind_of("published").fitted_by(Treatment.of(name, ProbeConfig())) for name in names] == ["SGD", "L-BFGS"]
 
@@ -202,21 +202,21 @@ from trex.probing.rows import Rows
 torch.set_num_threads(1)
 n, d, k, limit = 30000, 256, 1500, float(sys.argv[2])
 stored = np.memmap(sys.argv[1], np.float16, "r", shape=(n, d))
-plan = solver_memory(Size(n, 100, d, k), limit)
+memory = solver_memory(Size(n, 100, d, k), limit)
 rows = Rows(stored, normalize=True)
-design = Design.of(rows, Basis.of(rows), k, plan.rows)
-path = RegularizationPath(design, torch.arange(n) % k, k, StopRequest(), plan.logits)
+design = Design.of(rows, Basis.of(rows), k, memory.rows)
+path = RegularizationPath(design, torch.arange(n) % k, k, StopRequest(), memory.logits)
 path.solve(1e-3)
 path.solve(1e-2)
-# not getrusage: its maximum begins with that of the process that started this one
+# not from getrusage: its maximum starts at that of the parent process
 peak = 1024 * int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
-print(plan.rows, plan.logits, plan.bytes, peak)
+print(memory.rows, memory.logits, memory.bytes, peak)
 """
 
 
 @pytest.mark.slow
 def test_memory_stays_below_the_limit(tmp_path: Path) -> None:
-    """30,000 x 256 features of 1500 classes: their logits alone are 180 MB, three times that to keep them all."""
+    """30,000 x 256 features of 1500 classes: the logits take 180 MB, and the solver keeps three copies of them."""
     chance = np.random.default_rng(0)
     np.abs(chance.normal(size=(30000, 256))).astype(np.float16).tofile(tmp_path / "features")
     for limit in (1.5e9, 4e9):
@@ -225,6 +225,6 @@ def test_memory_stays_below_the_limit(tmp_path: Path) -> None:
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         rows, logits, planned, used = done.stdout.split()
-        mapped = 30000 * 256 * 2  # pages of the file, which the system takes back when it needs them
+        mapped = 30000 * 256 * 2  # pages of the mapped file, which the kernel can free at any time
         assert int(used) - mapped <= int(planned) <= limit, json.dumps([rows, logits, planned, used])
         assert logits == str(limit > 2e9)

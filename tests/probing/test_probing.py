@@ -1,4 +1,4 @@
-"""Probes: folds, the certified solver, the published search, results on disk."""
+"""Probes: folds, the certified solver, the published search, k-NN, result files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def synthetic(n: int, d: int, k: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Non-negative features of a power-law spectrum with overlapping classes, as an encoder's are."""
+    """Features similar to an encoder's: non-negative, with a power-law spectrum and overlapping classes."""
     chance = torch.Generator().manual_seed(seed)
     scale = torch.arange(1, d + 1).float() ** -0.7
     labels = torch.randint(k, (n,), generator=chance)
@@ -55,31 +55,31 @@ def design_of(features: torch.Tensor, classes: int, in_memory: bool = True) -> D
 
 
 @pytest.fixture
-def unwritten(tmp_path: Path) -> Partial:
+def partial(tmp_path: Path) -> Partial:
     return Partial(tmp_path / "seed_0.json", key="")
 
 
-def test_validation_takes_a_fifth_of_each_class_and_never_the_last_image() -> None:
+def test_validation_takes_a_fifth_of_each_class_and_never_its_only_image() -> None:
     labels = np.repeat([0, 1, 2, 3], [100, 7, 2, 1])
     train, validation = validation_fold(labels, seed=0)
     assert np.bincount(labels[validation], minlength=4).tolist() == [20, 1, 1, 0]
     assert sorted([*train, *validation]) == list(range(110))
 
 
-def test_small_class_does_not_change_the_fold_of_others() -> None:
+def test_validation_images_of_a_class_do_not_depend_on_other_classes() -> None:
     with_small = validation_fold(np.array([0] * 50 + [1] * 2 + [2] * 50), seed=1)[1]
     without = validation_fold(np.array([0] * 50 + [2] * 50), seed=1)[1]
     assert [i for i in with_small if i < 50] == [i for i in without if i < 50]
     assert [i - 2 for i in with_small if i >= 52] == [i for i in without if i >= 50]
 
 
-def test_folds_depend_on_the_seed_alone() -> None:
+def test_same_seed_gives_the_same_validation_images_and_another_seed_others() -> None:
     labels = np.arange(200) % 5
     assert np.array_equal(validation_fold(labels, 3)[1], validation_fold(labels, 3)[1])
     assert not np.array_equal(validation_fold(labels, 3)[1], validation_fold(labels, 4)[1])
 
 
-def test_few_shot_takes_so_many_of_each_class_and_all_of_a_smaller_one() -> None:
+def test_few_shot_takes_that_many_images_per_class_and_all_of_a_smaller_class() -> None:
     labels = np.repeat([0, 1, 2], [20, 9, 3])
     assert np.bincount(labels[few_shot(labels, 5, 0)]).tolist() == [5, 5, 3]
 
@@ -92,7 +92,7 @@ def test_few_shot_folds_validate_each_image_once() -> None:
     assert few_shot_folds(np.arange(4), 0) == []
 
 
-def test_rotation_keeps_distances_and_decorrelates() -> None:
+def test_rotation_preserves_distances_and_decorrelates() -> None:
     features, _ = synthetic(300, 40, 5)
     basis = Basis.of(Rows(features.numpy()))
     rotated = basis.rotate(features)
@@ -104,7 +104,7 @@ def test_rotation_keeps_distances_and_decorrelates() -> None:
 
 
 def float64_optimum(rotated: torch.Tensor, labels: torch.Tensor, start: torch.Tensor, c: float) -> tuple[float, float]:
-    """Objective of `start`, and the optimum by scipy's L-BFGS to the end of float64's precision from there."""
+    """The objective at `start`, and its minimum in float64, found from there with scipy's L-BFGS."""
     inputs = rotated.double()
     strength = 1 / (c * len(labels))
 
@@ -141,8 +141,8 @@ def test_path_is_within_a_thousandth_of_the_float64_optimum(digits, data: str) -
             assert solution.objective == pytest.approx(value, rel=1e-4)
 
 
-def test_solver_agrees_with_scikit_learn_where_that_converges(digits) -> None:
-    """The weights differ by no more than the certified gap allows: f(W) - f* >= λ/2 ‖W - W*‖²."""
+def test_solver_agrees_with_scikit_learn_where_scikit_learn_converges(digits) -> None:
+    """The weights differ by at most what the certified gap allows: f(W) - f* >= λ/2 ‖W - W*‖²."""
     from sklearn.linear_model import LogisticRegression
 
     features, labels = digits
@@ -156,10 +156,10 @@ def test_solver_agrees_with_scikit_learn_where_that_converges(digits) -> None:
     assert (design.predict(solution.weights) == reference.predict(features.numpy())).mean() > 0.998
 
 
-def test_chosen_c_is_the_smallest_within_half_a_standard_error(digits, unwritten) -> None:
+def test_chosen_c_is_the_smallest_within_half_a_standard_error(digits, partial) -> None:
     features, labels = digits
     problem = Problem(design_of(features, 10), labels.numpy(), 10, keep_logits=True, stop=StopRequest())
-    choice = exact.choose_c(problem, [validation_fold(labels.numpy(), 0)], unwritten)
+    choice = exact.choose_c(problem, [validation_fold(labels.numpy(), 0)], partial)
     accuracies = [trial.validation_top1 for trial in choice.trials]
     best = max(accuracies)
     half = 0.5 * math.sqrt(best * (1 - best) / 358)
@@ -177,7 +177,7 @@ def test_knn_votes_by_similarity(digits) -> None:
     assert (knn_predict(Rows(features), labels, Rows(features), 1, 10, stop) == labels).all()
 
 
-def test_knn_is_that_of_scikit_learn_also_in_pieces(digits, monkeypatch) -> None:
+def test_knn_equals_scikit_learns_also_in_pieces(digits, monkeypatch) -> None:
     from sklearn.neighbors import KNeighborsClassifier
 
     features, labels = digits[0].numpy(), digits[1].numpy()
@@ -191,7 +191,7 @@ def test_knn_is_that_of_scikit_learn_also_in_pieces(digits, monkeypatch) -> None
     for piece in (1 << 24, 64 * 100):
         monkeypatch.setattr("trex.probing.memory.PIECE", piece)
         found = knn_predict(Rows(features[:1400]), labels[:1400], Rows(features[1400:]), 20, 10, StopRequest())
-        assert (found == expected).mean() > 0.997  # ties in the last place fall differently
+        assert (found == expected).mean() > 0.997  # ties are broken differently
 
 
 def test_scores_leave_out_classes_without_test_images() -> None:
@@ -203,9 +203,9 @@ def test_scores_leave_out_classes_without_test_images() -> None:
 
 
 @pytest.mark.parametrize("counts", [[500] * 5 + [300] * 5, [80] * 40], ids=["capped", "balanced"])
-def test_path_does_not_end_on_its_first_plateau(unwritten, counts: list[int]) -> None:
-    """Where features have unit length and several classes are the largest, a small C leaves validation where it is over
-    more than a decade and a half: nothing is learned yet."""
+def test_path_does_not_end_on_its_first_plateau(partial, counts: list[int]) -> None:
+    """With features of unit length and several largest classes, the validation accuracy is constant over more than 1.5
+    decades of small C, because nothing is learned yet."""
     chance = np.random.default_rng(0)
     labels = np.repeat(np.arange(len(counts)), counts)
     features = chance.normal(size=(len(counts), 64))[labels] + 2 * chance.normal(size=(len(labels), 64))
@@ -213,7 +213,7 @@ def test_path_does_not_end_on_its_first_plateau(unwritten, counts: list[int]) ->
     design = Design.of(rows, Basis.of(rows), len(counts), True)
     problem = Problem(design, labels, len(counts), True, StopRequest())
     fold = validation_fold(labels, 0)
-    choice = exact.choose_c(problem, [fold], unwritten)
+    choice = exact.choose_c(problem, [fold], partial)
     solver = RegularizationPath(design.subset(fold[0]), torch.from_numpy(labels[fold[0]]), len(counts), StopRequest())
     hits = [design.subset(fold[1]).predict(solver.solve(c).weights) == labels[fold[1]] for c in exact.GRID]
     assert choice.validation_top1 is not None
@@ -223,37 +223,37 @@ def test_path_does_not_end_on_its_first_plateau(unwritten, counts: list[int]) ->
 
 
 @pytest.mark.parametrize("shape", [(40, 8), (20, 64)])
-def test_features_that_tell_nothing_give_the_most_frequent_class(unwritten, shape: tuple[int, int]) -> None:
+def test_constant_features_predict_the_most_frequent_class(partial, shape: tuple[int, int]) -> None:
     features, labels = np.full(shape, 0.25, np.float32), np.arange(shape[0]) % 3 % 2
     rows = Rows(features)
     design = Design.of(rows, Basis.of(rows), 2, True)
     problem = Problem(design, labels, 2, True, StopRequest())
-    choice = exact.choose_c(problem, [validation_fold(labels, 0)], unwritten)
-    predicted = design.predict(exact.fit(problem, choice.best["C"], unwritten))
+    choice = exact.choose_c(problem, [validation_fold(labels, 0)], partial)
+    predicted = design.predict(exact.fit(problem, choice.best["C"], partial))
     assert (predicted == np.bincount(labels).argmax()).all()
 
 
-def test_single_class_is_always_right(unwritten) -> None:
+def test_dataset_with_a_single_class_is_classified_correctly(partial) -> None:
     rows = Rows(np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32))
     design = Design.of(rows, Basis.of(rows), 1, True)
     problem = Problem(design, np.zeros(30, np.int64), 1, True, StopRequest())
-    choice = exact.choose_c(problem, [validation_fold(problem.labels, 0)], unwritten)
+    choice = exact.choose_c(problem, [validation_fold(problem.labels, 0)], partial)
     assert choice.validation_top1 == 1.0
-    assert (design.predict(exact.fit(problem, choice.best["C"], unwritten)) == 0).all()
+    assert (design.predict(exact.fit(problem, choice.best["C"], partial)) == 0).all()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["digits", "synthetic 2048-d"])
-def test_published_search_is_scikit_learn_and_optuna(digits, unwritten, data: str) -> None:
-    """The same trials, choice and accuracy as both libraries used directly on the same split with the same seed."""
+def test_published_search_equals_scikit_learn_with_optuna(digits, partial, data: str) -> None:
+    """Trials, choice and accuracy equal those of the two libraries called directly on the same fold and seed."""
     import optuna
     from sklearn.linear_model import LogisticRegression
 
-    features, labels = (part.numpy() for part in (digits if data == "digits" else synthetic(800, 2048, 12)))
+    features, labels = (tensor.numpy() for tensor in (digits if data == "digits" else synthetic(800, 2048, 12)))
     fold = validation_fold(labels, 0)
     ranges = {"C": published.C_RANGE}
     rows = Rows(features)
-    choice = published.choose(published.fit_lbfgs, ranges, rows, labels, fold, 0, StopRequest(), unwritten, trials=8)
+    choice = published.choose(published.fit_lbfgs, ranges, rows, labels, fold, 0, StopRequest(), partial, trials=8)
 
     def accuracy(trial: optuna.Trial) -> float:
         c = trial.suggest_float("C", 1e-5, 1e6, log=True)
@@ -267,7 +267,7 @@ def test_published_search_is_scikit_learn_and_optuna(digits, unwritten, data: st
     assert [trial.validation_top1 for trial in choice.trials] == [trial.value for trial in study.trials]
 
 
-def test_sgd_of_the_large_sets_learns(digits, monkeypatch) -> None:
+def test_sgd_of_large_datasets_learns(digits, monkeypatch) -> None:
     monkeypatch.setattr(published, "EPOCHS", 20)
     features, labels = digits[0].numpy(), digits[1].numpy()
     fit = published.sgd_fit(10, 0, StopRequest())
@@ -294,7 +294,7 @@ def results(run: RunDir) -> dict[str, ProbeResult]:
     return {str(path.relative_to(run.root / "probes")): ProbeResult.read(path) for path in paths}
 
 
-def test_one_result_per_kind_and_seed_with_everything_that_was_tried(features_of_pixels) -> None:
+def test_one_result_per_kind_and_seed_with_all_trials(features_of_pixels) -> None:
     run, config = features_of_pixels
     probe(run, config, "digits_unseen", range(2), StopRequest())
     found = results(run)
@@ -309,7 +309,7 @@ def test_one_result_per_kind_and_seed_with_everything_that_was_tried(features_of
     assert found["digits_unseen/knn20/seed_0.json"].counts == ImageCounts(train=428, validation=0, test=105)
 
 
-def test_probes_are_deterministic_and_made_once(features_of_pixels) -> None:
+def test_probes_are_deterministic_and_existing_results_are_kept(features_of_pixels) -> None:
     run, config = features_of_pixels
     probe(run, config, "digits_unseen", range(2), StopRequest())
     before = {path: path.stat().st_mtime_ns for path in run.root.glob("probes/**/*.json")}
@@ -322,7 +322,7 @@ def test_probes_are_deterministic_and_made_once(features_of_pixels) -> None:
     assert {k: v.test for k, v in first.items()} == {k: v.test for k, v in results(run).items()}
 
 
-def test_result_of_other_features_is_computed_again(features_of_pixels) -> None:
+def test_result_from_other_features_is_computed_again(features_of_pixels) -> None:
     run, config = features_of_pixels
     probe(run, config, "digits_unseen", [0], StopRequest())
     path = run.probe("digits_unseen", "exact", 0)
@@ -335,7 +335,7 @@ def test_result_of_other_features_is_computed_again(features_of_pixels) -> None:
 
 @pytest.mark.parametrize("family", ["exact", "published"])
 @pytest.mark.parametrize("sgd", ["{}", "{digits_unseen: true}"])
-def test_one_image_per_class_leaves_nothing_to_search_with(
+def test_one_image_per_class_is_fitted_without_a_search(
     features_of_pixels, tmp_path: Path, monkeypatch, family: str, sgd: str
 ) -> None:
     monkeypatch.setattr(published, "EPOCHS", 3)
@@ -352,7 +352,7 @@ def test_one_image_per_class_leaves_nothing_to_search_with(
         assert one.search.best == {"C": 1.0}
 
 
-def test_interrupted_probe_keeps_whole_results_only(features_of_pixels) -> None:
+def test_interrupted_probe_keeps_only_complete_results(features_of_pixels) -> None:
     run, config = features_of_pixels
 
     with pytest.raises(Interrupted):

@@ -1,4 +1,4 @@
-"""The rules of the published probes, each against the paper's words or a direct computation."""
+"""The rules of the published probes, each compared with the paper's text or a direct computation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_fifth_of_each_class_validates_and_a_single_image_trains(images: int, 
     assert sorted([*train, *validation]) == list(range(len(labels)))
 
 
-def test_validation_images_are_drawn_anew_for_each_seed_and_uniformly() -> None:
+def test_each_seed_draws_its_validation_images_uniformly() -> None:
     labels = np.repeat([0, 1], [50, 10])
     times = np.zeros(60)
     for seed in range(500):
@@ -42,14 +42,14 @@ def test_validation_images_are_drawn_anew_for_each_seed_and_uniformly() -> None:
     assert np.abs(times - expected).max() < 5 * math.sqrt(500 * 0.2 * 0.8)
 
 
-def test_c_goes_from_1e_minus_5_to_1e6_in_both_protocols() -> None:
+def test_c_goes_from_1e_minus_5_to_1e6_in_both_searches() -> None:
     assert published.C_RANGE == (1e-5, 1e6)
     assert (exact.GRID[0], exact.GRID[-1]) == (1e-5, 1e6)
     steps = np.diff(np.log10(exact.GRID))
     assert np.allclose(steps, 0.5, atol=1e-5)
 
 
-def test_which_sets_the_paper_fits_by_sgd_on_l2_normalized_features() -> None:
+def test_datasets_fitted_by_sgd_and_l2_normalized_are_those_of_the_paper() -> None:
     large = {"in1k", "cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5", "inat2018", "inat2019"}
     assert large < set(DEFAULT_DATASETS)
     treatments = {name: Treatment.of(name, ProbeConfig()) for name in known()}
@@ -69,17 +69,17 @@ def features(rows: int = 2500) -> tuple[np.ndarray, np.ndarray]:
     return np.resize(x, (rows, 64)).astype(np.float32), np.resize(y, rows)
 
 
-def test_sgd_of_the_large_sets_is_the_papers() -> None:
-    """Momentum .9, decay on weight and bias, batches of 1024, 100 epochs: the first two at lr, epoch e = 2, 3, …,
-    counted from 0, at lr/2 · (1 + cos(π (e - 1)/100))."""
+def test_sgd_of_large_datasets_follows_the_paper() -> None:
+    """Momentum .9, weight decay on weight and bias, batches of 1024, 100 epochs. Epochs 0 and 1 run at lr, epoch
+    e = 2, 3, … at lr/2 · (1 + cos(π (e - 1)/100))."""
     x, y = features()
     seen: list[tuple[float, float, float, int]] = []
 
-    def note(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+    def record(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
         [group] = optimizer.param_groups
         seen.append((group["lr"], group["momentum"], group["weight_decay"], len(group["params"])))
 
-    handle = register_optimizer_step_pre_hook(note)
+    handle = register_optimizer_step_pre_hook(record)
     try:
         published.sgd_fit(10, 0, StopRequest())(Rows(x), y, {"lr": 3.0, "weight_decay": 1e-6})
     finally:
@@ -92,8 +92,8 @@ def test_sgd_of_the_large_sets_is_the_papers() -> None:
     assert [len(list(run)) for _, run in groupby(rates)][:2] == [6, 3]
 
 
-def test_rows_of_large_sets_are_l2_normalized() -> None:
-    """The length of a feature changes nothing, neither in fitting nor in predicting."""
+def test_features_of_large_datasets_are_l2_normalized() -> None:
+    """The length of a feature affects neither the fit nor the prediction."""
     x, y = features(300)
     stretch = np.random.default_rng(0).uniform(0.1, 10, (300, 1)).astype(np.float32)
     values = {"lr": 10.0, "weight_decay": 1e-8}
@@ -104,7 +104,7 @@ def test_rows_of_large_sets_are_l2_normalized() -> None:
 
 
 @pytest.mark.parametrize("c", [1e-4, 1.0])
-def test_lbfgs_is_scikit_learns_on_the_features_as_they_are(c: float) -> None:
+def test_lbfgs_is_that_of_scikit_learn_on_unchanged_features(c: float) -> None:
     x, y = features(300)
     reference = LogisticRegression(C=c, max_iter=2000).fit(x, y)
     stretched = LogisticRegression(C=c, max_iter=2000).fit(x / 100, y)
@@ -116,19 +116,19 @@ def test_lbfgs_is_scikit_learns_on_the_features_as_they_are(c: float) -> None:
 
 @pytest.mark.parametrize("values", [1, 2])
 def test_search_is_optunas_tpe_of_30_trials(values: int, tmp_path: Path) -> None:
-    """The same 30 trials as Optuna used directly, for an objective that both can compute; multivariate for two."""
+    """The trials equal those of Optuna called directly on the same objective; with two values TPE is multivariate."""
     ranges = {"lr": published.LR_RANGE, "weight_decay": published.DECAY_RANGE}
     assert (ranges["lr"], ranges["weight_decay"]) == ((0.1, 100), (1e-12, 1e-4))
     ranges = dict(list(ranges.items())[:values])
     labels = np.arange(1000) % 2
 
-    def share(lr: float, decay: float = 1e-7) -> int:
-        """How many of 200 validation images the pretended fit gets right: best around lr 5, decay 1e-7."""
+    def correct_images(lr: float, decay: float = 1e-7) -> int:
+        """How many of 200 validation images the simulated fit classifies correctly: most at lr 5, decay 1e-7."""
         return int(200 / (1 + abs(math.log10(lr / 5)) + abs(math.log10(decay / 1e-7)) / 5))
 
     def fit(train: Rows, targets: np.ndarray, chosen: dict[str, float]):
         assert len(train) == len(targets) == 800
-        right = share(*chosen.values())
+        right = correct_images(*chosen.values())
         return lambda images: np.where(np.arange(200) < right, images.take(slice(None))[:, 0] % 2, 2).astype(int)
 
     rows = Rows(np.arange(1000, dtype=np.float32)[:, None])
@@ -140,7 +140,8 @@ def test_search_is_optunas_tpe_of_30_trials(values: int, tmp_path: Path) -> None
     study = optuna.create_study(direction="maximize", sampler=sampler)
 
     def accuracy(trial: optuna.Trial) -> float:
-        return share(*(trial.suggest_float(key, low, high, log=True) for key, (low, high) in ranges.items())) / 200
+        values = (trial.suggest_float(key, low, high, log=True) for key, (low, high) in ranges.items())
+        return correct_images(*values) / 200
 
     study.optimize(accuracy, n_trials=30)
     assert [trial.validation_top1 for trial in found.trials] == [trial.value for trial in study.trials]

@@ -1,1 +1,1 @@
-"""Probes on stored features: the solver, the kinds of probe, folds, results."""
+"""Probes on stored features: the kinds of probes, their solvers, folds and results."""

@@ -1,4 +1,4 @@
-"""The features of one dataset, opened once for all kinds and seeds, and what several of them share."""
+"""The features of one dataset, opened once for all kinds and seeds, and the work that several of them share."""
 
 from __future__ import annotations
 
@@ -20,41 +20,43 @@ log = logging.getLogger(__name__)
 
 
 class ProbeDataset:
-    """What a kind of probe is given to fit."""
+    """The data that a kind of probe fits."""
 
     def __init__(self, run: RunDir, name: str, treatment: Treatment, limit: float, stop: StopRequest) -> None:
         """Open the features of both splits.
 
         Args:
-            run: whose features.
-            name: of the dataset.
+            run: the run that the features belong to.
+            name: name of the dataset.
             treatment: how its features are treated.
-            limit: RAM that a probe may take, bytes.
-            stop: what every long loop checks.
+            limit: RAM that a probe may use, bytes.
+            stop: checked in every long loop.
 
         Raises:
-            UserError: if the features are missing or damaged, or the two splits are not of one encoder.
+            UserError: if the features are missing or damaged, or the two splits have different encoders or classes.
         """
         trainval, test = (open_features(run.features(name, split)) for split in ("trainval", "test"))
         if trainval.provenance.encoder_digest != test.provenance.encoder_digest or trainval.classes != test.classes:
             folder = run.features(name, "test").parent
-            raise UserError(f"{folder}: trainval and test are not of one encoder; delete both and extract again")
+            raise UserError(
+                f"{folder}: trainval.h5 and test.h5 have different encoders or classes; delete both and extract again"
+            )
         self.name, self.treatment, self.limit, self.stop = name, treatment, limit, stop
         self.attributes = (trainval.attributes, test.attributes)
         self.comparable = trainval.provenance.comparable and test.provenance.comparable
         self.class_names = trainval.classes
-        self.rows, self.test_rows = (Rows(part.features, treatment.normalize) for part in (trainval, test))
+        self.rows, self.test_rows = (Rows(split.features, treatment.normalize) for split in (trainval, test))
         self.labels: np.ndarray = trainval.labels  #: (n,) int64
         self.test_labels: np.ndarray = test.labels
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self.class_names)
 
     @property
     def size(self) -> Size:
-        """What the memory of a probe depends on."""
+        """The sizes that the memory of a probe depends on."""
         return Size(len(self.labels), len(self.test_labels), self.rows.dim, self.classes)
 
     @cached_property
@@ -64,10 +66,10 @@ class ProbeDataset:
 
     @cached_property
     def designs(self) -> tuple[Design, Design]:
-        """Trainval and test in the basis of trainval, for the exact solver."""
+        """The features of trainval and test in the basis of trainval, for the exact solver."""
         in_memory = self.solver_memory.rows
         if not in_memory:
-            log.info("%s: the features do not fit into %g GB: they are read in pieces", self.name, self.limit / 1e9)
+            log.info("%s: the features do not fit into %g GB and are read in pieces", self.name, self.limit / 1e9)
         basis = Basis.of(self.rows)
         trainval, test = (Design.of(rows, basis, self.classes, in_memory) for rows in (self.rows, self.test_rows))
         return trainval, test

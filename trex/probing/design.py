@@ -1,4 +1,4 @@
-"""The matrix that the exact solver multiplies with: features in their eigenbasis, in memory or not."""
+"""The design matrix of the exact solver: features in their eigenbasis, in memory or read from the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trex.probing.rows import Rows
 
 @dataclass(frozen=True)
 class Basis:
-    """Mean and eigenbasis of features."""
+    """Mean and eigenbasis of a set of features."""
 
     mean: Tensor  #: (D,)
     vectors: Tensor  #: (D, r), orthonormal columns
@@ -23,7 +23,7 @@ class Basis:
 
     @classmethod
     def of(cls, rows: Rows) -> Basis:
-        """The basis of N rows of D numbers, from the smaller of covariance and Gram matrix, in float64."""
+        """The basis of N rows of D numbers, in float64: from the covariance if N >= D, else from the Gram matrix."""
         n, d = len(rows), rows.dim
         piece = piece_rows(d, 1)
         mean = sum((part.double().sum(0) for part in rows.pieces(piece)), torch.zeros(d, dtype=torch.float64)) / n
@@ -37,14 +37,14 @@ class Basis:
             centered = rows.take(slice(None)).double() - mean
             values, left = torch.linalg.eigh(centered @ centered.T / n)
             kept = values > values[-1] * 1e-9
-            kept[-1] = True  # also where all rows are the same
+            kept[-1] = True  # at least one, even if all rows are equal
             values = values[kept].clamp_min(1e-30)
             vectors = centered.T @ left[:, kept] / (values * n).sqrt()
         values = values.flip(0).clamp_min(float(values[-1]) * 1e-12 + 1e-30)
         return cls(mean.float(), vectors.flip(1).float().contiguous(), values.float())
 
     def rotate(self, features: Tensor) -> Tensor:
-        """(N, D) features to (N, r + 1): coordinates in the basis, and a constant 1 for the intercept."""
+        """Rotate (N, D) features: (N, r + 1) coordinates in the basis, and a last column of ones for the intercept."""
         rotated = torch.empty(len(features), self.vectors.shape[1] + 1)
         torch.mm(features - self.mean, self.vectors, out=rotated[:, :-1])
         rotated[:, -1] = 1
@@ -53,20 +53,20 @@ class Basis:
 
 @dataclass(frozen=True)
 class Design:
-    """N images in a basis: R, (N, r + 1), the last column constant.
+    """The matrix R of N images in a basis, (N, r + 1); its last column is constant.
 
-    In memory it is R itself. Else its pieces are the centered features with that column, (n, D + 1), as they come from
-    the file, and the small factor is rotated instead: W Rᵀ = (W Vᵀ) (X - μ)ᵀ.
+    If R is in memory, its pieces are rows of R. Otherwise they are the centered features with the constant column,
+    (n, D + 1), read from the file, and the weights are rotated instead: W Rᵀ = (W Vᵀ) (X - μ)ᵀ.
     """
 
     basis: Basis
     rows: Rows
-    rotated: Tensor | None
-    piece: int  #: images at a time
+    rotated: Tensor | None  #: R, if it is in memory
+    piece: int  #: images per piece
 
     @classmethod
     def of(cls, rows: Rows, basis: Basis, classes: int, in_memory: bool) -> Design:
-        """The design of all of `rows`, for problems of so many classes."""
+        """The design matrix of all of `rows`, for problems with this number of classes."""
         rotated = None
         if in_memory:
             rotated = torch.empty(len(rows), basis.vectors.shape[1] + 1)
@@ -81,16 +81,16 @@ class Design:
 
     @property
     def width(self) -> int:
-        """r + 1."""
+        """The number of columns, r + 1."""
         return self.basis.vectors.shape[1] + 1
 
     def subset(self, places: np.ndarray) -> Design:
-        """The images at `places` (int64) among these."""
+        """The design matrix of the images at `places`, int64 indices into this one."""
         rotated = None if self.rotated is None else self.rotated[torch.from_numpy(places)]
         return replace(self, rows=self.rows.subset(places), rotated=rotated)
 
     def pieces(self) -> Iterator[Tensor]:
-        """What `outward` weights are multiplied with: (n, r + 1) in memory, else (n, D + 1), n <= piece."""
+        """All rows in order, in pieces of n <= `piece`: (n, r + 1) if R is in memory, else (n, D + 1)."""
         for begin in range(0, len(self), self.piece):
             if self.rotated is not None:
                 yield self.rotated[begin : begin + self.piece]
@@ -100,19 +100,19 @@ class Design:
             torch.sub(part, self.basis.mean, out=columns[:, :-1])
             yield columns
 
-    def outward(self, weights: Tensor) -> Tensor:
-        """(K, r + 1) weights of the basis to (K, width of a piece) weights, whose products with pieces are logits."""
+    def piece_weights(self, weights: Tensor) -> Tensor:
+        """Convert (K, r + 1) weights W to (K, width of a piece) weights, whose product with a piece is its logits."""
         if self.rotated is not None:
             return weights
         return torch.cat([weights[:, :-1] @ self.basis.vectors.T, weights[:, -1:]], dim=1)
 
-    def inward(self, slope: Tensor) -> Tensor:
-        """The transpose of `outward`: (K, width of a piece) sums over images to (K, r + 1)."""
+    def basis_gradient(self, gradient: Tensor) -> Tensor:
+        """Convert the gradient with respect to `piece_weights(W)` to that with respect to W, (K, r + 1)."""
         if self.rotated is not None:
-            return slope
-        return torch.cat([slope[:, :-1] @ self.basis.vectors, slope[:, -1:]], dim=1)
+            return gradient
+        return torch.cat([gradient[:, :-1] @ self.basis.vectors, gradient[:, -1:]], dim=1)
 
     def predict(self, weights: Tensor) -> np.ndarray:
-        """(N,) int64 classes of the highest logit, for (K, r + 1) weights."""
-        turned = self.outward(weights)
-        return torch.cat([(part @ turned.T).argmax(1) for part in self.pieces()]).numpy()
+        """The class with the highest logit for each image, (N,) int64, with (K, r + 1) weights."""
+        factor = self.piece_weights(weights)
+        return torch.cat([(part @ factor.T).argmax(1) for part in self.pieces()]).numpy()

@@ -1,4 +1,4 @@
-"""The search of the `exact` probes: C chosen on validation images along a path of certified optima, then a refit."""
+"""The search of the `exact` probes: choose C on validation images along a path of certified optima, then fit again."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ from trex.records.probe_result import Search, Trial
 
 #: C from 1e-5 to 1e6, two values per decade.
 GRID = tuple(float(f"{10 ** (power / 2):.6g}") for power in range(-10, 13))
-#: The path ends when validation has not gained a quarter of a standard error over so many values (1.5 decades),
+#: The path ends when the validation accuracy has gained less than a quarter of a standard error over the last PATIENCE
+#: values of C (1.5 decades), and the training loss before them was below LEARNED times the entropy of the class
+#: frequencies. With a higher loss the classes are not learned yet: a larger C only scales the logits, and the accuracy
+#: may stay constant for a while before it grows.
 PATIENCE = 3
-#: and when, before those, the training loss had come below this part of what knowing the classes' shares alone gives.
-#: Up to there a larger C only scales the logits: validation rests on a plateau that is not the last.
 LEARNED = 0.9
-#: C of the coarse path that a refit takes up to the chosen one: a cold start at a large C is slow.
+#: Values of C that the final fit solves on its way to the chosen one: a cold start at a large C is slow.
 STEPS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
-#: C of a dataset with one image per class, where there is nothing to choose by.
+#: C if there are no validation images to choose it with, as in a dataset with one image per class.
 FALLBACK_C = 1.0
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be classified, and how its solver works."""
+    """The images to classify, and the settings of the solver."""
 
     design: Design
     labels: np.ndarray  #: (N,) int64
     classes: int
-    keep_logits: bool
+    keep_logits: bool  #: whether the solver keeps the logits of all images in memory
     stop: StopRequest
 
     def path(self, places: np.ndarray | None, saved: PathState | None) -> RegularizationPath:
-        """A path for the images at `places`, or all of them; it continues the saved one, if there is one."""
+        """A path for the images at `places` (None: all). If `saved` is given, the path continues from there."""
         labels = torch.from_numpy(self.labels if places is None else self.labels[places])
         design = self.design if places is None else self.design.subset(places)
         return RegularizationPath(design, labels, self.classes, self.stop, self.keep_logits, saved)
@@ -50,14 +51,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class _Progress:
-    """How far a search has come, besides its trials."""
+    """The progress of a search besides its trials; stored as `Partial.own`."""
 
     paths: tuple[PathState, ...] = ()  #: one per fold; none before the first C
-    refit: tuple[int, PathState] | None = None  #: how many of STEPS are done, and the path
+    refit: tuple[int, PathState] | None = None  #: number of STEPS done, and the path
 
     @classmethod
     def of(cls, partial: Partial) -> Self:
-        """What `plain` made of it."""
+        """The progress that is stored in `partial`."""
         if partial.own is None:
             return cls()
         own: Any = partial.own
@@ -65,24 +66,24 @@ class _Progress:
         return cls(tuple(map(PathState.of, own["paths"])), refit)
 
     def plain(self) -> dict[str, object]:
-        """Tensors in plain containers."""
+        """The progress as tensors in lists, tuples and dicts, for the file."""
         refit = None if self.refit is None else (self.refit[0], self.refit[1].plain())
         return {"paths": [path.plain() for path in self.paths], "refit": refit}
 
 
 def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial) -> Search:
-    """The smallest C whose validation accuracy is within half a standard error of the best.
+    """Choose the smallest C whose validation accuracy is within half a standard error of the best.
 
     Args:
         problem: the images.
-        folds: what to train and validate on; accuracies are means over them, weighted by their images. Where no image
-            validates, FALLBACK_C is the choice.
-        partial: what an earlier call found, and where this one keeps what it finds.
+        folds: the images to train on and to validate on. Accuracies are means over all validation images of all folds.
+            If there are none, C is FALLBACK_C.
+        partial: the progress of an interrupted call; this call continues it and stores its own progress in it.
 
     Raises:
-        Interrupted: if asked to stop; `partial` holds each C that is done.
+        Interrupted: if asked to stop; `partial` holds all finished values of C.
     """
-    trained, images = (sum(len(fold[part]) for fold in folds) for part in (0, 1))
+    trained, images = sum(len(fold[0]) for fold in folds), sum(len(fold[1]) for fold in folds)
     if not images:
         return Search({"C": FALLBACK_C})
     saved = _Progress.of(partial).paths or (None,) * len(folds)
@@ -94,21 +95,25 @@ def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial) -> Searc
     for c in GRID[len(trials) :]:
         if _flat(trials, images, learned):
             break
-        began = time.monotonic()
+        start = time.monotonic()
         hits, loss, gap = 0, 0.0, 0.0
         for path, validation, fold in zip(paths, validations, folds, strict=True):
             solution = path.solve(c)
             hits += int((validation.predict(solution.weights) == problem.labels[fold[1]]).sum())
             loss += solution.entropy * len(fold[0]) / trained
             gap = max(gap, solution.gap)
-        seconds = round(time.monotonic() - began, 4)
+        seconds = round(time.monotonic() - start, 4)
         trials.append(Trial({"C": c}, hits / images, seconds, train_loss=loss, gap=gap))
         partial.update(trials=trials, own=_Progress(tuple(path.state() for path in paths)).plain())
     return _search(trials, images)
 
 
 def fit(problem: Problem, c: float, partial: Partial) -> Tensor:
-    """(K, r + 1) weights at C = `c` on all images, by a coarse path up to it. Raises Interrupted as `choose_c` does."""
+    """Fit all images at C = `c`, along a coarse path up to it. Returns (K, r + 1) float32 weights.
+
+    Raises:
+        Interrupted: if asked to stop; `partial` holds the progress.
+    """
     progress = _Progress.of(partial)
     done, state = progress.refit or (0, None)
     path = problem.path(None, state)
@@ -124,7 +129,7 @@ def _standard_error(accuracy: float, images: int) -> float:
 
 
 def _flat(trials: Sequence[Trial], images: int, learned: float) -> bool:
-    """Whether the path has come to its last plateau; `learned` is the training loss of one that fits its classes."""
+    """Whether the accuracy no longer grows with C; `learned`: the training loss at which the classes are learned."""
     if len(trials) <= PATIENCE or (trials[-PATIENCE - 1].train_loss or 0.0) > learned:
         return False
     accuracies = [trial.validation_top1 for trial in trials]

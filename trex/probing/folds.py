@@ -1,4 +1,4 @@
-"""Which images of trainval train a probe and which choose its hyper-parameters: functions of labels and seed."""
+"""Which images of trainval train a probe, and which validate its hyper-parameters. Depends on labels and seed alone."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Fold = tuple[np.ndarray, np.ndarray]  #: indices (int64, sorted) to train on, an
 
 
 def validation_fold(labels: np.ndarray, seed: int) -> Fold:
-    """20 % of each class to validation, at least one image; a class of a single image keeps it for training.
+    """Take 20 % of each class for validation, but at least one image. A single image of a class is for training.
 
     Args:
         labels: (n,) int64.
-        seed: of the choice.
+        seed: seed of the random choice.
 
     Returns:
-        Indices to train on and to validate on.
+        The indices to train on and those to validate on.
     """
     validation = [
         members[: max(round(VALIDATION_SHARE * len(members)), 1)]
@@ -30,15 +30,16 @@ def validation_fold(labels: np.ndarray, seed: int) -> Fold:
 
 
 def few_shot(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Sorted indices of `shots` images of each class, or all of a class that has fewer."""
+    """Sorted indices, int64, of `shots` images per class, or of all images of a class that has fewer."""
     return np.sort(np.concatenate([members[:shots] for members in _shuffled_classes(labels, seed)]))
 
 
 def few_shot_folds(labels: np.ndarray, seed: int) -> list[Fold]:
-    """Cross-validation for few images: each image of a class validates in one of up to five folds.
+    """Up to five folds for cross-validation: each image validates in exactly one of them.
 
-    One fifth of five images per class would be a single one to choose by; here every image validates once. Classes
-    with one image only train. No fold at all where every class has one.
+    With five images per class, a fifth would be a single validation image per class; here every image validates once.
+    The image of a class that has only one is in the training images of all folds. If every class has only one image,
+    the list is empty.
     """
     fold_of = np.full(len(labels), -1, dtype=np.int64)
     most = 0
@@ -50,7 +51,7 @@ def few_shot_folds(labels: np.ndarray, seed: int) -> list[Fold]:
 
 
 def _shuffled_classes(labels: np.ndarray, seed: int) -> list[np.ndarray]:
-    """The indices of each class in an order drawn from (seed, class): what one class holds does not touch another."""
+    """The indices of each class, in a random order that depends on the seed and that class alone."""
     classes = []
     for label in np.unique(labels):
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, int(label)], dtype=np.uint64)))

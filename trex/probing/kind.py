@@ -1,7 +1,7 @@
-"""What a kind of probe is. Each kind is one class in trex/probing/kinds/, named in trex/config/probe_kinds.py.
+"""The interface of the kinds of probes. Each is one class in trex/probing/kinds/, listed in trex/config/probe_kinds.py.
 
-Submitting asks kinds for their memory and their provenance: this module and the kinds import torch and numpy only
-inside `fit`.
+The memory and the provenance of a probe are needed when jobs are submitted, which imports neither torch nor numpy. So
+this module and the kinds import them only inside `fit`.
 """
 
 from __future__ import annotations
@@ -27,42 +27,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What `Kind.fit` found."""
+    """The result of `Kind.fit`."""
 
     search: Search
-    predicted: np.ndarray  #: (n_test,) int64, a class for each test image
-    train: int  #: images that it was trained on while searching
-    validation: int  #: images of trainval that only chose the hyper-parameters
+    predicted: np.ndarray  #: (n_test,) int64, the predicted class of each test image
+    train: int  #: images that it was trained on during the search
+    validation: int  #: images of trainval that were used only to choose the hyper-parameters
 
 
 @dataclass(frozen=True)
 class Kind(ABC):
-    """One kind of probe. A subclass adds the numbers in its name as fields, such as `shots`."""
+    """One kind of probe. A subclass has one field for each number in its name, such as `shots`."""
 
-    name: str  #: in the config, the run folder and the tables
+    name: str  #: as in the config, the run folder and the tables
 
-    #: Whether the seeds of a dataset share costly work, so that one Slurm job should do them all.
+    #: Whether the seeds of a dataset share expensive work, so that one Slurm job should run them all.
     seeds_share_work: ClassVar[bool] = True
 
     @abstractmethod
     def fitted_by(self, treatment: Treatment) -> str:
-        """Words for how it fits, a part of a result's provenance: results with other words are computed again."""
+        """A text that names the solver. It is part of the provenance: if it changes, results are computed again."""
 
     @abstractmethod
     def least_bytes(self, size: Size, treatment: Treatment) -> int:
-        """RAM without which it cannot be fitted."""
+        """The least RAM with which it can be fitted, bytes."""
 
     @abstractmethod
     def fit(self, data: ProbeDataset, seed: int, partial: Partial) -> Fitted:
-        """Choose the hyper-parameters on trainval, fit with the best of them, classify the test images.
+        """Choose the hyper-parameters on trainval, fit all of trainval with them, and classify the test images.
 
         Args:
-            data: the features of a dataset, and what the kinds share.
-            seed: of all that is random.
-            partial: what an interrupted call with the same arguments has found, and where this one keeps what it finds.
+            data: the features of a dataset, and the work that the kinds share.
+            seed: the seed of everything random.
+            partial: the progress of an interrupted call with the same arguments; this call continues from there and
+                stores its own progress in it.
 
         Raises:
-            Interrupted: if asked to stop; `partial` holds what is done.
+            Interrupted: if asked to stop; `partial` then holds the progress.
         """
 
     def normalizes(self, treatment: Treatment) -> bool:
@@ -70,11 +71,11 @@ class Kind(ABC):
         return treatment.normalize
 
     def used_bytes(self, size: Size, treatment: Treatment, limit: float) -> int:
-        """RAM that it takes when it may take `limit` bytes. Raises UserError if that is too little."""
+        """The RAM that it uses if it may use `limit` bytes, bytes. Raises UserError if `limit` is too small."""
         return require(self.least_bytes(size, treatment), limit)
 
     def provenance(self, treatment: Treatment, trainval: FeatureAttributes, test: FeatureAttributes) -> ProbeProvenance:
-        """What a result of this kind is made from, with these features."""
+        """The provenance of a result of this kind on features with these attributes."""
         made_by = trainval.provenance
         return ProbeProvenance(
             trainval_digest=trainval.digest,
@@ -88,7 +89,7 @@ class Kind(ABC):
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of probe with this name. Raises ValueError if there is none; a loaded config has no such name."""
+    """The kind of probe with this name. Raises ValueError for an unknown name; the config loader refuses those."""
     parsed = parse_probe_name(name)
     module, _, cls = PROBE_KINDS[parsed.form].partition(":")
     made: Kind = getattr(importlib.import_module(module), cls)(parsed.text, **parsed.numbers)

@@ -12,14 +12,25 @@ from trex.probing.memory import PIECE, piece_rows
 from trex.probing.rows import Rows
 
 TEMPERATURE = 0.07
-_QUERIES = 1024
+_QUERIES = 1024  #: test images per product
 
 
 def knn_predict(train: Rows, labels: np.ndarray, test: Rows, k: int, classes: int, stop: StopRequest) -> np.ndarray:
-    """Classes of the test features, (n_test,) int64.
+    """Predict the classes of the test features, (n_test,) int64.
 
     Each of the `k` nearest training features votes for its label with weight exp(similarity / 0.07). The training
-    features are gone through once, in pieces; memory holds the test features and one piece.
+    features are read once, in pieces. Memory holds the test features and one piece.
+
+    Args:
+        train: the training features.
+        labels: (n_train,) int64.
+        test: the test features.
+        k: neighbors that vote.
+        classes: number of classes.
+        stop: checked for each piece.
+
+    Raises:
+        Interrupted: if asked to stop.
     """
     queries = replace(test, normalize=True).take(slice(None))
     k = min(k, len(train))

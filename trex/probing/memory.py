@@ -1,4 +1,4 @@
-"""How much RAM a probe takes, known before it is queued. Imports nothing heavy: submitting asks it."""
+"""How much RAM a probe needs. Used when jobs are submitted, so it must not import torch or numpy."""
 
 from __future__ import annotations
 
@@ -6,45 +6,47 @@ from dataclasses import dataclass
 
 from trex.errors import UserError
 
-#: Float32 numbers of a piece of rows, and of logits (few enough for the processor's caches): what is computed at once.
+#: The most numbers in a piece of features.
 PIECE = 16 << 20
+#: The most logits per piece, so that they fit into the processor's caches.
 LOGITS = 2 << 20
-#: Curvature pairs of the exact solver.
+#: Curvature pairs that the exact solver keeps for L-BFGS.
 PAIRS = 12
-#: Bytes of the interpreter with PyTorch, scikit-learn and Optuna; of a float32.
+#: Bytes that the interpreter takes with PyTorch, scikit-learn and Optuna.
 PROGRAM = 700 << 20
+#: Bytes per float32.
 FLOAT = 4
 
 
 @dataclass(frozen=True)
 class Size:
-    """What the memory of a probe depends on."""
+    """The sizes that the memory of a probe depends on."""
 
     trainval: int  #: images
-    test: int
-    dim: int  #: of a feature
+    test: int  #: images
+    dim: int  #: numbers per feature
     classes: int
 
 
 @dataclass(frozen=True)
 class SolverMemory:
-    """What the exact solver keeps in memory; the rest it computes again each time, in pieces."""
+    """What the exact solver keeps in memory. It computes the rest again in every pass, in pieces."""
 
-    rows: bool  #: the rotated features; else they are read from the file
-    logits: bool  #: the logits of all images, and those along a search direction; else two more products per step
-    bytes: int  #: of everything
+    rows: bool  #: whether it keeps the rotated features; otherwise it reads the features from the file
+    logits: bool  #: whether it keeps the logits of all images; otherwise each step takes two more products
+    bytes: int  #: RAM in total
 
 
 def piece_rows(dim: int, classes: int) -> int:
-    """Rows of a piece."""
+    """The number of rows in a piece."""
     return max(min(PIECE // (dim + 1), LOGITS // classes), 64)
 
 
 def solver_memory(size: Size, limit: float) -> SolverMemory:
-    """The fastest way of the exact solver within `limit` bytes.
+    """The fastest choice for the exact solver that fits into `limit` bytes.
 
     Raises:
-        UserError: if even the slowest takes more.
+        UserError: if even the smallest choice does not fit.
     """
     for rows, logits in ((True, True), (True, False), (False, True)):
         found = _solver_memory(size, rows, logits)
@@ -56,15 +58,15 @@ def solver_memory(size: Size, limit: float) -> SolverMemory:
 
 
 def least_solver_memory(size: Size) -> SolverMemory:
-    """The way of the exact solver that takes the least."""
+    """The choice for the exact solver that needs the least RAM."""
     return _solver_memory(size, rows=False, logits=False)
 
 
 def require(least: int, limit: float) -> int:
-    """`least` bytes. Raises UserError if they are more than the `limit` that a probe may take."""
+    """Return `least`, the bytes that a probe needs. Raises UserError if that is more than `limit` bytes."""
     if least > limit:
         raise UserError(
-            f"probe.memory_gb is {limit / 1e9:g}, and the smallest way to fit this probe takes {least / 1e9:.1f} GB: "
+            f"probe.memory_gb is {limit / 1e9:g}, but this probe needs at least {least / 1e9:.1f} GB: "
             f"set probe.memory_gb={-(-least // 10**8) / 10:g} or more"
         )
     return least
@@ -75,6 +77,6 @@ def _solver_memory(size: Size, rows: bool, logits: bool) -> SolverMemory:
     weights = (3 * PAIRS + 12) * k * d * FLOAT
     basis = 4 * size.dim * min(size.dim, max(n, 1)) * 8
     pieces = 4 * FLOAT * PIECE + 10 * FLOAT * max(LOGITS, 64 * k)
-    kept_rows = (9 * n // 5 + size.test) * d * FLOAT if rows else 0  # of trainval, of train alone, of test
+    kept_rows = (9 * n // 5 + size.test) * d * FLOAT if rows else 0  # of trainval, its training images, test
     kept_logits = 3 * n * k * FLOAT if logits else 0
     return SolverMemory(rows, logits, PROGRAM + weights + basis + pieces + kept_rows + kept_logits)

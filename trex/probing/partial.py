@@ -1,4 +1,4 @@
-"""An unfinished search on disk: a job that is stopped in the middle of a long one continues from there."""
+"""The file of an unfinished search, so that an interrupted job continues it instead of beginning again."""
 
 from __future__ import annotations
 
@@ -14,50 +14,51 @@ from trex.records.typed import Mismatch, decode_dataclass, encode
 
 log = logging.getLogger(__name__)
 
-#: Seconds from one writing to the next; a search that takes less is not worth a file.
-EVERY = 20.0
-#: Writing may take at most this part of the time.
-SHARE = 1 / 30
+#: Seconds between two writes; a shorter search writes no file.
+WRITE_INTERVAL = 20.0
+#: The largest share of the time that writing may take.
+WRITE_SHARE = 1 / 30
 
 
 class Partial:
-    """What one search has found so far, kept beside the result that it will become.
+    """The progress of one search, stored in a file next to the future result file.
 
-    `own` is what the kind of probe keeps besides its trials: tensors in plain containers, whose layout only that kind
-    knows; None at the beginning.
+    `own` is the solver state that a kind of probe stores besides its trials: tensors in lists, tuples and dicts, in a
+    layout that only this kind knows. It is None at the beginning.
     """
 
     def __init__(self, result: Path, key: str) -> None:
-        """Reads the file that is there, if it has the same key.
+        """Read the progress from the file, if it exists and has the same key.
 
         Args:
-            result: the file that the search will end with.
-            key: all that determines the search, such as `ProbeProvenance.key`; what has another key is not continued.
+            result: the future result file.
+            key: identifies everything that determines the search, such as `ProbeProvenance.key`. A search with another
+                key is not continued.
         """
         self.path = result.with_name(f".{result.stem}.partial.pt")
         self.key = key
-        self.seconds = 0.0  #: of all attempts
+        self.seconds = 0.0  #: the time of all attempts
         self.trials: tuple[Trial, ...] = ()
         self.own: object = None
         self._read()
-        self._next = time.monotonic() + EVERY
+        self._next_write = time.monotonic() + WRITE_INTERVAL
         self._changed = False
 
     def update(self, *, trials: Sequence[Trial] | None = None, own: object = None) -> None:
-        """Take over new values, those that are given, and write everything if the last writing is some time ago."""
+        """Replace the given values, and write the file if the last write is long enough ago."""
         if trials is not None:
             self.trials = tuple(trials)
         if own is not None:
             self.own = own
         self._changed = True
-        if time.monotonic() > self._next:
+        if time.monotonic() > self._next_write:
             self.write()
 
     def write(self) -> None:
-        """Write what is not written yet. If the disk refuses, only the possibility to continue is lost."""
+        """Write the file if anything has changed. If that fails, the search cannot be continued after a stop."""
         if not self._changed:
             return
-        began = time.monotonic()
+        start = time.monotonic()
         content = {
             "key": self.key,
             "seconds": self.seconds,
@@ -67,12 +68,12 @@ class Partial:
         try:
             tensor_files.save(content, self.path)
         except OSError as error:
-            log.warning("cannot write the unfinished search (%s): continuing without", error)
+            log.warning("%s: cannot write the unfinished search, continuing without it (%s)", self.path, error)
         now = time.monotonic()
-        self._next, self._changed = now + max(EVERY, (now - began) / SHARE), False
+        self._next_write, self._changed = now + max(WRITE_INTERVAL, (now - start) / WRITE_SHARE), False
 
     def remove(self) -> None:
-        """Delete it: the result is there."""
+        """Delete the file. Call this after the result is written."""
         self.path.unlink(missing_ok=True)
 
     def _read(self) -> None:
@@ -85,6 +86,6 @@ class Partial:
             trials = tuple(decode_dataclass(Trial, trial) for trial in found["trials"])
             self.seconds, self.trials, self.own = float(found["seconds"]), trials, found["own"]
         except (UserError, Mismatch, KeyError, TypeError, ValueError) as error:
-            log.warning("%s: the unfinished search is not readable, beginning again (%s)", self.path, error)
+            log.warning("%s: the unfinished search is not readable and begins again (%s)", self.path, error)
             return
-        log.info("continuing the search that was stopped before it had finished")
+        log.info("%s: continuing the unfinished search", self.path)

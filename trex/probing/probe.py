@@ -1,4 +1,4 @@
-"""Probes of one dataset: every kind that the config asks for, with every seed, one result file each."""
+"""Runs the probes of one dataset: every kind in the config with every seed. Each writes one result file."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ log = logging.getLogger(__name__)
 def probe(run: RunDir, config: Config, dataset: str, seeds: Sequence[int], stop: StopRequest) -> None:
     """Fit and test all probes of a dataset on the run's features.
 
-    A result that is there and was made from the same features in the same way is left; any other is computed again.
+    An existing result is kept if it was made from the same features in the same way; otherwise it is computed again.
 
     Raises:
-        UserError: if the features are missing, the two splits are not of one encoder, or the memory does not suffice.
-        Interrupted: after a signal; finished results are kept, and an unfinished search continues where it was.
+        UserError: if the features are missing, the two splits have different encoders or classes, or
+            `probe.memory_gb` is too small.
+        Interrupted: after a signal; finished results are kept, and the next call continues an unfinished search.
     """
     kinds, treatment = kinds_of(config.probe), Treatment.of(dataset, config.probe)
     data = ProbeDataset(run, dataset, treatment, config.probe.memory_gb * 1e9, stop)
@@ -41,8 +42,8 @@ def probe(run: RunDir, config: Config, dataset: str, seeds: Sequence[int], stop:
         provenance = kind.provenance(treatment, *data.attributes)
         for seed in seeds:
             path = run.probe(dataset, kind.name, seed)
-            if _is_there(path, provenance):
-                log.info("%s %s seed %d: result is there", dataset, kind.name, seed)
+            if _is_current(path, provenance):
+                log.info("%s %s seed %d: the result exists already", dataset, kind.name, seed)
                 continue
             stop.check()
             result = _result(run, data, kind, seed, provenance)
@@ -50,18 +51,19 @@ def probe(run: RunDir, config: Config, dataset: str, seeds: Sequence[int], stop:
             log.info("%s %s seed %d: top-1 %.2f %%, %s, %.1f s", dataset, kind.name, seed, top1, best, result.seconds)
 
 
-def _is_there(path: Path, provenance: ProbeProvenance) -> bool:
+def _is_current(path: Path, provenance: ProbeProvenance) -> bool:
+    """Whether the file holds a result with this provenance."""
     try:
         return ProbeResult.read(path).provenance == provenance
     except FileNotFoundError:
         return False
     except RecordError as error:
-        log.warning("%s: not a readable result, computed again", error)
+        log.warning("%s: the result is not readable and is computed again", error)
         return False
 
 
 def _result(run: RunDir, data: ProbeDataset, kind: Kind, seed: int, provenance: ProbeProvenance) -> ProbeResult:
-    """The result of one probe, also written to its file."""
+    """Run one probe and write its result to its file."""
     path = run.probe(data.name, kind.name, seed)
     partial = Partial(path, provenance.key)
     try:
@@ -89,16 +91,16 @@ def _result(run: RunDir, data: ProbeDataset, kind: Kind, seed: int, provenance: 
 
 
 def _timed_fit(data: ProbeDataset, kind: Kind, seed: int, partial: Partial) -> Fitted:
-    """Fit, and add the time to that of earlier attempts."""
-    began, before = time.monotonic(), partial.seconds
+    """Fit; the time is added to that of earlier attempts."""
+    start, earlier = time.monotonic(), partial.seconds
     try:
         return kind.fit(data, seed, partial)
     finally:
-        partial.seconds = round(before + time.monotonic() - began, 3)
+        partial.seconds = round(earlier + time.monotonic() - start, 3)
 
 
 def scores(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Scores:
-    """How (n,) int64 predicted classes agree with (n,) int64 labels of so many classes."""
+    """The scores of (n,) int64 predicted classes against (n,) int64 labels in 0 … `classes` - 1."""
     totals = np.bincount(labels, minlength=classes)
     hits = np.bincount(labels[labels == predicted], minlength=classes)
     per_class = tuple(float(hits[i] / totals[i]) if totals[i] else None for i in range(classes))

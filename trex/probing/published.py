@@ -1,5 +1,6 @@
-"""The search of the `published` probes, for numbers that compare with the paper's: scikit-learn's L-BFGS for the small
-datasets, SGD for ImageNet-1K, CoG and iNaturalist, each with 30 trials of Optuna's TPE (arXiv 2206.15369, appendix).
+"""The search of the `published` probes, for numbers that are comparable with the paper's (arXiv 2206.15369, appendix).
+
+30 trials of Optuna's TPE, with SGD for ImageNet-1K, CoG and iNaturalist, and scikit-learn's L-BFGS for other datasets.
 """
 
 from __future__ import annotations
@@ -37,15 +38,26 @@ def choose(
     fit: Fit, ranges: dict[str, tuple[float, float]], rows: Rows, labels: np.ndarray, fold: Fold, seed: int,
     stop: StopRequest, partial: Partial, trials: int = TRIALS,
 ) -> Search:  # fmt: skip
-    """TPE over log-scaled `ranges`, by accuracy on the validation part of `fold`.
+    """Search hyper-parameters with Optuna's TPE for the highest accuracy on the validation images of `fold`.
 
-    With no image to validate on there is no search: each value is the middle of its range, on the log scale.
+    If there are no validation images, there is no search: each value is the middle of its range on the log scale.
 
-    The sampler is a function of its seed and of the accuracies so far: told those of a stopped search, it continues as
-    that one would have.
+    An interrupted search continues exactly as it would have: the sampler depends only on its seed and the accuracies
+    so far, so the finished trials are replayed.
+
+    Args:
+        fit: fits a classifier with given hyper-parameters and returns its prediction function.
+        ranges: bounds of each hyper-parameter, searched on the log scale.
+        rows: features of all images of `fold`.
+        labels: (n,) int64, their labels.
+        fold: the images to train on and to validate on.
+        seed: seed of the sampler.
+        stop: checked before each trial.
+        partial: the progress of an interrupted call; this call continues it and stores its own progress in it.
+        trials: number of trials.
 
     Raises:
-        Interrupted: if asked to stop; `partial` holds each trial that is done.
+        Interrupted: if asked to stop; `partial` holds all finished trials.
     """
     import optuna
 
@@ -62,10 +74,10 @@ def choose(
             made.append(done[trial.number])
             return done[trial.number].validation_top1
         stop.check()
-        began = time.monotonic()
+        start = time.monotonic()
         predicted = fit(rows.subset(train), labels[train], values)(rows.subset(validation))
         top1 = float((predicted == labels[validation]).mean())
-        made.append(Trial(values, top1, round(time.monotonic() - began, 4)))
+        made.append(Trial(values, top1, round(time.monotonic() - start, 4)))
         partial.update(trials=made)
         return top1
 
@@ -79,7 +91,7 @@ def choose(
 
 
 def fit_lbfgs(rows: Rows, labels: np.ndarray, values: dict[str, float]) -> Predict:
-    """scikit-learn's multinomial logistic regression, L2, L-BFGS, its default tolerance: at large C it stops early."""
+    """Fit scikit-learn's multinomial logistic regression: L2, L-BFGS, default tolerance. At large C it stops early."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -91,7 +103,7 @@ def fit_lbfgs(rows: Rows, labels: np.ndarray, values: dict[str, float]) -> Predi
 
 
 def sgd_fit(classes: int, seed: int, stop: StopRequest) -> Fit:
-    """A fit function for `choose`: one linear layer by SGD."""
+    """A function for `choose` that fits one linear layer with SGD. Raises Interrupted if asked to stop."""
 
     def fit(rows: Rows, labels: np.ndarray, values: dict[str, float]) -> Predict:
         weight, bias = _sgd(rows, labels, values, classes, seed, stop)
@@ -108,7 +120,7 @@ def sgd_fit(classes: int, seed: int, stop: StopRequest) -> Fit:
 def _sgd(
     rows: Rows, labels: np.ndarray, values: dict[str, float], classes: int, seed: int, stop: StopRequest
 ) -> tuple[Tensor, Tensor]:
-    """SGD with momentum .9, weight decay on weight and bias; after each epoch e the rate becomes
+    """SGD with momentum .9, and weight decay on weight and bias. After epoch e the learning rate is set to
     lr/2 · (1 + cos(π e/100)), so the first two epochs run at lr. Each batch is read from the file."""
     targets = torch.from_numpy(np.ascontiguousarray(labels))
     generator = torch.Generator().manual_seed(seed)
@@ -129,7 +141,7 @@ def _sgd(
 
 
 def _edge(best: dict[str, float], ranges: dict[str, tuple[float, float]]) -> Literal["low", "high"] | None:
-    """Whether a chosen value lies in the outer half decade of its range."""
+    """Which end of its range a chosen value is at: within half a decade of it. None if no value is."""
     for key, (low, high) in ranges.items():
         if best[key] < low * math.sqrt(10):
             return "low"

@@ -1,4 +1,4 @@
-"""How the probes treat the features of a dataset."""
+"""How the probes treat the features of a dataset: L2 normalization, and the optimizer of the published probes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from trex.datasets.registry import record
 
 @dataclass(frozen=True)
 class Treatment:
-    """What a kind of probe must know of a dataset besides its features."""
+    """The settings of a dataset that the probes depend on."""
 
-    normalize: bool  #: whether its features are L2-normalized
-    sgd: bool  #: whether the published probes fit it by SGD; else by L-BFGS
+    normalize: bool  #: whether the features are L2-normalized
+    sgd: bool  #: whether the published probes use SGD; otherwise L-BFGS
 
     @classmethod
     def of(cls, dataset: str, config: ProbeConfig) -> Self:
-        """The treatment of `dataset`: what the config says, else what the dataset's record says."""
+        """The treatment of `dataset`: from the config if it is set there, otherwise from the dataset's record."""
         known = record(dataset)
         return cls(
             normalize=config.normalize.get(dataset, known.normalized),

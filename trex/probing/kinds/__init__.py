@@ -1,1 +1,1 @@
-"""The kinds of probes, one file each; trex/config/probe_kinds.py names them."""
+"""The kinds of probes, one file per kind, listed in trex/config/probe_kinds.py."""

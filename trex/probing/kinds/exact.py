@@ -1,4 +1,4 @@
-"""`exact`, `exact-5shot`: logistic regression, C searched along a path of certified optima (trex/probing/exact.py)."""
+"""`exact`, `exact-5shot`: logistic regression, C chosen along a path of certified optima (trex/probing/exact.py)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from trex.probing.dataset import ProbeDataset
     from trex.probing.partial import Partial
 
-#: Version of the solver and of the search: results of another one are computed again.
+#: Version of the solver and of the search: results of another version are computed again.
 SOLVER = 2
 
 
 @dataclass(frozen=True)
 class Exact(Kind):
-    """The seeds, and the few-shot kinds with them, share the features' basis and the rotated features."""
+    """All seeds, also those of the few-shot kinds, share the basis of the features and the rotated features."""
 
     shots: int | None = None  #: training images per class; None: all
 
@@ -28,15 +28,15 @@ class Exact(Kind):
         return f"exact solver {SOLVER}"
 
     def least_bytes(self, size: Size, treatment: Treatment) -> int:  # noqa: ARG002
-        """With everything computed in pieces. Few-shot probes take as much: they use the basis of all images."""
+        """When everything is computed in pieces. Few-shot probes need as much: they use the basis of all images."""
         return least_solver_memory(size).bytes
 
     def used_bytes(self, size: Size, treatment: Treatment, limit: float) -> int:  # noqa: ARG002
-        """What the solver keeps within the limit."""
+        """The RAM of what the solver keeps in memory within the limit."""
         return solver_memory(size, limit).bytes
 
     def fit(self, data: ProbeDataset, seed: int, partial: Partial) -> Fitted:
-        """With all images a fifth of each class validates; with few of them the choice is by cross-validation."""
+        """Choose C on a fifth of each class, or by cross-validation in the few-shot kinds, then fit all images."""
         from trex.probing import exact
         from trex.probing.folds import few_shot, few_shot_folds, validation_fold
 

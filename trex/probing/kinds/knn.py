@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Knn(Kind):
-    """Nothing is trained or searched, and the seed changes nothing."""
+    """Nothing is trained or searched, and the result does not depend on the seed."""
 
     k: int  #: neighbors that vote
 
     def fitted_by(self, treatment: Treatment) -> str:  # noqa: ARG002
-        """The measure of nearness."""
+        """The measure of similarity."""
         return "cosine similarity"
 
     def normalizes(self, treatment: Treatment) -> bool:  # noqa: ARG002
@@ -30,11 +30,11 @@ class Knn(Kind):
         return True
 
     def least_bytes(self, size: Size, treatment: Treatment) -> int:  # noqa: ARG002
-        """The test features; those of trainval are read in pieces."""
+        """RAM for the test features; the features of trainval are read in pieces."""
         return PROGRAM + size.test * (size.dim + 1) * FLOAT + 6 * PIECE * FLOAT
 
     def fit(self, data: ProbeDataset, seed: int, partial: Partial) -> Fitted:  # noqa: ARG002
-        """All images of trainval may vote."""
+        """Classify the test images by votes of all trainval images."""
         from trex.probing.knn import knn_predict
 
         predicted = knn_predict(data.rows, data.labels, data.test_rows, self.k, data.classes, data.stop)

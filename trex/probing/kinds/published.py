@@ -1,4 +1,4 @@
-"""`published`, `published-5shot`: the paper's search, for numbers that compare with it (trex/probing/published.py)."""
+"""`published`, `published-5shot`: the search of the paper, for comparable numbers (trex/probing/published.py)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Published(Kind):
-    """Thirty fits by SGD on the large datasets, by scikit-learn's L-BFGS on the others; each seed searches alone."""
+    """Thirty fits, by SGD on the large datasets, by scikit-learn's L-BFGS on the small ones. Seeds share no work."""
 
     shots: int | None = None  #: training images per class; None: all
 
     seeds_share_work: ClassVar[bool] = False
 
     def fitted_by(self, treatment: Treatment) -> str:
-        """Which of the two fits."""
+        """The optimizer."""
         return "SGD" if treatment.sgd else "L-BFGS"
 
     def least_bytes(self, size: Size, treatment: Treatment) -> int:
-        """L-BFGS: the features, a fold of them, scikit-learn's copies and logits, its curvature pairs. SGD reads its
-        batches from the file."""
+        """With L-BFGS: the features, one fold of them, and scikit-learn's copies, logits and curvature pairs. With SGD
+        much less, because batches are read from the file."""
         d, k = size.dim + 1, size.classes
         n = size.trainval if self.shots is None else min(size.trainval, self.shots * k)
         if treatment.sgd:
@@ -36,7 +36,7 @@ class Published(Kind):
         return PROGRAM + 3 * n * d * FLOAT + 4 * n * k * 8 + 24 * k * d * 8
 
     def fit(self, data: ProbeDataset, seed: int, partial: Partial) -> Fitted:
-        """A fifth of each class validates, also of few images; with one image per class there is no search."""
+        """Search on a fifth of each class, also in the few-shot kinds; with one image per class there is no search."""
         from trex.probing import published
         from trex.probing.folds import few_shot, validation_fold
 
