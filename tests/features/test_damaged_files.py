@@ -1,4 +1,4 @@
-"""Feature files with random damage: each is read, or refused by the toolkit's own error that names the file."""
+"""Feature files with random damage: each is read, or refused with a UserError that names the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trex.records.feature_provenance import FeatureProvenance
 
 COUNT = 1200
 
-#: A damaged file may hang or crash the HDF5 library itself, so all this runs in a process of its own.
+#: Runs in its own process, because a damaged file may crash the HDF5 library or make it hang.
 CHILD = """
 import random, sys
 from pathlib import Path
@@ -57,7 +57,7 @@ def good(tmp_path: Path) -> Path:
     return path
 
 
-def test_randomly_damaged_file_is_read_or_refused_by_name(good: Path, tmp_path: Path) -> None:
+def test_randomly_damaged_file_is_read_or_refused_with_its_name(good: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(good), str(tmp_path / "damaged.h5"), str(COUNT)],
         capture_output=True, text=True, timeout=60,
@@ -65,4 +65,4 @@ def test_randomly_damaged_file_is_read_or_refused_by_name(good: Path, tmp_path: 
     assert done.returncode == 0, f"input {done.stdout.splitlines()[-1:]}: {done.stderr[-2000:]}"
     read, refused = map(int, done.stdout.splitlines()[-1].split())
     assert read + refused == 2 * COUNT
-    assert min(read, refused) > COUNT / 4, "the damage is such that both outcomes are seen"
+    assert min(read, refused) > COUNT / 4, "the damage must lead to both outcomes"

@@ -1,4 +1,4 @@
-"""Feature files: the right numbers, every image once, complete or absent, never mixed."""
+"""Feature files: correct features, each image once, complete or absent, never mixed with other features."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ IMAGES = 44
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """Cuts of two real photographs, as JPEG files in class folders."""
+    """Crops of two real photographs, as JPEG files in class folders."""
     root = tmp_path_factory.mktemp("data")
     chance = np.random.default_rng(0)
-    for part, count in (("train", IMAGES), ("val", 10)):
+    for split, count in (("train", IMAGES), ("val", 10)):
         for i in range(count):
             label = i % 2
             image = Image.fromarray(load_sample_images().images[label])
             left, top = int(chance.integers(0, 400)), int(chance.integers(0, 200))
-            folder = root / "photos" / part / f"class{label}"
+            folder = root / "photos" / split / f"class{label}"
             folder.mkdir(parents=True, exist_ok=True)
             image.crop((left, top, left + 150, top + 120)).save(folder / f"{i:03d}.jpg")
     return root
@@ -95,7 +95,7 @@ def test_features_are_those_of_a_plain_torchvision_loop(setup, photos: Path, tmp
 
 
 @pytest.mark.slow
-def test_vit_of_timm_sees_images_as_it_was_made_for_them(setup, photos: Path, tmp_path: Path) -> None:
+def test_vit_of_timm_gets_images_transformed_as_in_timm(setup, photos: Path, tmp_path: Path) -> None:
     import timm
 
     torch.manual_seed(0)
@@ -112,7 +112,7 @@ def test_vit_of_timm_sees_images_as_it_was_made_for_them(setup, photos: Path, tm
     assert np.abs(found.features - expected).max() < 1e-4
 
 
-def test_crop_that_the_vit_does_not_take_is_refused(setup) -> None:
+def test_crop_size_that_the_vit_does_not_support_is_an_error(setup) -> None:
     run, config = setup("vit", "model.encoder=timm/vit_tiny_patch16_224")
     with pytest.raises(UserError, match=r"extract\.crop is 56: .* takes images of 224 x 224 pixels only"):
         make_features(run, config)
@@ -131,10 +131,10 @@ def test_file_is_plain_hdf5(setup) -> None:
         assert file.attrs["weights"].decode() == "untrained resnet18, seed 0"
 
 
-def test_names_beyond_ascii_are_read_by_the_documented_lines(setup, photos: Path, tmp_path: Path) -> None:
-    for part in ("train", "val"):
-        shutil.copytree(photos / "photos" / part / "class0", tmp_path / "bäume" / part / "Bäume 木")
-        shutil.copytree(photos / "photos" / part / "class1", tmp_path / "bäume" / part / "Büsche")
+def test_non_ascii_names_are_read_by_the_documented_code(setup, photos: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        shutil.copytree(photos / "photos" / split / "class0", tmp_path / "bäume" / split / "Bäume 木")
+        shutil.copytree(photos / "photos" / split / "class1", tmp_path / "bäume" / split / "Büsche")
     run, config = setup("run", f"data.folders={{photos: {tmp_path}/bäume}}", "extract.weights=pixels")
     make_features(run, config)
     path = run.features("photos", "test")
@@ -152,7 +152,7 @@ def test_float16_halves_the_file(setup) -> None:
     assert open_features(run.features("photos", "test")).features.dtype == np.float16
 
 
-def test_pixels_are_the_center_crop(setup) -> None:
+def test_pixel_features_are_the_center_crop(setup) -> None:
     run, config = setup("pixels", "extract.weights=pixels")
     make_features(run, config)
     found = open_features(run.features("photos", "test")).features
@@ -160,37 +160,36 @@ def test_pixels_are_the_center_crop(setup) -> None:
     assert 0 <= found.min() < found.max() <= 1
 
 
-def test_same_features_again_are_left_and_others_refused(setup) -> None:
+def test_existing_features_are_kept_and_other_features_are_an_error(setup) -> None:
     run, config = setup()
     make_features(run, config)
     path = run.features("photos", "trainval")
     before = path.stat().st_mtime_ns
     make_features(run, config)
     assert path.stat().st_mtime_ns == before
-    with pytest.raises(UserError, match=r"encoder_digest[\s\S]*Delete it"):
+    with pytest.raises(UserError, match=r"encoder_digest[\s\S]*delete this file"):
         make_features(run, setup("run", "train.seed=1", "name=other")[1])
     with pytest.raises(UserError, match=r"resize 60"):
         make_features(run, load(run.config, Config, ["extract.resize=60"]))
 
 
 @pytest.mark.slow
-def test_interrupted_anywhere_and_resumed_gives_the_same_content_and_leaves_nothing(setup) -> None:
-    run, config = setup("whole")
+def test_interrupted_extraction_resumes_to_the_same_content_and_leaves_no_other_files(setup) -> None:
+    run, config = setup("uninterrupted")
     make_features(run, config)
     again, same = setup("again")
     interruptions = 0
-    for looks in [0, 1, 2, 3] * 10:
+    for checks in [0, 1, 2, 3] * 10:
         try:
-            make_features(again, same, StopAfter(looks))
+            make_features(again, same, StopAfter(checks))
             break
         except Interrupted:
             interruptions += 1
             assert not again.features("photos", "test").exists() or again.features("photos", "trainval").exists()
     assert interruptions >= 4
-    for part in ("trainval", "test"):
-        assert (
-            open_features(run.features("photos", part)).digest == open_features(again.features("photos", part)).digest
-        )
+    for split in ("trainval", "test"):
+        expected = open_features(run.features("photos", split)).digest
+        assert open_features(again.features("photos", split)).digest == expected
     assert sorted(path.name for path in again.features("photos", "test").parent.iterdir()) == ["test.h5", "trainval.h5"]
 
 
@@ -209,7 +208,7 @@ def command(run: RunDir, processes: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_any_number_of_processes_and_kills_give_the_same_content(setup) -> None:
+def test_content_is_the_same_with_any_number_of_processes_and_after_a_kill(setup) -> None:
     digests = []
     for processes in (1, 2, 4):
         run, _ = setup(f"by{processes}")
@@ -229,7 +228,7 @@ def test_any_number_of_processes_and_kills_give_the_same_content(setup) -> None:
 
 
 def damaged(photos: Path, folder: Path) -> list[Path]:
-    """A copy of the photographs in `folder` with three files that are no images any more."""
+    """Copy the photographs to `folder` and truncate three of them; returns these three."""
     shutil.copytree(photos, folder)
     files = sorted((folder / "photos" / "train").rglob("*.jpg"))
     broken = [files[1], files[20], files[-1]]
@@ -238,24 +237,24 @@ def damaged(photos: Path, folder: Path) -> list[Path]:
     return broken
 
 
-def test_damaged_images_are_named_together_and_everything_else_is_kept(setup, photos: Path, tmp_path: Path) -> None:
+def test_all_damaged_images_are_named_and_all_other_blocks_are_kept(setup, photos: Path, tmp_path: Path) -> None:
     broken = damaged(photos, tmp_path / "data")
     run, config = setup("damaged", f"data.root={tmp_path}/data")
     with pytest.raises(UserError, match="trex data check photos") as error:
         make_features(run, config)
     assert all(str(path) in str(error.value) for path in broken)
     kept = {path: path.stat().st_mtime_ns for path in run.root.glob("features/photos/.*/*.npy")}
-    assert len(kept) == 3, "of six blocks of eight images"
+    assert len(kept) == 3, "there are six blocks of eight images"
     assert not run.features("photos", "trainval").exists()
     for path in broken:
         shutil.copyfile(photos / path.relative_to(tmp_path / "data"), path)
-    with pytest.raises(Interrupted):  # after the first of the three blocks that are missing
+    with pytest.raises(Interrupted):  # after the first of the three missing blocks
         make_features(run, config, StopAfter(1))
     assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
     make_features(run, config)
-    whole, same = setup("whole")
-    make_features(whole, same)
-    digests = {open_features(one.features("photos", "trainval")).digest for one in (run, whole)}
+    undamaged, same = setup("undamaged")
+    make_features(undamaged, same)
+    digests = {open_features(one.features("photos", "trainval")).digest for one in (run, undamaged)}
     assert len(digests) == 1
 
 
@@ -271,7 +270,7 @@ def test_damaged_images_of_all_ranks_are_named_by_the_command(setup, photos: Pat
 
 
 @pytest.mark.slow
-def test_signal_to_the_command_ends_it_with_75(setup) -> None:
+def test_command_exits_with_75_after_a_signal(setup) -> None:
     run, _ = setup("stopped", "extract.batch_size=1")
     job = subprocess.Popen(command(run, 2), stdout=subprocess.DEVNULL)
     while job.poll() is None and not list(run.root.glob("features/photos/.*/*.npy")):
@@ -328,7 +327,7 @@ def _attribute(file: h5py.File, secret: Path) -> None:
 
 
 @pytest.mark.parametrize("attack", [_external, _link, _soft, _virtual, _bomb, _packed, _labels, _attribute])
-def test_hostile_or_damaged_file_is_refused_by_name(good: Path, tmp_path: Path, attack) -> None:
+def test_hostile_or_damaged_file_is_refused_with_its_name(good: Path, tmp_path: Path, attack) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"canary" * 40)
     with h5py.File(good, "r+") as file:
@@ -337,7 +336,7 @@ def test_hostile_or_damaged_file_is_refused_by_name(good: Path, tmp_path: Path, 
         open_features(good)
 
 
-def test_truncated_file_is_refused_by_name(good: Path) -> None:
+def test_truncated_file_is_refused_with_its_name(good: Path) -> None:
     good.write_bytes(good.read_bytes()[:3000])
     with pytest.raises(UserError, match=r"test\.h5: not a readable feature file"):
         open_features(good)

@@ -1,4 +1,4 @@
-"""Features come from the encoder that was trained, not from the momentum encoder beside it."""
+"""Features come from the trained encoder, not from the momentum encoder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def config(tmp_path: Path) -> Config:
     return load(None, Config, [f"runs={tmp_path}", "model.encoder=resnet18", "method.memory_bank_size=8"])
 
 
-def test_trained_is_the_newest_checkpoints_encoder(config: Config) -> None:
+def test_trained_features_use_the_encoder_of_the_newest_checkpoint(config: Config) -> None:
     run = RunDir.of(config)
     model = build_network(config, 3, Ranks(), seed=5)
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_trained_is_the_newest_checkpoints_encoder(config: Config) -> None:
     assert torch.allclose(source.features(images), expected, atol=1e-4)
 
 
-def test_digest_tells_weights_apart_and_leaves_counters_out() -> None:
+def test_digest_differs_for_other_weights_but_not_for_other_counters() -> None:
     state = {"w": torch.ones(2, 3), "bn.num_batches_tracked": torch.tensor(1)}
     assert state_digest(state) == state_digest({**state, "bn.num_batches_tracked": torch.tensor(9)})
     assert state_digest(state) != state_digest({**state, "w": torch.ones(3, 2)})

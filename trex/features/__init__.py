@@ -1,1 +1,1 @@
-"""Features of datasets from a frozen encoder: extraction, and the HDF5 files they are stored in."""
+"""Features of datasets from a frozen encoder: their extraction, and their HDF5 files."""

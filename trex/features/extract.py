@@ -1,8 +1,9 @@
-"""Features of a dataset from a frozen encoder: every image once, in the order of the dataset, by 1 … N ranks.
+"""Extracts the features of a dataset with a frozen encoder: each image once, in the dataset's order, with 1 … N ranks.
 
-A split is cut into blocks that do not depend on the number of ranks. A finished block is a file in a folder named for
-what makes it, so an interrupted extraction continues with the missing blocks, also with other ranks, and blocks of
-another encoder or dataset are never used. Rank 0 joins the blocks into the final file.
+A split is divided into blocks that do not depend on the number of ranks. Each finished block is a file in a folder, and
+the name of the folder is a digest of everything that determines the content. So an interrupted extraction continues
+with the missing blocks, also with another number of ranks, and never uses blocks of another encoder or dataset. Rank 0
+joins the blocks into the feature file.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from trex.datasets.registry import load_splits
 from trex.datasets.split import Split
 from trex.distributed import Ranks
 from trex.errors import Interrupted, UserError
-from trex.features.origin import transform
+from trex.features.origin import describe_transform
 from trex.features.source import Source, make_source
 from trex.features.store import other_features, read_attributes, write_features
 from trex.files import atomic_path, remove_leftovers
@@ -39,25 +40,25 @@ from trex.training.metrics import duration
 
 log = logging.getLogger(__name__)
 
-MAX_BLOCK = 8192  #: images; what an interruption may cost a rank
-MAX_NAMED = 20  #: images that an error names
-MIN_BLOCKS = 32  #: so that small datasets too are shared among ranks
+MAX_BLOCK = 8192  #: the most images per block: a rank loses at most this work in an interruption
+MAX_NAMED = 20  #: the most images that an error message names
+MIN_BLOCKS = 32  #: small datasets are divided into about this many blocks, so that all ranks get some
 
 
 def extract(run: RunDir, config: Config, dataset: str, ranks: Ranks, stop: StopRequest) -> None:
-    """Make both feature files of a dataset, except those that are there and were made in the same way.
+    """Write both feature files of a dataset. Existing files with the wanted features are kept.
 
     Raises:
-        UserError: if there is a file made by another encoder, dataset or transform: they are never mixed; or if images
-            cannot be read, when all the others are done.
-        Interrupted: after a signal; the finished blocks are kept, and the same call continues with the others.
+        UserError: if an existing file has features of another encoder, dataset or transform; or if images cannot be
+            read, after all blocks without such images are done.
+        Interrupted: after a signal; finished blocks are kept, and the same call continues with the missing ones.
     """
     source = make_source(run, config, ranks)
     for name, split in load_splits(dataset, config.data).items():
         target = run.features(dataset, name)
         wanted = _provenance(run, config, split, source)
         if ranks.broadcast(_is_done(target, wanted) if ranks.is_main else None):
-            log.info("%s %s: features are there, made by the same weights", dataset, name)
+            log.info("%s %s: the features exist already, from the same weights", dataset, name)
             continue
         _Extraction(config, split, source, wanted, target, ranks, stop).run()
 
@@ -70,7 +71,7 @@ def _provenance(run: RunDir, config: Config, split: Split, source: Source) -> Fe
         split_digest=split.digest,
         encoder_digest=source.digest,
         weights=source.weights,
-        transform=transform(config),
+        transform=describe_transform(config),
         dtype=config.extract.dtype,
         comparable=split.comparable,
         versions={"torch": torch.__version__, "torchvision": torchvision.__version__, "h5py": h5py.__version__},
@@ -78,6 +79,7 @@ def _provenance(run: RunDir, config: Config, split: Split, source: Source) -> Fe
 
 
 def _is_done(target: Path, wanted: FeatureProvenance) -> bool:
+    """Whether the file exists and has the wanted features. Raises UserError if it has other features."""
     if not target.exists():
         return False
     if differences := wanted.differences(read_attributes(target).provenance):
@@ -87,7 +89,7 @@ def _is_done(target: Path, wanted: FeatureProvenance) -> bool:
 
 @dataclass(frozen=True)
 class _Extraction:
-    """The extraction of one feature file."""
+    """Extracts one feature file."""
 
     config: Config
     split: Split
@@ -98,16 +100,16 @@ class _Extraction:
     stop: StopRequest
 
     def run(self) -> None:
-        """Make the missing blocks, then the file."""
-        began = time.monotonic()
+        """Compute the missing blocks, then join all blocks into the file."""
+        start = time.monotonic()
         missing = self.ranks.broadcast(self.missing_blocks() if self.ranks.is_main else None)
         if len(missing) < self.block_count:
-            log.info("%s: %d of %d blocks are there", self.label, self.block_count - len(missing), self.block_count)
+            log.info("%s: %d of %d blocks exist already", self.label, self.block_count - len(missing), self.block_count)
         faults: list[ImageFault] = []
         for first in range(0, len(missing), self.ranks.world):
             mine = first + self.ranks.rank
             faults += self.make_block(missing[mine] if mine < len(missing) else None)
-            self.log_progress(min(first + self.ranks.world, len(missing)), len(missing), began)
+            self.log_progress(min(first + self.ranks.world, len(missing)), len(missing), start)
         self.refuse_faults(
             [line for text in self.ranks.gather_texts("\n".join(map(_named, faults))) for line in text.split("\n")]
         )
@@ -127,7 +129,7 @@ class _Extraction:
 
     @property
     def block_size(self) -> int:
-        """Images of a block: whole batches, independent of the number of ranks."""
+        """Images per block: a multiple of the batch size, independent of the number of ranks."""
         batch = self.config.extract.batch_size
         wanted = min(math.ceil(len(self.split) / MIN_BLOCKS), MAX_BLOCK)
         return math.ceil(wanted / batch) * batch
@@ -138,7 +140,7 @@ class _Extraction:
 
     @property
     def folder(self) -> Path:
-        """Where finished blocks are, named for all that determines their content."""
+        """The folder of the finished blocks; its name is a digest of everything that determines their content."""
         made_by = self.provenance
         parts = f"{made_by.split_digest}{made_by.encoder_digest}{made_by.transform}{made_by.dtype}{self.block_size}"
         key = hashlib.sha256(parts.encode()).hexdigest()[:16]
@@ -154,10 +156,10 @@ class _Extraction:
         return [block for block in range(self.block_count) if not self.path(block).exists()]
 
     def make_block(self, block: int | None) -> list[ImageFault]:
-        """Compute one block and write it, or return the image for which that is not possible.
+        """Compute and write one block. If an image cannot be read, return it instead and write nothing.
 
-        All ranks agree after each batch whether to stop, so that they leave together on a signal; a rank without a
-        block, or whose block has an image that cannot be read, only takes part in that.
+        After each batch all ranks decide together whether to stop, so that all of them end after a signal. A rank
+        without a block (None), or with an image that cannot be read, takes part only in these decisions.
         """
         settings = self.config.extract
         begin = 0 if block is None else block * self.block_size
@@ -180,33 +182,35 @@ class _Extraction:
                 rows.append(self.source.features(images).cpu().numpy().astype(settings.dtype))
             if self.ranks.maximum(int(bool(self.stop))):
                 batches.close()
-                raise Interrupted(f"{self.label}: stopped; finished blocks are kept, the same command continues")
+                raise Interrupted(
+                    f"{self.label}: stopped; finished blocks are kept. Run the same command again to continue."
+                )
         if block is not None and not faults:
             with atomic_path(self.path(block)) as temporary, temporary.open("wb") as file:
                 np.save(file, np.concatenate(rows))
         return faults
 
     def refuse_faults(self, named: Sequence[str]) -> None:
-        """Raise UserError on all ranks if any of them met an image that cannot be read."""
+        """Raise UserError on all ranks if there are images that cannot be read."""
         lines = [f"  {line}" for line in named if line]
         if lines:
             shown = [*lines[:MAX_NAMED], *(["  …"] if len(lines) > MAX_NAMED else [])]
             raise UserError(
-                f"{self.label}: images that cannot be read, the first of each of {len(lines)} blocks:\n"
+                f"{self.label}: images that cannot be read, the first one in each of {len(lines)} blocks:\n"
                 + "\n".join(shown)
-                + f"\nAll other blocks are kept. `trex data check {self.split.dataset}` names all of them; restore "
-                "them, and run the same command again."
+                + f"\nAll other blocks are kept. `trex data check {self.split.dataset}` lists all damaged images. "
+                "Restore them, and run the same command again."
             )
 
     def blocks(self) -> Iterator[np.ndarray]:
         for block in range(self.block_count):
             yield np.load(self.path(block), allow_pickle=False)
 
-    def log_progress(self, done: int, of: int, began: float) -> None:
-        seconds = time.monotonic() - began
+    def log_progress(self, done: int, total: int, start: float) -> None:
+        seconds = time.monotonic() - start
         images = min(done * self.block_size, len(self.split))
-        left = duration(seconds / done * (of - done))
-        log.info("%s: block %d/%d, %.0f images/s, %s left", self.label, done, of, images / max(seconds, 1e-9), left)
+        left = duration(seconds / done * (total - done))
+        log.info("%s: block %d/%d, %.0f images/s, %s left", self.label, done, total, images / max(seconds, 1e-9), left)
 
 
 def _named(fault: ImageFault) -> str:

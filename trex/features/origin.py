@@ -1,4 +1,4 @@
-"""What will make the features of a run, as far as its files alone say."""
+"""The weights, transform and dtype of a run's features, known before any image is read."""
 
 from __future__ import annotations
 
@@ -14,32 +14,37 @@ from trex.records.manifest import newest_manifest
 from trex.records.run_dir import RunDir
 
 PIXELS = "raw pixels"
-DIGITS = 16  #: of a SHA-256, enough to tell files apart
+DIGITS = 16  #: hexadecimal digits of a SHA-256 that are shown, enough to distinguish files
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The part of a feature file's provenance that is known before images and weights are read."""
+    """The part of a feature file's provenance that is known before any image is read."""
 
-    weights: str
-    transform: str
+    weights: str  #: where the weights come from, for people
+    transform: str  #: resize, crop and encoder, for people
     dtype: str
 
     def differences(self, found: FeatureProvenance) -> list[str]:
-        """What makes found features different ones, one line per field: this one's value and theirs."""
+        """One line per field that differs: the value here and the value in `found`."""
         wanted = {"weights": self.weights, "transform": self.transform, "dtype": self.dtype}
         pairs = [(key, value, getattr(found, key)) for key, value in wanted.items()]
         return [f"{key}: {mine} and {theirs}" for key, mine, theirs in pairs if mine != theirs]
 
 
 def origin(run: RunDir, config: Config, read_states: bool = False) -> Origin:
-    """What would make the features of a run now. With `read_states` the newest checkpoint is one that was read and
-    found whole.
+    """The origin that the features of a run would have now.
+
+    Args:
+        run: the run.
+        config: its config.
+        read_states: whether a checkpoint counts only if its content has the SHA-256 in its manifest; otherwise only
+            its size is checked.
 
     Raises:
         UserError: if the weights file cannot be read.
     """
-    return Origin(_weights(run, config, read_states), transform(config), config.extract.dtype)
+    return Origin(_weights(run, config, read_states), describe_transform(config), config.extract.dtype)
 
 
 def _weights(run: RunDir, config: Config, read_states: bool) -> str:
@@ -47,46 +52,46 @@ def _weights(run: RunDir, config: Config, read_states: bool) -> str:
     if weights == "pixels":
         return PIXELS
     if weights == "untrained":
-        return untrained(config)
+        return describe_untrained(config)
     if weights == "trained":
         newest = newest_manifest(run.checkpoints, read_states)
-        return "no checkpoint" if newest is None else checkpoint(newest[0], newest[1].sha256)
+        return "no checkpoint" if newest is None else describe_checkpoint(newest[0], newest[1].sha256)
     try:
-        return weights_file(Path(weights))
+        return describe_weights_file(Path(weights))
     except OSError as error:
         raise UserError(f"extract.weights: cannot read {weights} ({error})") from error
 
 
 def feature_dim(config: Config) -> int:
-    """How many numbers a feature of this config will have; see `trex.model.widths.feature_dim`.
+    """Numbers per feature with this config; see `trex.model.widths.feature_dim`.
 
     Raises:
-        UserError: if there is no such encoder.
+        UserError: if the encoder does not exist.
     """
     return pixels_dim(config) if config.extract.weights == "pixels" else widths.feature_dim(config.model.encoder)
 
 
 def pixels_dim(config: Config) -> int:
-    """Numbers of a feature that is the cropped pixels themselves."""
+    """Numbers per feature if the features are the cropped pixels."""
     return 3 * config.extract.crop**2
 
 
-def untrained(config: Config) -> str:
-    """Words for the encoder before its first step."""
+def describe_untrained(config: Config) -> str:
+    """A text that names the initial weights of the encoder."""
     return f"untrained {config.model.encoder}, seed {config.train.seed}"
 
 
-def checkpoint(folder: Path, digest: str) -> str:
-    """Words for the encoder in one of the run's checkpoints, whose state has this SHA-256."""
+def describe_checkpoint(folder: Path, digest: str) -> str:
+    """A text that names the checkpoint in `folder`, whose state has this SHA-256."""
     return f"{folder.name}, SHA-256 {digest[:DIGITS]}"
 
 
-def weights_file(path: Path) -> str:
-    """Words for a weights file: its name, and its content's SHA-256."""
+def describe_weights_file(path: Path) -> str:
+    """A text that names a weights file, with the SHA-256 of its content. Raises OSError if it cannot be read."""
     return f"{path.name}, SHA-256 {sha256(path)[:DIGITS]}"
 
 
-def transform(config: Config) -> str:
-    """Words for what an image goes through."""
+def describe_transform(config: Config) -> str:
+    """A text that names the resize, the crop and the encoder that images go through."""
     settings = config.extract
     return f"resize {settings.resize} bicubic, center crop {settings.crop}, {config.model.encoder}"

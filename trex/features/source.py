@@ -1,4 +1,4 @@
-"""What turns images into features: a run's encoder, an untrained one, none at all, or that of a checkpoint file."""
+"""The function from images to features: a run's encoder, an untrained one, that of a weights file, or the pixels."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from trex.training.checkpoint import Checkpoints
 
 @dataclass(frozen=True)
 class Source:
-    """A function from uint8 (B, 3, S, S) images on the device to float32 (B, dim) features, and what it is made of."""
+    """A function from uint8 (B, 3, S, S) images on the device to float32 (B, dim) features, and its origin."""
 
     features: Callable[[Tensor], Tensor]
     dim: int
-    weights: str
+    weights: str  #: where the weights come from, for people
     digest: str  #: SHA-256 of names, shapes and bytes of the encoder's weights
 
 
@@ -35,8 +35,8 @@ def make_source(run: RunDir, config: Config, ranks: Ranks) -> Source:
     """The source that `config.extract.weights` names.
 
     Raises:
-        UserError: if the run has no checkpoint yet, the file does not fit the encoder of the config, or the crop does
-            not.
+        UserError: if the run has no checkpoint yet, or the weights file or the crop does not fit the encoder of the
+            config.
     """
     weights = config.extract.weights
     if weights == "pixels":
@@ -46,22 +46,22 @@ def make_source(run: RunDir, config: Config, ranks: Ranks) -> Source:
         newest = ranks.broadcast(_newest(run) if ranks.is_main else None)
         if newest is None:
             raise UserError(
-                f"{run.root}: there is no checkpoint to extract features with. Train first: trex train {run.name}; or "
-                f"choose extract.weights=untrained, pixels, or a checkpoint file."
+                f"{run.root}: there is no checkpoint to extract features with. Train first: trex train {run.name}. Or "
+                f"set extract.weights to untrained, pixels, or the path of a weights file."
             )
         checkpoint = Checkpoints(run.checkpoints).at(Path(newest))
         saved = checkpoint.load()["model"]
         state = {key.removeprefix("encoder."): value for key, value in saved.items() if key.startswith("encoder.")}
-        return _encoder_source(config, state, origin.checkpoint(checkpoint.path, checkpoint.sha256), ranks)
+        return _encoder_source(config, state, origin.describe_checkpoint(checkpoint.path, checkpoint.sha256), ranks)
     if weights == "untrained":
         start = initial_encoder(config.model.encoder, config.train.seed).state_dict()
-        return _encoder_source(config, start, origin.untrained(config), ranks)
+        return _encoder_source(config, start, origin.describe_untrained(config), ranks)
     path = Path(weights)
-    return _encoder_source(config, read_encoder(path, config.model.encoder), origin.weights_file(path), ranks)
+    return _encoder_source(config, read_encoder(path, config.model.encoder), origin.describe_weights_file(path), ranks)
 
 
 def require_crop(encoder: Encoder, config: Config) -> None:
-    """Raise UserError if the encoder takes images of one size only and the config's crop has another."""
+    """Raise UserError if the encoder takes images of one size only and the config's crop has another size."""
     if encoder.image_size not in (None, config.extract.crop):
         raise UserError(
             f"extract.crop is {config.extract.crop}: {config.model.encoder} takes images of "
@@ -70,11 +70,11 @@ def require_crop(encoder: Encoder, config: Config) -> None:
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and float32 bytes of weights, in the order of their names."""
+    """SHA-256 of the names, shapes and float32 bytes of weights, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(state):
         if name.endswith("num_batches_tracked"):
-            continue  # a counter that no feature depends on, and that some files leave out
+            continue  # features do not depend on this counter, and some files lack it
         value = state[name].detach().cpu().contiguous().float()
         digest.update(f"{name}{tuple(value.shape)}".encode())
         digest.update(value.numpy().tobytes())

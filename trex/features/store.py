@@ -1,12 +1,12 @@
-"""Feature files: plain HDF5, one per split, complete or absent (docs/features.md).
+"""Feature files: plain HDF5, one per split, always complete (docs/features.md).
 
     features  (n, D) float32 or float16, contiguous, uncompressed     labels  (n,) int64
     names     (n,) UTF-8, paths within the dataset                    classes (K,) UTF-8
-    attributes: what made them (trex/records/feature_provenance.py)
+    attributes: the provenance (trex/records/feature_provenance.py)
 
-Opened files are not trusted: nothing in one can make the reader open another file or allocate more than its size. All
-of HDF5's own structures have checksums: the library refuses damaged ones, while damage in the structures of its older
-formats, or in its heap of variable-length text, can crash it or hang it.
+Files are not trusted: no content can make the reader open another file, or allocate more memory than the file's size.
+The files use the HDF5 format whose internal structures have checksums, so the HDF5 library refuses damaged structures.
+In older formats, and in the heap of variable-length text, damage can crash the library or make it hang.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from trex.records.feature_provenance import FeatureAttributes, FeatureProvenance
 
 @dataclass(frozen=True)
 class Features:
-    """A feature file, opened for reading; `features` is mapped, not read."""
+    """A feature file that is open for reading; `features` is a memory map."""
 
     features: np.ndarray  #: (n, D) float32 or float16, read-only
     labels: np.ndarray  #: (n,) int64
-    encoded_names: np.ndarray  #: (n,) UTF-8, mapped as well
+    encoded_names: np.ndarray  #: (n,) UTF-8, a memory map
     classes: tuple[str, ...]
     attributes: FeatureAttributes
 
     @property
     def provenance(self) -> FeatureProvenance:
-        """What made the file."""
+        """How the file was made."""
         return self.attributes.provenance
 
     @property
@@ -55,10 +55,19 @@ def write_features(
     path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], labels: np.ndarray, names: list[str],
     classes: tuple[str, ...], provenance: FeatureProvenance,
 ) -> None:  # fmt: skip
-    """Write a feature file, atomically, from consecutive `blocks` of rows. Memory holds one block at a time.
+    """Write a feature file atomically from consecutive blocks of rows. Memory holds one block at a time.
+
+    Args:
+        path: the file.
+        blocks: arrays of D columns.
+        shape: (n, D) of all blocks together.
+        labels: (n,), the position of each image's class in `classes`.
+        names: n paths within the dataset.
+        classes: the names of the classes.
+        provenance: how the features were made, and their dtype.
 
     Raises:
-        ValueError: if the blocks are not `shape` together, or hold a number that is not finite.
+        ValueError: if the blocks do not have n rows together, or hold a number that is not finite.
     """
     digest = hashlib.sha256()
     with atomic_path(path) as temporary, h5py.File(temporary, "w", libver=_VERSIONS, locking=False) as file:
@@ -83,11 +92,11 @@ def open_features(path: Path) -> Features:
     """Open a feature file for reading.
 
     Raises:
-        UserError: if it is missing, damaged, of another format, or holds what a feature file never does (links to
-            other files, external or virtual storage, filters, objects).
+        UserError: if it is missing, damaged or of another format, or if it has links to other files, external or
+            virtual storage, filters or objects, which no feature file has.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such feature file; extract the features first")
+        raise UserError(f"{path}: this feature file does not exist. Extract the features first.")
     try:
         with _opened(path) as file:
             found = {key: _plain(file, key, path) for key in ("features", "labels", "names", "classes")}
@@ -103,7 +112,7 @@ def open_features(path: Path) -> Features:
 
 
 def read_attributes(path: Path) -> FeatureAttributes:
-    """What made a feature file, and the digest of its features; reads nothing else of it.
+    """Read only the provenance of a feature file and the digest of its features.
 
     Raises:
         UserError: as `open_features`.
@@ -116,32 +125,32 @@ def read_attributes(path: Path) -> FeatureAttributes:
 
 
 def other_features(path: Path, differences: Iterable[str]) -> UserError:
-    """The error of finding features that something else made than what is wanted."""
+    """The error for a file with other features than the wanted ones; `differences` has one line per difference."""
     listed = "\n".join(f"  {difference}" for difference in differences)
     return UserError(
         f"{path} holds features made by something else (wanted and found):\n{listed}\n"
-        f"Delete it, or all in {path.parents[1]}, to extract again. "
-        f"Or keep both: give this run another name (name=…)."
+        f"To extract again, delete this file, or everything in {path.parents[1]}. "
+        f"To keep both, give this run another name (name=…)."
     )
 
 
-#: The versions of HDF5's format whose structures have checksums: what is written, and the first bytes of such a file.
+#: The versions of the HDF5 format whose structures have checksums, for writing; and the first bytes of such files.
 _VERSIONS = ("v110", "v110")
 _SIGNATURES = (b"\x89HDF\r\n\x1a\n\x02", b"\x89HDF\r\n\x1a\n\x03")
-#: What h5py and numpy raise for a damaged file.
+#: The exceptions that h5py and numpy raise for a damaged file.
 _UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError, OverflowError, MemoryError, AttributeError,
 )  # fmt: skip
 
 
 def _not_readable(path: Path, error: BaseException) -> UserError:
-    return UserError(f"{path}: not a readable feature file ({error}); delete it and extract again")
+    return UserError(f"{path}: not a readable feature file ({error}). Delete it and extract again.")
 
 
 def _opened(path: Path) -> h5py.File:
     with path.open("rb") as file:
         if file.read(len(_SIGNATURES[0])) not in _SIGNATURES:
-            raise OSError("it is not HDF5 in the format of feature files")
+            raise OSError("it is not in the HDF5 format of feature files")
     return h5py.File(path, "r", locking=False)
 
 
@@ -150,42 +159,44 @@ def _attributes(file: h5py.File, path: Path) -> FeatureAttributes:
     try:
         return FeatureAttributes.from_attributes(values, str(path))
     except RecordError as error:
-        raise UserError(f"{error}; delete the file and extract again") from error
+        raise UserError(f"{error}. Delete the file and extract again.") from error
 
 
 def _plain_value(value: object) -> object:
-    """An attribute as text, number or truth value."""
+    """The value of an attribute as str, int, float or bool."""
     plain = value.item() if isinstance(value, np.generic) else value
     return plain.decode() if isinstance(plain, bytes) else plain
 
 
 def _encoded(texts: Iterable[str]) -> np.ndarray:
-    """Fixed-length UTF-8: readable with plain h5py, and without pointers that a reader would have to follow."""
+    """Fixed-length UTF-8: readable with plain h5py, and without pointers into a heap."""
     encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded), default=1) or 1))
 
 
 def _plain(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
-    """The dataset `key` if it is stored in this very file, contiguous and uncompressed."""
+    """The dataset `key`. Raises UserError unless it is stored in this file, contiguous and uncompressed."""
     if file.get(key, getlink=True, default=None) is None:
-        raise UserError(f"{path}: has no {key!r}; not a feature file")
+        raise UserError(f"{path}: not a feature file: it has no {key!r}")
     if not isinstance(file.get(key, getlink=True), h5py.HardLink):
-        raise UserError(f"{path}: {key!r} is a link to somewhere else; refused")
+        raise UserError(f"{path}: {key!r} is a link, which no feature file has")
     found = file[key]
     if not isinstance(found, h5py.Dataset):
-        raise UserError(f"{path}: {key!r} is not an array; not a feature file")
+        raise UserError(f"{path}: not a feature file: {key!r} is not an array")
     properties = found.id.get_create_plist()
     if found.external or found.is_virtual or found.chunks or properties.get_nfilters():
-        raise UserError(f"{path}: {key!r} is not stored plainly in this file (external, virtual, chunked or filtered)")
+        raise UserError(
+            f"{path}: {key!r} has external, virtual, chunked or filtered storage, which no feature file has"
+        )
     if found.dtype.kind not in "fiS":
-        raise UserError(f"{path}: {key!r} has elements of type {found.dtype}; refused")
+        raise UserError(f"{path}: {key!r} has elements of type {found.dtype}, which no feature file has")
     if found.size * found.dtype.itemsize > path.stat().st_size:
-        raise UserError(f"{path}: {key!r} claims to be larger than the file; it is damaged or forged")
+        raise UserError(f"{path}: {key!r} claims to be larger than the file: the file is damaged or manipulated")
     return found
 
 
 def _mapped(path: Path, array: h5py.Dataset) -> np.ndarray:
-    """The array as a read-only memory map of its place in the file."""
+    """The array as a read-only memory map of the file."""
     if array.size == 0 or array.id.get_offset() is None:
         return np.zeros(array.shape, array.dtype)
     return np.memmap(path, dtype=array.dtype, mode="r", offset=array.id.get_offset(), shape=array.shape)
@@ -202,6 +213,7 @@ def _check_shapes(
         or names.shape != (n,)
         or names.dtype.kind != "S"
     ):
-        raise UserError(f"{path}: features {features.shape}, labels {labels.shape} and {len(names)} names do not fit")
+        found = f"features {features.shape}, labels {labels.shape} and {len(names)} names"
+        raise UserError(f"{path}: damaged: {found} do not fit together")
     if n and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
-        raise UserError(f"{path}: labels from {labels.min()} to {labels.max()} for {len(classes)} classes")
+        raise UserError(f"{path}: damaged: labels from {labels.min()} to {labels.max()} for {len(classes)} classes")
