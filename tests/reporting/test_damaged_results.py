@@ -1,4 +1,4 @@
-"""Result files with random damage: each is read, or listed by the report with its name and why; the report is made."""
+"""Result files with random damage: each is read, or listed in the report with its name and the reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trex.reporting.page import page
 
 COUNT = 1200
 
-#: What a value may become.
+#: Values to put in place of a value.
 JUNK: tuple[Any, ...] = (
     None, True, 0, -1, 2, 1 << 62, 1 << 70, 10**400, 0.5, -0.5, 1e-320, 1e300, float("nan"), float("inf"), "", "x",
     "\0", "\ud800", "</script>", [], {}, [[]], [0, 1, 2], [[0, 0, 1]], {"C": 0}, {"C": -1.0}, {"a": {}},
@@ -32,7 +32,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def damaged(chance: random.Random, value: dict[str, Any]) -> bytes:
-    """A result file after a few accidents anywhere in it."""
+    """The content of a result file with random damage."""
     value = copy.deepcopy(value)
     for _ in range(chance.choice([0, 1, 1, 2])):
         container, key = chance.choice(places(value))
@@ -43,23 +43,23 @@ def damaged(chance: random.Random, value: dict[str, Any]) -> bytes:
         else:
             container[key] = copy.deepcopy(chance.choice(JUNK))
     content = bytearray(json.dumps(value, indent=2).encode())
-    accident = chance.random()
-    if accident < 0.2:
+    kind = chance.random()
+    if kind < 0.2:
         del content[chance.randrange(len(content)) :]
-    elif accident < 0.6:
+    elif kind < 0.6:
         for _ in range(chance.choice([1, 1, 3])):
             content[chance.randrange(len(content))] = chance.randrange(256)
     return bytes(content)
 
 
 def everything(data: RunData) -> str:
-    """All that the report says of a run."""
+    """All texts of the report of a run."""
     data = [data]
     texts = [page(data), tables.text_table(data), tables.results_csv(data), tables.latex(data), tables.markdown(data)]
     return "\n".join([*texts, classes_text(data, "dtd"), confusion_csv(data, "dtd")])
 
 
-def test_report_is_made_of_the_good_results_and_names_the_damaged_ones(run: RunDir) -> None:  # noqa: F811
+def test_report_shows_the_good_results_and_names_the_damaged_ones(run: RunDir) -> None:  # noqa: F811
     result(run, "dtd", 0, 0.7)
     result(run, "dtd", 1, 0.8)
     path = run.probe("dtd", "exact", 1)

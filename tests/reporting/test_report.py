@@ -1,4 +1,4 @@
-"""The report: what is missing stays missing, what is odd is named, nothing in a file can do anything."""
+"""The report: missing values stay missing, problems are listed, and content of files is never executed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def made_by(encoder_digest: str = "abc", weights: str = "epoch-0001") -> ProbePr
 
 
 def result(run: RunDir, dataset: str, seed: int, top1: float, **more: object) -> None:
-    """A probe's result file, as a probe leaves it."""
+    """Write a result file as a probe does."""
     value = ProbeResult(
         run=run.name,
         dataset=dataset,
@@ -54,7 +54,7 @@ def run(tmp_path: Path) -> RunDir:
     return run
 
 
-def test_mean_and_log_odds_are_over_the_fifteen_datasets_without_in1k_and_say_how_many(run: RunDir) -> None:
+def test_mean_and_log_odds_are_over_the_fifteen_datasets_without_in1k_and_show_their_number(run: RunDir) -> None:
     result(run, "in1k", 0, 0.99)
     for dataset, top1 in (("dtd", 0.7), ("pets", 0.9)):
         for seed, shift in enumerate((-0.01, 0.01)):
@@ -66,14 +66,13 @@ def test_mean_and_log_odds_are_over_the_fifteen_datasets_without_in1k_and_say_ho
     assert "80.0 (2/15 datasets)" in text_table([run])
 
 
-def test_a_further_dataset_does_not_change_the_published_average(run: RunDir) -> None:
+def test_another_dataset_does_not_change_the_published_average(run: RunDir) -> None:
     for dataset in PUBLISHED_AVERAGE:
         result(run, dataset, 0, 0.6)
     before = average(collect(run), "exact", PUBLISHED_AVERAGE)
     assert (before.mean, before.count, before.of) == (pytest.approx(0.6), 15, 15)
-    with_a_record_of_its_own = "digits"
-    result(run, with_a_record_of_its_own, 0, 0.9)
-    assert average(collect(run), "exact", [*PUBLISHED_AVERAGE, with_a_record_of_its_own]) == before
+    result(run, "digits", 0, 0.9)
+    assert average(collect(run), "exact", [*PUBLISHED_AVERAGE, "digits"]) == before
     assert "datasets)" not in text_table([run]), "the average is complete: 15 of 15"
 
 
@@ -83,7 +82,7 @@ def test_hundred_percent_has_finite_log_odds_and_a_note(run: RunDir) -> None:
     assert "Log-odds count 100 %" in text_table([run])
 
 
-def test_missing_cell_is_a_dash_and_named_never_zero(run: RunDir, tmp_path: Path) -> None:
+def test_missing_cell_is_a_dash_and_named_in_the_notes(run: RunDir, tmp_path: Path) -> None:
     other = RunDir(tmp_path / "other")
     other.root.mkdir()
     result(run, "dtd", 0, 0.7)
@@ -91,33 +90,34 @@ def test_missing_cell_is_a_dash_and_named_never_zero(run: RunDir, tmp_path: Path
     result(other, "dtd", 0, 0.6)
     _, body = tables.rows([collect(run), collect(other)], "exact")
     assert body[1][1:3] == ["60.0", tables.MISSING]
-    assert "other: no results of pets (exact)." in text_table([run, other])
+    assert "other: no results for pets (exact)." in text_table([run, other])
     rows = list(csv.DictReader(io.StringIO(tables.results_csv([collect(run), collect(other)]))))
     assert [(row["run"], row["dataset"]) for row in rows] == [("one", "dtd"), ("one", "pets"), ("other", "dtd")]
 
 
-def test_datasets_and_seeds_that_the_config_asks_for_are_shown_as_missing(run: RunDir) -> None:
+def test_datasets_and_seeds_in_the_config_are_shown_as_missing(run: RunDir) -> None:
     result(run, "dtd", 0, 0.7)
     run.config.write_text("extract: {datasets: [dtd, pets]}\nprobe: {seeds: 3, kinds: [exact, exact-5shot]}\n")
     head, body = tables.rows([collect(run)], "exact")
     assert (head[1:3], body[0][1:3]) == (["dtd", "pets"], ["70.0", tables.MISSING])
     text = text_table([run])
-    assert "one: no results of pets (exact), dtd (exact-5shot), pets (exact-5shot)." in text
+    assert "one: no results for pets (exact), dtd (exact-5shot), pets (exact-5shot)." in text
     assert "one: dtd (exact) has 1 of 3 seeds." in text
     assert "dtd" in write_report([run], run.report).read_text()
 
 
-def test_datasets_of_several_encoders_are_said_to_be_incomparable(run: RunDir) -> None:
+def test_results_from_several_encoders_are_noted_as_not_comparable(run: RunDir) -> None:
     result(run, "dtd", 0, 0.7)
     assert "encoders" not in text_table([run])
     result(run, "pets", 0, 0.7, provenance=made_by("other", "epoch-0002"))
-    assert "one: made with 2 different encoders, so its datasets cannot be compared." in text_table([run])
+    note = "one: its results come from 2 different encoders and are not comparable with each other."
+    assert note in text_table([run])
 
 
-def test_in1k_alone_has_no_mean_and_still_a_report(run: RunDir) -> None:
+def test_report_of_in1k_alone_has_no_mean(run: RunDir) -> None:
     result(run, "in1k", 0, 0.7)
     page = write_report([run], run.report).read_text()
-    assert "Results of the exact probe on in1k only, which no mean includes." in page
+    assert "Results of the exact probe on in1k only, which the mean does not include." in page
     assert "70.0" in text_table([run])
 
 
@@ -128,7 +128,7 @@ def test_in1k_alone_has_no_mean_and_still_a_report(run: RunDir) -> None:
         json.dumps({"dataset": "pets", "probe": "exact", "test": {"top1": 7}}),
     ],
 )  # fmt: skip
-def test_junk_among_the_results_is_named_and_left_out(run: RunDir, content: str) -> None:
+def test_unreadable_result_is_named_and_left_out(run: RunDir, content: str) -> None:
     result(run, "dtd", 0, 0.7)
     path = run.root / "probes" / "dtd" / "exact" / "seed_1.json"
     path.write_text(content, encoding="latin-1")
@@ -145,7 +145,7 @@ def test_result_in_the_folder_of_another_dataset_is_left_out(run: RunDir) -> Non
     assert "probes/pets/exact/seed_0.json: is the result of dtd, exact, seed 0" in text_table([run])
 
 
-def test_subset_is_marked_down_to_every_table(run: RunDir) -> None:
+def test_results_on_a_subset_are_marked_in_every_table(run: RunDir) -> None:
     result(run, "dtd", 0, 0.7, comparable=False)
     write_report([run], run.report)
     for name in ("table.md", "table.tex", "index.html"):
@@ -154,7 +154,7 @@ def test_subset_is_marked_down_to_every_table(run: RunDir) -> None:
 
 
 class Page(HTMLParser):
-    """Tags and attributes of a page."""
+    """Collects the tags and attributes of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
-def test_page_is_self_contained_and_hostile_texts_stay_text(run: RunDir) -> None:
+def test_page_is_self_contained_and_escapes_hostile_text(run: RunDir) -> None:
     attack = "<script>alert(1)</script><img src=https://evil.example/x onerror=alert(1)>"
     result(run, "dtd", 0, 0.7, classes=(attack, "dog"), provenance=made_by(attack, attack))
     run.config.write_text(f"name: {attack}\n")
@@ -179,7 +179,7 @@ def test_page_is_self_contained_and_hostile_texts_stay_text(run: RunDir) -> None
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx"])
-def test_csv_text_cannot_be_a_formula(run: RunDir, text: str) -> None:
+def test_text_in_csv_is_never_a_formula(run: RunDir, text: str) -> None:
     result(run, "dtd", 0, 0.7, provenance=made_by(text))
     row = next(csv.DictReader(io.StringIO(tables.results_csv([collect(run)]))))
     assert row["encoder"] == f"'{text}"
@@ -198,7 +198,7 @@ def test_two_runs_are_compared_by_a_paired_test_over_their_common_seeds(run: Run
     assert found.p == pytest.approx(ttest_rel(ours, theirs).pvalue)
 
 
-def test_empty_run_gives_a_report_that_says_so(run: RunDir) -> None:
+def test_report_of_a_run_without_results_says_so(run: RunDir) -> None:
     assert "no probe results yet" in text_table([run])
     assert "no probe results yet" in write_report([run], run.report).read_text()
 
@@ -220,12 +220,12 @@ def test_damaged_result_is_listed_with_line_and_reason(run: RunDir) -> None:
 
 
 def test_run_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no such run"):
+    with pytest.raises(UserError, match="nowhere: this run does not exist"):
         write_report([RunDir(tmp_path / "nowhere")], tmp_path / "report")
     assert not (tmp_path / "report").exists()
 
 
-def test_markdown_and_latex_keep_names_readable(run: RunDir) -> None:
+def test_markdown_and_latex_escape_names(run: RunDir) -> None:
     result(run, "cog_l1", 0, 0.7)
     result(run, "cog_l1", 1, 0.8)
     data = [collect(run)]
@@ -235,13 +235,13 @@ def test_markdown_and_latex_keep_names_readable(run: RunDir) -> None:
 
 
 def three_classes(run: RunDir) -> None:
-    """Two seeds: cats are cats in 3 of 4 and 4 of 4 cases, dogs in 1 of 2, no bird was tested."""
+    """Two seeds: 3 of 4 and 4 of 4 cats are classified correctly, 1 of 2 dogs, and there are no birds."""
     for seed, (cat, confusion) in enumerate([(0.75, ((0, 0, 3), (0, 2, 1))), (1.0, ((0, 0, 4),))]):
         test = Scores(0.8, (cat + 0.5) / 2, 1, (cat, 0.5, None), (*confusion, (1, 0, 1), (1, 1, 1)))
         result(run, "pets", seed, 0.8, classes=("=cat", "dog", "bird"), test=test)
 
 
-def test_classes_of_a_dataset_with_what_each_is_confused_with(run: RunDir, tmp_path: Path) -> None:
+def test_class_table_shows_accuracies_and_confused_classes(run: RunDir, tmp_path: Path) -> None:
     three_classes(run)
     lines = class_tables([run], "pets", tmp_path / "out").splitlines()
     assert lines[0] == "one: pets, exact: mean per-class accuracy 68.8 % over 2 classes"
@@ -251,10 +251,10 @@ def test_classes_of_a_dataset_with_what_each_is_confused_with(run: RunDir, tmp_p
     ]
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "confusion_pets.csv").read_text())))
     assert sum(int(row["images"]) for row in rows) == 12
-    assert rows[0]["class"] == "'=cat", "a spreadsheet must not run it"
+    assert rows[0]["class"] == "'=cat", "a spreadsheet must not evaluate it"
 
 
-def test_classes_of_a_dataset_without_results_says_which_have_some(run: RunDir, tmp_path: Path) -> None:
+def test_class_table_without_results_is_an_error_that_names_datasets_with_results(run: RunDir, tmp_path: Path) -> None:
     three_classes(run)
-    with pytest.raises(UserError, match="no probe results of 'dtd'; there are some of: pets"):
+    with pytest.raises(UserError, match=r"no probe results for 'dtd'\. Datasets with results: pets"):
         class_tables([run], "dtd", tmp_path)

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines, dots with whiskers. Colors come from CSS classes s0 … s7, so they follow the theme."""
+"""Charts as inline SVG: line charts, and dots with whiskers. Colors are CSS classes s0 … s7, set by the style sheet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLORS = 8
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one line or one group of dots; `color` numbers the palette."""
+    """The points of one line. `color` is an index into the palette."""
 
     name: str
     points: list[tuple[float, float]]
@@ -26,15 +26,16 @@ def line_chart(
     series: Sequence[Series], x_label: str, y_label: str, log_x: bool = False, marks: Sequence[float] = (),
     dots: bool = False, chosen: Sequence[tuple[float, float, int]] = (),
 ) -> str:  # fmt: skip
-    """Lines over a common x axis.
+    """A chart of lines over a common x axis.
 
     Args:
-        series: what to draw.
-        x_label: with its unit; y_label: likewise.
-        log_x: whether x is scaled logarithmically.
-        marks: x of dashed vertical lines, such as interruptions.
-        dots: whether to mark the points.
-        chosen: points (x, y, color) with a ring around.
+        series: the lines.
+        x_label: label of the x axis, with its unit.
+        y_label: label of the y axis, with its unit.
+        log_x: whether the x axis is logarithmic.
+        marks: x positions of dashed vertical lines, such as interruptions.
+        dots: whether to draw a dot at each point.
+        chosen: (x, y, color) of points to draw a ring around.
     """
     points = [point for one in series for point in one.points]
     if not points:
@@ -42,31 +43,31 @@ def line_chart(
     xs, ys = [x for x, _ in points], [y for _, y in points]
     x_ticks = _log_ticks(min(xs), max(xs)) if log_x else _ticks(min(xs), max(xs))
     y_ticks = _ticks(min(ys), max(ys))
-    across = _scale(_bounds(xs, x_ticks, log_x), (LEFT, WIDTH - RIGHT), log_x)
-    up = _scale(_bounds(ys, y_ticks, log=False), (HEIGHT - BOTTOM, TOP), log=False)
-    parts = [_axes(x_ticks, y_ticks, across, up, x_label, y_label)]
+    to_x = _scale(_bounds(xs, x_ticks, log_x), (LEFT, WIDTH - RIGHT), log_x)
+    to_y = _scale(_bounds(ys, y_ticks, log=False), (HEIGHT - BOTTOM, TOP), log=False)
+    parts = [_axes(x_ticks, y_ticks, to_x, to_y, x_label, y_label)]
     for x in marks:
         if min(xs) <= x <= max(xs):
             parts.append(
-                f'<line class="mark" x1="{across(x):.1f}" x2="{across(x):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+                f'<line class="mark" x1="{to_x(x):.1f}" x2="{to_x(x):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
             )
     for one in series:
-        path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in one.points)
+        path = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in one.points)
         style = f"line s{one.color % COLORS}{' dashed' if one.dashed else ''}"
         parts.append(f'<polyline class="{style}" points="{path}"><title>{escape(one.name)}</title></polyline>')
         for x, y in one.points if dots or len(one.points) == 1 else ():
-            parts.append(_dot(across(x), up(y), one.color, f"{one.name}: {x:g}, {y:.4g}"))
+            parts.append(_dot(to_x(x), to_y(y), one.color, f"{one.name}: {x:g}, {y:.4g}"))
     for x, y, color in chosen:
-        parts.append(f'<circle class="ring s{color % COLORS}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="6"/>')
+        parts.append(f'<circle class="ring s{color % COLORS}" cx="{to_x(x):.1f}" cy="{to_y(y):.1f}" r="6"/>')
     return _svg(parts, HEIGHT, f"{y_label} against {x_label}")
 
 
 def whisker_chart(rows: Sequence[tuple[str, list[tuple[str, float, float, int]]]], x_label: str) -> str:
-    """One row per dataset; in it one dot per run, with a whisker of one standard deviation.
+    """A chart with one row per dataset, and in it one dot per run, with a whisker of one standard deviation.
 
     Args:
         rows: (dataset, [(run, value, spread, color), …]).
-        x_label: with its unit.
+        x_label: label of the x axis, with its unit.
     """
     values = [v for _, items in rows for _, value, spread, _ in items for v in (value - spread, value + spread)]
     if not values:
@@ -77,30 +78,30 @@ def whisker_chart(rows: Sequence[tuple[str, list[tuple[str, float, float, int]]]
     heights = [max(len(items), 1) * step + 14 for _, items in rows]
     height = TOP + sum(heights) + BOTTOM
     ticks = _ticks(min(values), max(values))
-    across = _scale(_bounds(values, ticks, log=False), (left, WIDTH - RIGHT), log=False)
+    to_x = _scale(_bounds(values, ticks, log=False), (left, WIDTH - RIGHT), log=False)
     parts = []
     for tick in ticks:
-        x = across(tick)
+        x = to_x(tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
         parts.append(
             f'<text class="tick" x="{x:.1f}" y="{height - BOTTOM + 16}" text-anchor="middle">{_number(tick)}</text>'
         )
     y = float(TOP)
-    for (name, items), tall in zip(rows, heights, strict=True):
-        middle = y + tall / 2 + 4
+    for (name, items), row_height in zip(rows, heights, strict=True):
+        middle = y + row_height / 2 + 4
         parts.append(f'<text class="label" x="{left - 10}" y="{middle:.1f}" text-anchor="end">{escape(name)}</text>')
         for i, (run, value, spread, color) in enumerate(items):
-            at = y + 7 + step * (i + 0.5)
-            ends = f'x1="{across(value - spread):.1f}" x2="{across(value + spread):.1f}"'
-            parts.append(f'<line class="whisker s{color % COLORS}" {ends} y1="{at:.1f}" y2="{at:.1f}"/>')
-            parts.append(_dot(across(value), at, color, f"{run}, {name}: {value:.1f} ± {spread:.1f}"))
-        y += tall
+            dot_y = y + 7 + step * (i + 0.5)
+            ends = f'x1="{to_x(value - spread):.1f}" x2="{to_x(value + spread):.1f}"'
+            parts.append(f'<line class="whisker s{color % COLORS}" {ends} y1="{dot_y:.1f}" y2="{dot_y:.1f}"/>')
+            parts.append(_dot(to_x(value), dot_y, color, f"{run}, {name}: {value:.1f} ± {spread:.1f}"))
+        y += row_height
     parts.append(_axis_label((left + WIDTH - RIGHT) / 2, height - 6, x_label))
     return _svg(parts, height, x_label)
 
 
 def legend(names: Sequence[str]) -> str:
-    """Names of the runs beside their colors."""
+    """A legend of the runs' names and colors."""
     items = (f'<span><i class="swatch s{i % COLORS}"></i>{escape(name)}</span>' for i, name in enumerate(names))
     return f'<p class="legend">{"".join(items)}</p>'
 
@@ -120,16 +121,16 @@ def _axis_label(x: float, y: float, text: str) -> str:
 
 
 def _axes(
-    x_ticks: Sequence[float], y_ticks: Sequence[float], across: Callable[[float], float],
-    up: Callable[[float], float], x_label: str, y_label: str,
+    x_ticks: Sequence[float], y_ticks: Sequence[float], to_x: Callable[[float], float],
+    to_y: Callable[[float], float], x_label: str, y_label: str,
 ) -> str:  # fmt: skip
     parts = []
     for tick in y_ticks:
-        y = up(tick)
+        y = to_y(tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
     for tick in x_ticks:
-        x = across(tick)
+        x = to_x(tick)
         parts.append(
             f'<line class="tickmark" x1="{x:.1f}" x2="{x:.1f}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 4}"/>'
         )
@@ -161,7 +162,7 @@ def _scale(domain: tuple[float, float], pixels: tuple[float, float], log: bool) 
 
 
 def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers that span low … high."""
+    """Round numbers from at most `low` to at least `high`, about `wanted` of them."""
     if low == high:
         return [low]
     rough = (high - low) / wanted

@@ -1,4 +1,4 @@
-"""Accuracy of each class of a dataset, and which classes it is confused with."""
+"""The accuracy of each class of a dataset, and the classes that it is confused with."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from statistics import mean
 
 from trex.errors import UserError
 from trex.reporting.collect import Cell, RunData
-from trex.reporting.tables import aligned, harmless
+from trex.reporting.tables import aligned, escape_formula
 
 HEAD = ("class", "test images", "accuracy, %", "confused with (share of its images)")
-_MOST = 3  #: classes that are named for each
+_MAX_CONFUSED = 3  #: the most classes that are named as confused with a class
 
 
 def class_rows(cell: Cell) -> list[tuple[str, str, str, str]]:
-    """One row per class that has test images, the lowest accuracy first; all figures are means over the seeds."""
+    """One row per class with test images, in order of ascending accuracy. All values are means over the seeds."""
     predictions: dict[int, Counter[int]] = {}
     for result in cell.results:
         for true, predicted, count in result.test.confusion:
@@ -26,24 +26,24 @@ def class_rows(cell: Cell) -> list[tuple[str, str, str, str]]:
     rows = []
     for accuracy, label in sorted((_accuracy(cell, label), label) for label in predictions):
         images = predictions[label].total()
-        most = predictions[label].most_common(_MOST + 1)
-        wrong = [(other, count) for other, count in most if other != label][:_MOST]
-        words = ", ".join(f"{names[other]} {100 * count / max(images, 1):.0f} %" for other, count in wrong)
-        rows.append((names[label], str(images // seeds), f"{100 * accuracy:.1f}", words))
+        most = predictions[label].most_common(_MAX_CONFUSED + 1)
+        wrong = [(other, count) for other, count in most if other != label][:_MAX_CONFUSED]
+        confused = ", ".join(f"{names[other]} {100 * count / max(images, 1):.0f} %" for other, count in wrong)
+        rows.append((names[label], str(images // seeds), f"{100 * accuracy:.1f}", confused))
     return rows
 
 
 def _accuracy(cell: Cell, label: int) -> float:
-    """Of one class, over the seeds in which it has test images."""
+    """The mean accuracy of one class over the seeds in which it has test images, a fraction."""
     found = [result.test.per_class[label] for result in cell.results]
     return mean(accuracy for accuracy in found if accuracy is not None)
 
 
 def classes_text(runs: Sequence[RunData], dataset: str) -> str:
-    """Every class of a dataset, for each run and kind of probe, as aligned plain text.
+    """A plain-text table of the classes of a dataset, for each run and kind of probe.
 
     Raises:
-        UserError: if no run has results of that dataset.
+        UserError: if no run has results on the dataset.
     """
     blocks = []
     for run, kind, cell in _cells(runs, dataset):
@@ -55,10 +55,10 @@ def classes_text(runs: Sequence[RunData], dataset: str) -> str:
 
 
 def confusion_csv(runs: Sequence[RunData], dataset: str) -> str:
-    """The confusion matrix of a dataset as a table, one line per pair of true and predicted class.
+    """The confusion matrices of a dataset as CSV, with one line per pair of true and predicted class.
 
     Raises:
-        UserError: if no run has results of that dataset.
+        UserError: if no run has results on the dataset.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -67,7 +67,7 @@ def confusion_csv(runs: Sequence[RunData], dataset: str) -> str:
         for result in cell.results:
             for true, predicted, count in result.test.confusion:
                 line = [run.name, kind, result.seed, result.classes[true], result.classes[predicted], count]
-                writer.writerow([harmless(value) for value in line])
+                writer.writerow([escape_formula(value) for value in line])
     return out.getvalue()
 
 
@@ -75,5 +75,5 @@ def _cells(runs: Sequence[RunData], dataset: str) -> list[tuple[RunData, str, Ce
     found = [(run, kind, cell) for run in runs for (kind, name), cell in sorted(run.cells.items()) if name == dataset]
     if not found:
         known = sorted({name for run in runs for _, name in run.cells})
-        raise UserError(f"no probe results of {dataset!r}; there are some of: {', '.join(known) or 'no dataset'}")
+        raise UserError(f"no probe results for {dataset!r}. Datasets with results: {', '.join(known) or 'none'}")
     return found

@@ -1,4 +1,4 @@
-"""What the runs' files say, as they are: nothing missing is filled in, and what is unreadable is listed."""
+"""Reads the files of runs for the report. Missing values stay missing; unreadable files and lines are listed."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ from trex.records.metrics import MetricsLine
 from trex.records.probe_result import ProbeResult
 from trex.records.run_dir import RunDir, dataset_folder
 
-#: The datasets of the published average, in the order of the published table. Never to be changed: the average of one
-#: run would no longer compare with that of another, or with the paper's. Other datasets are shown beside them.
+#: The datasets of the published average, in the order of the published table. Do not change this list: averages would
+#: no longer be comparable with those of other runs and of the paper. Tables also show other datasets.
 PUBLISHED_AVERAGE = (
     "cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5", "aircraft", "cars196", "dtd", "eurosat", "flowers", "pets",
     "food101", "sun397", "inat2018", "inat2019",
 )  # fmt: skip
 
-#: The first columns of a table: those of the published one.
+#: The first columns of a table: the columns of the published table.
 FIRST_COLUMNS = ("in1k", *PUBLISHED_AVERAGE)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Results of one run on one dataset with one kind of probe, over its seeds."""
+    """The results of one run on one dataset with one kind of probe, for all seeds."""
 
     results: tuple[ProbeResult, ...]  #: one per seed, all with the same classes
 
     @property
     def top1(self) -> list[float]:
-        """Test accuracies, fractions, one per seed."""
+        """Top-1 test accuracies, fractions, one per seed."""
         return [result.test.top1 for result in self.results]
 
     @property
     def mean(self) -> float:
-        """Mean test accuracy over the seeds, a fraction."""
+        """Mean top-1 test accuracy over the seeds, a fraction."""
         return mean(self.top1)
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over the seeds; None for a single one."""
+        """Standard deviation of the top-1 accuracy over the seeds, a fraction; None for a single seed."""
         return stdev(self.top1) if len(self.results) > 1 else None
 
     @property
     def comparable(self) -> bool:
-        """Whether the dataset is the official one, so that published numbers compare."""
+        """Whether the dataset is the official one, so that the result is comparable with published numbers."""
         return all(result.comparable for result in self.results)
 
     @property
     def mean_per_class(self) -> float:
-        """Mean accuracy of the classes, a fraction, mean over the seeds."""
+        """Mean per-class accuracy, a fraction, averaged over the seeds."""
         return mean(result.test.mean_per_class for result in self.results)
 
     @property
@@ -66,8 +66,8 @@ class Cell:
 
     @property
     def log_odds(self) -> float:
-        """log(p / (1 - p)) of the mean accuracy p, which counts as at most 1 - 1/(2n) and at least 1/(2n) for n test
-        images: 100 % would otherwise be infinite."""
+        """log(p / (1 - p)) of the mean accuracy p. For n test images, p is limited to 1/(2n) … 1 - 1/(2n), because the
+        log-odds of 100 % would be infinite."""
         half = 0.5 / max(self.results[0].counts.test, 1)
         p = min(max(self.mean, half), 1 - half)
         return math.log(p / (1 - p))
@@ -75,16 +75,16 @@ class Cell:
 
 @dataclass
 class RunData:
-    """Everything that the report shows of one run."""
+    """The data of one run for the report."""
 
     run: RunDir
-    config: str
+    config: str  #: content of the config file, "" if there is none
     metrics: tuple[MetricsLine, ...]
     events: tuple[Event, ...]
     environment: Environment | None
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)  #: by (kind of probe, dataset)
-    wanted: dict[tuple[str, str], int] = field(default_factory=dict)  #: seeds of each cell that the config asks for
-    damaged: list[str] = field(default_factory=list)  #: what is left out: file and line, and what is wrong
+    wanted: dict[tuple[str, str], int] = field(default_factory=dict)  #: seeds in the config, per cell
+    damaged: list[str] = field(default_factory=list)  #: one message per file or line that was left out, with the reason
 
     @property
     def name(self) -> str:
@@ -93,9 +93,9 @@ class RunData:
 
 
 def collect(run: RunDir) -> RunData:
-    """Read a run's files. Raises UserError if there is no run."""
+    """Read a run's files. Raises UserError if the run does not exist."""
     if not run.root.is_dir():
-        raise UserError(f"{run.root}: there is no such run")
+        raise UserError(f"{run.root}: this run does not exist")
     config = run.config.read_text(encoding="utf-8") if run.config.exists() else ""
     metrics, events = MetricsLine.read_lines(run.metrics), read_events(run.events)
     data = RunData(run, config, metrics.records, events.records, None)
@@ -126,12 +126,12 @@ def _collect_results(data: RunData) -> None:
 
 
 def _misplaced(result: ProbeResult, path: Path, others: Sequence[ProbeResult]) -> str | None:
-    """Why a result is not what the place of its file and the results of other seeds say."""
+    """Why a result does not belong to its path or to the results of other seeds; None if it does."""
     try:
-        place = (dataset_folder(result.dataset), result.probe, result.seed)
+        expected = (dataset_folder(result.dataset), result.probe, result.seed)
     except UserError as error:
-        return f"is the result of a dataset that cannot be: {error}"
-    if place != (path.parts[-3], path.parts[-2], _seed(path)[1]):
+        return f"has an invalid dataset name: {error}"
+    if expected != (path.parts[-3], path.parts[-2], _seed(path)[1]):
         return f"is the result of {result.dataset}, {result.probe}, seed {result.seed}"
     if others and result.classes != others[0].classes:
         return f"has other classes than seed {others[0].seed}"
@@ -147,12 +147,12 @@ def _wanted(run: RunDir) -> dict[tuple[str, str], int]:
 
 
 def probe_kinds(runs: Sequence[RunData]) -> list[str]:
-    """Kinds of probes that any of the runs has, in the order of their names."""
+    """The kinds of probes with results in any of the runs, sorted by name."""
     return sorted({kind for run in runs for kind, _ in run.cells})
 
 
 def datasets(runs: Sequence[RunData], kind: str) -> list[str]:
-    """Datasets that any run has results of or was to have, those of the published table first and in its order."""
+    """The datasets that a run has results on or that its config asks for: first the published table's, in its order."""
     present = {dataset for run in runs for found, dataset in (*run.cells, *run.wanted) if found == kind}
     known = [name for name in FIRST_COLUMNS if name in present]
     return known + sorted(present - set(known))
@@ -162,15 +162,15 @@ def datasets(runs: Sequence[RunData], kind: str) -> list[str]:
 class Average:
     """Mean accuracy and mean log-odds over datasets."""
 
-    mean: float | None
+    mean: float | None  #: a fraction; None without results
     log_odds: float | None
-    count: int
-    of: int  #: datasets that it would be over if none were missing
+    count: int  #: datasets with results
+    of: int  #: datasets in total, with and without results
 
 
 def average(run: RunData, kind: str, names: Sequence[str]) -> Average:
-    """Over the fifteen datasets of the published average if a column of that table is among `names`, else over all
-    of `names`; `count` and `of` say over how many it is."""
+    """The average over the datasets that have results: those of the published average if `names` has a column of the
+    published table, otherwise all of `names`."""
     wanted = PUBLISHED_AVERAGE if any(name in FIRST_COLUMNS for name in names) else tuple(names)
     cells = [run.cells[kind, name] for name in wanted if (kind, name) in run.cells]
     if not cells:
@@ -179,5 +179,6 @@ def average(run: RunData, kind: str, names: Sequence[str]) -> Average:
 
 
 def _seed(path: Path) -> tuple[str, int]:
+    """The folder of a result file and its seed, to sort by."""
     number = path.stem.removeprefix("seed_")
     return str(path.parent), int(number) if number.isdecimal() else -1

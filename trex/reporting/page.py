@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing but itself: inline styles, inline SVG, no script."""
+"""The report as one self-contained HTML page: inline styles, inline SVG, no scripts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trex.reporting.classes import HEAD, class_rows
 from trex.reporting.collect import Cell, RunData, average, datasets, probe_kinds
 from trex.reporting.style import STYLE
 
-WORST = 10
+WORST = 10  #: the most classes in the table of the lowest accuracies
 
 
 def page(runs: Sequence[RunData]) -> str:
-    """The whole page."""
+    """The complete page."""
     title = " · ".join(run.name for run in runs)
     body = "".join(_sections(runs))
     made = time.strftime("%Y-%m-%d %H:%M")
@@ -29,20 +29,20 @@ def page(runs: Sequence[RunData]) -> str:
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
         f'<body><main><header><h1>{escape(title)}</h1><p class="lead">{escape(_summary(runs))}</p>'
         f"{legend([run.name for run in runs]) if len(runs) > 1 else ''}</header>{body}"
-        f"<footer>made {made}</footer></main></body></html>\n"
+        f"<footer>created {made}</footer></main></body></html>\n"
     )
 
 
 def _summary(runs: Sequence[RunData]) -> str:
-    """One sentence: what is compared, on how many datasets, and which run has the highest accuracy."""
+    """One sentence: the number of runs and datasets, and the run with the highest accuracy."""
     kinds = probe_kinds(runs)
     if not kinds:
-        return "Training so far; no probe results yet."
+        return "No probe results yet."
     kind = kinds[0]
     averages = [(average(run, kind, datasets(runs, kind)), run.name) for run in runs]
     means = [(found.mean, found.count, name) for found, name in averages if found.mean is not None]
     if not means:
-        return f"Results of the {kind} probe on in1k only, which no mean includes."
+        return f"Results of the {kind} probe on in1k only, which the mean does not include."
     best, count, name = max(means)
     over = f"{count} dataset{'s' if count != 1 else ''}"
     if len(runs) == 1:
@@ -62,7 +62,7 @@ def _sections(runs: Sequence[RunData]) -> Iterator[str]:
     yield _section("Search", _searches(runs))
     yield _section("Classes", _classes(runs))
     yield _published()
-    yield _section("Where it comes from", "".join(_provenance(run) for run in runs))
+    yield _section("Provenance", "".join(_provenance(run) for run in runs))
 
 
 def _section(title: str, content: str) -> str:
@@ -70,7 +70,7 @@ def _section(title: str, content: str) -> str:
 
 
 def _html_table(head: Sequence[str], body: Sequence[Sequence[str]], best: Collection[tuple[int, int]] = ()) -> str:
-    """A table of texts; `best` holds (row, column) of cells to stand out."""
+    """A table of texts. `best` has the (row, column) of the cells to highlight."""
     heads = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
     lines = []
     for i, row in enumerate(body):
@@ -90,7 +90,7 @@ def _table(runs: Sequence[RunData], kind: str) -> str:
 
 
 def _best_of_columns(runs: Sequence[RunData], kind: str) -> dict[str, str]:
-    """For each dataset the run with the highest mean, where there is more than one."""
+    """The run with the highest mean accuracy for each dataset that at least two runs have results on."""
     best = {}
     for name in datasets(runs, kind):
         means = [(run.cells[kind, name].mean, run.name) for run in runs if (kind, name) in run.cells]
@@ -121,10 +121,10 @@ def _comparison(runs: Sequence[RunData]) -> str:
     if not body:
         return ""
     note = (
-        "<p>Paired t-test over the seeds that both runs have. The seeds share the test images, so p is about the "
-        "randomness of the probes, not about other test images.</p>"
+        "<p>Paired t-test over the seeds that both runs have. All seeds have the same test images, so p accounts for "
+        "the randomness of the probes, not for the choice of the test images.</p>"
     )
-    table = _html_table(("runs", "probe", "dataset", "points", "p"), body)
+    table = _html_table(("runs", "probe", "dataset", "difference, points", "p"), body)
     return _section("Differences", f"<details><summary>{len(body)} comparisons</summary>{note}{table}</details>")
 
 
@@ -136,7 +136,7 @@ def _training(runs: Sequence[RunData]) -> str:
         ("images_per_second", "images/s", ("train",)),
     ]
     if not any(run.metrics for run in runs):
-        return '<p class="none">no training in these runs</p>'
+        return '<p class="none">no training metrics in these runs</p>'
     marks = [event.step for run in runs for event in run.events if _is_interruption(event)]
     figures = []
     for key, label, kinds in charts:
@@ -150,9 +150,8 @@ def _training(runs: Sequence[RunData]) -> str:
         figures.append(f"<figure>{line_chart(series, 'step', label, marks=marks)}</figure>")
     explained = "Solid: training; dashed: validation."
     if marks:
-        explained += (
-            f" Vertical lines: interrupted and resumed, at step {', '.join(str(step) for step in sorted(set(marks)))}."
-        )
+        steps = ", ".join(str(step) for step in sorted(set(marks)))
+        explained += f" Vertical lines: training was interrupted and resumed, at step {steps}."
     return f'<div class="grid-two">{"".join(figures)}</div><p class="caption">{explained}</p>'
 
 
@@ -161,14 +160,14 @@ def _is_interruption(event: Event) -> TypeGuard[CheckpointSaved]:
 
 
 def _searches(runs: Sequence[RunData]) -> str:
-    """Validation accuracy against the first hyper-parameter of each search, one chart per dataset and kind."""
+    """Charts of validation accuracy against the first hyper-parameter, one per dataset and kind of probe."""
     figures = [_search(runs, kind, name) for kind in probe_kinds(runs) for name in datasets(runs, kind)]
     shown = "".join(figure for figure in figures if figure)
     return f'<div class="grid-two">{shown}</div>' if shown else '<p class="none">no search</p>'
 
 
 def _search(runs: Sequence[RunData], kind: str, name: str) -> str:
-    """The chart of one dataset and kind: each run's first seed. Empty where nothing was searched for."""
+    """The chart of one dataset and kind, with the first seed of each run. Empty if there was no search."""
     series, chosen, edges = [], [], []
     label = ""
     for color, run in enumerate(runs):
@@ -187,8 +186,8 @@ def _search(runs: Sequence[RunData], kind: str, name: str) -> str:
     if not series:
         return ""
     chart = line_chart(series, label, "validation top-1, %", log_x=True, dots=True, chosen=chosen)
-    caption = f"<figcaption>{escape(name)}, {escape(kind)}, first seed; ring: chosen</figcaption>"
-    warning = f'<p class="warning">optimum at the edge of the range: {escape("; ".join(edges))}</p>' if edges else ""
+    caption = f"<figcaption>{escape(name)}, {escape(kind)}, first seed; ring: chosen value</figcaption>"
+    warning = f'<p class="warning">chosen value at an end of the range: {escape("; ".join(edges))}</p>' if edges else ""
     return f"<figure>{chart}{caption}{warning}</figure>"
 
 
@@ -202,7 +201,7 @@ def _classes(runs: Sequence[RunData]) -> str:
 
 
 def _class_table(cell: Cell) -> str:
-    """The classes with the lowest accuracy, and those that each is confused with most often."""
+    """The classes with the lowest accuracy, and the classes that each is confused with most often."""
     rows = class_rows(cell)
     average = 100 * cell.mean_per_class
     shown = f"the lowest {WORST} of {len(rows)} classes" if len(rows) > WORST else f"{len(rows)} classes"
@@ -211,9 +210,9 @@ def _class_table(cell: Cell) -> str:
 
 def _published() -> str:
     body = [(name, source, f"{top1:.1f}", f"{odds:.4f}") for name, source, top1, odds in tables.PUBLISHED]
-    note = "<p>arXiv 2206.15369, and the figures that came with its program; published probes.</p>"
+    note = "<p>From arXiv 2206.15369 and the release notes of its program; with the probes of the paper.</p>"
     table = _html_table(("model", "source", "ImageNet-1K top-1, %", "mean log-odds, 15 datasets"), body)
-    return _section("Published averages", f"<details><summary>four published lines</summary>{note}{table}</details>")
+    return _section("Published averages", f"<details><summary>four published results</summary>{note}{table}</details>")
 
 
 def _provenance(run: RunData) -> str:
@@ -230,7 +229,7 @@ def _provenance(run: RunData) -> str:
         [str(getattr(event, key))[:200] for key in ("stage", "job", "restart", "seconds", "code", "reason")]
         for event in attempts
     ]
-    log = _html_table(("stage", "job", "restart", "seconds", "exit code", "why it ended"), body) if body else ""
+    log = _html_table(("stage", "job", "restart", "seconds", "exit code", "reason"), body) if body else ""
     config = f"<details><summary>config</summary><pre>{escape(run.config)}</pre></details>"
     return (
         f"<details><summary>{escape(run.name)}</summary><dl>{listed}</dl>{config}"

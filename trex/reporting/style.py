@@ -1,4 +1,4 @@
-"""The report's style sheet. The palette is Okabe and Ito's, which color-blind readers can tell apart."""
+"""The style sheet of the report. The palette is that of Okabe and Ito, which color-blind readers can distinguish."""
 
 STYLE = """
 :root{--ink:#1c2128;--soft:#5b6470;--line:#d9dee4;--paper:#fff;--shade:#f5f7f9;--best:#eaf3ec;

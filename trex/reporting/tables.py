@@ -1,4 +1,4 @@
-"""The result table for the terminal, for papers and for spreadsheets: one row per run, one column per dataset."""
+"""The result tables for the terminal, papers and spreadsheets: one row per run, one column per dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from trex.reporting.collect import Average, Cell, RunData, average, datasets, pr
 
 MISSING = "–"
 
-#: Averages that were published, and where (arXiv 2206.15369; the release notes of its program).
+#: Published averages: model, source, ImageNet-1K top-1 in %, mean log-odds over 15 datasets. From arXiv 2206.15369 and
+#: the release notes of its program.
 PUBLISHED = (
     ("t-ReX", "paper", 78.0, 1.1704),
     ("t-ReX*", "paper", 80.2, 0.8829),
@@ -23,7 +24,7 @@ PUBLISHED = (
 
 
 def cell_text(cell: Cell | None, plus_minus: str = " ± ") -> str:
-    """Mean and spread over seeds in %, `*` where not comparable, a dash where there is no result."""
+    """Mean and standard deviation over seeds in %, with `*` if not comparable; a dash without results."""
     if cell is None:
         return MISSING
     spread = "" if cell.spread is None else f"{plus_minus}{100 * cell.spread:.1f}"
@@ -31,7 +32,7 @@ def cell_text(cell: Cell | None, plus_minus: str = " ± ") -> str:
 
 
 def average_texts(found: Average) -> tuple[str, str]:
-    """Mean in % and mean log-odds; with the number of datasets where some are missing."""
+    """Mean in % and mean log-odds, with the number of datasets if some are missing."""
     if found.mean is None or found.log_odds is None:
         return MISSING, MISSING
     over = "" if found.count == found.of else f" ({found.count}/{found.of} datasets)"
@@ -39,7 +40,7 @@ def average_texts(found: Average) -> tuple[str, str]:
 
 
 def rows(runs: Sequence[RunData], kind: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table of one kind of probe."""
+    """The header and the rows of the table for one kind of probe."""
     names = datasets(runs, kind)
     head = ["run", *names, "mean", "log-odds"]
     body = [
@@ -54,32 +55,32 @@ def rows(runs: Sequence[RunData], kind: str) -> tuple[list[str], list[list[str]]
 
 
 def notes(runs: Sequence[RunData]) -> list[str]:
-    """What a reader of the tables must know."""
+    """The notes below the tables: their units, and what is missing, not comparable or left out."""
     lines = [
-        "Top-1 accuracy on the test images in %, mean ± standard deviation over seeds; mean and log-odds without in1k."
+        "Top-1 test accuracy in %, mean ± standard deviation over seeds. The columns mean and log-odds leave out in1k."
     ]
     cells = [cell for run in runs for cell in run.cells.values()]
     if any(not cell.comparable for cell in cells):
-        lines.append("* from a subset of the dataset: not comparable with published numbers.")
+        lines.append("* measured on a subset of the dataset: not comparable with published numbers.")
     if any(value in (0.0, 1.0) for cell in cells for value in cell.top1):
-        lines.append("Log-odds count 100 % as 1 - 1/(2n) and 0 % as 1/(2n), n test images.")
+        lines.append("Log-odds count 100 % as 1 - 1/(2n) and 0 % as 1/(2n), for n test images.")
     for run in runs:
         absent = missing(run, runs)
         if absent:
-            lines.append(f"{run.name}: no results of {', '.join(absent)}.")
+            lines.append(f"{run.name}: no results for {', '.join(absent)}.")
         for (kind, name), cell in sorted(run.cells.items()):
             if len(cell.results) < run.wanted.get((kind, name), 0):
                 lines.append(f"{run.name}: {name} ({kind}) has {len(cell.results)} of {run.wanted[kind, name]} seeds.")
         encoders = {result.provenance.encoder_digest for cell in run.cells.values() for result in cell.results}
         if len(encoders) > 1:
-            text = f"made with {len(encoders)} different encoders, so its datasets cannot be compared"
+            text = f"its results come from {len(encoders)} different encoders and are not comparable with each other"
             lines.append(f"{run.name}: {text}.")
         lines += [f"{run.name}: left out: {problem}" for problem in run.damaged]
     return lines
 
 
 def missing(run: RunData, runs: Sequence[RunData]) -> list[str]:
-    """Cells that this run was to fill, or that other runs fill, and it does not."""
+    """The datasets and kinds that this run has no results for, but its config asks for or other runs have."""
     if not (kinds := probe_kinds(runs)):
         return []
     wanted = [(kind, name) for kind in kinds for name in datasets(runs, kind)]
@@ -88,7 +89,7 @@ def missing(run: RunData, runs: Sequence[RunData]) -> list[str]:
 
 
 def text_table(runs: Sequence[RunData]) -> str:
-    """All tables as aligned plain text."""
+    """All tables as plain text with aligned columns."""
     blocks = []
     for kind in probe_kinds(runs):
         head, body = rows(runs, kind)
@@ -99,7 +100,7 @@ def text_table(runs: Sequence[RunData]) -> str:
 
 
 def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
-    """A header and rows in columns of equal width, with a rule between; columns `left` begin, others end together."""
+    """A header, a rule and rows in aligned columns: those in `left` to the left, the others to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     texts = [
         "  ".join(
@@ -135,7 +136,7 @@ def latex(runs: Sequence[RunData]) -> str:
 
 
 def results_csv(runs: Sequence[RunData]) -> str:
-    """Every result, one line each."""
+    """All results as CSV, one line per result."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["run", "dataset", "probe", "seed", "top1", "mean_per_class", "chosen", "comparable", "encoder"])
@@ -146,23 +147,23 @@ def results_csv(runs: Sequence[RunData]) -> str:
                 line: list[object] = [run.name, dataset, kind, result.seed]
                 line += [result.test.top1, result.test.mean_per_class, chosen]
                 line += [result.comparable, result.provenance.encoder_digest]
-                writer.writerow([harmless(value) for value in line])
+                writer.writerow([escape_formula(value) for value in line])
     return out.getvalue()
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs on one dataset, with one kind of probe."""
+    """The difference of two runs on one dataset with one kind of probe."""
 
-    names: str
+    names: str  #: of both runs
     kind: str
     dataset: str
-    gain: float  #: difference of the top-1 accuracies, points
-    p: float | None  #: of a paired t-test over the seeds that both have; None for fewer than two
+    gain: float  #: difference of the mean top-1 accuracies over the common seeds, percentage points
+    p: float | None  #: p-value of a paired t-test over the common seeds; None if it is undefined
 
 
 def comparisons(runs: Sequence[RunData]) -> list[Comparison]:
-    """Each two runs on each dataset and kind of probe for which they have a seed in common."""
+    """Compares each pair of runs on each dataset and kind of probe for which both have results with a common seed."""
     found = []
     for one, other in combinations(runs, 2):
         for kind in probe_kinds(runs):
@@ -175,7 +176,7 @@ def comparisons(runs: Sequence[RunData]) -> list[Comparison]:
 
 
 def _compared(one: Cell, other: Cell) -> tuple[float, float | None] | None:
-    """`gain` and `p` of a Comparison; None without a seed in common."""
+    """`gain` and `p` of a `Comparison`; None without a common seed."""
     from scipy.stats import ttest_rel
 
     a, b = ({result.seed: result.test.top1 for result in cell.results} for cell in (one, other))
@@ -189,8 +190,8 @@ def _compared(one: Cell, other: Cell) -> tuple[float, float | None] | None:
     return 100 * sum(differences) / len(both), p
 
 
-def harmless(value: object) -> object:
-    """A text that a spreadsheet would run as a formula gets an apostrophe."""
+def escape_formula(value: object) -> object:
+    """Put an apostrophe before a string that a spreadsheet would evaluate as a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
 
 

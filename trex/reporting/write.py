@@ -1,4 +1,4 @@
-"""The report of one run, or of several compared: a web page, CSV, Markdown, LaTeX and the terminal's table."""
+"""Writes the report of one or several runs: a web page, CSV, Markdown and LaTeX; and the table for the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trex.reporting.page import page
 
 
 def write_report(runs: Sequence[RunDir], folder: Path) -> Path:
-    """Write index.html, results.csv, table.md and table.tex into `folder`; returns the page's path.
+    """Write index.html, results.csv, table.md and table.tex to `folder`. Returns the path of the page.
 
     Raises:
         UserError: if one of the runs does not exist.
@@ -28,10 +28,10 @@ def write_report(runs: Sequence[RunDir], folder: Path) -> Path:
 
 
 def class_tables(runs: Sequence[RunDir], dataset: str, folder: Path) -> str:
-    """Accuracy of every class of a dataset as text; the confusion matrices go to `folder`/confusion_<dataset>.csv.
+    """Return the accuracies of a dataset's classes as text, and write `folder`/confusion_<dataset>.csv.
 
     Raises:
-        UserError: if no run has results of that dataset.
+        UserError: if no run has results on the dataset.
     """
     data = [collect(run) for run in runs]
     text = classes_text(data, dataset)
@@ -40,5 +40,5 @@ def class_tables(runs: Sequence[RunDir], dataset: str, folder: Path) -> str:
 
 
 def text_table(runs: Sequence[RunDir]) -> str:
-    """The result tables as aligned plain text."""
+    """The result tables as plain text with aligned columns. Raises UserError if one of the runs does not exist."""
     return tables.text_table([collect(run) for run in runs])
