@@ -1,4 +1,4 @@
-"""What a run exports is what other people's programs read, and says what it is."""
+"""Exported files can be read by other programs, and their model cards describe them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ METHODS = {
 
 
 def trained(root: Path, name: str = "little", finished: bool = True, method: str = "trex_class_means") -> RunDir:
-    """A run with a checkpoint after one real step of its network on noise."""
+    """A run with a checkpoint after one training step on random images."""
     settings = [f"name={name}", f"runs={root}/runs", "data.dataset=digits_seen", "model.encoder=resnet18"]
     config = load(None, Config, [*settings, *METHODS[method], "train.epochs=20", "optimizer.lr=0.0001"])
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def test_encoder_file_has_torchvisions_keys_without_fc(run: RunDir, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_resnet50s_file_misses_exactly_fc(tmp_path: Path) -> None:
+def test_encoder_file_of_resnet50_misses_only_fc(tmp_path: Path) -> None:
     config = load(None, Config, ["method.name=trex_plain", f"runs={tmp_path}", "name=fifty"])
     model = build_network(config, 7, Ranks(), seed=0)
     optimizer, scaler = make_optimizer(model, config.optimizer, torch.device("cpu")), torch.amp.GradScaler("cpu")
@@ -91,16 +91,14 @@ def test_resnet50s_file_misses_exactly_fc(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["encoder.pth", "encoder.pt", "model.safetensors", "x_checkpoint_full.pth"])
-def test_every_file_gives_back_the_same_bits(run: RunDir, tmp_path: Path, name: str) -> None:
+def test_every_kind_of_file_reads_back_bit_identical(run: RunDir, tmp_path: Path, name: str) -> None:
     export(run, tmp_path / name, layout_of(Path(name), None), license=None)
     found, expected = read_encoder(tmp_path / name, "resnet18"), encoder_of(saved(run))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_features_of_an_exported_encoder_are_those_of_the_run_in_torchvision_and_timm(
-    run: RunDir, tmp_path: Path
-) -> None:
+def test_exported_encoder_gives_the_same_features_in_torchvision_and_timm(run: RunDir, tmp_path: Path) -> None:
     import timm
 
     export(run, tmp_path / "model.safetensors", "encoder", license=None)
@@ -119,7 +117,7 @@ def test_features_of_an_exported_encoder_are_those_of_the_run_in_torchvision_and
 
 
 @pytest.mark.parametrize("method", ["trex_class_means", "trex_plain"])
-def test_full_file_loads_into_a_model_and_an_optimizer_of_the_released_layout(tmp_path: Path, method: str) -> None:
+def test_full_file_loads_into_the_released_model_and_optimizer(tmp_path: Path, method: str) -> None:
     run = trained(tmp_path, method=method)
     export(run, tmp_path / "x_checkpoint_full.pth", "full", license=None)
     found = torch.load(tmp_path / "x_checkpoint_full.pth", weights_only=True)
@@ -135,7 +133,7 @@ def test_full_file_loads_into_a_model_and_an_optimizer_of_the_released_layout(tm
     assert optimizer.param_groups[1]["weight_decay"] == 0.0
 
 
-def test_card_says_what_it_is_from_what_and_how_well_it_does(run: RunDir, tmp_path: Path) -> None:
+def test_card_describes_the_weights_their_origin_and_their_scores(run: RunDir, tmp_path: Path) -> None:
     digest = state_digest(encoder_of(saved(run)))
     for dataset, encoder, top1 in (("digits_unseen", digest, 0.9375), ("pets", "another encoder's", 0.5)):
         result = replace(
@@ -159,22 +157,22 @@ def test_card_says_what_it_is_from_what_and_how_well_it_does(run: RunDir, tmp_pa
         sha256(tmp_path / "encoder.pth"), digest, "4 x cuda: X",
     ):  # fmt: skip
         assert expected in text, expected
-    assert "pets" not in text, "a result of other weights"
-    assert str(tmp_path.parent) not in text, "a path of this machine"
+    assert "pets" not in text, "this result is from other weights"
+    assert str(tmp_path.parent) not in text, "the card must not contain local paths"
 
 
-def test_unfinished_run_is_exported_and_the_card_says_so(tmp_path: Path) -> None:
+def test_unfinished_run_can_be_exported_and_the_card_says_so(tmp_path: Path) -> None:
     done = export(trained(tmp_path, finished=False), tmp_path / "encoder.pth", "encoder", license=None)
     assert not done.finished
     text = done.card.read_text()
-    assert "**Training had not finished**: 3 of 20 epochs and 2 steps of the next, 26 steps in all." in text
+    assert "**Training had not finished**: 3 of 20 epochs and 2 steps of the next one, 26 steps in total." in text
     assert "Not stated." in text
 
 
 @pytest.mark.parametrize("existing", ["encoder.pth", "encoder.md"])
-def test_nothing_is_replaced(run: RunDir, tmp_path: Path, existing: str) -> None:
+def test_existing_files_are_never_replaced(run: RunDir, tmp_path: Path, existing: str) -> None:
     (tmp_path / existing).write_text("mine")
-    with pytest.raises(UserError, match=f"{existing} exists"):
+    with pytest.raises(UserError, match=f"{existing} exists already"):
         export(run, tmp_path / "encoder.pth", "encoder", license=None)
     assert [path.name for path in tmp_path.iterdir()] == [existing]
     assert (tmp_path / existing).read_text() == "mine"
@@ -195,13 +193,13 @@ def test_run_without_a_checkpoint_says_to_train_first(tmp_path: Path) -> None:
         ("a_checkpoint_full.pth", "encoder", "encoder"),
     ],
 )
-def test_layout_is_as_asked_or_as_the_name_says(name: str, asked: Any, expected: str) -> None:
+def test_layout_is_the_given_one_or_the_one_that_the_name_implies(name: str, asked: Any, expected: str) -> None:
     assert layout_of(Path(name), asked) == expected
 
 
 @pytest.mark.parametrize(
     ("name", "asked", "expected"), [("a.bin", None, "ends in .pth"), ("a.safetensors", "full", "tensors only")]
 )
-def test_kind_of_file_that_there_is_not_is_refused(name: str, asked: Any, expected: str) -> None:
+def test_suffix_that_does_not_fit_the_layout_is_an_error(name: str, asked: Any, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         layout_of(Path(name), asked)

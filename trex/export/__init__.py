@@ -1,1 +1,1 @@
-"""A run's weights as files for other programs, with a model card."""
+"""Exports a run's weights as files for other programs, with a model card."""

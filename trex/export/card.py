@@ -1,4 +1,4 @@
-"""The model card of exported weights: what they are, what they were made from, their scores."""
+"""The model card of exported weights: their origin, use, scores, recipe, digests and license."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from trex.records.run_dir import RunDir
 from trex.reporting.collect import RunData, collect
 from trex.reporting.tables import markdown
 
-#: Sections of the config that decide what the weights are.
+#: The sections of the config that determine the weights.
 _RECIPE = ("crops", "model", "method", "optimizer", "train")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts about the file and the checkpoint that it was made from."""
+    """Facts about an exported file and the checkpoint that it was made from. All digests are SHA-256."""
 
-    file: str
-    layout: str
+    file: str  #: name of the file
+    layout: str  #: `encoder` or `full`
     file_digest: str
     encoder_digest: str  #: as in feature files
-    checkpoint: str
+    checkpoint: str  #: name of the checkpoint's folder
     checkpoint_digest: str
-    finished: bool
+    finished: bool  #: whether the training had finished
     license: str | None
-    saved: Mapping[str, Any]  #: as `TrainingState.to_dict` made it
+    saved: Mapping[str, Any]  #: the training state, from `TrainingState.to_dict`
 
 
 def card(run: RunDir, facts: Facts) -> str:
-    """The card as Markdown."""
+    """The model card as Markdown."""
     data = collect(run)
     parts = [
         f"# {run.name}: {facts.saved['config']['model']['encoder']}",
@@ -54,26 +54,27 @@ def card(run: RunDir, facts: Facts) -> str:
 def _introduction(facts: Facts) -> Iterator[str]:
     saved, config = facts.saved, facts.saved["config"]
     at, epochs = saved["position"], config["train"]["epochs"]
+    content = "The encoder" if facts.layout == "encoder" else "The complete training state"
     yield (
-        f"{'The encoder' if facts.layout == 'encoder' else 'The whole training state'} of a run of the t-ReX toolkit "
+        f"{content} of a run of the t-ReX toolkit "
         f"{trex.__version__} (arXiv 2206.15369), trained with the method `{config['method']['name']}` on "
         f"`{config['data']['dataset']}`, {len(saved['classes'])} classes."
     )
     if facts.finished:
-        yield f"Training finished: {_many(epochs, 'epoch')}, {_many(at['global_step'], 'step')}."
+        yield f"Training finished: {_counted(epochs, 'epoch')}, {_counted(at['global_step'], 'step')}."
     else:
         yield (
-            f"**Training had not finished**: {at['epoch']} of {_many(epochs, 'epoch')} and "
-            f"{_many(at['step'], 'step')} of the next, {_many(at['global_step'], 'step')} in all."
+            f"**Training had not finished**: {at['epoch']} of {_counted(epochs, 'epoch')} and "
+            f"{_counted(at['step'], 'step')} of the next one, {_counted(at['global_step'], 'step')} in total."
         )
     if config["data"]["dataset"] in config["data"]["subsets"]:
         yield "The training data may be a subset of the official dataset."
     if start := saved.get("start"):
         name = Path(start["file"]).name
-        yield f"Training began from `{name}` ({start['with']}), SHA-256 `{start['sha256']}`."
+        yield f"Training started from `{name}` ({start['with']}), SHA-256 `{start['sha256']}`."
 
 
-def _many(count: int, what: str) -> str:
+def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
@@ -81,23 +82,24 @@ def _use(facts: Facts) -> str:
     encoder = facts.saved["config"]["model"]["encoder"]
     if facts.layout == "full":
         return (
-            f"A dict with `model`, `optimizer`, `epoch`, `args`, `fp16_scaler`, of tensors and plain values: "
-            f'`torch.load("{facts.file}", weights_only=True)`. The toolkit evaluates its encoder '
-            f"(`extract.weights={facts.file}`) and begins or continues a training with it (`train.start={facts.file}`)."
+            f'`torch.load("{facts.file}", weights_only=True)` returns a dict of tensors and plain values with the keys '
+            f"`model`, `optimizer`, `epoch`, `args` and `fp16_scaler`. The toolkit can evaluate its encoder "
+            f"(`extract.weights={facts.file}`), and start or continue a training with it (`train.start={facts.file}`)."
         )
     load = f'torch.load("{facts.file}", weights_only=True)'
     if facts.file.endswith(".safetensors"):
         load = f'safetensors.torch.load_file("{facts.file}")'
     return (
         f"```python\nencoder = torchvision.models.{encoder}()\n"
-        f"encoder.load_state_dict({load}, strict=False)  # misses fc.weight and fc.bias, nothing else\n"
+        f"encoder.load_state_dict({load}, strict=False)  # missing keys: fc.weight and fc.bias only\n"
         f"encoder.fc = torch.nn.Identity()\nencoder.eval()\n```\n\n"
-        f"Images: RGB in 0 … 1, less the mean (0.485, 0.456, 0.406), over the deviation (0.229, 0.224, 0.225)."
+        f"Images: RGB in 0 … 1, normalized with the mean (0.485, 0.456, 0.406) and the standard deviation "
+        f"(0.229, 0.224, 0.225)."
     )
 
 
 def _scores(data: RunData, facts: Facts) -> Iterator[str]:
-    """The last validation before the checkpoint, and the probes of features of exactly these weights."""
+    """The last validation before the checkpoint, and the probes on features of exactly these weights."""
     last = facts.saved["position"]["global_step"]
     validations = [line for line in data.metrics if line.phase == "validation" and line.step <= last]
     if validations:
@@ -106,11 +108,11 @@ def _scores(data: RunData, facts: Facts) -> Iterator[str]:
         wanted = {"top1": "top-1", "top5": "top-5"}
         scores = ", ".join(f"{wanted[name]} {line.values[name]:.2f} %" for name in wanted if name in line.values)
         yield f"Validation on {dataset} after epoch {line.epoch:g}: {scores}."
-    cells = {key: cell for key, cell in data.cells.items() if _of_these(cell.results, facts.encoder_digest)}
-    yield markdown([replace(data, cells=cells)]).rstrip() if cells else "No probes of these weights' features yet."
+    cells = {key: cell for key, cell in data.cells.items() if _all_from(cell.results, facts.encoder_digest)}
+    yield markdown([replace(data, cells=cells)]).rstrip() if cells else "No probe results for these weights yet."
 
 
-def _of_these(results: Sequence[ProbeResult], digest: str) -> bool:
+def _all_from(results: Sequence[ProbeResult], digest: str) -> bool:
     return all(result.provenance.encoder_digest == digest for result in results)
 
 
@@ -124,7 +126,7 @@ def _recipe(config: Mapping[str, Any]) -> str:
 def _digests(facts: Facts) -> Iterator[str]:
     yield "| | SHA-256 |\n|---|---|"
     yield f"| `{facts.file}` | `{facts.file_digest}` |"
-    yield f"| the encoder's names, shapes and values, as in feature files | `{facts.encoder_digest}` |"
+    yield f"| names, shapes and values of the encoder's weights, as in feature files | `{facts.encoder_digest}` |"
     yield f"| the run's `{facts.checkpoint}/checkpoint.pt` | `{facts.checkpoint_digest}` |"
     yield f"| names and labels of the training images | `{facts.saved['data_digest']}` |"
 
@@ -141,6 +143,6 @@ def _license(license: str | None) -> str:
     if license:
         return f"{license}."
     return (
-        "Not stated. It is the publisher's to choose, within what the terms of the training images and of weights that "
-        "training began from allow; `trex export --license` writes it here. (The toolkit itself is under Apache-2.0.)"
+        "Not stated. The publisher chooses it, within the terms of the training images and of the weights that the "
+        "training started from. `trex export --license` writes it here. (The toolkit itself is under Apache-2.0.)"
     )

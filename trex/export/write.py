@@ -1,4 +1,4 @@
-"""A run's newest weights as a file for other people's programs, with a model card beside it."""
+"""Writes a run's newest weights to a file for other programs, and a model card next to it."""
 
 from __future__ import annotations
 
@@ -24,25 +24,28 @@ _SUFFIXES = (".pth", ".pt", tensor_files.SAFETENSORS)
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """The result of an export."""
 
     file: Path
     card: Path
-    checkpoint: str
-    finished: bool
+    checkpoint: str  #: name of the checkpoint's folder
+    finished: bool  #: whether the training had finished
 
 
 def layout_of(target: Path, asked: Layout | None) -> Layout:
-    """The layout of a file: `asked`, or else the one that its name stands for.
+    """The layout of a file: `asked`, or if that is None, the layout that its name implies.
 
     Raises:
-        UserError: if there is no such kind of file.
+        UserError: if the suffix is unknown or cannot hold the layout.
     """
     layout: Layout = asked or ("full" if target.name.endswith(FULL_SUFFIX) else "encoder")
     if target.suffix not in _SUFFIXES:
         raise UserError(f"{target}: expected a name that ends in {', '.join(_SUFFIXES)}")
     if layout == "full" and target.suffix == tensor_files.SAFETENSORS:
-        raise UserError(f"{target}: safetensors holds tensors only, a full checkpoint more: name it x{FULL_SUFFIX}")
+        raise UserError(
+            f"{target}: a safetensors file holds tensors only, but a full checkpoint has other values too: "
+            f"choose a name such as x{FULL_SUFFIX}"
+        )
     return layout
 
 
@@ -50,19 +53,21 @@ def export(run: RunDir, target: Path, layout: Layout, license: str | None) -> Ex
     """Write the newest checkpoint's weights to `target`, and a card of the same name that ends in `.md`.
 
     Args:
-        run: a run that was trained, to the end or not.
+        run: a run with a checkpoint; its training need not have finished.
         target: the file; an existing file is never replaced.
         layout: `encoder`: torchvision's keys without those of the classifier. `full`: the released program's layout.
-        license: of the weights, for the card; None: not stated.
+        license: license of the weights, for the card; None: not stated.
 
     Raises:
-        UserError: if the run has no checkpoint, one of the files exists, or the layout has no place for the method.
+        UserError: if the run has no checkpoint, one of the files exists, or the layout does not support the method.
         OSError: if it cannot be written.
     """
-    about = target.with_suffix(".md")
-    for path in (target, about):
+    card_path = target.with_suffix(".md")
+    for path in (target, card_path):
         if path.exists():
-            raise UserError(f"{path} exists, and an export replaces nothing: choose another name, or remove it")
+            raise UserError(
+                f"{path} exists already, and an export never replaces a file: choose another name, or delete it"
+            )
     found = Checkpoints(run.checkpoints).read_newest()
     if found is None:
         raise UserError(f"{run.root}: there is no checkpoint to export. Train first: trex train {run.name}")
@@ -80,11 +85,11 @@ def export(run: RunDir, target: Path, layout: Layout, license: str | None) -> Ex
         license=license,
         saved=saved,
     )
-    write_text(about, card(run, facts))
-    return Exported(target, about, checkpoint.path.name, checkpoint.finished)
+    write_text(card_path, card(run, facts))
+    return Exported(target, card_path, checkpoint.path.name, checkpoint.finished)
 
 
 def encoder_of(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The trained encoder's state dict in a saved training state, contiguous."""
+    """The state dict of the trained encoder in a saved training state, with contiguous tensors."""
     model = saved["model"]
     return {key.removeprefix("encoder."): model[key].contiguous() for key in model if key.startswith("encoder.")}
