@@ -1,4 +1,4 @@
-"""Datasets for tests, as a user could have them."""
+"""Datasets for tests, in the form of a user's own image folder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from PIL import Image
 
 
 def write_noise(folder: Path, images: int, size: int) -> None:
-    """An image folder of noise: train/ and val/, in each the classes a and b with so many square images."""
+    """Write an image folder of noise: train/ and val/ with the classes a and b.
+
+    Args:
+        folder: where to write it.
+        images: number of images per class.
+        size: width and height of each image, pixels.
+    """
     chance = np.random.default_rng(0)
-    for part in ("train", "val"):
+    for split in ("train", "val"):
         for label in ("a", "b"):
-            (folder / part / label).mkdir(parents=True)
+            (folder / split / label).mkdir(parents=True)
             for number in range(images):
                 pixels = chance.integers(0, 256, (size, size, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / part / label / f"{number}.png")
+                Image.fromarray(pixels).save(folder / split / label / f"{number}.png")

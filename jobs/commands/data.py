@@ -122,7 +122,7 @@ def _check_images(splits: dict[SplitName, Split], processes: int) -> int:
             faults += 1
             sys.stdout.write(f"unreadable: {_path(splits, check)}: {check.problem}\n")
         else:
-            seen[check.part].setdefault(check.digest, check.index)
+            seen[check.split_name].setdefault(check.digest, check.index)
         if time.monotonic() - shown > 2:
             shown = time.monotonic()
             rate = done / (shown - began)
@@ -135,7 +135,7 @@ def _check_images(splits: dict[SplitName, Split], processes: int) -> int:
 
 
 def _path(splits: dict[SplitName, Split], check: FileCheck) -> str:
-    split = splits[check.part]
+    split = splits[check.split_name]
     if split.images is not None:
         return f"{split.dataset} {split.name(check.index)}"
     return f"{split.folder}/{split.name(check.index)}"

@@ -1,4 +1,4 @@
-"""Small trees in the layouts of the official archives: real photographs, annotations in the official formats."""
+"""Small datasets in the layouts of the official archives: real photographs, annotations in the official formats."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def photo() -> bytes:
 
 
 def put(root: Path, *names: str) -> None:
-    """Write a photograph at each path."""
+    """Write a photograph to each path `names` below `root`."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(photo())
@@ -37,7 +37,7 @@ def write(path: Path, *lines: str) -> None:
 
 
 def found(split: Split) -> list[tuple[str, str]]:
-    """Path and class name of each image, which can be decoded."""
+    """Path and class name of each image. Checks that each image can be decoded."""
     for index in range(len(split)):
         assert split.read(index).shape == (32, 48, 3)
     return [(split.name(i), split.classes[split.labels[i]]) for i in range(len(split))]
@@ -45,7 +45,7 @@ def found(split: Split) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def load(tmp_path: Path):
-    """Reads a dataset of that name from the test's folder, as a subset."""
+    """A function that reads the dataset `name` from the test's folder, as a subset unless `subset` is False."""
 
     def read(name: str, *, subset: bool = True) -> dict[SplitName, Split]:
         return load_splits(name, DataConfig(root=str(tmp_path), subsets=(name,) if subset else ()))
@@ -54,7 +54,7 @@ def load(tmp_path: Path):
 
 
 def struct(**columns: list[object]) -> np.ndarray:
-    """A MATLAB struct array of one row, as savemat takes it."""
+    """A MATLAB struct array with one row, in the form that savemat takes."""
     count = len(next(iter(columns.values())))
     array = np.zeros((1, count), dtype=[(name, "O") for name in columns])
     for name, values in columns.items():

@@ -1,4 +1,4 @@
-"""CoG's pickles: the official content is read, once; anything else is refused, and nothing in a pickle is run."""
+"""CoG's pickles: the official content is read once, anything else is refused, and no code in a pickle is run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEVELS = [[f"n{level}{i:07d}" for i in (2, 1)] for level in range(5)]
 
 
 def write_benchmark(folder: Path, protocol: int = 4, dtype: type = object, slash: str = "") -> None:
-    """Five levels of two concepts with three train images and one test image each."""
+    """Write five levels of two concepts with three train images and one test image each."""
     folder.mkdir(exist_ok=True)
     split = {}
     for wnid in (wnid for level in LEVELS for wnid in level):
@@ -39,7 +39,7 @@ def test_level_is_read_with_sorted_ids_and_files(tmp_path: Path, load, protocol:
     assert found(splits["test"]) == [(f"{w}/{w}_9.JPEG", w) for w in (first, second)]
 
 
-def test_pickles_are_read_once_and_the_json_gives_the_same(tmp_path: Path, load) -> None:
+def test_pickles_are_read_once_and_then_the_json_files_give_the_same_split(tmp_path: Path, load) -> None:
     write_benchmark(tmp_path / "cog", slash="/")
     before = load("cog_l3")["trainval"].digest
     for path in (tmp_path / "cog").glob("*.pkl"):
@@ -48,7 +48,7 @@ def test_pickles_are_read_once_and_the_json_gives_the_same(tmp_path: Path, load)
     assert len(load("cog_l5")["test"]) == 2
 
 
-def test_images_may_be_in_a_folder_of_their_own(tmp_path: Path, load) -> None:
+def test_images_may_be_in_a_separate_folder(tmp_path: Path, load) -> None:
     write_benchmark(tmp_path / "cog")
     (tmp_path / "cog" / "imagenet21k").mkdir()
     for path in list((tmp_path / "cog").glob("n*")):
@@ -56,14 +56,14 @@ def test_images_may_be_in_a_folder_of_their_own(tmp_path: Path, load) -> None:
     assert len(found(load("cog_l1")["trainval"])) == 6
 
 
-def test_without_pickles_the_error_says_what_is_expected(tmp_path: Path, load) -> None:
+def test_missing_pickles_are_an_error_that_says_what_is_expected(tmp_path: Path, load) -> None:
     put(tmp_path / "cog", "n01/1.JPEG")
     with pytest.raises(UserError, match=r"expected the two pickles of the CoG benchmark"):
         load("cog_l1")
 
 
 class Attack:
-    """Pickled, it says: call this."""
+    """An object whose pickle calls `function(*arguments)` when it is loaded."""
 
     def __init__(self, function: object, *arguments: object) -> None:
         self.call = (function, arguments)
@@ -74,7 +74,7 @@ class Attack:
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 @pytest.mark.parametrize("function", [os.system, eval, exec, print, np.load, getattr, bytearray])
-def test_pickle_that_would_run_something_is_refused(tmp_path: Path, function: object, protocol: int) -> None:
+def test_pickle_that_would_call_a_function_is_refused(tmp_path: Path, function: object, protocol: int) -> None:
     mark = tmp_path / "was_run"
     content = [Attack(function, f"__import__('pathlib').Path({str(mark)!r}).touch()")]
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(content, protocol))
@@ -84,14 +84,14 @@ def test_pickle_that_would_run_something_is_refused(tmp_path: Path, function: ob
 
 
 HOSTILE = {
-    "numbers instead of texts": pickle.dumps({"a": np.arange(4)}),
+    "numbers instead of strings": pickle.dumps({"a": np.arange(4)}),
     "floats": pickle.dumps([1.5]),
     "a set": pickle.dumps({"a"}),
     "nesting": pickle.dumps([[[[[[[["deep"]]]]]]]]),
     "a persistent id": b"Pfoo\n.",
-    "cut": pickle.dumps(LEVELS)[:20],
+    "truncated": pickle.dumps(LEVELS)[:20],
     "empty": b"",
-    "no pickle": b"PK\x03\x04 something else",
+    "not a pickle": b"PK\x03\x04 something else",
     "array state of another kind": b"cnumpy.core.multiarray\n_reconstruct\n(tR(I1\nI2\nI3\ntb.",
     "endless opcode": b"\x8d" + b"\xff" * 8,
 }

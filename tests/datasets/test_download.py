@@ -1,4 +1,4 @@
-"""Archives from a real web server: cut off, continued, verified; hostile ones change nothing."""
+"""Downloads from a real web server: interrupted ones continue and are verified; hostile archives change nothing."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from trex.errors import TrexError, UserError
 
 
 class Site:
-    """What a server offers, and where its connections break."""
+    """The files of a server, where its connections break, and the requests it got."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.cut_after: list[int] = []  #: bytes after which the next connections break
-        self.ranges = True
-        self.asked: list[str | None] = []
+        self.cut_after: list[int] = []  #: bytes that each of the next connections sends before it breaks
+        self.ranges = True  #: whether it can continue a download
+        self.asked: list[str | None] = []  #: the Range header of each request
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -85,7 +85,7 @@ def ignore(_text: str) -> None:
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_download_that_is_cut_off_continues_and_is_verified_and_unpacked(tmp_path: Path, site, ranges: bool) -> None:
+def test_interrupted_download_continues_and_is_verified_and_unpacked(tmp_path: Path, site, ranges: bool) -> None:
     server, url = site
     content = tar_of(("dtd/images/a.jpg", photo()), ("dtd/labels/train1.txt", b"a.jpg\n"))
     server.files["/dtd.tar.gz"] = content
@@ -95,11 +95,11 @@ def test_download_that_is_cut_off_continues_and_is_verified_and_unpacked(tmp_pat
     assert (tmp_path / "dtd/dtd/images/a.jpg").read_bytes() == photo()
     assert server.asked == [None, "bytes=100-", "bytes=150-" if ranges else "bytes=50-"]
     get((archive,), tmp_path / "dtd", ignore)
-    assert len(server.asked) == 3, "what is already there is not fetched again"
+    assert len(server.asked) == 3, "an archive that was unpacked is not downloaded again"
     assert sorted(path.name for path in (tmp_path / "dtd").iterdir()) == [".downloads", "dtd"]
 
 
-def test_download_continues_from_what_a_killed_one_left(tmp_path: Path, site) -> None:
+def test_download_continues_the_partial_file_of_a_killed_one(tmp_path: Path, site) -> None:
     server, url = site
     server.files["/x.mat"] = content = bytes(range(256)) * 40
     (tmp_path / "x.mat.part").write_bytes(content[:5000])
@@ -107,36 +107,36 @@ def test_download_continues_from_what_a_killed_one_left(tmp_path: Path, site) ->
     assert server.asked == ["bytes=5000-"]
 
 
-def test_complete_download_that_was_not_renamed_yet_is_not_fetched_again(tmp_path: Path, site) -> None:
+def test_complete_download_that_was_not_renamed_yet_is_not_downloaded_again(tmp_path: Path, site) -> None:
     server, url = site
     server.files["/x.mat"] = content = b"abc" * 100
     (tmp_path / "x.mat.part").write_bytes(content)
     assert fetch(Archive(f"{url}/x.mat"), tmp_path, ignore).read_bytes() == content
 
 
-def test_content_that_differs_from_the_official_is_deleted_with_an_error(tmp_path: Path, site) -> None:
+def test_file_with_another_digest_than_the_official_is_deleted_with_an_error(tmp_path: Path, site) -> None:
     server, url = site
     server.files["/x.mat"] = b"something else"
-    with pytest.raises(UserError, match=r"MD5 is .*, expected 0{32}: not the official file"):
+    with pytest.raises(UserError, match=r"MD5 is .*, expected 0{32}: this is not the official file"):
         fetch(Archive(f"{url}/x.mat", "0" * 32), tmp_path, ignore)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_site_without_the_file_is_named(tmp_path: Path, site) -> None:
+def test_error_of_a_site_without_the_file_names_the_address(tmp_path: Path, site) -> None:
     with pytest.raises(TrexError, match=r"/none.zip: the server answers 404"):
         fetch(Archive(f"{site[1]}/none.zip"), tmp_path, ignore)
 
 
-def test_what_was_downloaded_is_kept_when_the_connection_keeps_breaking(tmp_path: Path, site) -> None:
+def test_partial_download_is_kept_when_the_connection_keeps_breaking(tmp_path: Path, site) -> None:
     server, url = site
     server.files["/x.mat"] = b"x" * 1000
     server.cut_after = [10] * 5
-    with pytest.raises(TrexError, match="kept, try again later"):
+    with pytest.raises(TrexError, match="partial download is kept: try again later"):
         fetch(Archive(f"{url}/x.mat"), tmp_path, ignore)
     assert (tmp_path / "x.mat.part").stat().st_size == 50
 
 
-def test_official_addresses_are_https_and_digests_are_complete() -> None:
+def test_official_addresses_use_https_and_digests_have_full_length() -> None:
     for dataset in registry.known().values():
         for archive in dataset.archives:
             assert archive.url.startswith("https://")
@@ -190,7 +190,7 @@ def test_hostile_or_damaged_archive_changes_nothing(tmp_path: Path, name: str) -
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["archive.bin", "in", "out"]
 
 
-def test_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_ALLOWANCE", 1 << 20)
     (tmp_path / "bomb.zip").write_bytes(zip_of("zeros", bytes(64 << 20)))
     with pytest.raises(UserError, match="unpacks to more than 20 times its size"):

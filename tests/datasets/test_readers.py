@@ -1,4 +1,4 @@
-"""Each official layout, and its variants, gives the right images, classes and splits; what is wrong is named."""
+"""Each official layout and its variants give the right images, classes and splits; errors name the wrong file."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_cars_in_one_folder(tmp_path: Path, load) -> None:
 
 @pytest.mark.parametrize("inner", ["", "stanford_cars"])
 @pytest.mark.parametrize("place", ["", "devkit"])
-@pytest.mark.parametrize("mirror", ["official", "with cars_annos.mat", "doubled folders"])
+@pytest.mark.parametrize("mirror", ["official", "with cars_annos.mat", "nested folders"])
 def test_cars_as_devkit(tmp_path: Path, load, inner: str, place: str, mirror: str) -> None:
     base = tmp_path / "cars196" / inner
     (base / "devkit").mkdir(parents=True)
@@ -158,7 +158,7 @@ def test_cars_as_devkit(tmp_path: Path, load, inner: str, place: str, mirror: st
         base / place / "cars_test_annos_withlabels.mat", {"annotations": struct(fname=["00001.jpg"], **{"class": [1]})}
     )
     train, test = ("cars_train", "cars_test")
-    if mirror == "doubled folders":
+    if mirror == "nested folders":
         train, test = ("cars_train/cars_train", "cars_test/cars_test")
     elif mirror == "with cars_annos.mat":
         annotations = struct(relative_im_path=["car_ims/1.jpg"], **{"class": [1]}, test=[0])
@@ -170,26 +170,26 @@ def test_cars_as_devkit(tmp_path: Path, load, inner: str, place: str, mirror: st
 
 
 @pytest.mark.parametrize("place", range(0, 400, 13))
-def test_damaged_mat_file_is_named(tmp_path: Path, place: int) -> None:
+def test_error_for_a_mat_file_with_a_flipped_byte_names_the_file(tmp_path: Path, place: int) -> None:
     path = tmp_path / "cars_annos.mat"
     savemat(path, {"annotations": np.arange(200), "class_names": np.arange(50)}, do_compression=True)
     content = bytearray(path.read_bytes())
     content[128 + place % (len(content) - 128)] ^= 0xFF
     path.write_bytes(content)
     try:
-        read_mat(path, "annotations", "class_names")  # a flipped bit may also just change a number
+        read_mat(path, "annotations", "class_names")  # the flipped byte may also only change a number: no error then
     except UserError as error:
         assert str(path) in str(error)
 
 
-def test_cars_devkit_without_the_labels_of_the_test_images_says_so(tmp_path: Path, load) -> None:
+def test_cars_devkit_without_test_labels_is_an_error_that_names_the_expected_file(tmp_path: Path, load) -> None:
     base = tmp_path / "cars196"
     (base / "devkit").mkdir(parents=True)
     savemat(base / "devkit/cars_meta.mat", {"class_names": np.array([["Audi TT", "BMW X5"]], object)})
     savemat(base / "devkit/cars_train_annos.mat", {"annotations": struct(fname=["1.jpg"], **{"class": [2]})})
     savemat(base / "devkit/cars_test_annos_withlabels.mat", {"annotations": struct(fname=["1.jpg"])})
     put(base, "cars_train/1.jpg", "cars_test/1.jpg")
-    with pytest.raises(UserError, match=r"no field 'class'; is it the file with the labels"):
+    with pytest.raises(UserError, match=r"no field 'class'; expected a file with the labels"):
         load("cars196")
 
 
@@ -210,7 +210,7 @@ def test_flowers(tmp_path: Path, load, images: str) -> None:
 
 
 @pytest.mark.parametrize("inner", ["", "2750", "EuroSAT/2750"])
-def test_eurosat_split_is_fixed_by_the_names(tmp_path: Path, load, inner: str) -> None:
+def test_eurosat_split_depends_on_the_file_names_only(tmp_path: Path, load, inner: str) -> None:
     base = tmp_path / "eurosat" / inner
     for name in CLASSES:
         (base / name).mkdir(parents=True)
@@ -222,7 +222,7 @@ def test_eurosat_split_is_fixed_by_the_names(tmp_path: Path, load, inner: str) -
     names = [splits["test"].name(i) for i in range(810)]
     digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
     assert digest == "b60f3e1004439641dc4c26e04857ace5628e415543766716f63de29922add92b", (
-        "the split has changed: results would not be comparable with earlier ones"
+        "the split has changed: results would not be comparable with earlier results"
     )
     assert all(np.bincount(splits["test"].labels) == 810)
 
@@ -256,23 +256,25 @@ def test_inat_is_joined_by_image_id_not_by_position(tmp_path: Path, load, year: 
 
 def small_dtd(root: Path) -> Path:
     base = root / "dtd"
-    for part, name in (("train", "a/1.jpg"), ("val", "b/2.jpg"), ("test", "a/3.jpg")):
-        write(base / f"labels/{part}1.txt", name)
+    for split, name in (("train", "a/1.jpg"), ("val", "b/2.jpg"), ("test", "a/3.jpg")):
+        write(base / f"labels/{split}1.txt", name)
         put(base / "images", name)
     return base
 
 
-def test_missing_image_is_named_and_left_out_only_of_a_declared_subset(tmp_path: Path, load) -> None:
+def test_missing_image_is_an_error_unless_the_dataset_is_a_declared_subset(tmp_path: Path, load) -> None:
     base = small_dtd(tmp_path)
     (base / "images/b/2.jpg").unlink()
-    with pytest.raises(UserError, match=r"1 listed images are not in .*: images/b/2.jpg[\s\S]*data.subsets=\[dtd\]"):
+    with pytest.raises(
+        UserError, match=r"1 listed images are missing in .*: images/b/2.jpg[\s\S]*data.subsets=\[dtd\]"
+    ):
         load("dtd", subset=False)
     splits = load("dtd")
     assert [name for name, _ in found(splits["trainval"])] == ["images/a/1.jpg"]
     assert not splits["trainval"].comparable
 
 
-def test_wrong_counts_are_an_error_with_both_numbers(tmp_path: Path, load) -> None:
+def test_wrong_counts_are_an_error_with_found_and_expected_counts(tmp_path: Path, load) -> None:
     small_dtd(tmp_path)
     with pytest.raises(UserError, match=r"found 2 classes, 2 trainval and 1 test images; expected 47, 3760 and 1880"):
         load("dtd", subset=False)
@@ -285,15 +287,15 @@ def test_unknown_layout_is_an_error_that_says_what_was_expected_and_what_was_fou
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../../secret.jpg", "a/../../../secret.jpg"])
-def test_list_cannot_lead_out_of_the_folder(tmp_path: Path, load, path: str) -> None:
+def test_list_cannot_name_a_path_outside_the_folder(tmp_path: Path, load, path: str) -> None:
     base = small_dtd(tmp_path)
     put(tmp_path, "secret.jpg")
     write(base / "labels/train1.txt", path)
-    if path.startswith("/"):  # in this set every path is below images/
-        with pytest.raises(UserError, match="listed images are not in"):
+    if path.startswith("/"):  # DTD's reader puts every path below images/
+        with pytest.raises(UserError, match="listed images are missing in"):
             load("dtd", subset=False)
     else:
-        with pytest.raises(UserError, match="outside of the folder: refused"):
+        with pytest.raises(UserError, match="outside the folder: refused"):
             load("dtd")
 
 
@@ -307,27 +309,27 @@ def test_unknown_class_in_a_list_is_an_error_that_names_the_list(tmp_path: Path,
         load("aircraft")
 
 
-def test_inat_image_without_annotation_is_named(tmp_path: Path, load) -> None:
+def test_inat_image_without_annotation_is_an_error_that_names_the_image(tmp_path: Path, load) -> None:
     base = tmp_path / "inat2019"
     base.mkdir()
     value = {"images": [{"id": 1, "file_name": "x.jpg"}], "annotations": [], "categories": [{"id": 0}]}
-    for part in ("train", "val"):
-        (base / f"{part}2019.json").write_text(json.dumps(value))
+    for split in ("train", "val"):
+        (base / f"{split}2019.json").write_text(json.dumps(value))
     with pytest.raises(UserError, match=r"train2019.json: image 1 \(x.jpg\) has no annotation"):
         load("inat2019")
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"images": [1], "annotations": [], "categories": []}'])
-def test_damaged_json_is_named(tmp_path: Path, load, content: str) -> None:
+def test_error_for_a_damaged_json_file_names_the_file(tmp_path: Path, load, content: str) -> None:
     (tmp_path / "inat2018").mkdir()
     (tmp_path / "inat2018" / "train2018.json").write_text(content)
     (tmp_path / "inat2018" / "val2018.json").write_text(content)
-    with pytest.raises(UserError, match=r"train2018.json: not an annotation file"):
+    with pytest.raises(UserError, match=r"train2018.json: expected an annotation file"):
         load("inat2018")
 
 
 @pytest.mark.parametrize("name", ["imagelabels.mat", "setid.mat"])
-def test_damaged_mat_is_named(tmp_path: Path, load, name: str) -> None:
+def test_error_for_a_file_that_is_not_a_mat_file_names_the_file(tmp_path: Path, load, name: str) -> None:
     base = tmp_path / "flowers"
     put(base, "jpg/image_00001.jpg")
     savemat(base / "imagelabels.mat", {"labels": np.array([[1]])})

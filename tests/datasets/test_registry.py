@@ -1,4 +1,4 @@
-"""Datasets by name: what is found, and what the user is told where it is not."""
+"""Datasets by name: which datasets are found, and the error message for a dataset that is not."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from trex.errors import UserError
 
 
 def tree(folder: Path, layout: dict[str, int]) -> DataConfig:
-    """Class folders `split/class` with so many images each."""
-    for place, count in layout.items():
-        (folder / "mine" / place).mkdir(parents=True)
+    """Write the dataset `mine`: `layout` gives the number of images of each class folder `split/class`."""
+    for class_folder, count in layout.items():
+        (folder / "mine" / class_folder).mkdir(parents=True)
         for i in range(count):
-            Image.new("RGB", (4, 4), (i, 0, 0)).save(folder / "mine" / place / f"{i}.png")
+            Image.new("RGB", (4, 4), (i, 0, 0)).save(folder / "mine" / class_folder / f"{i}.png")
     return DataConfig(root=str(folder))
 
 
@@ -45,7 +45,7 @@ def test_folders_of_the_splits_may_be_called_trainval_and_test(tmp_path: Path) -
     [
         ({"val/a": 1}, r"expected a folder train/ or trainval/"),
         ({"train/a": 1, "val/b": 1}, r"only in one of them: a, b"),
-        ({"train/a": 1, "train/b": 0, "val/a": 1, "val/b": 1}, r"train/b: a class folder without images"),
+        ({"train/a": 1, "train/b": 0, "val/a": 1, "val/b": 1}, r"train/b: this class folder has no images"),
         ({"train/a": 1, "val": 3}, r"validation archive is flat"),
     ],
 )
@@ -56,17 +56,17 @@ def test_wrong_layout_is_an_error_that_says_what_was_expected(
         load_split("mine", "trainval", tree(tmp_path, layout))
 
 
-def test_unknown_name_gets_the_nearest_one(tmp_path: Path) -> None:
+def test_error_for_an_unknown_name_suggests_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"did you mean 'digits'\?"):
         load_split("digit", "test", DataConfig(root=str(tmp_path)))
 
 
-def test_missing_folder_says_where_it_was_looked_for(tmp_path: Path) -> None:
+def test_error_for_a_missing_folder_says_where_it_was_expected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"{tmp_path}/in1k.*data.folders.in1k"):
         load_split("in1k", "test", DataConfig(root=str(tmp_path)))
 
 
-def test_wrong_counts_are_refused_unless_named_a_subset(tmp_path: Path) -> None:
+def test_wrong_counts_are_refused_unless_the_dataset_is_declared_a_subset(tmp_path: Path) -> None:
     tree(tmp_path, {"train/a": 2, "val/a": 1})
     (tmp_path / "mine").rename(tmp_path / "in1k")
     with pytest.raises(UserError, match=r"found 1 classes, 2 trainval and 1 test images; expected 1000, 1281167"):
@@ -86,7 +86,7 @@ def test_splits_of_the_digits_are_disjoint_and_complete() -> None:
     assert np.ptp(splits["test"].read(0)) > 200
 
 
-def test_digest_tells_names_labels_and_classes_apart(tmp_path: Path) -> None:
+def test_digest_differs_if_names_or_labels_or_split_differ(tmp_path: Path) -> None:
     data = tree(tmp_path, {"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1})
     before = load_split("mine", "trainval", data).digest
     assert before == load_split("mine", "trainval", data).digest
@@ -95,13 +95,13 @@ def test_digest_tells_names_labels_and_classes_apart(tmp_path: Path) -> None:
     assert before != load_split("mine", "trainval", data).digest
 
 
-def test_split_is_sent_to_workers_without_loss() -> None:
+def test_pickled_split_has_the_same_digest() -> None:
     split = load_split("digits", "trainval", DataConfig())
     assert pickle.loads(pickle.dumps(split)).digest == split.digest
 
 
 def test_reading_the_records_imports_nothing_heavy() -> None:
-    """Submitting jobs reads them."""
+    """Submitting jobs reads the records."""
     heavy = {"torch", "torchvision", "numpy", "h5py", "scipy", "sklearn", "PIL"}
     code = (
         "import sys; from trex.config.schema import DataConfig; from trex.datasets import registry; registry.known(); "

@@ -1,4 +1,4 @@
-"""torchvision's datasets by the names of their classes: real classes on real files, nothing is downloaded."""
+"""torchvision's datasets by the names of their classes: real classes on real files, without downloads."""
 
 from __future__ import annotations
 
@@ -25,20 +25,24 @@ from trex.records.run_dir import RunDir
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:
-    """Bytes in the format of the MNIST files: magic number, sizes, content."""
+    """Write an array in the format of the MNIST files: magic number, sizes, content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(struct.pack(f">I{values.ndim}I", 0x0800 + values.ndim, *values.shape) + values.tobytes())
 
 
 def write_mnist(root: Path, name: str = "FashionMNIST") -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits as 24 x 24 images, 1000 for training and 797 for testing; all of them and their labels."""
+    """Write scikit-learn's digits as 24 x 24 images, 1000 for training and 797 for testing.
+
+    Returns:
+        All images and their labels.
+    """
     digits = load_digits()
     images = np.kron(digits.images.astype(np.uint8) * 15, np.ones((3, 3), np.uint8))
     labels = digits.target.astype(np.uint8)
     raw = root / "torchvision" / name / name / "raw"
-    for split, part in (("train", slice(0, 1000)), ("t10k", slice(1000, None))):
-        write_idx(raw / f"{split}-images-idx3-ubyte", images[part])
-        write_idx(raw / f"{split}-labels-idx1-ubyte", labels[part])
+    for prefix, indices in (("train", slice(0, 1000)), ("t10k", slice(1000, None))):
+        write_idx(raw / f"{prefix}-images-idx3-ubyte", images[indices])
+        write_idx(raw / f"{prefix}-labels-idx1-ubyte", labels[indices])
     return images, labels
 
 
@@ -55,11 +59,11 @@ def test_class_with_a_train_argument_gives_both_splits_as_rgb(tmp_path: Path, na
     assert splits["test"].classes == tuple(getattr(datasets, name).classes)
     assert (splits["test"].read(7) == images[1007][:, :, None]).all()
     assert splits["trainval"].read(0).shape == (24, 24, 3)
-    assert splits["test"].comparable, "like a folder of one's own: there is nothing to compare its counts with"
+    assert splits["test"].comparable, "like a user's own folder, it has no official counts to differ from"
 
 
 def small_dtd(root: Path) -> None:
-    """Two classes in each split, in the layout that torchvision and our own reader both know."""
+    """Write two classes per split in DTD's layout, which torchvision and our own reader both read."""
     base = root / "dtd/dtd"
     for split, numbers in (("train", (1, 2)), ("val", (3,)), ("test", (4, 5))):
         names = [f"{label}/{label}_{number}.jpg" for label in ("banded", "dotted") for number in numbers]
@@ -67,7 +71,7 @@ def small_dtd(root: Path) -> None:
         put(base / "images", *names)
 
 
-def test_train_and_val_together_are_trainval_where_there_is_a_test_split(tmp_path: Path) -> None:
+def test_train_and_val_together_are_trainval_if_the_class_has_a_test_split(tmp_path: Path) -> None:
     small_dtd(tmp_path)
     config = DataConfig(root="", folders={"torchvision:DTD": str(tmp_path), "dtd": str(tmp_path)}, subsets=("dtd",))
     torchvision, own = (load_splits(name, config) for name in ("torchvision:DTD", "dtd"))
@@ -79,7 +83,7 @@ def test_train_and_val_together_are_trainval_where_there_is_a_test_split(tmp_pat
         assert all((theirs.read(i) == ours.read(i)).all() for i in range(len(ours)))
 
 
-def test_val_is_the_test_split_where_there_is_no_other(tmp_path: Path) -> None:
+def test_val_is_the_test_split_if_the_class_has_no_test_split(tmp_path: Path) -> None:
     root = tmp_path / "torchvision/Imagenette/imagenette2"
     for wnid in datasets.Imagenette._WNID_TO_CLASS:
         put(root, f"train/{wnid}/1.jpeg", f"train/{wnid}/2.jpeg", f"val/{wnid}/3.jpeg")
@@ -105,7 +109,7 @@ def test_val_is_the_test_split_where_there_is_no_other(tmp_path: Path) -> None:
         ("datasets", "no dataset class"),
     ],
 )
-def test_class_that_cannot_be_used_and_missing_files_are_said(tmp_path: Path, name: str, message: str) -> None:
+def test_unusable_class_or_missing_files_are_an_error_that_says_why(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_splits(f"torchvision:{name}", data(tmp_path))
 
@@ -120,8 +124,8 @@ def test_class_without_one_label_per_image_is_refused(tmp_path: Path) -> None:
         load_splits("torchvision:CLEVRClassification", data(tmp_path))
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x00\x00\x08\x03 cut off"])
-def test_damaged_files_are_a_clean_error(tmp_path: Path, damage: bytes) -> None:
+@pytest.mark.parametrize("damage", [b"", b"\x00\x00\x08\x03 truncated"])
+def test_damaged_file_is_an_error_that_names_the_dataset(tmp_path: Path, damage: bytes) -> None:
     write_mnist(tmp_path)
     raw = tmp_path / "torchvision/FashionMNIST/FashionMNIST/raw"
     (raw / "train-images-idx3-ubyte").write_bytes(damage)
@@ -129,7 +133,7 @@ def test_damaged_files_are_a_clean_error(tmp_path: Path, damage: bytes) -> None:
         load_splits("torchvision:FashionMNIST", data(tmp_path))
 
 
-def test_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+def test_error_for_an_image_that_cannot_be_decoded_names_the_image(tmp_path: Path) -> None:
     small_dtd(tmp_path)
     (tmp_path / "dtd/dtd/images/dotted/dotted_4.jpg").write_bytes(b"\xff\xd8\xff")
     config = DataConfig(folders={"torchvision:DTD": str(tmp_path)})
@@ -143,7 +147,7 @@ def read_one(split: object, index: int) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_split_is_sent_small_and_opened_again_by_a_new_process(tmp_path: Path) -> None:
+def test_pickled_split_is_small_and_a_new_process_opens_the_dataset_again(tmp_path: Path) -> None:
     images, _ = write_mnist(tmp_path)
     split = load_splits("torchvision:FashionMNIST", data(tmp_path))["trainval"]
     assert len(pickle.dumps(split)) < 50_000
@@ -152,7 +156,7 @@ def test_split_is_sent_small_and_opened_again_by_a_new_process(tmp_path: Path) -
         assert (pool.apply(read_one, (split, 3)) == images[3][:, :, None]).all()
 
 
-def test_batches_come_from_worker_processes(tmp_path: Path) -> None:
+def test_worker_processes_read_the_images(tmp_path: Path) -> None:
     _, labels = write_mnist(tmp_path)
     split = load_splits("torchvision:FashionMNIST", data(tmp_path))["test"]
     [(pixels, found, indices)] = evaluation_batches(split, [5, 2], resize=24, crop=24, batch_size=8, workers=2)
@@ -170,30 +174,30 @@ def test_check_finds_images_in_both_splits_and_unreadable_ones(tmp_path: Path) -
     checks = list(check_files(splits, processes=1))
     assert len(checks) == 10
     [fault] = [check for check in checks if check.problem]
-    assert (fault.part, fault.index) == ("test", 2)
+    assert (fault.split_name, fault.index) == ("test", 2)
     seen: dict = {"trainval": {}, "test": {}}
     for check in checks:
         if not check.problem:
-            seen[check.part].setdefault(check.digest, check.index)
-    assert duplicates(seen) == [(0, 0)], "all are the same photograph"
+            seen[check.split_name].setdefault(check.digest, check.index)
+    assert duplicates(seen) == [(0, 0)], "all images are the same photograph"
 
 
-def test_own_datasets_include_those_of_torchvision_that_have_a_folder(tmp_path: Path) -> None:
+def test_own_datasets_include_torchvision_datasets_that_have_a_folder(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     assert own_datasets(data(tmp_path)) == ["torchvision:FashionMNIST"]
 
 
-def test_download_keeps_what_is_there_and_asks_torchvision_for_the_rest(tmp_path: Path) -> None:
+def test_download_keeps_existing_files_and_lets_torchvision_download_the_others(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     complete = record("torchvision:FashionMNIST")
-    complete.download(tmp_path / "torchvision/FashionMNIST")  # nothing is missing: no network is needed
+    complete.download(tmp_path / "torchvision/FashionMNIST")  # no file is missing, so no network is needed
     with pytest.raises(UserError, match=r"torchvision does not download torchvision:FER2013"):
         record("torchvision:FER2013").download(tmp_path / "faces")
     with pytest.raises(TrexError, match=r"torchvision:StanfordCars: torchvision could not download it"):
         record("torchvision:StanfordCars").download(tmp_path / "cars")
 
 
-def test_configs_name_them_and_paths_are_plain(tmp_path: Path) -> None:
+def test_configs_accept_the_names_and_paths_have_no_colon(tmp_path: Path) -> None:
     overrides = ["extract.datasets=[torchvision:CIFAR10, pets]", "data.folders.torchvision:CIFAR10=/somewhere"]
     config = load(None, Config, overrides)
     assert config.extract.datasets == ("torchvision:CIFAR10", "pets")
@@ -208,7 +212,7 @@ def test_configs_name_them_and_paths_are_plain(tmp_path: Path) -> None:
             run.features(wrong, "test")
 
 
-def test_every_class_of_torchvision_is_usable_or_refused_in_words(tmp_path: Path) -> None:
+def test_every_class_of_torchvision_is_usable_or_refused_with_a_message(tmp_path: Path) -> None:
     refused, missing = set(), set()
     for name in datasets.__all__:
         with pytest.raises(UserError) as error:

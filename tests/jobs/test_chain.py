@@ -48,11 +48,11 @@ def make_features(home: Path, *datasets: str) -> None:
     """Write feature files of two images, as the recipe's run would extract them from pixels."""
     transform = "resize 8 bicubic, center crop 8, resnet50"
     for name in datasets:
-        for part in ("trainval", "test"):
+        for split in ("trainval", "test"):
             about = FeatureProvenance(
-                "run", name, part, "split", "pixels", "raw pixels", transform, "float32", False, {}
+                "run", name, split, "split", "pixels", "raw pixels", transform, "float32", False, {}
             )
-            path = home / "runs" / "run" / "features" / name / f"{part}.h5"
+            path = home / "runs" / "run" / "features" / name / f"{split}.h5"
             features, labels = np.zeros((2, 192), np.float32), np.arange(2)
             write_features(path, [features], features.shape, labels, ["a", "b"], ("a", "b"), about)
 

@@ -76,11 +76,11 @@ def test_check_reports_counts_damaged_files_and_images_in_both_splits(tmp_path: 
 @pytest.mark.slow
 def test_check_of_twenty_thousand_images_reports_exactly_the_ten_damaged_ones(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
-    for part, count in (("trainval", 10_000), ("test", 10_000)):
+    for split, count in (("trainval", 10_000), ("test", 10_000)):
         for i in range(count):
-            path = folder / part / f"class{i % 10}" / f"{i:05d}.jpg"
+            path = folder / split / f"class{i % 10}" / f"{i:05d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(photo() + f"{part}{i}".encode())
+            path.write_bytes(photo() + f"{split}{i}".encode())
     damage = [b"", photo()[:100], photo()[:-400], b"\xff\xd8\xff", b"<html>not found</html>"]
     damaged = []
     chance = np.random.default_rng(0)

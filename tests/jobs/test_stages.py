@@ -68,8 +68,8 @@ def checkpoint(run: RunDir, name: str, finished: bool) -> str:
 
 def relabel(run: RunDir, dataset: str, weights: str) -> None:
     """Change the weights label in the feature files of a dataset."""
-    for part in ("trainval", "test"):
-        with h5py.File(run.features(dataset, part), "a") as file:
+    for split in ("trainval", "test"):
+        with h5py.File(run.features(dataset, split), "a") as file:
             file.attrs["weights"] = weights
 
 

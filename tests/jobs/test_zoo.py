@@ -109,9 +109,9 @@ def test_exported_weights_give_the_same_features_as_the_run(home: Path) -> None:
 @pytest.mark.slow
 def test_vit_of_torchvision_can_be_evaluated(home: Path) -> None:  # noqa: F811
     chance = np.random.default_rng(0)
-    for part, count in (("train", 8), ("val", 2)):
+    for split, count in (("train", 8), ("val", 2)):
         for label, shade in (("dark", 60), ("light", 200)):
-            folder = home / "data" / "shades" / part / label
+            folder = home / "data" / "shades" / split / label
             folder.mkdir(parents=True)
             for i in range(count):
                 pixels = (chance.integers(-50, 50, (40, 40, 3)) + shade).astype(np.uint8)

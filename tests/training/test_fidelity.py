@@ -157,11 +157,11 @@ def test_two_ranks_train_as_one_with_the_double_batch(on_ranks, tiny) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Nine cuts of two real photographs a part, of several shapes, in class folders."""
-    for part in ("train", "val"):
+    """Nine cuts of two real photographs per split, of several shapes, in class folders."""
+    for split in ("train", "val"):
         for i in range(9):
             image = Image.fromarray(load_sample_images().images[i % 2])
-            folder = tmp_path / "sets/photos" / part / f"class{i % 2}"
+            folder = tmp_path / "sets/photos" / split / f"class{i % 2}"
             folder.mkdir(parents=True, exist_ok=True)
             image.crop((30 * i, 20 * i, 30 * i + 260 + 10 * i, 20 * i + 240)).save(folder / f"{i}.png")
     return tmp_path / "sets"

@@ -1,1 +1,1 @@
-"""What images there are: a record per dataset, the readers of their files, and the splits that come out."""
+"""Datasets: one record per dataset, the readers of their files, and the splits that the readers return."""

@@ -1,7 +1,7 @@
-"""The only reader of a pickle: CoG's two, which hold nothing but lists, dicts, texts and arrays of texts.
+"""The only reader of pickles. It reads the two files of the CoG benchmark: lists, dicts, strings and string arrays.
 
-What a pickle may name is listed here, by name; everything else is refused before it is called. The arrays are rebuilt
-as plain lists, so that not even numpy's own reconstruction runs on the file's content.
+`_ALLOWED` lists every name that a pickle may use. Any other name is refused before it is called. Arrays are rebuilt as
+plain lists, so that not even numpy's own reconstruction runs on the file's content.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ class _Type:
         self.code = str(code)
 
     def __setstate__(self, _state: object) -> None:
-        """Byte order and sizes: not needed for texts."""
+        """Ignores byte order and sizes: strings do not need them."""
 
 
 class _Array:
-    """Stands for a numpy array of texts; its state gives the elements."""
+    """Stands for a numpy array of strings; its state holds the elements."""
 
     def __init__(self, *_shape: object) -> None:
         self.items: list[str] = []
 
     def __setstate__(self, state: object) -> None:
         if not (isinstance(state, tuple) and len(state) == 5 and isinstance(state[2], _Type)):
-            raise pickle.UnpicklingError("an array in an unknown form")
+            raise pickle.UnpicklingError("it holds an array in an unknown form")
         _, _, kind, _, content = state
         if isinstance(content, list):
             self.items = content
         elif isinstance(content, bytes) and kind.code[:1] in "US" and kind.code[1:].isdecimal():
             self.items = _texts(content, kind.code)
         else:
-            raise pickle.UnpicklingError(f"an array of type {kind.code}, expected texts")
+            raise pickle.UnpicklingError(f"it holds an array of type {kind.code}, expected strings")
 
 
 def _texts(content: bytes, code: str) -> list[str]:
     width = int(code[1:]) * (4 if code[0] == "U" else 1)
     if width == 0 or len(content) % width:
-        raise pickle.UnpicklingError("an array whose size does not fit its type")
+        raise pickle.UnpicklingError("it holds an array whose size does not fit its type")
     encoding = "utf-32-le" if code[0] == "U" else "utf-8"
     return [content[i : i + width].decode(encoding).rstrip("\0") for i in range(0, len(content), width)]
 
@@ -58,31 +58,31 @@ def _reconstruct(*_arguments: object) -> _Array:
 
 
 def _from_buffer(content: object, kind: object, *_shape: object) -> _Array:
-    """Protocol 5's form of an array of texts."""
+    """Rebuilds an array of strings as pickle protocol 5 writes it."""
     if not (isinstance(content, bytes | bytearray) and isinstance(kind, _Type) and kind.code[:1] in ("U", "S")):
-        raise pickle.UnpicklingError("an array in an unknown form")
+        raise pickle.UnpicklingError("it holds an array in an unknown form")
     array = _Array()
     array.items = _texts(bytes(content), kind.code)
     return array
 
 
 class _Nothing:
-    """Stands for numpy.ndarray, which the file names but which is not needed."""
+    """Stands for numpy.ndarray: the file names it, but the reader does not need it."""
 
 
 def _encode(text: object, *_encoding: object) -> bytes:
-    """Old protocols write bytes as text."""
+    """Rebuilds bytes that an old pickle protocol wrote as text."""
     if not isinstance(text, str):
-        raise pickle.UnpicklingError("bytes in an unknown form")
+        raise pickle.UnpicklingError("it holds bytes in an unknown form")
     return text.encode("latin-1")
 
 
 def _scalar(kind: object, content: object = b"") -> str:
-    """Stands for a numpy text scalar."""
+    """Stands for a numpy string scalar."""
     if isinstance(content, str):
         return content
     if not (isinstance(kind, _Type) and isinstance(content, bytes)):
-        raise pickle.UnpicklingError("a scalar in an unknown form")
+        raise pickle.UnpicklingError("it holds a scalar in an unknown form")
     return _texts(content, kind.code)[0]
 
 
@@ -98,30 +98,33 @@ _ALLOWED["_codecs", "encode"] = _encode
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no such file needs")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not allowed")
         return _ALLOWED[module, name]
 
     def persistent_load(self, _id: object) -> Any:
-        raise pickle.UnpicklingError("it refers to something outside")
+        raise pickle.UnpicklingError("it refers to an object outside the file")
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """The content as lists, dicts, texts and numbers; arrays of texts as lists.
+    """Returns the content as lists, dicts, strings and integers; string arrays become lists.
 
     Raises:
-        UserError: if the file is no pickle or holds anything else; nothing in it has been run.
+        UserError: if the file is not a pickle or holds anything else. No code from the file is run.
     """
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_BYTES}")
     try:
         return _plain(_Reader(io.BytesIO(path.read_bytes())).load(), MAX_DEPTH)
-    except Exception as error:  # a forged pickle can raise anything
-        raise UserError(f"{path}: refused, not a plain file of the CoG benchmark ({error})") from error
+    except Exception as error:  # a malicious pickle can raise any exception
+        raise UserError(
+            f"{path}: refused, expected a file of the CoG benchmark with lists and strings only ({error}). "
+            f"Download the file again from the benchmark's page."
+        ) from error
 
 
 def _plain(value: Any, depth: int) -> Any:
     if depth == 0:
-        raise pickle.UnpicklingError("nested too deeply")
+        raise pickle.UnpicklingError("it is nested too deeply")
     if isinstance(value, str | int) and not isinstance(value, bool):
         return value
     if isinstance(value, _Array):

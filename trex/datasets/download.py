@@ -1,4 +1,7 @@
-"""Official archives: fetched so that a broken connection costs nothing, verified, unpacked so that nothing escapes."""
+"""Downloads official archives, verifies them and unpacks them.
+
+An interrupted download continues where it stopped, and an archive cannot write outside the dataset's folder.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +23,21 @@ from trex.errors import TrexError, UserError
 from trex.files import TEMPORARY, sync
 
 _BLOCK = 1 << 20
-#: An archive may unpack to so many times its size: images hardly shrink; a bomb does by thousands.
+#: An archive may unpack to this many times its size. Images hardly compress; a decompression bomb expands by thousands.
 _MAX_RATIO = 20
+#: Bytes that any archive may unpack to in addition.
 _ALLOWANCE = 64 << 20
 
-Say = Callable[[str], None]
+Say = Callable[[str], None]  #: prints one line of progress
 
 
 def get(archives: tuple[Archive, ...], folder: Path, say: Say) -> None:
-    """Fetch, verify and unpack archives into `folder`. What is there already is not fetched again; a download that was
-    cut off continues where it was.
+    """Download, verify and unpack archives into `folder`.
+
+    Archives that were unpacked before are skipped. An interrupted download continues where it stopped.
 
     Raises:
-        UserError: if the content is not what the official digest says, or would leave the folder.
+        UserError: if an archive's digest is not the official one, or an entry would be written outside the folder.
         TrexError: if the site does not answer.
     """
     downloads = folder / ".downloads"
@@ -40,7 +45,7 @@ def get(archives: tuple[Archive, ...], folder: Path, say: Say) -> None:
     for archive in archives:
         done = downloads / f"{archive.name}.done"
         if done.exists():
-            say(f"{archive.name}: is already there")
+            say(f"{archive.name}: already downloaded and unpacked")
             continue
         path = fetch(archive, downloads, say)
         say(f"{archive.name}: unpacking")
@@ -50,7 +55,12 @@ def get(archives: tuple[Archive, ...], folder: Path, say: Say) -> None:
 
 
 def fetch(archive: Archive, folder: Path, say: Say) -> Path:
-    """Download into `folder`, continuing one that was cut off; returns the verified file."""
+    """Download one archive into `folder`, or continue an interrupted download. Returns the path of the verified file.
+
+    Raises:
+        UserError: if the digest is not the official one; the file is deleted.
+        TrexError: if the site does not answer.
+    """
     target, part = folder / archive.name, folder / f"{archive.name}.part"
     if not target.exists():
         for attempt in range(1, 6):
@@ -61,17 +71,17 @@ def fetch(archive: Archive, folder: Path, say: Say) -> Path:
                 if isinstance(error, urllib.error.HTTPError) and error.code < 500:
                     raise TrexError(f"{archive.url}: the server answers {error.code} {error.reason}") from error
                 if attempt == 5:
-                    raise TrexError(f"{archive.url}: {error}; what was downloaded is kept, try again later") from error
+                    raise TrexError(f"{archive.url}: {error}. The partial download is kept: try again later") from error
                 say(f"{archive.name}: {error}; continuing")
         part.rename(target)
     md5, sha256 = _digests(target)
     if archive.md5 is not None and md5 != archive.md5:
         target.unlink()
         raise UserError(
-            f"{archive.url}: MD5 is {md5}, expected {archive.md5}: not the official file, deleted. Try again; if "
-            f"it happens again, the site offers another file."
+            f"{archive.url}: MD5 is {md5}, expected {archive.md5}: this is not the official file, so it was deleted. "
+            f"Try again; if that fails too, the site offers a different file."
         )
-    checked = "MD5 is the official one" if archive.md5 else "there is no official digest to compare with"
+    checked = "MD5 matches the official one" if archive.md5 else "no official digest to compare with"
     say(f"{archive.name}: {target.stat().st_size} bytes, SHA-256 {sha256}; {checked}")
     return target
 
@@ -82,11 +92,11 @@ def _download(url: str, part: Path, say: Say) -> None:
     try:
         answer = urllib.request.urlopen(request, timeout=60)  # noqa: S310
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing is left to send
+        if error.code == 416 and have:  # the file is already complete
             return
         raise
     with closing(answer), part.open("ab") as file:
-        if answer.status != 206:  # the site cannot continue in the middle
+        if answer.status != 206:  # the site sends the complete file again
             file.truncate(0)
             have = 0
         left = answer.headers.get("Content-Length")
@@ -112,11 +122,11 @@ def _digests(path: Path) -> tuple[str, str]:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack into `folder`, all or nothing. A file that is no archive is put there as it is.
+    """Unpack `archive` into `folder`, completely or not at all. A file that is not an archive is copied there.
 
     Raises:
-        UserError: if an entry is a link or a device, has a name that leaves the folder, or the content is far larger
-            than such an archive's can be; nothing has changed then.
+        UserError: if the archive is damaged, an entry is a link or a device, a path points outside the folder, or the
+            content is far larger than an archive of images can be. `folder` is then unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder))
@@ -135,7 +145,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 path.replace(target)
         sync(folder)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{archive}: damaged ({error}); delete it and get it again") from error
+        raise UserError(f"{archive}: damaged ({error}). Delete it and download it again") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -149,7 +159,7 @@ def _tar_entries(archive: Path) -> Iterator[Entry]:
             if member.isdir():
                 continue
             if not member.isreg():
-                raise UserError(f"{archive}: holds a link or a device, {member.name!r}: refused")
+                raise UserError(f"{archive}: contains a link or a device, {member.name!r}: refused")
             content = tar.extractfile(member)
             assert content is not None
             yield member.name, content
@@ -162,7 +172,7 @@ def _zip_entries(archive: Path) -> Iterator[Entry]:
                 continue
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
-                raise UserError(f"{archive}: holds a link or a device, {info.filename!r}: refused")
+                raise UserError(f"{archive}: contains a link or a device, {info.filename!r}: refused")
             with opened.open(info) as content:
                 yield info.filename, content
 
@@ -172,13 +182,13 @@ def _write_entries(archive: Path, entries: Iterator[Entry], folder: Path) -> Non
     for name, content in entries:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
-            raise UserError(f"{archive}: holds the path {name!r}, outside of its folder: refused")
+            raise UserError(f"{archive}: contains the path {name!r}, which is outside its folder: refused")
         target = folder / path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             file = target.open("xb")
         except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"{archive}: holds {name!r} twice, or within another file: refused") from error
+            raise UserError(f"{archive}: contains {name!r} twice, or inside another file: refused") from error
         with file:
             while block := content.read(_BLOCK):
                 allowed -= len(block)

@@ -1,4 +1,4 @@
-"""Every image of a dataset, checked: which cannot be decoded, and which occur in both splits."""
+"""Checks every image of a dataset: finds images that cannot be decoded and images that are in both splits."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from trex.interruption import leave_signals_to_parent
 
 _CHUNK = 64  #: images that a process checks in one call
 
-
-Source = Path | tuple[Images, int]  #: a file, or images and the index of one of them
+Source = Path | tuple[Images, int]  #: one image: a file, or an object that reads images and an index
 
 
 @dataclass(frozen=True)
 class FileCheck:
-    """What was found out about one image."""
+    """Result of the check of one image."""
 
-    part: SplitName
+    split_name: SplitName
     index: int
     problem: str  #: empty for an image that decodes
     digest: bytes  #: SHA-256 of the file, or of the pixels where the image is not a file
@@ -35,7 +34,8 @@ class FileCheck:
 def check_files(splits: dict[SplitName, Split], processes: int) -> Iterator[FileCheck]:
     """Read and decode every image of the splits, in parallel; one result per image, in no particular order.
 
-    Memory is bounded: only a few chunks are in work at any time. An image on which the decoder itself crashes is named.
+    Memory use is bounded: only a few chunks are processed at any time. If the decoder process crashes, the result names
+    the image that caused it.
     """
     chunks = _chunks(splits)
     waiting = list(islice(chunks, 3 * processes))
@@ -59,10 +59,10 @@ def check_files(splits: dict[SplitName, Split], processes: int) -> Iterator[File
 
 
 def duplicates(checked: dict[SplitName, dict[bytes, int]]) -> list[tuple[int, int]]:
-    """Indices (trainval, test) of images with the same digest.
+    """Returns the index pairs (trainval, test) of images with the same digest, sorted.
 
     Args:
-        checked: for each split, the index of an image of each digest.
+        checked: for each split, a mapping from digest to the index of an image with that digest.
     """
     both = checked["trainval"].keys() & checked["test"].keys()
     return sorted((checked["trainval"][digest], checked["test"][digest]) for digest in both)
@@ -70,28 +70,30 @@ def duplicates(checked: dict[SplitName, dict[bytes, int]]) -> list[tuple[int, in
 
 @dataclass(frozen=True)
 class _Chunk:
-    part: SplitName
+    split_name: SplitName
     first: int
     sources: list[Source]
 
     def results(self, found: list[tuple[str, bytes]]) -> list[FileCheck]:
-        return [FileCheck(self.part, self.first + i, problem, digest) for i, (problem, digest) in enumerate(found)]
+        return [
+            FileCheck(self.split_name, self.first + i, problem, digest) for i, (problem, digest) in enumerate(found)
+        ]
 
 
 def _chunks(splits: dict[SplitName, Split]) -> Iterator[_Chunk]:
-    for part, split in splits.items():
+    for split_name, split in splits.items():
         if split.folder is None:
             continue
         for first in range(0, len(split), _CHUNK):
             indices = range(first, min(first + _CHUNK, len(split)))
             if split.images is None:
-                yield _Chunk(part, first, [split.folder / split.name(i) for i in indices])
+                yield _Chunk(split_name, first, [split.folder / split.name(i) for i in indices])
             else:
-                yield _Chunk(part, first, [(split.images, i) for i in indices])
+                yield _Chunk(split_name, first, [(split.images, i) for i in indices])
 
 
 def _one_by_one(chunk: _Chunk) -> list[FileCheck]:
-    """A process ended in this chunk, or in another one that ran at the same time: each image gets its own process."""
+    """Check each image in its own process: a process crashed on this chunk, or on one that ran at the same time."""
     found = []
     for source in chunk.sources:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -115,7 +117,7 @@ def _check(sources: list[Source]) -> list[tuple[str, bytes]]:
 
 
 def _digest(source: Source) -> bytes:
-    """SHA-256 of an image that can be decoded. Raises ImageFault or OSError if it cannot."""
+    """SHA-256 of an image. Raises ImageFault or OSError if the image cannot be decoded."""
     if isinstance(source, Path):
         digest = hashlib.sha256(source.read_bytes()).digest()
         read_rgb(source)

@@ -1,6 +1,6 @@
-"""What the readers share: finding the folder within an unpacked archive, reading lists and MATLAB files.
+"""Functions that the readers share: find the dataset in an unpacked archive, read lists and MATLAB files.
 
-People give the inner folder of an archive or the one around it.
+Users name either the inner folder of an archive or the folder around it; both work.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def find_base(folder: Path, has: Sequence[str], inner: Sequence[str] = ()) -> Path:
-    """The folder that holds all of `has`: `folder` itself, or one of the `inner` ones.
+    """Returns the folder that contains all of `has`: `folder` itself, or one of its subfolders `inner`.
 
     Raises:
-        UserError: if none does; says what was looked for, and what is there.
+        UserError: if no folder does; the message says what was expected and what was found.
     """
     tried = [folder, *(folder / name for name in inner)]
     for base in tried:
@@ -30,7 +30,7 @@ def find_base(folder: Path, has: Sequence[str], inner: Sequence[str] = ()) -> Pa
 
 
 def find_file(names: Sequence[str], places: Sequence[Path]) -> Path:
-    """The first of `names` that is in one of `places`. Raises UserError if none is."""
+    """Returns the first file of `names` that exists in one of the folders `places`. Raises UserError if none exists."""
     for place in places:
         for name in names:
             if (place / name).is_file():
@@ -46,44 +46,50 @@ def _content(folder: Path) -> str:
 
 
 def read_words(path: Path) -> list[list[str]]:
-    """The words of each line that has any. Raises UserError if the file is not text."""
+    """The words of each line that is not empty. Raises UserError if the file is not a text file."""
     return [line.split() for line in read_names(path)]
 
 
 def read_names(path: Path) -> list[str]:
-    """The lines of a text file, without surrounding spaces and without empty ones. Raises UserError if it is none."""
+    """The lines of a text file that are not empty, stripped. Raises UserError if the file is not a text file."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable list ({error})") from error
+        raise UserError(f"{path}: cannot be read as text ({error})") from error
     return [line.strip() for line in lines if line.strip()]
 
 
-def label_of(name: str, ranks: Mapping[str, int], path: Path) -> int:
-    """Rank of a class. Raises UserError that names the list if there is no such class."""
-    if name not in ranks:
-        raise UserError(f"{path}: names the class {name!r}, which is not one of the dataset's {len(ranks)}")
-    return ranks[name]
+def label_of_class(name: str, label_of: Mapping[str, int], path: Path) -> int:
+    """Label of the class `name`. Raises UserError if no class has this name; the message names the file `path`."""
+    if name not in label_of:
+        raise UserError(f"{path}: names the class {name!r}, which is not one of the dataset's {len(label_of)} classes")
+    return label_of[name]
 
 
-def ranks_of(classes: Sequence[str]) -> dict[str, int]:
-    """Label of each class name: its place."""
-    return {name: rank for rank, name in enumerate(classes)}
+def labels_by_name(classes: Sequence[str]) -> dict[str, int]:
+    """Label of each class name: its index in `classes`."""
+    return {name: label for label, name in enumerate(classes)}
 
 
 def read_mat(path: Path, *keys: str) -> list[Any]:
-    """Arrays of a MATLAB 5 file. Raises UserError if it is not one, or one of the arrays is missing."""
+    """The arrays `keys` of a MATLAB 5 file. Raises UserError if the file is damaged or one of the arrays is missing."""
     import numpy as np
     from scipy.io import loadmat
 
     try:
         content = loadmat(path, squeeze_me=True)
         return [np.atleast_1d(content[key]) for key in keys]
-    except Exception as error:  # a damaged file makes the reader fail in any way, zlib.error and IndexError among them
-        raise UserError(f"{path}: not the expected MATLAB file with {', '.join(keys)} ({error})") from error
+    except Exception as error:  # the reader raises many types for damaged files, such as zlib.error and IndexError
+        raise UserError(f"{path}: expected a MATLAB file with {', '.join(keys)} ({error})") from error
 
 
 def check_labels(labels: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """Raise UserError that names the file if a label, int (n,), is not the index of a class; the files count from 1."""
+    """Check that each label, int (n,), is the index of a class.
+
+    Raises:
+        UserError: if one is not. The message counts from 1, as the file `path` does.
+    """
     if len(labels) and not (labels.min() >= 0 and labels.max() < len(classes)):
-        raise UserError(f"{path}: classes from {labels.min() + 1} to {labels.max() + 1}, expected 1 to {len(classes)}")
+        raise UserError(
+            f"{path}: found class numbers {labels.min() + 1} to {labels.max() + 1}, expected 1 to {len(classes)}"
+        )

@@ -1,6 +1,6 @@
-"""The record of a dataset: everything that is known about it before its files are read.
+"""The record of a dataset: everything that is known about the dataset before its files are read.
 
-Imports nothing heavy: submitting jobs and `trex data list` read the records.
+This module imports nothing heavy, because submitting jobs and `trex data list` read the records.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ Fit = Literal["L-BFGS", "SGD"]
 
 
 class Images(Protocol):
-    """Pixels that are read by index: an array uint8 (n, H, W, 3), or what reads one image at a time."""
+    """Images that are read by index: a uint8 array (n, H, W, 3), or an object that reads one image at a time."""
 
     def __getitem__(self, index: int, /) -> np.ndarray:
-        """Image `index`: uint8 (H, W, 3)."""
+        """Return image `index` as a uint8 array (H, W, 3)."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Official numbers of a dataset."""
+    """Official numbers of classes and images of a dataset."""
 
     classes: int
     trainval: int  #: images
     test: int  #: images
 
 
-class Listed(NamedTuple):
-    """The images of one split, as a reader finds them."""
+class SplitListing(NamedTuple):
+    """The images of one split, as a reader returns them."""
 
     names: list[str]  #: paths relative to the folder, with forward slashes
-    labels: list[int]  #: indices of the classes
-    images: Images | None = None  #: the pixels, where they are not in files of these names
+    labels: list[int]  #: index of each image's class
+    images: Images | None = None  #: reads the images, if they are not in files with these names
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Both splits of a dataset, as a reader finds them."""
+    """Both splits of a dataset, as a reader returns them."""
 
     classes: tuple[str, ...]
-    trainval: Listed
-    test: Listed
-    folder: Path | None = None  #: where the relative paths begin, if not in the dataset's own folder
-    listed: bool = False  #: whether the paths come from a list, so that each file still has to be looked for
-    remark: str = ""  #: what is known about a wrong count
+    trainval: SplitListing
+    test: SplitListing
+    folder: Path | None = None  #: folder that the paths are relative to, if not the dataset's own folder
+    from_list_file: bool = False  #: the paths come from a list, so each file must still be checked to exist
+    remark: str = ""  #: explains a wrong count, for the error message
 
 
 Reader = Callable[[Path], Listing]
@@ -57,11 +57,11 @@ Reader = Callable[[Path], Listing]
 
 @dataclass(frozen=True)
 class Archive:
-    """One file of an official site."""
+    """One file that an official site offers."""
 
     url: str
-    md5: str | None = None  #: as the site or torchvision gives it; None where nobody does
-    into: str = ""  #: folder within the dataset's that it is unpacked or copied into
+    md5: str | None = None  #: as the site or torchvision publishes it; None if neither does
+    into: str = ""  #: subfolder of the dataset's folder that the file is unpacked or copied into
 
     @property
     def name(self) -> str:
@@ -74,12 +74,12 @@ class Dataset:
     """One dataset: its name, how it is read, where it comes from and how the published protocol treats it."""
 
     name: str  #: as configs name it
-    read: Reader  #: from its folder to the images of both splits
-    counts: Counts | None = None  #: the official numbers; other numbers are refused unless `data.subsets` names the set
-    archives: tuple[Archive, ...] = ()  #: what `trex data get` downloads
-    download: Callable[[Path], None] | None = None  #: what `trex data get` calls, where there are no archives
-    steps: str = ""  #: how to get it by hand, where no program can
-    folder: str | None = None  #: the folder within `data.root` that it is read from, if not one of its own name
-    needs_files: bool = True  #: False for a dataset that is made without a folder
+    read: Reader  #: takes the dataset's folder, returns the images of both splits
+    counts: Counts | None = None  #: official numbers; others are refused unless `data.subsets` names the dataset
+    archives: tuple[Archive, ...] = ()  #: files that `trex data get` downloads
+    download: Callable[[Path], None] | None = None  #: function that `trex data get` calls if there are no archives
+    steps: str = ""  #: how to get the dataset by hand, if no program can download it
+    folder: str | None = None  #: its folder in `data.root`, if the folder's name is not the dataset's name
+    needs_files: bool = True  #: False for a dataset that needs no folder
     normalized: bool = False  #: whether its features are L2-normalized for the probes
     published_fit: Fit = "L-BFGS"  #: how the published protocol fits its probes

@@ -1,7 +1,7 @@
-"""The datasets by name: their records, the folders that they are read from, and their splits.
+"""Finds datasets by name: their records, the folders that they are read from, and their splits.
 
-The records stand in `trex/datasets/sets/`, one file per dataset; a new file there is found by itself. A folder of
-`train/` and `val/` (or `trainval/`, `test/`) with one folder per class needs no record.
+The records are in `trex/datasets/sets/`, one file per dataset; a new file there needs no registration. A folder with
+`train/` and `val/` (or `trainval/`, `test/`) and one folder per class needs no record.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from trex.config.schema import DataConfig
 from trex.datasets import sets, torchvision_sets
 from trex.datasets.imagefolder import is_image_folder, read_image_folder
-from trex.datasets.record import Counts, Dataset, Listed, Listing
+from trex.datasets.record import Counts, Dataset, Listing, SplitListing
 from trex.errors import UserError
 from trex.suggest import did_you_mean
 
@@ -28,44 +28,44 @@ if TYPE_CHECKING:
 
 @functools.cache
 def known() -> Mapping[str, Dataset]:
-    """The records of all modules in `trex/datasets/sets/`, by name, sorted."""
+    """The records of all modules in `trex/datasets/sets/`, sorted by name."""
     found: dict[str, Dataset] = {}
     for module in pkgutil.iter_modules(sets.__path__, f"{sets.__name__}."):
         for dataset in importlib.import_module(module.name).DATASETS:
-            assert dataset.name not in found, f"{module.name}: {dataset.name} has a record already"
+            assert dataset.name not in found, f"{module.name}: {dataset.name} already has a record"
             found[dataset.name] = dataset
     return dict(sorted(found.items()))
 
 
 def record(name: str) -> Dataset:
-    """The record of that name; a name that has none stands for an image folder. Does not look for any file."""
+    """The record of the dataset `name`. A name without a record means an image folder. Reads no files."""
     if name.startswith(torchvision_sets.PREFIX):
         return torchvision_sets.record(name)
     return known().get(name) or Dataset(name, read_image_folder)
 
 
 def find(name: str, data: DataConfig) -> Dataset:
-    """The record of a dataset that is known, or of which there is a folder.
+    """The record of a dataset that is known or has a folder.
 
     Raises:
-        UserError: if it is neither.
+        UserError: if the dataset is not known and has no folder.
     """
     found = record(name)
     if name in known() or found.download is not None or name in data.folders or folder_of(name, data).is_dir():
         return found
     raise UserError(
-        f"no dataset is called {name!r}, and there is no folder {folder_of(name, data)}. "
-        f"Known: {', '.join(known())}{did_you_mean(name, known())}"
+        f"unknown dataset {name!r}, and the folder {folder_of(name, data)} does not exist. "
+        f"Known datasets: {', '.join(known())}{did_you_mean(name, known())}"
     )
 
 
 def made_without_files(name: str) -> bool:
-    """Whether that is the name of a dataset that needs no folder."""
+    """Whether `name` is a dataset that needs no folder."""
     return not record(name).needs_files
 
 
 def folder_of(name: str, data: DataConfig) -> Path:
-    """Where the dataset is looked for: `data.folders`, else its folder in `data.root`."""
+    """The dataset's folder: the one that `data.folders` gives, else its folder in `data.root`. It may not exist."""
     shared = record(name).folder
     for key in (name, shared):
         if key is not None and key in data.folders:
@@ -74,11 +74,13 @@ def folder_of(name: str, data: DataConfig) -> Path:
 
 
 def own_datasets(data: DataConfig) -> list[str]:
-    """Names of the user's datasets: those of `data.folders`, the folders in `data.root` that look like one, and the
-    datasets of torchvision that have a folder there.
+    """Names of the user's own datasets, sorted.
+
+    These are the names in `data.folders`, the image folders in `data.root`, and the torchvision datasets that have a
+    folder in `data.root`.
 
     Raises:
-        UserError: if `data.root` is there and cannot be read.
+        UserError: if `data.root` exists but cannot be read.
     """
     root = Path(data.root).expanduser()
     try:
@@ -93,62 +95,65 @@ def own_datasets(data: DataConfig) -> list[str]:
 
 
 def load_split(name: str, split: SplitName, data: DataConfig) -> Split:
-    """One split of the dataset `name`.
+    """Load one split of the dataset `name`.
 
     Raises:
-        UserError: if it is unknown, not where it is looked for, not laid out as expected, or its counts differ from
-            the official ones and `data.subsets` does not name it.
+        UserError: if the dataset is unknown, its folder does not exist or has an unexpected layout, or its counts
+            differ from the official ones and `data.subsets` does not name it.
     """
     return load_splits(name, data)[split]
 
 
 def load_splits(name: str, data: DataConfig) -> dict[SplitName, Split]:
-    """Both splits of the dataset `name`; raises as `load_split` does."""
+    """Load both splits of the dataset `name`. Raises the same errors as `load_split`."""
     from trex.datasets.split import Split
 
     found = find(name, data)
     folder = folder_of(name, data)
     if found.needs_files and found.download is None and not folder.is_dir():
         raise UserError(
-            f"dataset {name!r} is looked for in {folder.absolute()}, and there is no such folder. Put it there, or "
-            f"say where it is: data.root=… for all datasets, data.folders.{name}=… for this one. "
+            f"dataset {name!r} is expected in {folder.absolute()}, but this folder does not exist. Put the dataset "
+            f"there, or set its place: data.root=… for all datasets, data.folders.{name}=… for this one. "
             f"`trex data get {name}` downloads it, or says how to get it."
         )
     listing = found.read(folder)
     base = (listing.folder or folder) if found.needs_files else None
     missing = ""
-    if listing.listed and base is not None:
+    if listing.from_list_file and base is not None:
         listing, missing = _without_missing(listing, base, name)
     problem = missing or _count_problem(found, listing)
     if problem and name not in data.subsets:
         raise UserError(
-            f"dataset {name!r} in {folder}: {problem}. Only a complete dataset gives comparable numbers; to use "
-            f"this one nevertheless, with results marked as not comparable: 'data.subsets=[{name}]'"
+            f"dataset {name!r} in {folder}: {problem}. Only a complete dataset gives comparable results. To use this "
+            f"one anyway, with results marked as not comparable, set 'data.subsets=[{name}]'"
         )
-    listed: dict[SplitName, Listed] = {"trainval": listing.trainval, "test": listing.test}
+    listed: dict[SplitName, SplitListing] = {"trainval": listing.trainval, "test": listing.test}
     return {split: Split.of(images, name, split, listing.classes, base, problem) for split, images in listed.items()}
 
 
 def _without_missing(listing: Listing, base: Path, name: str) -> tuple[Listing, str]:
-    """The listing without images that are not there, and a text about those; each folder is read once.
+    """Remove images whose files do not exist. Reads each folder once.
+
+    Returns:
+        The listing without these images, and a description of them, empty if there are none.
 
     Raises:
         UserError: if a list names a path outside the dataset's folder.
     """
-    there: dict[str, frozenset[str]] = {}
+    files: dict[str, frozenset[str]] = {}
     absent: list[str] = []
     splits = []
     for listed in (listing.trainval, listing.test):
-        kept = Listed([], [])
+        kept = SplitListing([], [])
         for path, label in zip(listed.names, listed.labels, strict=True):
             parent, _, file = path.rpartition("/")
-            if parent not in there:
+            if parent not in files:
                 if path.startswith("/") or ".." in path.split("/"):
                     raise UserError(
-                        f"dataset {name!r}: a list in {base} names {path!r}, outside of the folder: refused"
+                        f"dataset {name!r}: a list in {base} names {path!r}, which is outside the folder: refused"
                     )
-                there[parent] = _files_in(base / parent)
-            if file in there[parent]:
+                files[parent] = _files_in(base / parent)
+            if file in files[parent]:
                 kept.names.append(path)
                 kept.labels.append(label)
             else:
@@ -157,7 +162,7 @@ def _without_missing(listing: Listing, base: Path, name: str) -> tuple[Listing, 
     if not absent:
         return listing, ""
     shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
-    text = f"{len(absent)} listed images are not in {base}: {shown}"
+    text = f"{len(absent)} listed images are missing in {base}: {shown}"
     return replace(listing, trainval=splits[0], test=splits[1]), text
 
 

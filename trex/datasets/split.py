@@ -1,4 +1,4 @@
-"""One split of a dataset: which images, with which labels, and how to read one."""
+"""One split of a dataset: its images, their labels, and how to read an image."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Literal
 
 import numpy as np
 
-from trex.datasets.record import Images, Listed
+from trex.datasets.record import Images, SplitListing
 from trex.images.decode import RGB, read_rgb, read_rgb_fast
 
 SplitName = Literal["trainval", "test"]
 
 
 class Names:
-    """Many strings in one array of bytes: as a list, a million paths cost every loader process most of a gigabyte."""
+    """Many strings in one byte array. As a list, a million paths would take almost 1 GB in every loader process."""
 
     def __init__(self, names: Sequence[str]) -> None:
         encoded = [name.encode("utf-8", "surrogateescape") for name in names]
@@ -33,37 +33,44 @@ class Names:
         return self._bytes[begin : int(self._ends[index])].tobytes().decode("utf-8", "surrogateescape")
 
     def digest(self) -> bytes:
-        """SHA-256 over all names and where each ends."""
+        """SHA-256 over all names and the position where each ends."""
         return hashlib.sha256(self._ends.tobytes() + self._bytes.tobytes()).digest()
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split, immutable. Labels index `classes`."""
+    """One split of a dataset. Labels are indices into `classes`."""
 
     dataset: str
-    part: SplitName
+    split_name: SplitName
     classes: tuple[str, ...]
     labels: np.ndarray  #: (n,) int64
     names: Names  #: paths relative to `folder`, with forward slashes
     folder: Path | None = None
-    problem: str = ""  #: how the dataset differs from the official one, if it does
-    images: Images | None = field(default=None, repr=False)  #: the pixels, where they are not in files of these names
+    problem: str = ""  #: how the dataset differs from the official one; empty if it does not
+    #: Reads the images, if they are not in files with these names.
+    images: Images | None = field(default=None, repr=False)
 
     @classmethod
     def of(
-        cls, listed: Listed, dataset: str, part: SplitName, classes: tuple[str, ...], folder: Path | None, problem: str
+        cls,
+        listed: SplitListing,
+        dataset: str,
+        split_name: SplitName,
+        classes: tuple[str, ...],
+        folder: Path | None,
+        problem: str,
     ) -> Split:
-        """The split of a dataset that a reader listed."""
+        """The split that a reader returned as `listed`."""
         labels = np.asarray(listed.labels, dtype=np.int64)
-        return cls(dataset, part, classes, labels, Names(listed.names), folder, problem, listed.images)
+        return cls(dataset, split_name, classes, labels, Names(listed.names), folder, problem, listed.images)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def comparable(self) -> bool:
-        """Whether results compare with published ones: the counts are the official ones."""
+        """Whether results can be compared with published ones: the counts are the official ones."""
         return not self.problem
 
     def name(self, index: int) -> str:
@@ -71,7 +78,15 @@ class Split:
         return self.names[index]
 
     def read(self, index: int, fast: bool = False) -> RGB:
-        """Decode image `index`: uint8 (H, W, 3). Raises ImageFault, which names the file."""
+        """Decode image `index`: uint8 (H, W, 3).
+
+        Args:
+            index: index of the image in this split.
+            fast: decode JPEGs with libjpeg-turbo; a few gray levels may differ from Pillow.
+
+        Raises:
+            ImageFault: if the image cannot be read; the message names the file.
+        """
         if self.images is not None:
             return self.images[index]
         assert self.folder is not None
@@ -80,9 +95,9 @@ class Split:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over dataset, split, classes, labels and names: what features and checkpoints were made from."""
+        """SHA-256 over dataset, split, classes, labels and names. Features and checkpoints record it."""
         digest = hashlib.sha256()
-        for text in (self.dataset, self.part, *self.classes):
+        for text in (self.dataset, self.split_name, *self.classes):
             digest.update(hashlib.sha256(text.encode()).digest())
         digest.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
         digest.update(self.names.digest())

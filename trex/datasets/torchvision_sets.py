@@ -1,10 +1,10 @@
-"""Any classification dataset of torchvision, named by its class: `torchvision:CIFAR10`.
+"""Reads any classification dataset of torchvision, named by its class: `torchvision:CIFAR10`.
 
-torchvision's classes share no interface beyond indexing. Their splits are found from the constructor: `train=` takes
-True or False; `split=` takes names, of which each class knows some. Images are read through the class itself, in the
-process that needs them, so the pixels are what torchvision gives.
+torchvision's classes share no interface beyond indexing. The splits follow from the constructor's parameters: `train`
+is True or False; `split` is a name, and each class accepts different names. Images are read through the class, in the
+process that needs them, so the pixels are those that torchvision returns.
 
-Imports nothing heavy before a dataset is read.
+This module imports nothing heavy before a dataset is read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trex.datasets.record import Dataset, Listed, Listing
+from trex.datasets.record import Dataset, Listing, SplitListing
 from trex.errors import TrexError, UserError
 from trex.suggest import did_you_mean
 
@@ -26,33 +26,30 @@ if TYPE_CHECKING:
     from trex.images.decode import RGB
 
 PREFIX = "torchvision:"
-#: The folder in `data.root` with one folder per class of torchvision.
+#: The folder in `data.root` that holds one folder per class of torchvision.
 FOLDER = "torchvision"
 
-_LABELS = (
-    "targets",
-    "labels",
-    "_labels",
-    "_samples",
-)  #: where the classes keep one label, or (image, label), per image
-_FILES = ("samples", "_image_files", "_images", "_samples")  #: where they keep one path, or (path, label), per image
+#: Attributes in which the classes keep one label, or one pair (image, label), per image.
+_LABELS = ("targets", "labels", "_labels", "_samples")
+#: Attributes in which the classes keep one path, or one pair (path, label), per image.
+_FILES = ("samples", "_image_files", "_images", "_samples")
 
-Argument = tuple[str, str | bool]  #: name and value of what selects a split in the constructor
+Argument = tuple[str, str | bool]  #: name and value of the constructor's argument that selects a split
 Open = Callable[[Argument], Any]
 
 
 def record(name: str) -> Dataset:
-    """The record of `torchvision:<class>`, whether or not there is such a class. Its counts are not known here."""
+    """The record of `torchvision:<class>`. Does not check that the class exists; the counts are unknown."""
     folder = f"{FOLDER}/{name.removeprefix(PREFIX)}"
     return Dataset(name, partial(read, name), download=partial(download, name), folder=folder)
 
 
 def read(name: str, folder: Path) -> Listing:
-    """Both splits (docs/datasets.md says which of torchvision's each is made of).
+    """Read both splits. docs/datasets.md says which of torchvision's splits become trainval and test.
 
     Raises:
-        UserError: if torchvision has no such class, the class has no such splits or no label per image, or its files
-            are missing or damaged.
+        UserError: if torchvision has no such class, the class has no train and test split or no label per image, or
+            its files are missing or damaged.
     """
     found = _class(name)
     trainval, test = _splits(name, _selected_by(name, found), partial(_opened, name, str(folder)))
@@ -67,10 +64,10 @@ def read(name: str, folder: Path) -> Listing:
 
 
 def download(name: str, folder: Path) -> None:
-    """Have torchvision download what it does not find in `folder`.
+    """Let torchvision download the files that are missing in `folder`.
 
     Raises:
-        UserError: if torchvision has no such class, or one that cannot be used here or that it cannot download.
+        UserError: if torchvision has no such class, the class cannot be used here, or torchvision cannot download it.
         TrexError: if the download fails.
     """
     found = _class(name)
@@ -78,7 +75,7 @@ def download(name: str, folder: Path) -> None:
     constructors = [vars(base)["__init__"] for base in found.__mro__ if base is not object and "__init__" in vars(base)]
     if not any("download" in inspect.signature(constructor).parameters for constructor in constructors):
         raise UserError(
-            f"torchvision does not download {name}. Its folder: {folder.absolute()}. What belongs there: "
+            f"torchvision does not download {name}. Put its files into {folder.absolute()}, as described at "
             f"https://docs.pytorch.org/vision/stable/generated/torchvision.datasets.{found.__name__}.html"
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,20 +90,20 @@ def download(name: str, folder: Path) -> None:
         _splits(name, key, fetch)
     except TrexError:
         raise
-    except Exception as error:  # the classes raise whatever their downloads and archives raise
+    except Exception as error:  # the classes pass on any exception of their downloads and archives
         raise TrexError(f"{name}: torchvision could not download it ({error})") from error
 
 
 @dataclass(frozen=True)
 class TorchvisionImages:
-    """The images of a split by index. Small when it is sent to another process, which opens the dataset itself."""
+    """Reads the images of a split by index. It is small when pickled: each process opens the dataset again."""
 
     name: str
     folder: str
-    arguments: tuple[Argument, ...]  #: one per split of torchvision's, one after the other
+    arguments: tuple[Argument, ...]  #: selects torchvision's splits, whose images follow one after the other
 
     def __getitem__(self, index: int) -> RGB:
-        """Image `index` as RGB: uint8 (H, W, 3). Raises ImageFault, which names the dataset and the image."""
+        """Image `index` as RGB: uint8 (H, W, 3). Raises ImageFault that names the dataset and the image."""
         import numpy as np
 
         from trex.images.decode import ImageFault
@@ -116,7 +113,7 @@ class TorchvisionImages:
             if index < len(opened):
                 try:
                     return np.array(opened[index][0].convert("RGB"))
-                except Exception as error:  # of any kind: each class reads in its own way
+                except Exception as error:  # each class reads images in its own way and may raise any exception
                     what = f"{self.name} in {self.folder}: {_split_name(argument)} image {index}"
                     raise ImageFault(what, str(error) or type(error).__name__) from error
             index -= len(opened)
@@ -134,7 +131,7 @@ def _class(name: str) -> type[Any]:
     wanted = name.removeprefix(PREFIX)
     if wanted not in known:
         raise UserError(
-            f"{name}: torchvision has no dataset class {wanted!r} (they are listed at "
+            f"{name}: torchvision has no dataset class {wanted!r} (all classes: "
             f"https://docs.pytorch.org/vision/stable/datasets.html){did_you_mean(wanted, known)}"
         )
     found: type[Any] = known[wanted]
@@ -142,7 +139,7 @@ def _class(name: str) -> type[Any]:
 
 
 def _selected_by(name: str, found: type[Any]) -> str:
-    """The constructor's parameter that selects a split: `train` or `split`."""
+    """The constructor's parameter that selects a split: `train` or `split`. Raises UserError if there is neither."""
     parameters = inspect.signature(found).parameters
     needed = [
         key
@@ -150,18 +147,21 @@ def _selected_by(name: str, found: type[Any]) -> str:
         if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD and key != "root"
     ]
     if needed:
-        raise UserError(f"{name}: torchvision's class needs more than a folder ({', '.join(needed)}): not usable here")
+        raise UserError(
+            f"{name}: torchvision's class needs more than a folder ({', '.join(needed)}), so it cannot be used here. "
+            f"Put the images into an image folder (docs/datasets.md)"
+        )
     for key in ("train", "split"):
         if key in parameters and "root" in parameters:
             return key
     raise UserError(
-        f"{name}: torchvision's class has no train and test split: not usable here. Put the images into "
-        f"folders of your own (docs/datasets.md)"
+        f"{name}: torchvision's class has no train and test split, so it cannot be used here. Put the images into an "
+        f"image folder (docs/datasets.md)"
     )
 
 
 def _splits(name: str, key: str, open_: Open) -> tuple[tuple[Argument, ...], tuple[Argument, ...]]:
-    """What selects trainval and test; `open_` gives None for a split that the class does not know."""
+    """The arguments that select trainval and test. `open_` returns None for a split that the class does not have."""
     if key == "train":
         for value in (True, False):
             open_((key, value))
@@ -177,18 +177,21 @@ def _splits(name: str, key: str, open_: Open) -> tuple[tuple[Argument, ...], tup
         train = ["train", *(split for split in ("val", "valid") if has(split))]
     test = "test" if train and has("test") else train.pop() if len(train) > 1 else ""
     if not test:
-        raise UserError(f"{name}: torchvision's class has no train and test split: not usable here")
+        raise UserError(
+            f"{name}: torchvision's class has no train and test split, so it cannot be used here. Put the images into "
+            f"an image folder (docs/datasets.md)"
+        )
     return tuple((key, split) for split in train), ((key, test),)
 
 
 @functools.lru_cache(maxsize=8)
 def _opened(name: str, folder: str, argument: Argument) -> Any:
-    """torchvision's dataset, once per process; None if the class knows no such split."""
+    """torchvision's dataset, opened once per process; None if the class has no such split."""
     try:
         return _construct(_class(name), folder, argument)
     except TrexError:
         raise
-    except Exception as error:  # the classes raise whatever their files make them raise
+    except Exception as error:  # the classes may raise any exception for missing or damaged files
         raise _unreadable(name, Path(folder), error) from error
 
 
@@ -196,7 +199,7 @@ def _construct(found: type[Any], folder: str, argument: Argument, **more: bool) 
     try:
         return found(folder, **{argument[0]: argument[1]}, **more)
     except ValueError as error:
-        if "Unknown value" in str(error):  # of torchvision.datasets.utils.verify_str_arg
+        if "Unknown value" in str(error):  # raised by torchvision.datasets.utils.verify_str_arg
             return None
         raise
 
@@ -204,18 +207,18 @@ def _construct(found: type[Any], folder: str, argument: Argument, **more: bool) 
 def _unreadable(name: str, folder: Path, error: Exception) -> UserError:
     return UserError(
         f"{name} in {folder.absolute()}: torchvision cannot read it ({str(error) or type(error).__name__}). `trex data "
-        f"get {name}` downloads it; data.root=… or data.folders.{name}=… says where it is"
+        f"get {name}` downloads it; if it is elsewhere, set data.root=… or data.folders.{name}=…"
     )
 
 
-def _listed(name: str, folder: Path, arguments: tuple[Argument, ...]) -> Listed:
+def _listed(name: str, folder: Path, arguments: tuple[Argument, ...]) -> SplitListing:
     names: list[str] = []
     labels: list[int] = []
     for argument in arguments:
         opened = _opened(name, str(folder), argument)
         names += _names(opened, folder, _split_name(argument))
         labels += _labels(opened, name)
-    return Listed(names, labels, TorchvisionImages(name, str(folder), arguments))
+    return SplitListing(names, labels, TorchvisionImages(name, str(folder), arguments))
 
 
 def _split_name(argument: Argument) -> str:
@@ -224,7 +227,7 @@ def _split_name(argument: Argument) -> str:
 
 
 def _names(opened: Any, folder: Path, split: str) -> list[str]:
-    """Paths relative to the folder; numbers for images that are not files."""
+    """Paths relative to the folder; `<split>/<number>` for images that are not files."""
     for attribute in _FILES:
         files = [entry[0] if isinstance(entry, tuple) else entry for entry in getattr(opened, attribute, ())]
         if len(files) == len(opened) and all(isinstance(file, str | Path) for file in files):
@@ -233,7 +236,7 @@ def _names(opened: Any, folder: Path, split: str) -> list[str]:
 
 
 def _labels(opened: Any, name: str) -> list[int]:
-    """The label of each image, from the class's own list where it agrees with what the images come with."""
+    """The label of each image. Uses the class's list of labels if its ends agree with the labels of those images."""
     count = len(opened)
     for attribute in _LABELS:
         entries = getattr(opened, attribute, ())
@@ -244,12 +247,14 @@ def _labels(opened: Any, name: str) -> list[int]:
                 return labels
     labels = _whole_numbers(opened[index][1] for index in range(count))
     if labels is None:
-        raise UserError(f"{name}: torchvision's class does not give one class label per image: not usable here")
+        raise UserError(
+            f"{name}: torchvision's class does not give one class label per image, so it cannot be used here"
+        )
     return labels
 
 
 def _whole_numbers(values: Iterable[Any]) -> list[int] | None:
-    """The values as integers ≥ 0; None if one is anything else."""
+    """The values as integers ≥ 0; None if any value is something else."""
     try:
         numbers = [operator.index(value) for value in values]
     except TypeError:
@@ -258,11 +263,11 @@ def _whole_numbers(values: Iterable[Any]) -> list[int] | None:
 
 
 def _classes(name: str, folder: Path, arguments: tuple[Argument, ...], highest: int) -> tuple[str, ...]:
-    """The names of the classes, which all splits must share; numbers where torchvision has no names."""
+    """The names of the classes, or numbers if torchvision has no names. All splits must have the same names."""
     lists = [getattr(_opened(name, str(folder), argument), "classes", None) for argument in arguments]
     named = {tuple(_text(entry) for entry in found) for found in lists if found is not None}
     if len(named) > 1:
-        raise UserError(f"{name} in {folder}: its splits have different classes")
+        raise UserError(f"{name} in {folder}: its splits have different classes, expected the same in all")
     for classes in named:
         if len(classes) > highest:
             return classes
@@ -270,5 +275,5 @@ def _classes(name: str, folder: Path, arguments: tuple[Argument, ...], highest: 
 
 
 def _text(entry: Any) -> str:
-    """A class name; ImageNet's are tuples of synonyms."""
+    """A class name as one string; ImageNet's names are tuples of synonyms."""
     return ", ".join(map(str, entry)) if isinstance(entry, tuple | list) else str(entry)

@@ -67,7 +67,7 @@ def _provenance(run: RunDir, config: Config, split: Split, source: Source) -> Fe
     return FeatureProvenance(
         run=run.name,
         dataset=split.dataset,
-        split=split.part,
+        split=split.split_name,
         split_digest=split.digest,
         encoder_digest=source.digest,
         weights=source.weights,
@@ -118,14 +118,14 @@ class _Extraction:
             names = [self.split.name(i) for i in range(len(self.split))]
             labels, classes = self.split.labels, self.split.classes
             write_features(self.target, self.blocks(), shape, labels, names, classes, self.provenance)
-            for folder in self.target.parent.glob(f".{self.split.part}.parts-*"):
+            for folder in self.target.parent.glob(f".{self.split.split_name}.parts-*"):
                 shutil.rmtree(folder)
             log.info("%s: wrote %s", self.label, self.target)
         self.ranks.barrier()
 
     @property
     def label(self) -> str:
-        return f"{self.split.dataset} {self.split.part}"
+        return f"{self.split.dataset} {self.split.split_name}"
 
     @property
     def block_size(self) -> int:
@@ -144,7 +144,7 @@ class _Extraction:
         made_by = self.provenance
         parts = f"{made_by.split_digest}{made_by.encoder_digest}{made_by.transform}{made_by.dtype}{self.block_size}"
         key = hashlib.sha256(parts.encode()).hexdigest()[:16]
-        return self.target.parent / f".{self.split.part}.parts-{key}"
+        return self.target.parent / f".{self.split.split_name}.parts-{key}"
 
     def path(self, block: int) -> Path:
         return self.folder / f"{block:06d}.npy"

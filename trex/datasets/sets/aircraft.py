@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trex.datasets.layout import find_base, label_of, ranks_of, read_names
-from trex.datasets.record import Archive, Counts, Dataset, Listed, Listing
+from trex.datasets.layout import find_base, label_of_class, labels_by_name, read_names
+from trex.datasets.record import Archive, Counts, Dataset, Listing, SplitListing
 
 
 def read_aircraft(folder: Path) -> Listing:
-    """FGVC-Aircraft 2013b, variants: `images_variant_{trainval,test}.txt`; labels by `variants.txt`."""
+    """Reads the variants of FGVC-Aircraft 2013b: `images_variant_{trainval,test}.txt`.
+
+    Labels follow the order of `variants.txt`.
+    """
     inner = ("data", "fgvc-aircraft-2013b/data", "fgvc-aircraft-2013b")
     base = find_base(folder, ("images_variant_trainval.txt", "variants.txt", "images"), inner)
     classes = read_names(base / "variants.txt")
 
-    def read(name: str) -> Listed:
-        path, ranks = base / name, ranks_of(classes)
+    def read(name: str) -> SplitListing:
+        path, label_of = base / name, labels_by_name(classes)
         rows = [line.partition(" ") for line in read_names(path)]
         names = [f"images/{image}.jpg" for image, _, _ in rows]
-        return Listed(names, [label_of(label, ranks, path) for _, _, label in rows])
+        return SplitListing(names, [label_of_class(label, label_of, path) for _, _, label in rows])
 
     return Listing(
-        tuple(classes), read("images_variant_trainval.txt"), read("images_variant_test.txt"), folder=base, listed=True
+        tuple(classes),
+        read("images_variant_trainval.txt"),
+        read("images_variant_test.txt"),
+        folder=base,
+        from_list_file=True,
     )
 
 

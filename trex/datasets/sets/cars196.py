@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trex.datasets.layout import check_labels, find_base, find_file, read_mat
-from trex.datasets.record import Counts, Dataset, Listed, Listing
+from trex.datasets.record import Counts, Dataset, Listing, SplitListing
 from trex.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def read_cars(folder: Path) -> Listing:
-    """Stanford Cars, in either form that it was given out in.
+    """Reads Stanford Cars in either of its two official layouts.
 
-    One folder: `cars_annos.mat` with file names, classes and the split, images in `car_ims/`. Or the devkit:
-    `devkit/{cars_meta,cars_train_annos}.mat` and `cars_test_annos_withlabels.mat`, images in `cars_train/` and
-    `cars_test/`. Both hold the same 8144 and 8041 images.
+    One folder: `cars_annos.mat` holds file names, classes and split; the images are in `car_ims/`. Devkit:
+    `devkit/{cars_meta,cars_train_annos}.mat` and `cars_test_annos_withlabels.mat`; the images are in `cars_train/` and
+    `cars_test/`. Both layouts hold the same 8144 and 8041 images.
     """
     for base in (folder, folder / "stanford_cars", folder / "cars"):
         if (base / "cars_annos.mat").is_file() and ((base / "car_ims").is_dir() or not (base / "cars_train").is_dir()):
-            return _one_folder(base)  # some mirrors put this file beside the devkit's images too
+            return _one_folder(base)  # the folder check matters: some mirrors add cars_annos.mat to the devkit's images
     base = find_base(folder, ("cars_train", "cars_test", "devkit"), ("stanford_cars", "cars"))
     return _devkit(base)
 
@@ -38,10 +38,10 @@ def _one_folder(base: Path) -> Listing:
     classes = tuple(str(name) for name in names)
     check_labels(labels, classes, path)
 
-    def split(chosen: np.ndarray) -> Listed:
-        return Listed([images[i] for i in np.flatnonzero(chosen)], [int(label) for label in labels[chosen]])
+    def split(chosen: np.ndarray) -> SplitListing:
+        return SplitListing([images[i] for i in np.flatnonzero(chosen)], [int(label) for label in labels[chosen]])
 
-    return Listing(classes, split(~is_test), split(is_test), folder=base, listed=True)
+    return Listing(classes, split(~is_test), split(is_test), folder=base, from_list_file=True)
 
 
 def _devkit(base: Path) -> Listing:
@@ -49,25 +49,30 @@ def _devkit(base: Path) -> Listing:
     (names,) = read_mat(find_file(["cars_meta.mat"], places), "class_names")
     classes = tuple(str(name) for name in names)
 
-    def split(file: str, images: str) -> Listed:
+    def split(file: str, images: str) -> SplitListing:
         path = find_file([file], places)
         (annotations,) = read_mat(path, "annotations")
         labels = _numbers(annotations, "class", path) - 1
         check_labels(labels, classes, path)
-        inside = f"{images}/{images}"  # as an archive unpacks that holds the folder
+        inside = f"{images}/{images}"  # some archives contain the folder and are unpacked into one of the same name
         images = inside if (base / inside).is_dir() else images
         names = [f"{images}/{name}" for name in _texts(annotations, "fname", path)]
-        return Listed(names, [int(label) for label in labels])
+        return SplitListing(names, [int(label) for label in labels])
 
     trainval = split("cars_train_annos.mat", "cars_train")
-    return Listing(classes, trainval, split("cars_test_annos_withlabels.mat", "cars_test"), folder=base, listed=True)
+    return Listing(
+        classes, trainval, split("cars_test_annos_withlabels.mat", "cars_test"), folder=base, from_list_file=True
+    )
 
 
 def _column(annotations: Any, name: str, path: Path) -> list[Any]:
     import numpy as np
 
     if annotations.dtype.names is None or name not in annotations.dtype.names:
-        raise UserError(f"{path}: its annotations have no field {name!r}; is it the file with the labels?")
+        raise UserError(
+            f"{path}: its annotations have no field {name!r}; expected a file with the labels, such as "
+            f"cars_test_annos_withlabels.mat"
+        )
     return [np.asarray(value).item() for value in annotations[name]]
 
 
@@ -86,8 +91,8 @@ DATASETS = (
         "cars196",
         read_cars,
         Counts(classes=196, trainval=8144, test=8041),
-        steps="The official site is closed. Get either car_ims/ with cars_annos.mat, or cars_train/, cars_test/, "
-        "devkit/ and cars_test_annos_withlabels.mat, from a mirror that you trust; 16185 images. torchvision's issue "
-        "7545 lists some.",
+        steps="The official site is closed. Download the 16185 images from a mirror that you trust (torchvision's "
+        "issue 7545 lists some): either car_ims/ and cars_annos.mat, or cars_train/, cars_test/, devkit/ and "
+        "cars_test_annos_withlabels.mat.",
     ),
 )

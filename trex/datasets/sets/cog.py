@@ -1,7 +1,7 @@
-"""ImageNet-CoG: five levels of a thousand concepts each, images of ImageNet-21K.
+"""ImageNet-CoG: five levels of 1000 concepts each, with images of ImageNet-21K.
 
-The benchmark gives two pickles: a list of five lists of WordNet ids, and for each id the train and test files. They are
-read once, by a reader that runs nothing of what they hold, and kept beside them as one JSON file per level.
+The benchmark publishes two pickles: a list of five lists of WordNet ids, and the train and test files of each id.
+`cog_pickle.py` reads them once without running any code in them, and one JSON file per level is saved next to them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trex.datasets.cog_pickle import read_plain_pickle
-from trex.datasets.record import Counts, Dataset, Listed, Listing
+from trex.datasets.record import Counts, Dataset, Listing, SplitListing
 from trex.errors import UserError
 from trex.files import read_json, write_json
 
@@ -22,26 +22,26 @@ Level = dict[str, dict[str, list[str]]]  #: WordNet id: {"train": files, "test":
 
 TRAINVAL = (1118804, 1115788, 1095203, 1107128, 1091654)  #: images of the levels 1 … 5
 _STEPS = (
-    "CoG has images of ImageNet-21K, which needs an account at image-net.org (winter 2021 release); its two lists are "
-    "on the benchmark's page, https://europe.naverlabs.com/cog-benchmark. Put both pickles into the folder above, and "
-    "there, or in images/, one folder per WordNet id."
+    "CoG uses images of ImageNet-21K (winter 2021 release), which needs an account at image-net.org. Its two pickles "
+    "are on the benchmark's page, https://europe.naverlabs.com/cog-benchmark. Put both pickles into the folder above, "
+    "and the images into one folder per WordNet id, in the folder above or in images/ in it."
 )
 
 
 def read_cog(level: int, folder: Path) -> Listing:
-    """Level 1 … 5. Labels by sorted WordNet id, files sorted within a class.
+    """Reads level 1 … 5. Labels follow the sorted WordNet ids; files are sorted within a class.
 
-    Files are looked for below the folder itself, `images/`, or the only other folder in it.
+    The images may be in `folder` itself, in `images/`, or in another folder in it.
     """
     concepts = _level(level, folder)
     classes = sorted(concepts)
     base = _image_base(folder, concepts[classes[0]]["train"][0] if classes and concepts[classes[0]]["train"] else "")
 
-    def listed(split: str) -> Listed:
+    def listed(split: str) -> SplitListing:
         images = [(name, label) for label, wnid in enumerate(classes) for name in sorted(concepts[wnid][split])]
-        return Listed([name for name, _ in images], [label for _, label in images])
+        return SplitListing([name for name, _ in images], [label for _, label in images])
 
-    return Listing(tuple(classes), listed("train"), listed("test"), folder=base, listed=True)
+    return Listing(tuple(classes), listed("train"), listed("test"), folder=base, from_list_file=True)
 
 
 def _level(level: int, folder: Path) -> Level:
@@ -50,19 +50,21 @@ def _level(level: int, folder: Path) -> Level:
         try:
             return _checked(read_json(kept), kept)
         except (OSError, ValueError) as error:
-            raise UserError(f"{kept}: not readable ({error}); delete it, it is made again from the pickles") from error
+            raise UserError(
+                f"{kept}: cannot be read ({error}). Delete it; it is made again from the pickles"
+            ) from error
     levels = _from_pickles(folder)
     for number, concepts in enumerate(levels, start=1):
         try:
             write_json(folder / f"cog_l{number}.json", concepts)
-        except OSError as error:  # a shared, read-only folder: the pickles are then read each time
-            log.info("%s: cannot keep the lists there (%s)", folder, error.strerror)
+        except OSError as error:  # a shared, read-only folder: the pickles are read every time
+            log.info("%s: cannot save the lists here, so the pickles are read every time (%s)", folder, error.strerror)
             break
     return levels[level - 1]
 
 
 def _from_pickles(folder: Path) -> list[Level]:
-    """The five levels; which pickle is which shows in what it holds."""
+    """Reads the five levels. The pickle that holds a list has the levels, the one that holds a dict has the files."""
     paths = sorted(folder.glob("*.pkl")) + sorted(folder.glob("*.pickle"))
     contents = [(path, read_plain_pickle(path)) for path in paths]
     lists = [(path, value) for path, value in contents if isinstance(value, list)]
@@ -70,7 +72,7 @@ def _from_pickles(folder: Path) -> list[Level]:
     if len(lists) != 1 or len(files) != 1:
         names = ", ".join(path.name for path in paths) or "none"
         raise UserError(
-            f"{folder}: expected the two pickles of the CoG benchmark there, the list of levels and the files of each "
+            f"{folder}: expected the two pickles of the CoG benchmark, the list of levels and the files of each "
             f"concept; found {names}"
         )
     (levels_path, levels), (files_path, split) = lists[0], files[0]
@@ -78,18 +80,18 @@ def _from_pickles(folder: Path) -> list[Level]:
         raise UserError(f"{levels_path}: expected a list of five lists of WordNet ids")
     for wnid in (wnid for level in levels for wnid in level):
         if wnid not in split:
-            raise UserError(f"{files_path}: has no files of {wnid}, which {levels_path.name} lists")
+            raise UserError(f"{files_path}: has no files for {wnid}, which {levels_path.name} lists")
     return [_checked({wnid: split[wnid] for wnid in level}, files_path) for level in levels]
 
 
 def _checked(value: Any, path: Path) -> Level:
-    """The concepts with relative paths, or UserError."""
+    """The files of each concept, as relative paths. Raises UserError if `value` has another layout."""
     concepts: Level = {}
     try:
         for wnid, splits in value.items():
             concepts[str(wnid)] = {key: [str(name).lstrip("/") for name in splits[key]] for key in ("train", "test")}
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: expected 'train' and 'test' files of each concept ({error!r})") from error
+        raise UserError(f"{path}: expected 'train' and 'test' files for each concept ({error!r})") from error
     return concepts
 
 
@@ -98,7 +100,7 @@ def _image_base(folder: Path, image: str) -> Path:
     for base in (folder, folder / "images", *others[:20]):
         if (base / image).parent.is_dir() and (base / image).exists():
             return base
-    raise UserError(f"{folder}: expected the images of ImageNet-21K there or in images/, such as {image}")
+    raise UserError(f"{folder}: expected the images of ImageNet-21K here or in images/, such as {image}")
 
 
 DATASETS = tuple(

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trex.datasets.layout import find_base, ranks_of, read_names
-from trex.datasets.record import Archive, Counts, Dataset, Listed, Listing
+from trex.datasets.layout import find_base, labels_by_name, read_names
+from trex.datasets.record import Archive, Counts, Dataset, Listing, SplitListing
 
 
 def read_dtd(folder: Path) -> Listing:
-    """Describable Textures, first split: `train1` and `val1` are trainval; labels by sorted class names."""
+    """Reads the first split of Describable Textures: `train1` and `val1` are trainval, `test1` is test.
+
+    Labels follow the sorted class names.
+    """
     base = find_base(folder, ("labels/train1.txt", "images"), ("dtd", "dtd/dtd"))
     names = {split: read_names(base / "labels" / f"{split}1.txt") for split in ("train", "val", "test")}
     classes = sorted({name.partition("/")[0] for listed in names.values() for name in listed})
     trainval, test = names["train"] + names["val"], names["test"]
-    ranks = ranks_of(classes)
+    label_of = labels_by_name(classes)
 
-    def labeled(listed: list[str]) -> Listed:
-        return Listed([f"images/{name}" for name in listed], [ranks[name.partition("/")[0]] for name in listed])
+    def labeled(listed: list[str]) -> SplitListing:
+        return SplitListing(
+            [f"images/{name}" for name in listed], [label_of[name.partition("/")[0]] for name in listed]
+        )
 
-    return Listing(tuple(classes), labeled(trainval), labeled(test), folder=base, listed=True)
+    return Listing(tuple(classes), labeled(trainval), labeled(test), folder=base, from_list_file=True)
 
 
 DATASETS = (

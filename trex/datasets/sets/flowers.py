@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trex.datasets.layout import check_labels, find_base, read_mat
-from trex.datasets.record import Archive, Counts, Dataset, Listed, Listing
+from trex.datasets.record import Archive, Counts, Dataset, Listing, SplitListing
 from trex.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def read_flowers(folder: Path) -> Listing:
-    """Oxford Flowers 102: `imagelabels.mat`, `setid.mat` (trnid and valid are trainval, tstid is test)."""
+    """Reads `imagelabels.mat` and `setid.mat`: `trnid` and `valid` are trainval, `tstid` is test."""
     import numpy as np
     from torchvision.datasets import Flowers102
 
@@ -28,14 +28,17 @@ def read_flowers(folder: Path) -> Listing:
     classes = tuple(Flowers102.classes)
     check_labels(labels, classes, base / "imagelabels.mat")
 
-    def split(numbers: np.ndarray) -> Listed:
+    def split(numbers: np.ndarray) -> SplitListing:
         if len(numbers) and not (numbers.min() >= 1 and numbers.max() <= len(labels)):
-            raise UserError(f"{base / 'setid.mat'}: numbers of images outside 1 … {len(labels)}")
+            raise UserError(
+                f"{base / 'setid.mat'}: found image numbers {numbers.min()} to {numbers.max()}, "
+                f"expected 1 to {len(labels)}"
+            )
         names = [f"{images}/image_{number:05d}.jpg" for number in numbers]
-        return Listed(names, [int(labels[n - 1]) for n in numbers])
+        return SplitListing(names, [int(labels[n - 1]) for n in numbers])
 
     trainval = np.concatenate([train, validation]).astype(np.int64)
-    return Listing(classes, split(trainval), split(test.astype(np.int64)), folder=base, listed=True)
+    return Listing(classes, split(trainval), split(test.astype(np.int64)), folder=base, from_list_file=True)
 
 
 DATASETS = (

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trex.datasets.layout import find_base, ranks_of, read_names
-from trex.datasets.record import Archive, Counts, Dataset, Listed, Listing
+from trex.datasets.layout import find_base, labels_by_name, read_names
+from trex.datasets.record import Archive, Counts, Dataset, Listing, SplitListing
 
 
 def read_food101(folder: Path) -> Listing:
-    """Food-101: `meta/{train,test}.txt`, lines `class/number`; labels by sorted class names."""
+    """Reads `meta/{train,test}.txt`, with lines `class/number`. Labels follow the sorted class names."""
     base = find_base(folder, ("meta/train.txt", "images"), ("food-101", "food-101/food-101"))
     names = {split: read_names(base / "meta" / f"{split}.txt") for split in ("train", "test")}
     classes = sorted({name.partition("/")[0] for listed in names.values() for name in listed})
-    ranks = ranks_of(classes)
+    label_of = labels_by_name(classes)
 
-    def labeled(listed: list[str]) -> Listed:
-        return Listed([f"images/{name}.jpg" for name in listed], [ranks[name.partition("/")[0]] for name in listed])
+    def labeled(listed: list[str]) -> SplitListing:
+        return SplitListing(
+            [f"images/{name}.jpg" for name in listed], [label_of[name.partition("/")[0]] for name in listed]
+        )
 
-    return Listing(tuple(classes), labeled(names["train"]), labeled(names["test"]), folder=base, listed=True)
+    return Listing(tuple(classes), labeled(names["train"]), labeled(names["test"]), folder=base, from_list_file=True)
 
 
 DATASETS = (

@@ -10,9 +10,9 @@ DATASETS = (
         "in1k",
         read_image_folder,
         Counts(classes=1000, trainval=1281167, test=50000),
-        steps="Make an account at image-net.org, download ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and "
-        "ILSVRC2012_devkit_t12.tar.gz, and put them there. Three calls of torchvision then compare their MD5, unpack "
-        "them and sort the validation images by the development kit's labels: docs/datasets.md, ImageNet-1K.",
+        steps="Create an account at image-net.org, download ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and "
+        "ILSVRC2012_devkit_t12.tar.gz, and put them into the folder above. Three torchvision functions then check "
+        "their MD5, unpack them and sort the validation images by class: see docs/datasets.md, ImageNet-1K.",
         normalized=True,
         published_fit="SGD",
     ),

@@ -1,4 +1,4 @@
-"""iNaturalist 2018 and 2019: the challenges' JSON files, whose images and annotations are joined by `image_id`."""
+"""iNaturalist 2018 and 2019: the challenges' JSON files. Images and annotations are joined by `image_id`."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from trex.datasets.layout import find_file
-from trex.datasets.record import Archive, Counts, Dataset, Listed, Listing
+from trex.datasets.record import Archive, Counts, Dataset, Listing, SplitListing
 from trex.errors import UserError
 from trex.files import read_json
 
-Annotations = dict[str, Any]  #: of a file in COCO's layout
+Annotations = dict[str, Any]  #: content of a JSON file in COCO's layout
 
 
 def read_inat(year: int, folder: Path) -> Listing:
-    """`train{year}.json` is trainval, `val{year}.json` is test; labels by sorted category id."""
+    """Reads `train{year}.json` as trainval and `val{year}.json` as test. Labels follow the sorted category ids."""
     places = [folder, folder / "annotations", folder / str(year)]
     train_path, test_path = (find_file([f"{split}{year}.json"], places) for split in ("train", "val"))
     train, test = _read(train_path), _read(test_path)
     names = {category["id"]: str(category.get("name", category["id"])) for category in train["categories"]}
     ids = sorted(names)
-    ranks = {category: rank for rank, category in enumerate(ids)}
-    splits = [_join(train, ranks, train_path), _join(test, ranks, test_path)]
+    label_of = {category: label for label, category in enumerate(ids)}
+    splits = [_join(train, label_of, train_path), _join(test, label_of, test_path)]
     base, cut = _image_base(folder, year, splits[0].names)
-    trainval, tests = (Listed([name[cut:] for name in split.names], split.labels) for split in splits)
-    return Listing(_unique([names[category] for category in ids]), trainval, tests, folder=base, listed=True)
+    trainval, tests = (SplitListing([name[cut:] for name in split.names], split.labels) for split in splits)
+    return Listing(_unique([names[category] for category in ids]), trainval, tests, folder=base, from_list_file=True)
 
 
 def _read(path: Path) -> Annotations:
@@ -38,39 +38,41 @@ def _read(path: Path) -> Annotations:
         for category in value["categories"]:
             category["id"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not an annotation file of iNaturalist ({error!r})") from error
+        raise UserError(f"{path}: expected an annotation file of iNaturalist ({error!r})") from error
     result: Annotations = value
     return result
 
 
-def _join(value: Annotations, ranks: dict[int, int], path: Path) -> Listed:
-    """Paths and labels, in the order of the images."""
+def _join(value: Annotations, label_of: dict[int, int], path: Path) -> SplitListing:
+    """Paths and labels, in the order of the file's images."""
     categories = {entry["image_id"]: entry["category_id"] for entry in value["annotations"]}
     images, labels = [], []
     for image in value["images"]:
         category = categories.get(image["id"])
-        if category not in ranks:
+        if category not in label_of:
             what = "no annotation" if category is None else f"the category {category}, which is not in the train file"
             raise UserError(f"{path}: image {image['id']} ({image['file_name']}) has {what}")
         images.append(str(image["file_name"]))
-        labels.append(ranks[category])
-    return Listed(images, labels)
+        labels.append(label_of[category])
+    return SplitListing(images, labels)
 
 
 def _image_base(folder: Path, year: int, images: list[str]) -> tuple[Path, int]:
-    """Where the listed paths begin, and how many of their characters to leave out: `train_val2018/` may be the folder
-    itself."""
+    """The folder that the listed paths are relative to, and how many of their leading characters to drop.
+
+    The paths begin with `train_val2018/`, but the user may have named the dataset's folder that way, or unpacked there.
+    """
     top = f"train_val{year}/"
     for base, cut in ((folder, 0), (folder / "images", 0), (folder, len(top)), (folder / str(year), len(top))):
         if cut and not all(name.startswith(top) for name in images):
             continue
         if images and (base / images[0][cut:]).parent.is_dir():
             return base, cut
-    raise UserError(f"{folder}: expected the images of train_val{year}.tar.gz there, such as {(images or [top])[0]}")
+    raise UserError(f"{folder}: expected the images of train_val{year}.tar.gz here, such as {(images or [top])[0]}")
 
 
 def _unique(names: list[str]) -> tuple[str, ...]:
-    """Names as they are, with their number where two are the same."""
+    """The names; a name that occurred before gets its index appended."""
     seen: set[str] = set()
     found = []
     for number, name in enumerate(names):

@@ -5,31 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 from trex.datasets.layout import find_base, read_words
-from trex.datasets.record import Archive, Counts, Dataset, Listed, Listing
+from trex.datasets.record import Archive, Counts, Dataset, Listing, SplitListing
 from trex.errors import UserError
 
 
 def read_pets(folder: Path) -> Listing:
-    """Oxford-IIIT Pets: `annotations/{trainval,test}.txt`, lines `name class species breed`, classes from 1."""
+    """Reads `annotations/{trainval,test}.txt`, with lines `name class species breed` and classes counted from 1."""
     base = find_base(folder, ("annotations/trainval.txt", "images"), ("oxford-iiit-pet",))
     names: dict[int, str] = {}
 
-    def read(split: str) -> Listed:
+    def read(split: str) -> SplitListing:
         path = base / "annotations" / f"{split}.txt"
         images, labels = [], []
         for words in read_words(path):
             if words[0].startswith("#"):
                 continue
             if len(words) < 2 or not words[1].isdecimal() or int(words[1]) < 1:
-                raise UserError(f"{path}: has the line {' '.join(words)!r}: expected a name and a class number")
+                raise UserError(f"{path}: found the line {' '.join(words)!r}, expected a name and a class number")
             names.setdefault(int(words[1]) - 1, words[0].rpartition("_")[0])
             images.append(f"images/{words[0]}.jpg")
             labels.append(int(words[1]) - 1)
-        return Listed(images, labels)
+        return SplitListing(images, labels)
 
     trainval, test = read("trainval"), read("test")
     classes = tuple(names.get(label, str(label + 1)) for label in range(max(names, default=-1) + 1))
-    return Listing(classes, trainval, test, folder=base, listed=True)
+    return Listing(classes, trainval, test, folder=base, from_list_file=True)
 
 
 DATASETS = (
