@@ -1,4 +1,4 @@
-"""Each compiled operation does to bytes what Pillow does."""
+"""Each compiled color operation gives the same bytes as Pillow."""
 
 from __future__ import annotations
 
@@ -32,41 +32,41 @@ def rgb(request, photograph: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_brightness_is_pillows(rgb: np.ndarray, factor: float) -> None:
+def test_brightness_equals_pillows(rgb: np.ndarray, factor: float) -> None:
     found = ours(rgb, lambda p, r, g, b: color.blend(p, np.float32(0), np.float32(factor)))
     assert np.array_equal(found, np.asarray(F.adjust_brightness(Image.fromarray(rgb), factor)))
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_contrast_is_pillows(rgb: np.ndarray, factor: float) -> None:
+def test_contrast_equals_pillows(rgb: np.ndarray, factor: float) -> None:
     found = ours(rgb, lambda p, r, g, b: color.blend(p, np.float32(color.mean_gray(r, g, b)), np.float32(factor)))
     assert np.array_equal(found, np.asarray(F.adjust_contrast(Image.fromarray(rgb), factor)))
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_saturation_is_pillows(rgb: np.ndarray, factor: float) -> None:
+def test_saturation_equals_pillows(rgb: np.ndarray, factor: float) -> None:
     found = ours(rgb, lambda p, r, g, b: color.saturate(r, g, b, np.float32(factor)))
     assert np.array_equal(found, np.asarray(F.adjust_saturation(Image.fromarray(rgb), factor)))
 
 
 @pytest.mark.parametrize("shift", [-0.1, -0.03, -0.001, 0.0, 0.002, 0.05, 0.1, 0.5])
-def test_hue_is_pillows_uint8_hsv(rgb: np.ndarray, shift: float) -> None:
+def test_hue_equals_pillows_uint8_hsv(rgb: np.ndarray, shift: float) -> None:
     found = ours(rgb, lambda p, r, g, b: color.shift_hue(r, g, b, int(shift * 255) % 256))
     assert np.array_equal(found, np.asarray(F.adjust_hue(Image.fromarray(rgb), shift)))
 
 
-def test_gray_is_pillows(rgb: np.ndarray) -> None:
+def test_gray_equals_pillows(rgb: np.ndarray) -> None:
     found = ours(rgb, lambda p, r, g, b: color.to_gray(r, g, b))
     assert np.array_equal(found, np.asarray(Image.fromarray(rgb).convert("L").convert("RGB")))
 
 
-def test_solarize_is_pillows(rgb: np.ndarray) -> None:
+def test_solarize_equals_pillows(rgb: np.ndarray) -> None:
     found = ours(rgb, lambda p, r, g, b: color.solarize(p))
     assert np.array_equal(found, np.asarray(ImageOps.solarize(Image.fromarray(rgb), 128)))
 
 
 @pytest.mark.parametrize("radius", [0.1, 0.3, 0.7, 1.0, 1.3, 1.7, 2.0])
-def test_blur_is_pillows(rgb: np.ndarray, radius: float) -> None:
+def test_blur_equals_pillows(rgb: np.ndarray, radius: float) -> None:
     planes = planar(rgb)
     color.blur(planes, *color.box_of(radius))
     expected = np.asarray(Image.fromarray(rgb).filter(ImageFilter.GaussianBlur(radius)))

@@ -1,4 +1,4 @@
-"""What is drawn for a crop has the distribution of torchvision's transforms, and depends on nothing but its place."""
+"""Crops have the distribution of torchvision's transforms, and depend only on seed, epoch and image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trex.images.draws import generator
 
 N = 4000
 CONFIG = CropsConfig()
-LIKELY = 1e-3  #: p below which a fixed seed would have to be very unlucky
+LIKELY = 1e-3  #: smallest accepted p-value: a correct distribution gives a smaller one for one seed in a thousand
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def draws() -> dict[bool, list[CropDraw]]:
 
 @pytest.mark.parametrize("scale", [(0.4, 1.0), (0.25, 1.0), (0.05, 0.4), (0.05, 0.25)])
 @pytest.mark.parametrize("size", [(375, 500), (500, 200), (90, 640)])
-def test_boxes_are_torchvisions(scale: tuple[float, float], size: tuple[int, int]) -> None:
+def test_boxes_have_torchvisions_distribution(scale: tuple[float, float], size: tuple[int, int]) -> None:
     torch.manual_seed(1)
     image = torch.empty(3, *size)
     theirs = np.array([T.RandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3]) for _ in range(N)])
@@ -42,7 +42,7 @@ def test_boxes_are_torchvisions(scale: tuple[float, float], size: tuple[int, int
     assert ks_2samp(mine[:, 2] * mine[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue > LIKELY
 
 
-def test_image_too_narrow_for_any_box_gives_torchvisions_central_one() -> None:
+def test_image_too_narrow_for_any_box_gives_torchvisions_central_box() -> None:
     box = draw_box(20, 2000, (0.9, 1.0), generator(0, 0, 0, 0))
     assert box == Box(0, (2000 - 27) // 2, 20, 27)
 
@@ -78,8 +78,8 @@ def test_jitter_factors_are_uniform(draws, factor: str, low: float, high: float)
     assert kstest(values, "uniform", (low, high - low)).pvalue > LIKELY
 
 
-def test_jitter_is_torchvisions(draws) -> None:
-    """Order and factors of ColorJitter with the method's strengths."""
+def test_jitter_has_torchvisions_distribution(draws) -> None:
+    """Compares order and factors with those of ColorJitter with the method's strengths."""
     torch.manual_seed(1)
     jitter = T.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
     ranges = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
@@ -109,9 +109,11 @@ def plain(box: Box, flip: bool = False) -> CropDraw:
 
 @pytest.mark.parametrize("size", [96, 224])
 @pytest.mark.parametrize("box", [Box(10, 20, 300, 400), Box(100, 150, 120, 100), Box(200, 300, 40, 45)])
-def test_resized_crop_is_pillows_bicubic_up_to_rounding(photograph: np.ndarray, box: Box, size: int) -> None:
-    """Both round and clip to bytes between the passes along the two axes, each in its own way; a float resize differs
-    from Pillow's by as much (54 dB, four gray levels at most, on these boxes)."""
+def test_resized_crop_equals_pillows_bicubic_up_to_rounding(photograph: np.ndarray, box: Box, size: int) -> None:
+    """Both round and clip to bytes between the passes along the two axes, but in different ways.
+
+    A float resize differs from Pillow's by the same amount (54 dB, four gray levels at most, on these boxes).
+    """
     image = torch.from_numpy(photograph).permute(2, 0, 1)[None]
     found = apply_crop(image, plain(box), size).transpose(1, 2, 0).astype(int)
     resized = F.resized_crop(
@@ -128,7 +130,7 @@ def test_flip_mirrors_left_and_right(photograph: np.ndarray) -> None:
     assert np.array_equal(apply_crop(image, plain(box, flip=True), 96), apply_crop(image, plain(box), 96)[..., ::-1])
 
 
-def test_crops_depend_on_seed_epoch_image_and_nothing_else(photograph: np.ndarray) -> None:
+def test_crops_depend_on_seed_epoch_and_image_only(photograph: np.ndarray) -> None:
     first = multi_crop(photograph, CONFIG, 0, 3, 7)
     np.random.default_rng(5).random(3)
     torch.rand(3)
@@ -145,7 +147,7 @@ def test_image_smaller_than_the_crop_is_enlarged() -> None:
     assert all(np.abs(crop.astype(int) - 200).max() <= 1 for crop in crops)
 
 
-def test_evaluation_image_is_torchvisions(photograph: np.ndarray) -> None:
+def test_evaluation_image_equals_torchvisions(photograph: np.ndarray) -> None:
     from torchvision import transforms as T
 
     reference = T.Compose([T.Resize(224, T.InterpolationMode.BICUBIC), T.CenterCrop(224)])

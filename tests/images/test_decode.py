@@ -1,4 +1,4 @@
-"""Every image file has a defined outcome: as Pillow decodes it, or an error that names it."""
+"""Every image file is either decoded as Pillow does or gives an error that names it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def save(image: Image.Image, path: Path, **options: object) -> Path:
 
 
 @pytest.fixture
-def oddities(tmp_path: Path, photograph: np.ndarray) -> dict[str, Path]:
+def unusual_files(tmp_path: Path, photograph: np.ndarray) -> dict[str, Path]:
     image = Image.fromarray(photograph)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown rotated
+    exif[0x0112] = 6  # orientation: rotated
     return {
         "rgb": save(image, tmp_path / "a.jpg", quality=90),
         "gray": save(image.convert("L"), tmp_path / "b.jpg"),
@@ -38,8 +38,8 @@ def oddities(tmp_path: Path, photograph: np.ndarray) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("reader", [read_rgb, read_rgb_fast])
-def test_odd_files_decode_as_pillow_converts_them(oddities: dict[str, Path], reader) -> None:
-    for kind, path in oddities.items():
+def test_unusual_files_are_decoded_as_pillow_converts_them(unusual_files: dict[str, Path], reader) -> None:
+    for kind, path in unusual_files.items():
         with Image.open(path) as image:
             expected = np.asarray(image.convert("RGB")).astype(int)
         found = reader(path)
@@ -48,14 +48,16 @@ def test_odd_files_decode_as_pillow_converts_them(oddities: dict[str, Path], rea
         assert np.abs(found - expected).mean() <= (0.5 if reader is read_rgb_fast else 0), kind
 
 
-def test_exif_orientation_is_ignored(oddities: dict[str, Path]) -> None:
-    assert read_rgb(oddities["rotated"]).shape == (375, 500, 3)
+def test_exif_orientation_is_ignored(unusual_files: dict[str, Path]) -> None:
+    assert read_rgb(unusual_files["rotated"]).shape == (375, 500, 3)
 
 
 @pytest.mark.parametrize("reader", [read_rgb, read_rgb_fast])
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated", "header only", "missing"])
-def test_damaged_file_is_named(oddities: dict[str, Path], tmp_path: Path, reader, damage: str) -> None:
-    data = oddities["rgb"].read_bytes()
+def test_damaged_file_is_an_error_that_names_it(
+    unusual_files: dict[str, Path], tmp_path: Path, reader, damage: str
+) -> None:
+    data = unusual_files["rgb"].read_bytes()
     path = tmp_path / "bad.jpg"
     content = {"empty": b"", "text": b"not an image", "truncated": data[: len(data) // 2], "header only": data[:20]}
     if damage != "missing":
@@ -64,28 +66,30 @@ def test_damaged_file_is_named(oddities: dict[str, Path], tmp_path: Path, reader
         reader(path)
 
 
-def test_decompression_bomb_is_named(tmp_path: Path) -> None:
+def test_decompression_bomb_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = save(Image.new("1", (30000, 30000)), tmp_path / "bomb.png")
     with pytest.raises(ImageFault, match=r"bomb.png"):
         read_rgb(path)
 
 
 @pytest.mark.parametrize("reader", [read_rgb, read_rgb_fast])
-def test_jpeg_that_claims_a_billion_pixels_is_named(oddities: dict[str, Path], tmp_path: Path, reader) -> None:
-    data = bytearray(oddities["rgb"].read_bytes())
+def test_jpeg_that_claims_a_billion_pixels_is_an_error_that_names_it(
+    unusual_files: dict[str, Path], tmp_path: Path, reader
+) -> None:
+    data = bytearray(unusual_files["rgb"].read_bytes())
     frame = data.index(b"\xff\xc0")  # marker, length (2), precision (1), height (2), width (2)
     data[frame + 5 : frame + 9] = (32000).to_bytes(2, "big") * 2
-    (tmp_path / "claims.jpg").write_bytes(data)
-    with pytest.raises(ImageFault, match=r"claims\.jpg.*pixels"):
-        reader(tmp_path / "claims.jpg")
+    (tmp_path / "huge.jpg").write_bytes(data)
+    with pytest.raises(ImageFault, match=r"huge\.jpg.*pixels"):
+        reader(tmp_path / "huge.jpg")
 
 
-def test_formats_that_no_dataset_holds_are_not_tried(tmp_path: Path, photograph: np.ndarray) -> None:
+def test_format_that_no_dataset_contains_is_refused(tmp_path: Path, photograph: np.ndarray) -> None:
     path = save(Image.fromarray(photograph), tmp_path / "a.pcx")
     with pytest.raises(ImageFault, match="no known image format"):
         read_rgb(path)
 
 
-def test_fault_can_be_sent_between_processes(tmp_path: Path) -> None:
+def test_image_fault_can_be_pickled(tmp_path: Path) -> None:
     fault = ImageFault(tmp_path / "x.jpg", "truncated")
     assert str(pickle.loads(pickle.dumps(fault))) == str(fault)

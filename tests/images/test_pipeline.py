@@ -1,5 +1,7 @@
-"""Whole crops against the usual pipeline, PIL images through torchvision's first transforms: given the same draw the
-same picture, and by its own draws the same distribution of pictures."""
+"""Compares complete crops with the usual pipeline, which applies torchvision's transforms to PIL images.
+
+With the same random parameters both give the same crop; with their own random parameters, the same distribution.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,11 @@ from trex.images.crops import CropDraw, apply_crop, draw_crop, multi_crop
 from trex.images.draws import generator
 
 CONFIG = CropsConfig()
-LIKELY = 1e-3  #: p below which a fixed seed would have to be very unlucky
+LIKELY = 1e-3  #: smallest accepted p-value: a correct distribution gives a smaller one for one seed in a thousand
 
 
 def usual_crop(rgb: np.ndarray, draw: CropDraw, size: int) -> np.ndarray:
-    """What PIL and torchvision make of a draw, uint8 (size, size, 3)."""
+    """The crop that PIL and torchvision make with the parameters `draw`: uint8 (size, size, 3)."""
     box, bicubic = draw.box, T.InterpolationMode.BICUBIC
     image = F.resized_crop(Image.fromarray(rgb), box.top, box.left, box.height, box.width, [size, size], bicubic)
     if draw.flip:
@@ -42,7 +44,9 @@ def usual_crop(rgb: np.ndarray, draw: CropDraw, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("is_global", "size"), [(True, 224), (False, 96)])
-def test_crop_of_the_same_draw_is_the_usual_pipelines(photograph: np.ndarray, is_global: bool, size: int) -> None:
+def test_crop_with_the_same_parameters_equals_the_usual_pipelines(
+    photograph: np.ndarray, is_global: bool, size: int
+) -> None:
     """Measured: 69 dB (global) and 71 dB (local) on average, 48 dB at worst. Only the resize is not exact."""
     image = torch.from_numpy(photograph).permute(2, 0, 1)[None]
     decibels = []
@@ -55,7 +59,7 @@ def test_crop_of_the_same_draw_is_the_usual_pipelines(photograph: np.ndarray, is
 
 
 def usual_transform(is_global: bool) -> T.Compose:
-    """The method's augmentation as torchvision's transforms make it, on PIL images."""
+    """The method's augmentation, made of torchvision's transforms on PIL images."""
     size, scale, blur = (224, (0.4, 1.0), 0.2) if is_global else (96, (0.05, 0.4), 0.5)
     steps = [
         T.RandomResizedCrop(size, scale, interpolation=T.InterpolationMode.BICUBIC),
@@ -72,7 +76,7 @@ def _random_blur(image: Image.Image) -> Image.Image:
 
 
 def statistics(crop: np.ndarray) -> list[float]:
-    """Of a (S, S, 3) crop: mean and spread of each channel, saturation, roughness (what blur takes away)."""
+    """Statistics of a crop (S, S, 3): mean and deviation of each channel, saturation, roughness (reduced by blur)."""
     values = crop.astype(np.float32)
     saturation = (values.max(2) - values.min(2)).mean()
     roughness = np.abs(np.diff(values, axis=1)).mean()
@@ -82,7 +86,7 @@ def statistics(crop: np.ndarray) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("is_global", [True, False])
 def test_crops_have_the_usual_pipelines_statistics(photograph: np.ndarray, is_global: bool) -> None:
-    """Kolmogorov-Smirnov on eight statistics of 1500 crops each."""
+    """Kolmogorov-Smirnov tests on eight statistics of 1500 crops of each pipeline."""
     torch.manual_seed(0)
     transform, image, count = usual_transform(is_global), Image.fromarray(photograph), 1500
     config = CropsConfig(local_count=0) if is_global else CONFIG

@@ -9,8 +9,8 @@ from trex.datasets.registry import load_split
 from trex.loading.evaluation import evaluation_batches
 
 
-def test_evaluation_gives_every_image_once_in_order() -> None:
+def test_evaluation_batches_contain_every_image_once_in_order() -> None:
     split = load_split("digits", "test", DataConfig())
     found = list(evaluation_batches(split, range(len(split)), 8, 8, 100, 0))
-    assert torch.cat([places for _, _, places in found]).tolist() == list(range(len(split)))
+    assert torch.cat([indices for _, _, indices in found]).tolist() == list(range(len(split)))
     assert torch.cat([labels for _, labels, _ in found]).tolist() == split.labels.tolist()

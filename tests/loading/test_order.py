@@ -1,4 +1,4 @@
-"""The order of an epoch."""
+"""The order of the images in an epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches are a function of seed and position: not of workers, ranks or the moment of a start."""
+"""Training batches depend on seed, epoch and step only, not on workers, ranks or the start."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ def same(a: Batch, b: Batch) -> bool:
 
 def test_an_epoch_shows_each_image_at_most_once_and_drops_the_incomplete_batch() -> None:
     made = batches()
-    places = list(islice(made.places(0, 0), made.steps_per_epoch))
-    images = [index for batch in places for _, index in batch]
+    epoch = list(islice(made.sample_indices(0, 0), made.steps_per_epoch))
+    images = [index for batch in epoch for _, index in batch]
     assert made.steps_per_epoch == 1014 // 128
     assert len(set(images)) == len(images) == made.steps_per_epoch * 128
 
 
-def test_starting_anywhere_gives_the_batches_of_an_uninterrupted_pass() -> None:
-    through = take(batches(), 0, 5, 4)  # crosses into epoch 1
-    assert [(b.epoch, b.step) for b in through] == [(0, 5), (0, 6), (1, 0), (1, 1)]
-    for batch in through:
+def test_starting_at_any_step_gives_the_batches_of_an_uninterrupted_pass() -> None:
+    uninterrupted = take(batches(), 0, 5, 4)  # continues into epoch 1
+    assert [(b.epoch, b.step) for b in uninterrupted] == [(0, 5), (0, 6), (1, 0), (1, 1)]
+    for batch in uninterrupted:
         assert same(take(batches(), batch.epoch, batch.step, 1)[0], batch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_worker_processes_change_nothing(workers: int) -> None:
-    alone, helped = take(batches(0), 0, 5, 4), take(batches(workers), 0, 5, 4)
-    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+def test_batches_do_not_depend_on_the_number_of_workers(workers: int) -> None:
+    without, with_workers = take(batches(0), 0, 5, 4), take(batches(workers), 0, 5, 4)
+    assert all(same(a, b) for a, b in zip(without, with_workers, strict=True))
 
 
-def test_ranks_parts_together_are_the_batch_of_one_process() -> None:
+def test_batches_of_all_ranks_together_are_the_batch_of_one_process() -> None:
     whole = take(batches(), 0, 0, 1)[0]
     parts = [take(batches(rank=rank, world=2), 0, 0, 1)[0] for rank in range(2)]
     assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
@@ -70,21 +70,21 @@ def test_ranks_parts_together_are_the_batch_of_one_process() -> None:
         assert torch.equal(torch.cat(by_crop, dim=1).flatten(0, 1), crops)
 
 
-def test_crops_are_crop_major_and_globals_first() -> None:
+def test_crops_are_crop_major_and_global_crops_first() -> None:
     """Row c * B + i of a resolution is crop c of image i."""
     made = batches()
     batch = take(made, 0, 0, 1)[0]
     assert [crops.shape for crops in batch.crops] == [(128, 3, 16, 16), (256, 3, 8, 8)]
     for i in (0, 1, 127):
-        epoch, index = next(made.places(0, 0))[i]
-        whole, parts = multi_crop(made.split.read(index), CROPS, 3, epoch, index)
+        epoch, index = next(made.sample_indices(0, 0))[i]
+        global_crops, local_crops = multi_crop(made.split.read(index), CROPS, 3, epoch, index)
         assert batch.labels[i] == made.split.labels[index]
-        assert np.array_equal(batch.crops[0][i], whole[0])
-        assert all(np.array_equal(batch.crops[1][c * 128 + i], parts[c]) for c in range(2))
+        assert np.array_equal(batch.crops[0][i], global_crops[0])
+        assert all(np.array_equal(batch.crops[1][c * 128 + i], local_crops[c]) for c in range(2))
 
 
 @pytest.mark.slow
-def test_stop_signals_to_the_whole_process_tree_leave_the_workers_alive() -> None:
+def test_workers_ignore_stop_signals() -> None:
     made = batches(workers=2)
     stream = made.starting_at(0, 0)
     next(stream)
@@ -102,11 +102,11 @@ def test_stop_signals_to_the_whole_process_tree_leave_the_workers_alive() -> Non
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_unreadable_image_ends_training_with_its_name(tmp_path, workers: int) -> None:
-    for part in ("train", "val"):
-        (tmp_path / "mine" / part / "a").mkdir(parents=True)
+def test_unreadable_image_is_an_error_that_names_the_file(tmp_path, workers: int) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "mine" / split / "a").mkdir(parents=True)
         for i in range(4):
-            Image.new("RGB", (20, 20)).save(tmp_path / "mine" / part / "a" / f"{i}.jpg")
+            Image.new("RGB", (20, 20)).save(tmp_path / "mine" / split / "a" / f"{i}.jpg")
     (tmp_path / "mine/train/a/2.jpg").write_bytes(b"")
     split = load_split("mine", "trainval", DataConfig(root=str(tmp_path)))
     made = TrainingBatches(split, CROPS, 0, 4, 0, 1, workers)

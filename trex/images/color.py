@@ -1,7 +1,7 @@
-"""Color operations on planar uint8 crops, compiled. Each does to a pixel what Pillow does, in place.
+"""Compiled color operations on planar uint8 crops. Each works in place and gives the same bytes as Pillow.
 
-`p` is a whole crop, (3 * n,) uint8; `r`, `g`, `b` are its planes, (n,) uint8 each. Nothing here uses fast-math: the
-same input gives the same bytes on every processor.
+`p` is a complete crop, (3 * n,) uint8; `r`, `g`, `b` are its planes, (n,) uint8 each. No function uses fast-math, so
+the same input gives the same bytes on every processor.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ Plane = np.ndarray
 
 
 def _compiled(function: F) -> F:
-    """Compile on first use, keep the machine code on disk, release the interpreter's lock while running."""
+    """Compile on first use, cache the machine code on disk, release the interpreter's lock while running."""
     compiled: Any = njit(nogil=True, cache=True, error_model="numpy")(function)
     return cast(F, compiled)
 
 
 @_compiled
 def gray_of(r: int, g: int, b: int) -> int:
-    """Luma as Pillow's convert("L"): ITU-R 601 weights in 1/65536, rounded."""
+    """Gray level as in Pillow's convert("L"): ITU-R 601 weights in units of 1/65536, rounded."""
     return (np.int32(r) * 19595 + np.int32(g) * 38470 + np.int32(b) * 7471 + 32768) >> 16  # type: ignore[return-value]
 
 
 @_compiled
 def blend(p: Plane, gray: np.float32, factor: np.float32) -> None:
-    """gray + factor * (pixel - gray), cut to 0 … 255 and truncated, as Image.blend: brightness with gray 0, contrast
-    with the mean gray."""
+    """gray + factor * (pixel - gray), clamped to 0 … 255 and truncated, as in Image.blend.
+
+    This is the change of brightness if `gray` is 0, and of contrast if `gray` is the mean gray.
+    """
     for i in range(p.size):
         value = gray + factor * (np.float32(p[i]) - gray)
         p[i] = np.uint8(min(max(value, np.float32(0)), np.float32(255)))
@@ -40,7 +42,7 @@ def blend(p: Plane, gray: np.float32, factor: np.float32) -> None:
 
 @_compiled
 def mean_gray(r: Plane, g: Plane, b: Plane) -> int:
-    """Mean luma, rounded: what contrast turns around."""
+    """Mean gray level, rounded: the level that a change of contrast keeps."""
     total = np.int64(0)
     for i in range(r.size):
         total += gray_of(r[i], g[i], b[i])
@@ -70,13 +72,14 @@ def to_gray(r: Plane, g: Plane, b: Plane) -> None:
 
 @_compiled
 def solarize(p: Plane) -> None:
-    """Invert what is 128 or brighter."""
+    """Invert all values ≥ 128."""
     for i in range(p.size):
         if p[i] >= 128:
             p[i] = np.uint8(255 - p[i])
 
 
-# Loops over one type each: a loop that mixes bytes with floats or words is not vectorized, and four times slower.
+# Each loop below uses one type. The compiler does not vectorize a loop that mixes bytes with floats or 32-bit integers,
+# which makes it four times slower.
 
 
 @_compiled
@@ -124,13 +127,15 @@ def _rounded(row: np.ndarray) -> None:
 
 
 def box_of(radius: float) -> tuple[int, int, int]:
-    """The extended box whose three passes are Pillow's GaussianBlur(radius): its variance is a third of radius²
-    (Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", 2011).
+    """The extended box filter that Pillow's GaussianBlur(radius) applies three times; its variance is radius² / 3.
+
+    Source: Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", 2011.
 
     Returns:
-        Pixels with full weight on each side, and the weights in 1/2^24 of a full pixel and of the two beyond.
+        The number of pixels with full weight on each side of the center; the weight of these pixels and of the two
+        edge pixels next to them, in units of 1/2^24.
     """
-    single = np.float32  # Pillow computes this in single precision, and its rounding decides the weights
+    single = np.float32  # Pillow computes this in single precision, and the rounding affects the weights
     variance = single(single(radius) * single(radius) / single(3))
     side = np.floor((float(single(np.sqrt(12.0 * float(variance) + 1.0))) - 1.0) / 2.0)
     part = single((2 * side + 1) * (side * (side + 1) - 3.0 * float(variance)))
@@ -143,8 +148,11 @@ def box_of(radius: float) -> tuple[int, int, int]:
 
 @_compiled
 def blur(planes: np.ndarray, whole: int, full: int, beyond: int) -> None:
-    """Pillow's GaussianBlur on (3, S, S) planes, to the bit: three box passes along rows, three along columns, each
-    rounded to bytes, edges repeated. The box is as `box_of` gives it."""
+    """Pillow's GaussianBlur on (3, S, S) planes, bit for bit.
+
+    It applies the box filter of `box_of` three times along rows and three times along columns, rounds to bytes after
+    each pass, and repeats the edge pixels.
+    """
     side = planes.shape[1]
     reach = whole + 1
     now = np.empty((side, side), np.uint32)
@@ -177,14 +185,14 @@ def blur(planes: np.ndarray, whole: int, full: int, beyond: int) -> None:
         _from_words(now.reshape(-1), planes[c].reshape(-1))
 
 
-BLOCK = 1024  #: pixels whose floats stay in the processor's cache
+BLOCK = 1024  #: pixels per block, so that the block's floats fit the processor's cache
 
 
 @_compiled
 def shift_hue(r: Plane, g: Plane, b: Plane, shift: int) -> None:
-    """Add `shift` (in 1/255 turns, modulo 256) to the hue of Pillow's uint8 HSV and go back to RGB.
+    """Convert to Pillow's uint8 HSV, add `shift` (in 1/255 turns, modulo 256) to the hue, and convert back to RGB.
 
-    The rounding of hue and saturation to bytes is part of the distribution; float HSV differs by several gray levels.
+    Hue and saturation are rounded to bytes as in Pillow; a float HSV would differ by several gray levels.
     """
     floats = np.empty((3, BLOCK), np.float32)
     for begin in range(0, r.size, BLOCK):
@@ -201,8 +209,10 @@ def shift_hue(r: Plane, g: Plane, b: Plane, shift: int) -> None:
 
 @_compiled
 def _shift_hue(red: np.ndarray, green: np.ndarray, blue: np.ndarray, shift: np.float64) -> None:
-    """The same on float32 planes of whole numbers, without branches so that it is vectorized. Where Pillow computes in
-    float and where in double decides how a value rounds; the casts here follow it."""
+    """`shift_hue` on float32 planes of whole numbers, without branches, so that the compiler vectorizes the loop.
+
+    The casts between float and double are those of Pillow, because they decide how values are rounded.
+    """
     one = np.float32(1)
     for i in range(red.size):
         top = max(red[i], green[i], blue[i])

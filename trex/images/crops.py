@@ -1,9 +1,8 @@
-"""Crops of an image: multi-crop augmentation for training, the center crop for evaluation. All are uint8.
+"""Crops of an image as uint8: multi-crop augmentation for training, the center crop for evaluation.
 
-Training draws what to do to a crop first, then does it.
-
-The distribution is that of torchvision's RandomResizedCrop, flip, ColorJitter, grayscale, Pillow's blur and solarize on
-PIL images; torch resizes and `color.py` does the rest, several times faster.
+Training first draws the random parameters of a crop (`draw_crop`), then applies them (`apply_crop`). The crops have the
+distribution of torchvision's RandomResizedCrop, flip, ColorJitter and grayscale and Pillow's blur and solarize on PIL
+images. torch resizes the crops and `color.py` does the other operations, which is several times faster.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ class Box:
 
 @dataclass(frozen=True)
 class Jitter:
-    """Color jitter: the factors and the order of the four operations."""
+    """Color jitter: the factors and the order of its four operations."""
 
-    order: tuple[int, ...]  #: of brightness (0), contrast (1), saturation (2), hue (3)
+    order: tuple[int, ...]  #: permutation of brightness (0), contrast (1), saturation (2), hue (3)
     brightness: float
     contrast: float
     saturation: float
@@ -47,7 +46,7 @@ class Jitter:
 
 @dataclass(frozen=True)
 class CropDraw:
-    """All that is done to one crop, in the order of the fields."""
+    """The operations on one crop, in the order in which they are applied."""
 
     box: Box
     flip: bool
@@ -58,7 +57,7 @@ class CropDraw:
 
 
 def draw_crop(height: int, width: int, is_global: bool, config: CropsConfig, rng: np.random.Generator) -> CropDraw:
-    """Draw what happens to one crop of an image of `height` x `width` pixels."""
+    """Draw the operations on one crop of an image of `height` x `width` pixels."""
     box = draw_box(height, width, config.global_scale if is_global else config.local_scale, rng)
     u = rng.random(14)
     jitter = None
@@ -83,7 +82,7 @@ def draw_crop(height: int, width: int, is_global: bool, config: CropsConfig, rng
 
 
 def draw_box(height: int, width: int, scale: Pair, rng: np.random.Generator) -> Box:
-    """A box as torchvision's RandomResizedCrop draws it: share of the area in `scale`, aspect ratio 3/4 to 4/3."""
+    """Draw a box as torchvision's RandomResizedCrop does: share of the area in `scale`, aspect ratio 3/4 to 4/3."""
     area = height * width
     for _ in range(10):
         share, aspect, down, right = rng.random(4)
@@ -92,7 +91,7 @@ def draw_box(height: int, width: int, scale: Pair, rng: np.random.Generator) -> 
         w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
         if 0 < w <= width and 0 < h <= height:
             return Box(int(down * (height - h + 1)), int(right * (width - w + 1)), h, w)
-    ratio = width / height  # no luck: the largest central box of an allowed ratio
+    ratio = width / height  # no box fitted: use the largest central box with an allowed ratio
     if ratio < 3 / 4:
         h, w = round(width / (3 / 4)), width
     elif ratio > 4 / 3:
@@ -103,11 +102,11 @@ def draw_box(height: int, width: int, scale: Pair, rng: np.random.Generator) -> 
 
 
 def apply_crop(image: torch.Tensor, draw: CropDraw, size: int) -> np.ndarray:
-    """Do to the image what was drawn.
+    """Make the crop of an image that `draw` describes.
 
     Args:
         image: uint8 (1, 3, H, W), channels last in memory.
-        draw: what to do.
+        draw: the operations on the crop.
         size: side of the crop, pixels.
 
     Returns:
@@ -132,12 +131,14 @@ def apply_crop(image: torch.Tensor, draw: CropDraw, size: int) -> np.ndarray:
 
 
 def multi_crop(rgb: np.ndarray, config: CropsConfig, seed: int, epoch: int, index: int) -> list[np.ndarray]:
-    """All crops of one image, a function of the arguments alone.
+    """Make all crops of one image. The result depends on the arguments only.
 
     Args:
         rgb: uint8 (H, W, 3).
         config: number, size and augmentation of the crops.
-        seed: of the run; epoch, index: of the image in the order of its split.
+        seed: seed of the run.
+        epoch: epoch, from 0.
+        index: index of the image in its split.
 
     Returns:
         One uint8 (count, 3, S, S) array per resolution, the global crops first.
@@ -159,7 +160,7 @@ def _around_one(strength: float, u: float) -> float:
 
 
 def _jitter(flat: np.ndarray, r: np.ndarray, g: np.ndarray, b: np.ndarray, jitter: Jitter) -> None:
-    """The four operations in their order, each rounded to bytes before the next, as on PIL images."""
+    """Apply the four operations in their drawn order, rounding to bytes after each, as on PIL images."""
     for operation in jitter.order:
         if operation == 0:
             color.blend(flat, np.float32(0), np.float32(jitter.brightness))
@@ -172,9 +173,17 @@ def _jitter(flat: np.ndarray, r: np.ndarray, g: np.ndarray, b: np.ndarray, jitte
 
 
 def evaluation_image(rgb: np.ndarray, resize: int, crop: int) -> np.ndarray:
-    """The image of validation and feature extraction: shorter side resized with Pillow's bicubic filter, center crop.
+    """The image for validation and feature extraction: resize the shorter side to `resize` (bicubic), center crop.
 
-    uint8 (H, W, 3) to uint8 (3, crop, crop), exactly as torchvision's Resize and CenterCrop on the PIL image.
+    The result is exactly that of torchvision's Resize and CenterCrop on the PIL image.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        resize: shorter side after resizing, pixels.
+        crop: side of the crop, pixels.
+
+    Returns:
+        uint8 (3, crop, crop).
     """
     image = functional.resize(Image.fromarray(rgb), [resize], functional.InterpolationMode.BICUBIC)
     return np.asarray(functional.center_crop(image, [crop])).transpose(2, 0, 1).copy()

@@ -1,1 +1,1 @@
-"""Batches for training and evaluation: the order of an epoch, worker processes."""
+"""Batches for training and evaluation, the order of the images in an epoch, and the worker processes."""

@@ -14,7 +14,7 @@ from trex.images.crops import evaluation_image
 from trex.images.decode import ImageFault
 from trex.loading.workers import block_stop_signals, end_workers, fault_or, start_worker
 
-Sample = tuple[Tensor, int, int]
+Sample = tuple[Tensor, int, int]  #: image, label, index
 
 
 class _Evaluated(Dataset[Sample | ImageFault]):
@@ -24,8 +24,8 @@ class _Evaluated(Dataset[Sample | ImageFault]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, place: int) -> Sample | ImageFault:
-        index = int(self.indices[place])
+    def __getitem__(self, position: int) -> Sample | ImageFault:
+        index = int(self.indices[position])
         try:
             image = evaluation_image(self.split.read(index), self.resize, self.crop)
         except ImageFault as fault:
@@ -36,13 +36,13 @@ class _Evaluated(Dataset[Sample | ImageFault]):
 def evaluation_batches(
     split: Split, indices: Sequence[int] | np.ndarray, resize: int, crop: int, batch_size: int, workers: int
 ) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
-    """The images `indices` of `split`, in that order.
+    """Batches of the images `indices` of `split`, in that order.
 
     Yields:
         images uint8 (B, 3, crop, crop), labels int64 (B,), indices int64 (B,); the last batch may be smaller.
 
     Raises:
-        ImageFault: that names a file which cannot be read.
+        ImageFault: if an image cannot be read; the message names the file.
     """
     dataset = _Evaluated(split, np.asarray(indices, dtype=np.int64), resize, crop)
     loader = DataLoader(
@@ -52,7 +52,7 @@ def evaluation_batches(
         worker_init_fn=start_worker,
         collate_fn=fault_or(default_collate),
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # its own: the global random state is part of a training checkpoint
+        generator=torch.Generator(),  # not the global one, whose state is part of a training checkpoint
     )
     with block_stop_signals():
         batches = iter(loader)

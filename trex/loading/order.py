@@ -1,4 +1,4 @@
-"""The order of an epoch: a function of its arguments and nothing else."""
+"""The order of the images in an epoch. It depends only on the number of images, the seed and the epoch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import numpy as np
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of 0 … n - 1, int64 (n,), drawn from Philox keyed by (seed, epoch)."""
+    """A random permutation of 0 … n - 1, int64 (n,), from the Philox generator with the key (seed, epoch)."""
     key = np.array([seed, epoch], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).permutation(n)

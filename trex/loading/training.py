@@ -1,7 +1,7 @@
-"""Training batches: decoded and cropped by worker processes that hold no state.
+"""Training batches. Stateless worker processes decode and crop the images.
 
-The sampler gives (epoch, image) pairs, so the same workers serve all epochs, and any batch can be made again from its
-position: that is what makes resuming exact (docs/adr/0003).
+The sampler yields (epoch, image index) pairs, so the same workers serve all epochs, and any batch can be made again
+from its epoch and step. This makes resuming exact (docs/adr/0003).
 """
 
 from __future__ import annotations
@@ -21,54 +21,50 @@ from trex.images.decode import ImageFault
 from trex.loading.order import epoch_order
 from trex.loading.workers import block_stop_signals, end_workers, fault_or, start_worker
 
-Place = tuple[int, int]  #: (epoch, image)
-Sample = tuple[list[np.ndarray], int]
+SampleIndex = tuple[int, int]  #: (epoch, image index)
+Sample = tuple[list[np.ndarray], int]  #: crops, label
 
 
 class Batch(NamedTuple):
-    """One rank's part of one step.
+    """The batch of one rank for one step."""
 
-    `crops`: one uint8 (count * B, 3, S, S) tensor per resolution, crop-major, the global crops first.
-    `labels`: (B,) int64.
-    """
-
-    crops: tuple[Tensor, ...]
-    labels: Tensor
+    crops: tuple[Tensor, ...]  #: one uint8 (count * B, 3, S, S) per resolution, crop-major, global crops first
+    labels: Tensor  #: int64 (B,)
     epoch: int
-    step: int
+    step: int  #: within the epoch
 
 
 class TrainingBatches:
-    """The batches of one rank, epoch after epoch.
+    """The batches of one rank for all epochs.
 
-    Rank r gets the r-th of `world` equal consecutive parts of each global batch, so the ranks' parts together are the
-    batch of a single process.
+    Each global batch is divided into `world` equal consecutive parts, and rank r gets part r. So the batches of all
+    ranks together are the batch of a single process.
     """
 
     def __init__(
         self, split: Split, crops: CropsConfig, seed: int, batch_size: int, rank: int, world: int, workers: int
     ) -> None:
-        assert batch_size % world == 0, "the global batch divides among the ranks"
+        assert batch_size % world == 0, "the global batch must be divisible by the number of ranks"
         self.split, self.crops, self.seed, self.batch_size = split, crops, seed, batch_size
         self.rank, self.world, self.workers = rank, world, workers
         self.steps_per_epoch = len(split) // batch_size
         self._batches: object = None
 
     def starting_at(self, epoch: int, step: int) -> Iterator[Batch]:
-        """Batches without end, from step `step` of epoch `epoch` on. Ends the workers of an earlier call.
+        """Yields batches endlessly, beginning with step `step` of epoch `epoch`. Ends the workers of an earlier call.
 
         Raises:
-            ImageFault: that names a file which cannot be read.
+            ImageFault: if an image cannot be read; the message names the file.
         """
         self.close()
         loader = DataLoader(
             _Cropped(self.split, self.crops, self.seed),
-            batch_sampler=_Places(self, epoch, step),
+            batch_sampler=_BatchSampler(self, epoch, step),
             num_workers=self.workers,
             worker_init_fn=start_worker,
             collate_fn=fault_or(_collate),
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # its own: a start of the loader must not move the global random state
+            generator=torch.Generator(),  # starting a loader must not change the global random state
             prefetch_factor=4 if self.workers else None,
         )
         with block_stop_signals():
@@ -82,14 +78,14 @@ class TrainingBatches:
             if step == self.steps_per_epoch:
                 epoch, step = epoch + 1, 0
 
-    def places(self, epoch: int, step: int) -> Iterator[list[Place]]:
-        """What the batches from that position on are made of, without end."""
-        share = self.batch_size // self.world
+    def sample_indices(self, epoch: int, step: int) -> Iterator[list[SampleIndex]]:
+        """Yields the samples of each batch endlessly, beginning with step `step` of epoch `epoch`."""
+        per_rank = self.batch_size // self.world
         while True:
             order = epoch_order(len(self.split), self.seed, epoch)
             for number in range(step, self.steps_per_epoch):
-                begin = number * self.batch_size + self.rank * share
-                yield [(epoch, int(index)) for index in order[begin : begin + share]]
+                begin = number * self.batch_size + self.rank * per_rank
+                yield [(epoch, int(index)) for index in order[begin : begin + per_rank]]
             epoch, step = epoch + 1, 0
 
     def close(self) -> None:
@@ -99,20 +95,20 @@ class TrainingBatches:
             self._batches = None
 
 
-class _Places(Sampler[list[Place]]):
+class _BatchSampler(Sampler[list[SampleIndex]]):
     def __init__(self, batches: TrainingBatches, epoch: int, step: int) -> None:
         self.batches, self.epoch, self.step = batches, epoch, step
 
-    def __iter__(self) -> Iterator[list[Place]]:
-        return self.batches.places(self.epoch, self.step)
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
+        return self.batches.sample_indices(self.epoch, self.step)
 
 
 class _Cropped(Dataset[Sample | ImageFault]):
     def __init__(self, split: Split, crops: CropsConfig, seed: int) -> None:
         self.split, self.crops, self.seed = split, crops, seed
 
-    def __getitem__(self, place: Place) -> Sample | ImageFault:
-        epoch, index = place
+    def __getitem__(self, sample_index: SampleIndex) -> Sample | ImageFault:
+        epoch, index = sample_index
         try:
             rgb = self.split.read(index, fast=True)
         except ImageFault as fault:
@@ -121,7 +117,7 @@ class _Cropped(Dataset[Sample | ImageFault]):
 
 
 def _collate(samples: list[Sample]) -> tuple[list[Tensor], Tensor]:
-    """(count, 3, S, S) per image to crop-major (count * B, 3, S, S) per resolution."""
+    """Stack the images' crops (count, 3, S, S) to one crop-major tensor (count * B, 3, S, S) per resolution."""
     crops = []
     for resolution in range(len(samples[0][0])):
         stacked = np.stack([sample[0][resolution] for sample in samples], axis=1)

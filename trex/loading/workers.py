@@ -1,4 +1,4 @@
-"""Loader processes: how they start, how they end, and how a fault in one reaches the user."""
+"""Worker processes of a DataLoader: how they start and end, and how an error in one reaches the user."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def block_stop_signals() -> Iterator[None]:
-    """Processes started in this block never get the stop signals, from their first instruction on.
+    """Processes that are started in this block ignore stop signals from the beginning.
 
-    Some clusters signal whole process trees; a worker that it ended would take the batch, and the checkpoint, with it.
+    Some clusters send signals to all processes of a job. If a signal ended a worker, the batch would be lost, and the
+    job could not save its checkpoint.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -29,14 +30,16 @@ def block_stop_signals() -> Iterator[None]:
 
 
 def start_worker(_worker: int) -> None:
-    """Set up a loader process: one thread, no stop signals."""
+    """Set up a worker process: one thread, stop signals ignored."""
     leave_signals_to_parent()
     torch.set_num_threads(1)
 
 
 def fault_or(collate: Callable[[list[Any]], T]) -> Callable[[list[Any]], T | ImageFault]:
-    """A collate function that hands on the first fault among the samples: raised in a worker, its message would
-    arrive wrapped in a traceback."""
+    """A collate function that returns the first ImageFault among the samples, if there is one.
+
+    If the worker raised the fault instead, DataLoader would wrap its message in a traceback.
+    """
     return _FaultOr(collate)
 
 
@@ -52,7 +55,7 @@ class _FaultOr:
 
 
 def end_workers(batches: Any) -> None:
-    """End the processes of a DataLoader's iterator, at once and for sure."""
+    """End the worker processes of a DataLoader's iterator immediately, by force if necessary."""
     if not hasattr(batches, "_shutdown_workers"):
         return
     batches._shutdown_workers()
