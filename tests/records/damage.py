@@ -1,4 +1,4 @@
-"""Ways in which a file of records may be damaged, chosen by a seeded random generator."""
+"""Damages records in random ways, chosen by a seeded random generator."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ JUNK: tuple[Any, ...] = (
 
 
 def damaged(chance: random.Random, value: dict[str, Any]) -> bytes:
-    """A record's JSON after one or two accidents."""
+    """The JSON of a record after one or two random changes of its values, and perhaps of its bytes."""
     content = value
     for _ in range(chance.randint(1, 2)):
-        content = chance.choice(_ACCIDENTS)(chance, content)
+        content = chance.choice(_VALUE_CHANGES)(chance, content)
     line = json.dumps(content).encode()
-    return chance.choice(_ACCIDENTS_OF_BYTES)(chance, line)
+    return chance.choice(_BYTE_CHANGES)(chance, line)
 
 
 def _drop(chance: random.Random, value: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def _exchange(chance: random.Random, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inside(chance: random.Random, value: dict[str, Any]) -> dict[str, Any]:
-    """One value inside a nested one."""
+    """Change one value inside a nested dict or list."""
     nested = [key for key, one in value.items() if isinstance(one, dict | list) and one]
     if not nested:
         return _swap(chance, value)
@@ -74,9 +74,9 @@ def _other(chance: random.Random, line: bytes) -> bytes:
     return chance.choice(others)
 
 
-_ACCIDENTS: tuple[Callable[[random.Random, dict[str, Any]], dict[str, Any]], ...] = (
+_VALUE_CHANGES: tuple[Callable[[random.Random, dict[str, Any]], dict[str, Any]], ...] = (
     _drop, _add, _swap, _swap, _exchange, _inside, _inside,
 )  # fmt: skip
-_ACCIDENTS_OF_BYTES: tuple[Callable[[random.Random, bytes], bytes], ...] = (
+_BYTE_CHANGES: tuple[Callable[[random.Random, bytes], bytes], ...] = (
     lambda _, line: line, lambda _, line: line, lambda _, line: line, _cut, _flip, _random_bytes, _other,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One example of every record, with every field filled in."""
+"""Examples of every record, with values in all fields."""
 
 from __future__ import annotations
 

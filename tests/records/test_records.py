@@ -1,4 +1,4 @@
-"""Every record is read as it was written, or refused with file and line."""
+"""Every record is read back as it was written, and a damaged one is an error with file and line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_record_is_read_as_it_was_written(record: Record, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=name)
-def test_damaged_record_is_that_record_or_an_error_that_names_the_file(record: Record, tmp_path: Path) -> None:
+def test_damaged_record_is_still_valid_or_an_error_that_names_the_file(record: Record, tmp_path: Path) -> None:
     chance = random.Random(name(record))
     kind, errors, content = type(record), 0, b""
     for _ in range(1000):
@@ -47,7 +47,7 @@ def test_damaged_record_is_that_record_or_an_error_that_names_the_file(record: R
         except RecordError as error:
             errors += 1
             assert str(error).startswith("one.json")
-            str(error).encode()  # it can be printed
+            str(error).encode()  # checks that it can be printed
         else:
             assert kind.from_json(found.to_json(), "again") == found
     assert errors > 700
@@ -57,7 +57,7 @@ def test_damaged_record_is_that_record_or_an_error_that_names_the_file(record: R
 
 
 @pytest.mark.parametrize("records", [EVENTS, METRICS], ids=["events", "metrics"])
-def test_good_lines_between_damaged_ones_are_all_found(records: tuple[Record, ...], tmp_path: Path) -> None:
+def test_all_valid_lines_between_damaged_lines_are_read(records: tuple[Record, ...], tmp_path: Path) -> None:
     chance = random.Random(1)
     path = tmp_path / "many.jsonl"
     lines = [damaged(chance, chance.choice(records).to_json()).replace(b"\n", b" ") for _ in range(1000)]
@@ -88,7 +88,7 @@ class Example(Record):
         ('{\n"format": 3,\n"step": 7\n}', ": name: missing, expected text or null"),
         ('{"format": 3, "step": 7, "name": null, "nmae": "b"}', ": found the unknown key 'nmae', expected only step"),
         ('{\n"format": 2,\n"step": 7\n}', ":2: format: found 2, expected 3 (Example)"),
-        ('{\n"format": 3,\n"step" 7}', ":3: found no JSON"),
+        ('{\n"format": 3,\n"step" 7}', ":3: found invalid JSON"),
         ("[]", ": found [], expected an object with step, name"),
         ('{"format": 3, "step": 7, "name": "\\ud800"}', "found '\\ud800', expected text"),
     ],
@@ -102,18 +102,18 @@ def test_error_says_line_key_what_was_found_and_what_was_expected(text: str, exp
     assert expected in str(caught.value)
 
 
-def test_file_that_is_not_there_is_no_damage(tmp_path: Path) -> None:
+def test_missing_file_is_not_damage(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Example.read(tmp_path / "none.json")
     assert Example.read_lines(tmp_path / "none.jsonl").strict() == ()
 
 
-def test_number_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+def test_number_that_is_not_finite_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         MetricsLine("train", 1, 1.0, {"loss": float("nan")}, 0.0).append(tmp_path / "metrics.jsonl")
 
 
-def test_line_cut_by_a_kill_is_left_out_and_does_not_spoil_the_next(tmp_path: Path) -> None:
+def test_line_that_a_killed_writer_left_incomplete_is_ignored_and_the_next_line_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     for line in METRICS:
         line.append(path)
@@ -123,7 +123,7 @@ def test_line_cut_by_a_kill_is_left_out_and_does_not_spoil_the_next(tmp_path: Pa
     assert MetricsLine.read_lines(path).records == METRICS
 
 
-def test_text_that_is_no_unicode_is_written_escaped(tmp_path: Path) -> None:
+def test_text_that_is_not_valid_unicode_is_written_escaped(tmp_path: Path) -> None:
     reason = os.fsdecode(b"/data/\xff.jpg\0 \xe2\x80\xa8 gone")
     event = AttemptEnded(0.0, "train", ("train",), "1", 0, 1, reason, None, "nothing", 1.0)
     event.append(tmp_path / "events.jsonl")
@@ -132,7 +132,7 @@ def test_text_that_is_no_unicode_is_written_escaped(tmp_path: Path) -> None:
     assert found.reason == "/data/\\udcff.jpg\\x00 \u2028 gone"
 
 
-def test_event_of_an_unknown_kind_is_damage_that_says_which_kinds_there_are(tmp_path: Path) -> None:
+def test_event_of_unknown_kind_is_an_error_that_lists_the_known_kinds(tmp_path: Path) -> None:
     Example(1, None).append(tmp_path / "events.jsonl")
     EVENTS[0].append(tmp_path / "events.jsonl")
     found = read_events(tmp_path / "events.jsonl")
@@ -141,7 +141,7 @@ def test_event_of_an_unknown_kind_is_damage_that_says_which_kinds_there_are(tmp_
     assert "AttemptStarted or AttemptEnded" in str(found.damaged[0])
 
 
-def test_shell_reads_the_state_from_two_lines(tmp_path: Path) -> None:
+def test_shell_can_read_the_state_from_two_lines(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     STATE.save(run, "train")
     program = 'read -r job restart && read -r state starts && echo "$job,$restart,$state,$starts"'

@@ -1,4 +1,4 @@
-"""What all records have in common: one frozen dataclass per file format, written and read in one strict way.
+"""The base of all records. A record is a frozen dataclass that defines a file format and is read strictly.
 
 A record is a subclass of `Record` whose fields are the keys of a JSON object:
 
@@ -8,20 +8,21 @@ A record is a subclass of `Record` whose fields are the keys of a JSON object:
         job: str
         time: Time
 
-`Submission(...).write(path)` writes a file that holds one record and `Submission.read(path)` reads it. A file of one
-record per line (`.jsonl`) is written by `append(path)` and read by `read_lines(path)`, which returns the good records
-and the damaged lines apart: a listing warns about the damaged ones and shows the rest (`Lines.damaged`), whoever needs
-every line raises (`Lines.strict`).
+`Submission(...).write(path)` writes a file with one record, and `Submission.read(path)` reads it. `append(path)` and
+`read_lines(path)` write and read a file with one record per line (`.jsonl`). `read_lines` returns the valid records and
+an error for each damaged line: a listing command shows the records and warns about the errors (`Lines.damaged`); code
+that needs every line calls `Lines.strict`, which raises the first error.
 
-Reading is strict. The file must hold exactly the record's fields, each of its declared type, and its format number
-("format"): a key that is missing, unknown or of another type is damage and raises `RecordError`, and so is any other
-format number. Whoever changes the fields of a record therefore raises its FORMAT. Fields may be int (64 bits), float
-(finite; a whole number is accepted), bool, str, Literal, StrEnum, None unions, `tuple[X, ...]`, `tuple[X, Y]`,
-`dict[str, X]`, other records or plain dataclasses, and any of these as `Annotated[X, Bounds(low, high)]`. A check that
-needs several fields goes in `__post_init__` and raises ValueError.
+Reading is strict. The file must hold exactly the record's fields with their declared types, and the record's format
+number ("format"). A missing or unknown key, a value of another type, or another format number raises `RecordError`. So
+every change of a record's fields must increase its FORMAT. A field's type may be int (64 bits), float (finite; a whole
+number is accepted), bool, str, Literal, StrEnum, a union with None, `tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]`,
+another record or dataclass, and any of these as `Annotated[X, Bounds(low, high)]`. A check of several fields together
+belongs into `__post_init__` and raises ValueError.
 
-Several records that share one file (the events of a run) each have a KIND, written as "kind"; `read_lines_of` reads
-them. Imports neither torch nor numpy nor h5py: submitting a job reads records.
+If records of several classes share one file (the events of a run), each class has a KIND, which is written as "kind";
+`read_lines_of` reads such a file. The package imports neither torch nor numpy nor h5py, because submitting a job reads
+records.
 """
 
 from __future__ import annotations
@@ -41,20 +42,20 @@ R = TypeVar("R", bound="Record")
 
 
 class RecordError(TrexError):
-    """A file does not hold the record it should: the message says file and line, what was found, what was expected."""
+    """A file does not hold the expected record. The message says file and line, what was found and expected."""
 
 
-#: A number of things: steps, bytes, processes.
+#: A number of steps, bytes, processes, …
 Count = Annotated[int, Bounds(0, 2**63 - 1)]
-#: Seconds since 1970, up to the year 5138: whatever is accepted can be printed as a date.
+#: Seconds since 1970, up to the year 5138, so that every accepted value can be printed as a date.
 Time = Annotated[float, Bounds(0, 1e11)]
 
 
 @dataclass(frozen=True)
 class Lines(Generic[R]):
-    """What a file of one record per line holds."""
+    """The content of a file with one record per line."""
 
-    records: tuple[R, ...]
+    records: tuple[R, ...]  #: of the valid lines, in order
     damaged: tuple[RecordError, ...]  #: one per damaged line, naming file and line
 
     def strict(self) -> tuple[R, ...]:
@@ -66,10 +67,10 @@ class Lines(Generic[R]):
 
 @dataclass(frozen=True)
 class Record:
-    """Base of all records; see the module's docstring."""
+    """Base class of all records; see the module's docstring."""
 
-    FORMAT: ClassVar[int]  #: raised with every change of the fields
-    KIND: ClassVar[str | None] = None  #: tells records apart that share one file
+    FORMAT: ClassVar[int]  #: format number; every change of the fields must increase it
+    KIND: ClassVar[str | None] = None  #: identifies the class if records of several classes share one file
 
     def to_json(self) -> Json:
         """This record as a plain JSON object, with its format number."""
@@ -79,14 +80,14 @@ class Record:
 
     @classmethod
     def from_json(cls, value: object, where: str) -> Self:
-        """The record that a parsed JSON value holds.
+        """Convert a parsed JSON value to this record.
 
         Args:
-            value: what `json.loads` returned.
-            where: file, and line if there is one, for the message.
+            value: a value that `json.loads` returned.
+            where: file and line, for error messages.
 
         Raises:
-            RecordError: if it is anything but this record.
+            RecordError: if the value is not exactly this record.
         """
         try:
             return decode_dataclass(cls, value)
@@ -99,43 +100,43 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the record that `path` holds.
+        """Read the record in the file `path`.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            RecordError: if the file cannot be read, or holds anything but this record.
+            FileNotFoundError: if the file does not exist.
+            RecordError: if the file cannot be read or does not hold exactly this record.
         """
         return cls.parse(_content(path), str(path))
 
     @classmethod
     def parse(cls, content: bytes, where: str) -> Self:
-        """The record that the content of a file holds; `where` names the file. Raises RecordError as `read` does."""
+        """Convert the content of the file `where` to this record. Raises RecordError as `read` does."""
         text = _text(content, where)
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
             line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-            raise RecordError(f"{where}{line}: found no JSON ({error}), expected {_described(cls)}") from error
+            raise RecordError(f"{where}{line}: found invalid JSON ({error}), expected {_described(cls)}") from error
         try:
             return decode_dataclass(cls, value)
         except Mismatch as error:
             raise RecordError(f"{where}{_line_of(error.key, text)}: {error}") from error
 
     def append(self, path: Path) -> None:
-        """Append this record as one line; the short lines of several writers do not mix."""
+        """Append this record as one line. Several processes may append: short lines are written in one piece."""
         append_line(path, json.dumps(self.to_json(), allow_nan=False, ensure_ascii=False))
 
     @classmethod
     def read_lines(cls, path: Path) -> Lines[Self]:
-        """All lines of a file of such records; none if there is no such file. See `read_lines_of`."""
+        """Read a file with one such record per line; no lines if the file does not exist. See `read_lines_of`."""
         return read_lines_of(path, cls)
 
 
 def read_lines_of(path: Path, *kinds: type[R]) -> Lines[R]:
-    """All lines of a file whose records are of one of `kinds`, in order; none if there is no such file.
+    """Read a file with one record of any of the classes `kinds` per line; no lines if the file does not exist.
 
-    An incomplete last line, without its end of line, is neither a record nor damage: it is still being written, or its
-    writer was killed. A file that cannot be read counts as one damaged line.
+    A last line without newline is ignored unless it is a complete record: it is still being written, or its writer was
+    killed. A file that cannot be read counts as one damaged line.
     """
     try:
         content = _content(path)
@@ -163,7 +164,7 @@ def _record_of_line(line: bytes, where: str, kinds: tuple[type[R], ...]) -> R:
     try:
         value = json.loads(_text(line, where))
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{where}: found no JSON ({error}), expected {_described(*kinds)}") from error
+        raise RecordError(f"{where}: found invalid JSON ({error}), expected {_described(*kinds)}") from error
     if kinds[0].KIND is None:
         return kinds[0].from_json(value, where)
     found = value.get("kind") if isinstance(value, dict) else None
@@ -192,7 +193,7 @@ def _text(content: bytes, where: str) -> str:
 
 
 def _line_of(key: str, text: str) -> str:
-    """`:3` for the line of a JSON text that spells the first part of `key`, else nothing."""
+    """`:3` if line 3 of a JSON text has the first part of `key`; an empty string if no line has it."""
     name = json.dumps(key.partition(".")[0], ensure_ascii=False)
     for number, line in enumerate(text.split("\n"), 1):
         if key and line.lstrip().startswith(f"{name}:"):

@@ -1,8 +1,8 @@
-"""`events.jsonl`: what happened to a run, one event per line.
+"""`events.jsonl`: the history of a run, one event per line.
 
-Rank 0 of each job writes the starts and ends of its attempts (jobs/worker/attempts.py) and the training's events
-(trex/training/trainer.py). `trex status` and the report read them. Nothing is decided by them: what the next start of a
-job must know is in its state (trex/records/job_state.py).
+Rank 0 of each job writes the starts and ends of its attempts (jobs/worker/attempts.py) and the events of the training
+(trex/training/trainer.py). `trex status` and the report show them. They are history only: the next start of a job reads
+the job's state (trex/records/job_state.py) instead.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ Seconds = Annotated[float, Bounds(-1e11, 1e11)]
 
 @dataclass(frozen=True)
 class AttemptStarted(Record):
-    """A start of a job."""
+    """A job started."""
 
     FORMAT: ClassVar[int] = 1
     KIND: ClassVar[str] = "attempt_started"
 
     time: Time
     stage: Stage
-    keys: tuple[str, ...]  #: of its state files
+    keys: tuple[str, ...]  #: keys of the job's state files
     job: str
     restart: Count
-    mark: str  #: what the stage had on disk, in short
+    mark: str  #: short description of the stage's progress on disk
     nodes: Count
-    node: str  #: of rank 0
-    world: Count  #: processes
+    node: str  #: node of rank 0
+    world: Count  #: number of processes
 
 
 @dataclass(frozen=True)
 class AttemptEnded(Record):
-    """The end of a start: the values of the job's state, kept when the next start overwrites that."""
+    """A job ended. Keeps the values of the job's state, which the next start overwrites."""
 
     FORMAT: ClassVar[int] = 1
     KIND: ClassVar[str] = "attempt_ended"
@@ -52,13 +52,13 @@ class AttemptEnded(Record):
     code: int  #: exit code
     reason: str
     signal: str | None
-    mark: str  #: what the stage has on disk now
+    mark: str  #: short description of the stage's progress on disk at the end
     seconds: Seconds
 
 
 @dataclass(frozen=True)
 class TrainingStarted(Record):
-    """The training begins with its first step."""
+    """The training started with its first step."""
 
     FORMAT: ClassVar[int] = 1
     KIND: ClassVar[str] = "training_started"
@@ -66,12 +66,12 @@ class TrainingStarted(Record):
     time: Time
     step: Count
     epoch: Count
-    start: dict[str, str] | None  #: the file that `train.start` named: file, sha256, with
+    start: dict[str, str] | None  #: the file that `train.start` names; keys: file, sha256, with
 
 
 @dataclass(frozen=True)
 class TrainingResumed(Record):
-    """The training continues from a checkpoint."""
+    """The training continued from a checkpoint."""
 
     FORMAT: ClassVar[int] = 1
     KIND: ClassVar[str] = "training_resumed"
@@ -84,7 +84,7 @@ class TrainingResumed(Record):
 
 @dataclass(frozen=True)
 class CheckpointSaved(Record):
-    """A checkpoint is on disk."""
+    """A checkpoint was written to disk."""
 
     FORMAT: ClassVar[int] = 1
     KIND: ClassVar[str] = "checkpoint"
@@ -92,8 +92,8 @@ class CheckpointSaved(Record):
     time: Time
     step: Count
     reason: SaveReason
-    seconds: Seconds  #: that writing it took
-    seconds_signal_to_saved: Seconds | None  #: from the stop signal, if one was the reason
+    seconds: Seconds  #: duration of the writing
+    seconds_signal_to_saved: Seconds | None  #: from the stop signal until it was saved; None without a signal
 
 
 Event = AttemptStarted | AttemptEnded | TrainingStarted | TrainingResumed | CheckpointSaved
@@ -101,5 +101,5 @@ _KINDS: tuple[type[Event], ...] = (AttemptStarted, AttemptEnded, TrainingStarted
 
 
 def read_events(path: Path) -> Lines[Event]:
-    """The events of a run, oldest first, and the damaged lines; none of both if there is no such file."""
+    """Read the events of a run, oldest first, and the damaged lines. Both are empty if the file does not exist."""
     return read_lines_of(path, *_KINDS)

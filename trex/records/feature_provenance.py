@@ -1,4 +1,7 @@
-"""What made a feature file, as its HDF5 attributes say (docs/features.md). Reads and writes no HDF5 itself."""
+"""The provenance of a feature file, stored in its HDF5 attributes (docs/features.md).
+
+This module does not read or write HDF5 itself.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from typing import ClassVar, Literal, Self
 
 from trex.records.base import Record, RecordError
 
-#: Fields that make features other features. Names of runs and library versions do not.
+#: Features with different values in one of these fields are different features. Run name and versions do not matter.
 _DECISIVE = ("dataset", "split", "split_digest", "encoder_digest", "transform", "dtype")
 
 
 @dataclass(frozen=True)
 class FeatureProvenance(Record):
-    """What made a feature file."""
+    """How a feature file was made."""
 
     FORMAT: ClassVar[int] = 3
 
@@ -24,14 +27,14 @@ class FeatureProvenance(Record):
     split: Literal["trainval", "test"]
     split_digest: str  #: SHA-256 of names, labels and classes
     encoder_digest: str  #: SHA-256 of the encoder's weights
-    weights: str  #: where the weights came from, for people
-    transform: str  #: what an image goes through
+    weights: str  #: where the weights came from, in words
+    transform: str  #: how images were preprocessed
     dtype: Literal["float32", "float16"]
-    comparable: bool  #: False where the dataset's counts are not the official ones
-    versions: dict[str, str]  #: of libraries; a JSON text in the file
+    comparable: bool  #: False if the dataset's counts are not the official ones
+    versions: dict[str, str]  #: library versions; stored as JSON text in the file
 
     def differences(self, other: FeatureProvenance) -> list[str]:
-        """What makes the other's features different ones, one line per field: this one's value and the other's."""
+        """One line per field that makes the features different, with the value here and the value of `other`."""
         return [
             f"{key}: {getattr(self, key)} and {getattr(other, key)}"
             for key in _DECISIVE
@@ -44,10 +47,10 @@ class FeatureAttributes:
     """All attributes of a feature file."""
 
     provenance: FeatureProvenance
-    digest: str  #: SHA-256 of the bytes of its features
+    digest: str  #: SHA-256 of the features' bytes
 
     def to_attributes(self) -> dict[str, object]:
-        """Name and value of each attribute: texts, numbers, truth values."""
+        """Name and value of each attribute: strings, numbers and booleans."""
         return {
             **self.provenance.to_json(),
             "versions": json.dumps(self.provenance.versions, sort_keys=True),
@@ -56,19 +59,19 @@ class FeatureAttributes:
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, object], where: str) -> Self:
-        """What the attributes of a file say.
+        """Convert the attributes of a file to this record.
 
         Args:
-            attributes: of the file, as plain Python values.
-            where: the file, for the message.
+            attributes: the file's attributes, as plain Python values.
+            where: the file, for error messages.
 
         Raises:
-            RecordError: if one is missing, unknown or of another type, or the format is another one.
+            RecordError: if an attribute is missing, unknown or of another type, or the format number is different.
         """
         values = dict(attributes)
         digest, versions = values.pop("features_sha256", None), values.get("versions")
         if not isinstance(digest, str):
-            raise RecordError(f"{where}: has no attribute 'features_sha256'; not a complete feature file")
+            raise RecordError(f"{where}: has no attribute 'features_sha256', so it is not a complete feature file")
         try:
             values["versions"] = json.loads(versions) if isinstance(versions, str) else versions
         except (ValueError, RecursionError) as error:

@@ -1,9 +1,10 @@
-"""`jobs/<key>.state.json`: where one job of a run stands, and how it ended.
+"""`jobs/<key>.state.json`: the state of one job of a run, and how it ended.
 
-The only place that says how a job ended. Rank 0 of the job writes it (jobs/worker/attempts.py; another rank only to say
-that it failed); `trex status`, the launcher on this machine and the next start of the job read it.
+This file is the only record of how a job ended. Rank 0 of the job writes it (jobs/worker/attempts.py); another rank
+writes it only if it fails. `trex status`, the launcher on this machine and the next start of the job read it.
 
-`jobs/<key>.state.txt` holds the same for the batch script (jobs/slurm/requeue.sh), which reads it with two `read`:
+`jobs/<key>.state.txt` holds the same information for the batch script (jobs/slurm/requeue.sh), which reads its two
+lines with the shell's `read`:
 
     123_4 2             job, restart
     wants_requeue 1     state, starts without progress
@@ -22,28 +23,29 @@ from trex.records.run_dir import RunDir
 
 
 class State(StrEnum):
-    """Where a job stands."""
+    """State of a job."""
 
-    RUNNING = "running"  #: also after its processes were killed
+    RUNNING = "running"  #: also if its processes were killed before they could write another state
     DONE = "done"
-    WANTS_REQUEUE = "wants_requeue"  #: saved after a stop signal
+    WANTS_REQUEUE = "wants_requeue"  #: saved after a stop signal, and wants to continue
     FAILED = "failed"
 
 
 @dataclass(frozen=True)
 class JobState(Record):
-    """What the newest start of a job left."""
+    """State of the newest start of a job."""
 
     FORMAT: ClassVar[int] = 1
 
     state: State
     code: int | None  #: exit code (trex/errors.py); None while it runs
-    reason: str  #: why it ended, for a person
-    signal: str | None  #: the stop signal that came, such as SIGTERM
+    reason: str  #: why it ended, for the user
+    signal: str | None  #: the stop signal that it received, such as SIGTERM
     job: str
     restart: Count  #: how often Slurm had requeued the job before this start
-    mark: str  #: what the stage had on disk, in short: at the beginning of this start, and once it has ended at its end
-    starts_without_progress: Count  #: starts of this job in a row, this one included, that found and left this mark
+    #: Short description of the stage's progress on disk: at the beginning of this start, and after its end, at the end.
+    mark: str
+    starts_without_progress: Count  #: consecutive starts, including this one, that did not change the mark
     time: Time
 
     def __post_init__(self) -> None:
@@ -60,7 +62,7 @@ class JobState(Record):
 
     @classmethod
     def of(cls, run: RunDir, key: str) -> JobState | None:
-        """The state of a job, None if it never started. Raises RecordError if its file is damaged."""
+        """The state of a job, or None if it never started. Raises RecordError if the file is damaged."""
         try:
             return cls.read(run.state(key))
         except FileNotFoundError:
@@ -68,7 +70,7 @@ class JobState(Record):
 
     @classmethod
     def of_or_none(cls, run: RunDir, key: str) -> JobState | None:
-        """The state of a job for those that overwrite it: None also if its file is damaged."""
+        """The state of a job, or None if it never started or the file is damaged. For code that overwrites the file."""
         try:
             return cls.of(run, key)
         except RecordError:

@@ -1,4 +1,4 @@
-"""`jobs/<key>.lock`: which process works on a stage of a run. Written and read by jobs/worker/lock.py."""
+"""`jobs/<key>.lock`: the process that works on a stage of a run. Written and read by jobs/worker/lock.py."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class LockOwner(Record):
 
     job: str
     restart: Count
-    backend: str  #: the kind of cluster that runs the job, which can be asked about it
+    backend: str  #: kind of the cluster that runs the job, and that can be asked whether it still runs
     host: str
     pid: Count
-    process_start: Count | None  #: in clock ticks since boot; with the pid it names a process for good
+    process_start: Count | None  #: in clock ticks since boot; together with the pid it identifies a process
     since: Time
-    id: str  #: differs for every lock that was ever taken
+    id: str  #: unique for every lock that was ever taken

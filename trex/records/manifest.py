@@ -1,7 +1,7 @@
-"""`checkpoints/<name>/manifest.json`: what a checkpoint claims to be.
+"""`checkpoints/<name>/manifest.json`: step, size and digest of a checkpoint.
 
-Whoever saves a checkpoint writes it (trex/training/checkpoint.py). Resuming and exporting compare the state beside it
-with it; planning (jobs/plan/) and `trex status` read it alone.
+Saving a checkpoint writes it (trex/training/checkpoint.py). Resuming and exporting check the checkpoint's state against
+it; planning (jobs/plan/) and `trex status` read only the manifest.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Manifest(Record):
-    """One checkpoint."""
+    """Description of one checkpoint."""
 
     FORMAT: ClassVar[int] = 1
 
-    step: Count  #: steps done in all
+    step: Count  #: total number of steps done
     bytes: Annotated[int, Bounds(0, 2**63 - 1)]  #: size of the state's file
     sha256: str  #: of the state's file, 64 hexadecimal digits
-    milestone: bool  #: whether it stays for good
-    finished: bool  #: whether the training is complete with it
+    milestone: bool  #: whether it is kept when older checkpoints are deleted
+    finished: bool  #: whether the training is complete at this step
 
     def __post_init__(self) -> None:
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
@@ -38,25 +38,27 @@ class Manifest(Record):
 
 
 def checkpoint_name(epoch: int, step: int) -> str:
-    """Name of a checkpoint's folder: epochs finished, and steps done in the next one."""
+    """Name of a checkpoint's folder, from the number of finished epochs and of steps done in the next epoch."""
     return f"epoch-{epoch:04d}-step-{step:08d}"
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, newest first, whole or not."""
+    """The checkpoints in `folder`, newest first. Some may be incomplete."""
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), reverse=True)
 
 
 def newest_manifest(folder: Path, read_states: bool = False) -> tuple[Path, Manifest] | None:
-    """The newest checkpoint in `folder` whose state has the size that its manifest says, and that manifest; None if
-    there is none. With `read_states` the state must have its SHA-256 too, as for those who load it."""
+    """Return the newest checkpoint in `folder` that matches its manifest, and the manifest; None if there is none.
+
+    The size of the state's file must match. With `read_states`, for loading the state, its SHA-256 must match too.
+    """
     for path in checkpoint_folders(folder):
         try:
             manifest = Manifest.read(path / MANIFEST)
-            is_whole = (path / STATE).stat().st_size == manifest.bytes
-            if is_whole and not (read_states and sha256(path / STATE) != manifest.sha256):
+            is_complete = (path / STATE).stat().st_size == manifest.bytes
+            if is_complete and not (read_states and sha256(path / STATE) != manifest.sha256):
                 return path, manifest
         except (OSError, RecordError):
             continue

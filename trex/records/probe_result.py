@@ -1,4 +1,4 @@
-"""The result of one probe: one kind, one dataset, one seed (probes/<dataset>/<kind>/seed_<n>.json, docs/probes.md)."""
+"""The result of one probe, for one kind, dataset and seed (probes/<dataset>/<kind>/seed_<n>.json, docs/probes.md)."""
 
 from __future__ import annotations
 
@@ -10,76 +10,78 @@ from typing import Annotated, ClassVar, Literal
 from trex.records.base import Count, Record
 from trex.records.typed import Bounds, Mismatch, decode_dataclass, encode
 
-#: A fraction: of images that were classified correctly.
+#: A fraction of images that were classified correctly.
 Share = Annotated[float, Bounds(0, 1)]
-#: A hyper-parameter: all are positive numbers, so that charts can draw them on a log scale.
+#: A hyperparameter. All are positive, so that charts can show them on a log scale.
 Positive = Annotated[float, Bounds(1e-300, 1e300)]
 Seconds = Annotated[float, Bounds(0, 1e11)]
 
 
 @dataclass(frozen=True)
 class ProbeProvenance:
-    """The features a result was made from, and how its kind treats them. A result with another provenance is not the
-    one that is wanted, and is computed again."""
+    """The features that a result was computed from, and how its kind treats them.
+
+    A result with another provenance than the expected one is computed again.
+    """
 
     trainval_digest: str  #: SHA-256 of the features of trainval
-    test_digest: str  #: and of test
+    test_digest: str  #: SHA-256 of the features of test
     encoder_digest: str  #: SHA-256 of the encoder's weights
-    weights: str  #: where the weights came from, for people
+    weights: str  #: where the weights came from, in words
     dtype: str  #: of the stored features
     normalized: bool  #: whether each feature was L2-normalized
-    fitted_by: str  #: the kind's own words for how it fits; another version of a solver has other words
+    fitted_by: str  #: the kind's description of how it fits; every version of a solver has another description
 
     @property
     def key(self) -> str:
-        """One line of text that is equal for equal provenances."""
+        """One line of text. Two provenances are equal if and only if these lines are equal."""
         return json.dumps(encode(self), sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting of the hyper-parameters that a search has tried."""
+    """One combination of hyperparameters that a search tried."""
 
     values: dict[str, Positive]  #: such as {"C": 0.1}
     validation_top1: Share
     seconds: Seconds
-    train_loss: float | None = None  #: mean cross-entropy, nats; of the exact solver
-    gap: float | None = None  #: certified bound of the relative distance to the optimum; of the exact solver
+    train_loss: float | None = None  #: mean cross-entropy in nats; exact solver only
+    gap: float | None = None  #: certified bound of the relative distance to the optimum; exact solver only
 
 
 @dataclass(frozen=True)
 class Search:
-    """The chosen hyper-parameters, and everything that was tried."""
+    """The chosen hyperparameters, and all that were tried."""
 
     best: dict[str, Positive]
-    validation_top1: Share | None = None  #: with the best; None where nothing was tried
-    edge: Literal["low", "high"] | None = None  #: where the choice lies at an end of the range
+    validation_top1: Share | None = None  #: with the best hyperparameters; None if there was no search
+    edge: Literal["low", "high"] | None = None  #: the end of the range that the choice is at; None if at neither
     trials: tuple[Trial, ...] = ()
 
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """Images that a probe was trained, chosen and tested by."""
+    """Numbers of images that a probe was trained on, chosen by and tested on."""
 
     train: Count
-    validation: Count  #: 0 where none are set apart: k-NN, and few-shot probes that are cross-validated
+    validation: Count  #: 0 if none are held out: for k-NN, and for few-shot probes that are cross-validated
     test: Count
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How a probe classifies the test images."""
+    """Accuracies of a probe on the test images."""
 
     top1: Share
-    mean_per_class: Share  #: mean accuracy of the classes that have test images
+    mean_per_class: Share  #: mean of the accuracies of the classes that have test images
     classes_without_test_images: Count
-    per_class: tuple[Share | None, ...]  #: accuracy of each class; None without test images
-    confusion: tuple[tuple[int, int, int], ...]  #: (true class, predicted class, test images); pairs that occur
+    per_class: tuple[Share | None, ...]  #: accuracy of each class; None for a class without test images
+    confusion: tuple[tuple[int, int, int], ...]  #: (true class, predicted class, test images), without zero entries
 
 
 @dataclass(frozen=True)
 class ProbeResult(Record):
-    """Everything that is known of one probe."""
+    """The complete result of one probe."""
 
     FORMAT: ClassVar[int] = 2
 
@@ -87,7 +89,7 @@ class ProbeResult(Record):
     dataset: str
     probe: str  #: name of the kind, such as exact-5shot
     seed: Count
-    comparable: bool  #: False where the dataset's counts are not the official ones
+    comparable: bool  #: False if the dataset's counts are not the official ones
     classes: tuple[str, ...]
     counts: ImageCounts
     search: Search
@@ -97,7 +99,7 @@ class ProbeResult(Record):
     versions: dict[str, str]  #: of libraries
 
     def __post_init__(self) -> None:
-        """Raises ValueError if classes, accuracies and confusion do not fit each other."""
+        """Raises ValueError if classes, accuracies and confusion matrix are inconsistent."""
         count, accuracies = len(self.classes), self.test.per_class
         if len(accuracies) != count:
             raise ValueError(f"test.per_class has {len(accuracies)} accuracies for {count} classes")
@@ -109,10 +111,10 @@ class ProbeResult(Record):
 
 
 def is_made_from(path: Path, provenance: ProbeProvenance) -> bool:
-    """Whether `path` holds a probe result with just this provenance.
+    """Whether the file `path` holds a probe result with this provenance.
 
-    Only format and provenance are checked, which is quick where a confusion matrix has many thousand pairs: submitting
-    asks this of every result of a run.
+    Only format number and provenance are checked. This is fast even if the confusion matrix is large, which matters
+    because submitting checks every result of a run.
     """
     try:
         value = json.loads(path.read_bytes())

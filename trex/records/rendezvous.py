@@ -1,9 +1,8 @@
-"""`jobs/rendezvous/<key>-<job>-<restart>.json`: where the ranks of one start of a job meet, written by its rank 0 and
-read by the other ranks (jobs/worker/rendezvous.py).
+"""`jobs/rendezvous/<key>-<job>-<restart>.json`: the address where the ranks of one start of a job connect.
 
-Beside it `….canceled.json`, if rank 0 ended with an error: the other ranks do not wait for it, and the batch script
-(jobs/slurm/requeue.sh) knows by that file that rank 0 ended by itself, also where it could not record a state because
-another job holds the run.
+Rank 0 writes it and the other ranks read it (jobs/worker/rendezvous.py). If rank 0 ends with an error, it also writes
+`….canceled.json`. Then the other ranks stop waiting for it, and the batch script (jobs/slurm/requeue.sh) knows that
+rank 0 was not killed, even if rank 0 could not record a state because another job holds the run.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ from trex.records.typed import Bounds
 
 @dataclass(frozen=True)
 class Rendezvous(Record):
-    """Where rank 0 listens."""
+    """The address at which rank 0 listens."""
 
     FORMAT: ClassVar[int] = 1
 
-    addresses: tuple[str, ...]  #: IPv4, the likeliest first
+    addresses: tuple[str, ...]  #: IPv4 addresses, the most likely one first
     port: Annotated[int, Bounds(1, 65535)]
-    token: str  #: tells this job's store from another's that got the same port
+    token: str  #: distinguishes this job's store from another job's store at the same port
     node: str
 
 
 @dataclass(frozen=True)
 class Canceled(Record):
-    """Rank 0 ended."""
+    """Rank 0 ended with an error."""
 
     FORMAT: ClassVar[int] = 1
 

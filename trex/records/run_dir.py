@@ -1,10 +1,10 @@
-"""The run folder: one class names every path, so that nothing else joins path strings.
+"""The run folder. `RunDir` names every path in it; no other code joins these paths.
 
 runs/<name>/
-  config.yaml  environment.json  code/          what runs, exactly
+  config.yaml  environment.json  code/          settings, machine and code of the run
   checkpoints/epoch-0003-step-00001000/         full training states (trex/training/checkpoint.py)
-  metrics.jsonl  events.jsonl  tensorboard/     curves; attempts and why each ended
-  jobs/                                         sbatch scripts, logs, submitted ids, job states, locks
+  metrics.jsonl  events.jsonl  tensorboard/     metrics; attempts and why each ended
+  jobs/                                         batch scripts, logs, submitted jobs, job states, locks
   features/<dataset>/{trainval,test}.h5
   probes/<dataset>/<probe>/seed_<n>.json
   report/index.html  report/results.csv
@@ -22,7 +22,7 @@ from trex.errors import UserError
 
 @dataclass(frozen=True)
 class RunDir:
-    """Paths of one run. Creates nothing by itself."""
+    """Paths of one run. Creates no files."""
 
     root: Path
 
@@ -33,7 +33,7 @@ class RunDir:
 
     @classmethod
     def below(cls, folder: Path) -> list[RunDir]:
-        """The runs in `folder`, by name."""
+        """The runs in `folder`, sorted by name."""
         return [cls(path.parent) for path in sorted(folder.glob("*/config.yaml"))]
 
     @property
@@ -43,7 +43,7 @@ class RunDir:
 
     @property
     def config(self) -> Path:
-        """The resolved config, all defaults written out."""
+        """The complete config, including all defaults."""
         return self.root / "config.yaml"
 
     @property
@@ -68,7 +68,7 @@ class RunDir:
 
     @property
     def events(self) -> Path:
-        """What happened to the run: attempts, interruptions, checkpoints, one JSON object per line."""
+        """The history of the run: attempts, interruptions and checkpoints, one JSON object per line."""
         return self.root / "events.jsonl"
 
     @property
@@ -78,17 +78,17 @@ class RunDir:
 
     @property
     def jobs(self) -> Path:
-        """Submission scripts, logs, ids, stage states; private to its owner."""
+        """Batch scripts, logs, submitted jobs, job states and locks. Only the owner can read it."""
         return self.root / "jobs"
 
     @property
     def submissions(self) -> Path:
-        """What was submitted to Slurm, one JSON object per call of sbatch."""
+        """The submitted jobs, one JSON object per job or array of jobs."""
         return self.jobs / "submitted.jsonl"
 
     @property
     def submitting_lock(self) -> Path:
-        """Held by whoever submits jobs of this run."""
+        """Lock that a command holds while it submits jobs of this run."""
         return self.jobs / "submitting.lock"
 
     @property
@@ -98,44 +98,44 @@ class RunDir:
 
     @property
     def slurm_jobs(self) -> Path:
-        """Batch scripts and logs of Slurm's jobs."""
+        """Batch scripts and logs of Slurm jobs."""
         return self.jobs / "slurm"
 
     @property
     def local_jobs(self) -> Path:
-        """Logs of the jobs of this machine."""
+        """Logs of jobs on this machine."""
         return self.jobs / "local"
 
     def logs(self, job: str | None, rank: int) -> list[Path]:
-        """The logs that one rank of `job`, or of all jobs, has written; on Slurm submitit names them."""
+        """The logs of one rank of `job`, or of all jobs if `job` is None. On Slurm, submitit names these files."""
         return list(self.jobs.glob(f"*/{job or '*'}_{rank}_log.out"))
 
     def local_log(self, job: str, rank: int) -> Path:
-        """Log of one rank of a job of this machine."""
+        """Log of one rank of a job on this machine."""
         return self.local_jobs / f"{job}_{rank}_log.out"
 
     def state(self, key: str) -> Path:
-        """State of a stage's job, or of one element of its array: `train`, `probe-dtd`, …"""
+        """State of a stage's job, or of one task of its job array: `train`, `probe-dtd`, …"""
         return self.jobs / f"{key}.state.json"
 
     def state_for_shell(self, key: str) -> Path:
-        """The same for the batch script."""
+        """The same state for the batch script."""
         return self.jobs / f"{key}.state.txt"
 
     def lock(self, key: str) -> Path:
-        """Lock of a stage, or of one element of its array."""
+        """Lock of a stage, or of one task of its job array."""
         return self.jobs / f"{key}.lock"
 
     def rendezvous(self, key: str, job: str, restart: int) -> Path:
-        """Where the ranks of one start of a job meet."""
+        """The address where the ranks of one start of a job connect."""
         return self.rendezvous_prefix(key).with_name(f"{key}-{job}-{restart}.json")
 
     def canceled(self, key: str, job: str, restart: int) -> Path:
-        """There once rank 0 of that start has ended with an error."""
+        """Exists if rank 0 of that start ended with an error."""
         return self.rendezvous_prefix(key).with_name(f"{key}-{job}-{restart}.canceled.json")
 
     def rendezvous_prefix(self, key: str) -> Path:
-        """How these two begin, for the batch script, which knows job and restart."""
+        """The beginning of these two paths, to which the batch script appends job and restart."""
         return self.jobs / "rendezvous" / key
 
     @property
@@ -157,7 +157,7 @@ class RunDir:
         return self.root / "probes" / dataset_folder(dataset)
 
     def probe_results(self) -> list[Path]:
-        """The results of all probes that are there."""
+        """The existing results of all probes."""
         return list(self.root.glob("probes/*/*/seed_*.json"))
 
     def probe(self, dataset: str, probe: str, seed: int) -> Path:
@@ -166,12 +166,12 @@ class RunDir:
 
 
 def dataset_folder(dataset: str) -> str:
-    """Name of a dataset in paths and job names: `torchvision:CIFAR10` is `torchvision_CIFAR10` there."""
+    """Name of a dataset in paths and job names: `torchvision_CIFAR10` for `torchvision:CIFAR10`."""
     return _plain(dataset.replace(":", "_", 1) if re.fullmatch(DATASET, dataset) else dataset)
 
 
 def _plain(part: str) -> str:
-    """`part` if it is a plain name; a name never becomes a path that leaves the run folder."""
+    """Returns `part` if it is a plain name, which cannot lead outside the run folder. Raises UserError if not."""
     if not re.fullmatch(NAME, part):
-        raise UserError(f"{part!r} is not a name: expected letters, digits, '.', '_' or '-', at most 64")
+        raise UserError(f"{part!r} is not a name: expected at most 64 letters, digits, '.', '_' or '-'")
     return part

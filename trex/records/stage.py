@@ -1,4 +1,4 @@
-"""The stages of a run, in their order: what `trex run` does one after the other."""
+"""The stages of a run, in the order in which `trex run` does them."""
 
 from __future__ import annotations
 

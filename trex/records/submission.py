@@ -1,7 +1,7 @@
-"""`jobs/submitted.jsonl`: the jobs that were submitted for a run, one job or array of jobs per line.
+"""`jobs/submitted.jsonl`: the jobs that were submitted for a run, one job or job array per line.
 
-The back end that submits writes it (jobs/slurm/submit.py); submitting again, `trex retry`, `trex cancel`, `trex logs`
-and `trex status` read it to find the run's jobs in the queue.
+The back end writes it when it submits (jobs/slurm/submit.py). Submitting again, `trex retry`, `trex cancel`, `trex
+logs` and `trex status` read it to find the run's jobs in the queue.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from trex.records.stage import Stage
 
 @dataclass(frozen=True)
 class Submission(Record):
-    """One job, or one array of jobs."""
+    """One job, or one job array."""
 
     FORMAT: ClassVar[int] = 1
 
     time: Time
-    backend: str  #: the kind of cluster: the folder of its package in jobs/
+    backend: str  #: the kind of cluster, which is also the name of its package in jobs/
     stage: Stage
     jobs: dict[str, str]  #: job id of each key, as the back end writes it
-    comment: str  #: tells the job from another of the same id: back ends use ids again
-    code: str  #: name of the snapshot that it executes
-    dependency: str  #: what it waits for, in the back end's words
+    comment: str  #: distinguishes the job from a later one with the same id, because back ends reuse ids
+    code: str  #: name of the code snapshot that it executes
+    dependency: str  #: the jobs that it waits for, as the back end writes them
 
     @classmethod
     def of(cls, run: RunDir) -> Lines[Submission]:

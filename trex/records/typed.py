@@ -1,7 +1,7 @@
-"""Typed values from JSON's: what the type hints of a dataclass say, checked strictly; and back.
+"""Converts JSON values to typed dataclasses and back, with strict checks.
 
-`decode(hint, value)` takes a value that `json.loads` returned and a type hint, and returns the value as that type or
-raises `Mismatch`. See trex/records/base.py for the types that a hint may name.
+`decode(hint, value)` takes a type hint and a value that `json.loads` returned. It returns the value as that type or
+raises `Mismatch`. trex/records/base.py lists the types that are supported.
 """
 
 from __future__ import annotations
@@ -25,34 +25,36 @@ _SHORT.maxlevel, _SHORT.maxstring = 3, 60
 
 @dataclass(frozen=True)
 class Bounds:
-    """Limits of a number, both included: `Annotated[int, Bounds(0, 9)]`."""
+    """Inclusive limits of a number: `Annotated[int, Bounds(0, 9)]`."""
 
     low: float
     high: float
 
 
 class Mismatch(ValueError):
-    """A value is not what its field says; `key` is the field of the outermost record."""
+    """A value does not have the type of its field. `key` is the path of the field from the outermost record."""
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(f"{key}: {problem}" if key else problem)
         self.key, self.problem = key, problem
 
     def inside(self, key: str) -> Mismatch:
-        """The same, of the field `key` of a value around."""
+        """The same problem, seen from the enclosing value whose field `key` it is in."""
         joined = f"{key}.{self.key}" if self.key else key
         return Mismatch(joined, self.problem)
 
 
 def fixed_keys(cls: type) -> dict[str, int | str]:
-    """The keys of a record that are no fields: its format number and, where it has one, its kind."""
+    """The keys of a record that are not fields: its format number and, if it has one, its kind."""
     keys = {"format": getattr(cls, "FORMAT", None), "kind": getattr(cls, "KIND", None)}
     return {key: value for key, value in keys.items() if value is not None}
 
 
 def decode_dataclass(cls: type[D], value: object) -> D:
-    """An instance of a dataclass; the keys of `value` must be exactly its fields, and its format number and kind if it
-    is a record. Raises Mismatch."""
+    """Convert `value` to the dataclass `cls`.
+
+    The keys of `value` must be exactly the fields, and for a record the format number and kind. Raises Mismatch.
+    """
     hints = _hints(cls)
     if not isinstance(value, dict):
         raise Mismatch("", f"found {shown(value)}, expected an object with {', '.join(hints)}")
@@ -72,12 +74,12 @@ def decode_dataclass(cls: type[D], value: object) -> D:
             raise error.inside(key) from error
     try:
         return cls(**fields)
-    except ValueError as error:  # of its __post_init__
+    except ValueError as error:  # raised by __post_init__
         raise Mismatch("", str(error)) from error
 
 
 def decode(hint: object, value: object) -> object:
-    """`value` as the type `hint` wants it. Raises Mismatch."""
+    """Convert `value` to the type `hint`. Raises Mismatch if that is impossible."""
     if isinstance(hint, type):
         return _decode_plain(hint, value)
     origin, args = get_origin(hint), get_args(hint)
@@ -123,7 +125,7 @@ def _decode_scalar(hint: type, value: object) -> object:
 
 
 def _text_value(text: str) -> str:
-    """`text` if it can be printed and written: JSON's escapes can spell half a character, and the NUL."""
+    """Return `text` if it can be printed and written. JSON escapes may encode lone surrogates and NUL, which cannot."""
     if "\0" in text or (not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)):
         raise Mismatch("", f"found {shown(text)}, expected text")
     return text
@@ -177,7 +179,7 @@ def _cached_hints(cls: Any) -> Mapping[str, object]:
 
 
 def encode(value: object) -> object:
-    """`value` in JSON's types. Text that is no valid Unicode, such as a path of other bytes, is written escaped."""
+    """Convert `value` to JSON types. Text that is not valid Unicode, such as some paths, is escaped."""
     if dataclasses.is_dataclass(value):
         fields = {key: encode(getattr(value, key)) for key in _hints(type(value))}
         return {**fixed_keys(type(value)), **fields}
@@ -195,7 +197,7 @@ def _unexpected(value: object, hint: object) -> Mismatch:
 
 
 def _type_name(hint: object) -> str:
-    """The type of a field, as a message names it."""
+    """The name of a field's type in messages."""
     if get_origin(hint) is Annotated:
         return _type_name(get_args(hint)[0])
     if get_origin(hint) in (typing.Union, types.UnionType):
@@ -211,6 +213,6 @@ def _type_name(hint: object) -> str:
 
 
 def shown(value: object) -> str:
-    """The beginning of a value, in ASCII, for a message."""
+    """The beginning of a value in ASCII, for messages."""
     text = _SHORT.repr(value).encode("ascii", "backslashreplace").decode()
     return text if len(text) <= 60 else f"{text[:57]}..."
