@@ -1,4 +1,4 @@
-"""What a person can write into a config, and what happens when it is wrong."""
+"""Reading configs: what may be written, and the error messages for mistakes."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     )
 
 
-def test_key_that_stands_twice_is_a_mistake(tmp_path: Path) -> None:
+def test_key_that_is_set_twice_is_a_mistake(tmp_path: Path) -> None:
     assert "is set twice" in mistakes(tmp_path, "name: a\nname: b\n")[0]
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1.0e-4", "0.0001", "1E-4"])
-def test_a_number_means_the_number_however_it_is_written(tmp_path: Path, text: str) -> None:
+def test_all_notations_of_a_number_are_read_as_this_number(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, f"optimizer:\n  lr: {text}\n").optimizer.lr == 1e-4
 
 
-def test_words_that_yaml_takes_for_booleans_stay_words(tmp_path: Path) -> None:
+def test_words_that_yaml_reads_as_booleans_stay_text(tmp_path: Path) -> None:
     assert read(tmp_path, "name: no\n").name == "no"
     assert read(tmp_path, "train:\n  precision: off\n").train.precision == "off"
     assert "expected true or false" in mistakes(tmp_path, "method:\n  normalize_input: yes\n")[0]
 
 
-def test_quoted_number_is_a_mistake_that_says_so(tmp_path: Path) -> None:
+def test_quoted_number_is_a_mistake_that_says_to_remove_the_quotes(tmp_path: Path) -> None:
     assert "remove the quotes" in mistakes(tmp_path, 'train:\n  batch_size: "64"\n')[0]
 
 
@@ -67,7 +67,7 @@ def test_quoted_number_is_a_mistake_that_says_so(tmp_path: Path) -> None:
     "text",
     ["name: &a x\n", "name: !!python/object/apply:os.system [ls]\n", "name: *a\n", "a: [1,\n", "- 1\n", "x: \x00\n"],
 )
-def test_what_a_config_never_needs_is_refused(tmp_path: Path, text: str) -> None:
+def test_anchors_tags_and_invalid_yaml_are_refused(tmp_path: Path, text: str) -> None:
     assert mistakes(tmp_path, text)
 
 
@@ -80,7 +80,7 @@ def test_missing_file_is_one_clear_mistake(tmp_path: Path) -> None:
         load(tmp_path / "none.yaml", Config)
 
 
-def test_override_beats_the_file_and_goes_through_the_same_checks(tmp_path: Path) -> None:
+def test_override_replaces_the_files_value_and_is_checked_in_the_same_way(tmp_path: Path) -> None:
     config = read(
         tmp_path, "train:\n  epochs: 20\n", "train.epochs=30", "crops.local_scale=[0.1, 0.2]", "data.folders.dtd=/x"
     )
@@ -90,7 +90,7 @@ def test_override_beats_the_file_and_goes_through_the_same_checks(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "expected"),
     [
         (f"train.seed={2**32}", f"expected at most {2**32 - 1}"),
         (f"train.seed={'9' * 5000}", "expected a whole number"),
@@ -98,20 +98,20 @@ def test_override_beats_the_file_and_goes_through_the_same_checks(tmp_path: Path
         ("data.folders.a b=/x", "expected the form section.key=value"),
     ],
 )
-def test_value_that_no_program_could_use_is_a_mistake(tmp_path: Path, setting: str, said: str) -> None:
-    assert said in "\n".join(mistakes(tmp_path, "", setting))
+def test_value_out_of_every_sensible_range_is_a_mistake(tmp_path: Path, setting: str, expected: str) -> None:
+    assert expected in "\n".join(mistakes(tmp_path, "", setting))
 
 
-def test_override_names_a_data_set_with_a_hyphen(tmp_path: Path) -> None:
+def test_override_may_name_a_dataset_with_a_hyphen(tmp_path: Path) -> None:
     assert read(tmp_path, "", "data.folders.birds-525=/birds").data.folders == {"birds-525": "/birds"}
 
 
-def test_ranges_across_fields_are_checked(tmp_path: Path) -> None:
+def test_settings_that_depend_on_each_other_are_checked(tmp_path: Path) -> None:
     assert "smaller number first" in mistakes(tmp_path, "crops:\n  local_scale: [0.5, 0.1]\n")[0]
     assert "at most train.epochs" in mistakes(tmp_path, "train: {epochs: 5}\n")[0]
 
 
-def test_resolved_config_reads_back_equal(tmp_path: Path) -> None:
+def test_config_that_is_written_and_read_again_is_equal(tmp_path: Path) -> None:
     sections = "optimizer: {final_lr: 1e-7}\ndata: {folders: {in1k: /d}}\nprobe: {kinds: [knn20]}\n"
     config = read(tmp_path, "name: a\n" + sections)
     (tmp_path / "saved.yaml").write_text(to_yaml(config))
@@ -127,7 +127,7 @@ def test_resolved_config_reads_back_equal(tmp_path: Path) -> None:
         ("trex3", 3, (0.25, 1.0), (0.05, 0.25), None),
     ],
 )
-def test_recipes_hold_the_published_values(recipe, layers, global_scale, local_scale, bank) -> None:
+def test_recipes_have_the_published_values(recipe, layers, global_scale, local_scale, bank) -> None:
     config = load(CONFIGS / f"{recipe}.yaml", Config)
     method = config.method
     assert (config.name, method.hidden_layers) == (recipe, layers)
@@ -151,7 +151,7 @@ def test_recipes_hold_the_published_values(recipe, layers, global_scale, local_s
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_recipe_states_only_what_differs_from_the_defaults(recipe: str) -> None:
+def test_recipe_sets_only_values_that_differ_from_the_defaults(recipe: str) -> None:
     def leaves(tree: dict, prefix: str = "") -> dict:
         flat = {}
         for key, value in tree.items():
@@ -160,12 +160,12 @@ def test_recipe_states_only_what_differs_from_the_defaults(recipe: str) -> None:
 
     import yaml
 
-    stated = leaves(yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text()))
+    settings = leaves(yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text()))
     defaults = leaves(to_dict(Config()))
-    assert all(value != defaults[key] for key, value in stated.items())
+    assert all(value != defaults[key] for key, value in settings.items())
 
 
-def test_only_settings_that_change_the_result_make_another_run(tmp_path: Path) -> None:
+def test_only_settings_that_change_the_result_make_it_another_run(tmp_path: Path) -> None:
     saved = to_dict(read(tmp_path, "name: a\n"))
     same = read(
         tmp_path, "name: a\n", "train.log_every=7", "data.workers=1", "checkpoint.keep=5", "data.root=/elsewhere"
@@ -188,7 +188,7 @@ def test_method_is_chosen_by_name_and_has_its_own_settings(tmp_path: Path) -> No
     assert load(tmp_path / "saved.yaml", Config) == config
 
 
-def test_setting_of_another_method_is_a_mistake_that_lists_those_of_this_one(tmp_path: Path) -> None:
+def test_setting_of_another_method_is_a_mistake_that_lists_the_settings_of_this_method(tmp_path: Path) -> None:
     assert mistakes(tmp_path, "method:\n  name: supervised\n  memory_bank_size: 64\n") == [
         "recipe.yaml:3:3: unknown key 'method.memory_bank_size': supervised has the settings name"
     ]
@@ -205,15 +205,15 @@ def test_setting_of_another_method_is_a_mistake_that_lists_those_of_this_one(tmp
          "trex_class_means, trex_plain; did you mean 'supervised'?"),
         ("method: {name: _trex}\n", "'method.name' is '_trex': expected one of"),
         ("method: {name: [a]}\n", "'method.name' is '': expected one of"),
-        ("method: supervised\n", "'method' is a section: expected `key: value` lines under it"),
+        ("method: supervised\n", "'method' is a section: expected `key: value` lines below it"),
     ],
 )  # fmt: skip
-def test_method_that_there_is_not_is_a_mistake_that_lists_the_methods(tmp_path: Path, text: str, expected: str) -> None:
+def test_unknown_method_is_a_mistake_that_lists_the_methods(tmp_path: Path, text: str, expected: str) -> None:
     (found,) = mistakes(tmp_path, text)
     assert expected in found
 
 
-def test_another_method_or_another_setting_of_it_is_another_run(tmp_path: Path) -> None:
+def test_changed_method_or_changed_setting_of_the_method_makes_it_another_run(tmp_path: Path) -> None:
     saved = to_dict(read(tmp_path, "name: a\n"))
     assert differences(saved, read(tmp_path, "name: a\n", "method.momentum=0.9")) == [
         "method.momentum: was 0.999, is now 0.9"

@@ -27,24 +27,22 @@ def mistake(tmp_path: Path, kinds: str) -> str:
         ("k-nn20", "knn20"), ("publishd-1shot", "published-1shot"), ("knn020", "knn20"),
     ],
 )  # fmt: skip
-def test_wrong_name_is_a_mistake_with_its_line_and_the_name_that_was_meant(
-    tmp_path: Path, name: str, meant: str
-) -> None:
+def test_wrong_name_is_a_mistake_with_its_line_and_the_nearest_name(tmp_path: Path, name: str, meant: str) -> None:
     found = mistake(tmp_path, f"[exact, {name}]")
     assert found == (f"recipe.yaml:4:3: 'probe.kinds' has {name!r}: expected one of {FORMS}; did you mean {meant!r}?")
 
 
 @pytest.mark.parametrize("name", ["exact-0shot", "knn0", "knn1000000", "knn20 ", "Exact", "knn²", "'..'", "''"])
-def test_name_that_no_form_fits_exactly_is_refused(tmp_path: Path, name: str) -> None:
+def test_name_that_matches_no_form_exactly_is_refused(tmp_path: Path, name: str) -> None:
     assert f"expected one of {FORMS}" in mistake(tmp_path, f'["{name}"]')
 
 
-def test_kinds_must_be_some_and_different(tmp_path: Path) -> None:
+def test_empty_list_of_kinds_and_repeated_kinds_are_refused(tmp_path: Path) -> None:
     assert "'probe.kinds' is empty: expected at least one kind" in mistake(tmp_path, "[]")
     assert "'probe.kinds' has knn5 twice" in mistake(tmp_path, "[knn5, exact, knn5]")
 
 
-def test_every_form_names_itself_and_no_other(tmp_path: Path) -> None:
+def test_name_of_each_form_matches_this_form(tmp_path: Path) -> None:
     for form in PROBE_KINDS:
         name = form.replace("<shots>", "7").replace("<k>", "7")
         assert parse_probe_name(name).form == form

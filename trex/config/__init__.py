@@ -1,4 +1,4 @@
-"""Config: one typed tree for everything that can be set, read from YAML, strictly."""
+"""The config: all settings of a run as one typed tree, read strictly from YAML."""
 
 from trex.config.loader import ConfigError, load, to_yaml
 from trex.config.schema import Config

@@ -1,4 +1,4 @@
-"""Whether two configs describe the same run."""
+"""Checks whether two configs describe the same run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ _ABSENT = object()
 
 
 def differences(saved: Mapping[str, Any], config: Any) -> list[str]:
-    """The settings that make `config` another run than the one saved as plain values, one line per setting.
+    """Describe the settings that make `config` another run than `saved`, one line per setting.
 
     Settings marked `resumable` are ignored: they cannot change the result, so attempts of one run may differ in them.
+
+    Args:
+        saved: the config of the saved run, as plain dicts, lists and scalars.
+        config: the present config, a dataclass.
     """
     return list(_walk(saved, config, prefix=""))
 

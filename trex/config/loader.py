@@ -1,7 +1,7 @@
-"""Turns a tree of raw values into typed, frozen dataclasses. Reports all mistakes at once, each with its place.
+"""Converts a tree of raw values to typed, frozen dataclasses. Reports all mistakes at once, each with its position.
 
-No config library names the line, suggests the nearest key and reports all mistakes together (docs/adr/0002), so this
-small loader does, over nothing but `dataclasses`, `difflib` and PyYAML's marks.
+No config library names the line, suggests the nearest key and reports all mistakes together (docs/adr/0002). This small
+loader does, and needs only `dataclasses`, `difflib` and PyYAML's marks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WHOLE = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
 
 
 class ConfigError(UserError):
-    """Everything that is wrong with a config, one line per mistake."""
+    """All mistakes in a config, one line per mistake."""
 
     def __init__(self, mistakes: Sequence[Mistake]) -> None:
         self.mistakes = tuple(mistakes)
@@ -49,9 +49,16 @@ def setting(
     pattern: str | None = None,
     resumable: bool = False,
 ) -> Any:
-    """A config field: its default, its meaning, the range of its values.
+    """Define a setting as a dataclass field.
 
-    `resumable` marks a field that may change between the attempts of one run because it cannot change its result.
+    Args:
+        default: default value.
+        doc: meaning, for docs/config.md.
+        at_least: smallest allowed value.
+        at_most: largest allowed value.
+        above: the value must be larger than this.
+        pattern: regular expression that the complete text must match.
+        resumable: whether the setting may change between the attempts of a run, because it cannot change the result.
     """
     meta = {
         "doc": doc,
@@ -67,16 +74,16 @@ def setting(
 
 
 def section(cls: type[T], doc: str, *, resumable: bool = False) -> T:
-    """A config field that holds a group of settings."""
+    """Define a group of settings as a dataclass field."""
     field: T = dataclasses.field(default_factory=cls, metadata={"doc": doc, "resumable": resumable})
     return field
 
 
 def chosen_section(package: str, default: str, doc: str) -> Any:
-    """A config field that holds a group of settings whose class is chosen by its key `name`.
+    """Define a group of settings whose class is chosen by its key `name`, as a dataclass field.
 
-    Each module of `package` whose name does not begin with `_` is one choice, under the module's name. It defines one
-    dataclass with a field `name: Literal["<module>"]`. A module is imported only when its name is chosen.
+    Each module of `package` whose name does not begin with `_` is one choice, with the module's name. It defines one
+    dataclass with a field `name: Literal["<module>"]`. A module is imported only if it is chosen.
     """
     factory = functools.partial(_default_choice, package, default)
     return dataclasses.field(
@@ -85,7 +92,7 @@ def chosen_section(package: str, default: str, doc: str) -> Any:
 
 
 def choices(package: str) -> list[str]:
-    """The names that a `chosen_section` of this package may have, sorted."""
+    """The names that can be chosen in a `chosen_section` of this package, sorted."""
     paths = importlib.import_module(package).__path__
     return sorted(module.name for module in pkgutil.iter_modules(paths) if not module.name.startswith("_"))
 
@@ -100,7 +107,7 @@ def chosen_class(package: str, name: str) -> type[Any]:
 
 
 def _chosen_name(hints: Mapping[str, Any]) -> str | None:
-    """The name that chose a section's class; None for the class of any other section."""
+    """The name that chooses this settings class; None for a class that is not chosen by name."""
     kind = hints.get("name")
     return get_args(kind)[0] if get_origin(kind) is Literal else None
 
@@ -115,14 +122,17 @@ def load(
     overrides: Iterable[str] = (),
     further_problems: Callable[[T], Iterable[tuple[str, str]]] | None = None,
 ) -> T:
-    """Read the YAML file `path`, or nothing but defaults, as a `cls`, with `section.key=value` overrides on top.
+    """Read a YAML file as the dataclass `cls`.
 
     Args:
-        further_problems: what is wrong with a value that fits its dataclass, where that dataclass cannot know it: the
-            setting, such as `train.options`, and the end of a sentence that begins with it.
+        path: the file; None: only defaults.
+        cls: the class of the result.
+        overrides: settings of the form `section.key=value`, which replace those of the file.
+        further_problems: returns problems that the dataclass itself cannot check, each as a setting, such as
+            `train.options`, and a message that continues a sentence after the setting's name.
 
     Raises:
-        ConfigError: with all the mistakes of file and overrides; nothing is created or changed before that.
+        ConfigError: with all mistakes of file and overrides.
     """
     mistakes: list[Mistake] = []
     tree = Branch("defaults") if path is None else read_tree(path, mistakes)
@@ -137,7 +147,7 @@ def load(
 
 
 def _place(tree: Branch, key: str) -> str:
-    """Where `section.key` stands; where the file does not say it, the section that it belongs to."""
+    """The position of `section.key` in the file; the position of its section if the file does not set it."""
     place, node = tree.where, tree
     for name in key.split("."):
         place = node.places.get(name, node.where)
@@ -149,7 +159,7 @@ def _place(tree: Branch, key: str) -> str:
 
 
 def to_dict(value: Any) -> Any:
-    """Plain dicts, lists and scalars of a config, in the order of its fields."""
+    """Convert a config to plain dicts, lists and scalars, in the order of its fields."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_dict(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -160,12 +170,12 @@ def to_dict(value: Any) -> Any:
 
 
 def to_yaml(value: Any) -> str:
-    """YAML text of a whole config; `load` reads it back to an equal object."""
+    """Convert a config to YAML text. `load` reads it back as an equal config."""
     return yaml.safe_dump(to_dict(value), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
 
 class _Converter:
-    """Turns nodes into values of the wanted type, collecting mistakes; None stands for a value that is not usable."""
+    """Converts nodes to values of the expected type and collects mistakes. An invalid value becomes None."""
 
     def __init__(self, mistakes: list[Mistake]) -> None:
         self.mistakes = mistakes
@@ -186,7 +196,7 @@ class _Converter:
         if isinstance(node, Leaf) and node.is_null:
             node = Branch(node.where)
         if not isinstance(node, Branch):
-            self.fail(node.where, f"'{prefix.rstrip('.')}' is a section: expected `key: value` lines under it")
+            self.fail(node.where, f"'{prefix.rstrip('.')}' is a section: expected `key: value` lines below it")
             return None
         hints = _hints(cls)
         before = len(self.mistakes)
@@ -248,7 +258,7 @@ class _Converter:
             return None
         if kind is str:
             if any(ord(character) < 32 for character in node.text):
-                self.fail(node.where, f"'{key}' holds a line break or control character: expected one line of text")
+                self.fail(node.where, f"'{key}' has a line break or control character: expected one line of text")
             return node.text
         if node.quoted:
             self.fail(node.where, f"'{key}' expected {_wanted(kind)}, got the text {node.text!r}: remove the quotes")
@@ -286,13 +296,13 @@ class _Converter:
         if isinstance(node, Leaf) and node.is_null:
             return {}
         if not isinstance(node, Branch):
-            self.fail(node.where, f"'{key}' expected `name: value` lines under it")
+            self.fail(node.where, f"'{key}' expected `name: value` lines below it")
             return None
         return {name: self.field(child, kind, f"{key}.{name}", {}) for name, child in node.values.items()}
 
 
 def _hints(cls: type[Any]) -> dict[str, Any]:
-    """The types of a dataclass's fields, by name; none for another class."""
+    """The types of a dataclass's fields, by name. Empty if `cls` is not a dataclass."""
     if not dataclasses.is_dataclass(cls):
         return {}
     types_of = typing.get_type_hints(cls)
@@ -311,7 +321,7 @@ def _unknown(full: str, key: str, hints: Mapping[str, Any]) -> str:
     hint, known = did_you_mean(key, hints), ", ".join(hints)
     if name := _chosen_name(hints):
         return f"unknown key '{full}': {name} has the settings {known}{hint}"
-    return f"unknown key '{full}'{hint or f'; known here: {known}'}"
+    return f"unknown key '{full}'{hint or f'; expected one of {known}'}"
 
 
 def _out_of_range(value: Any, meta: Mapping[str, Any]) -> str | None:

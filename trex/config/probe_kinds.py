@@ -1,7 +1,7 @@
-"""Names of the probes that a recipe may ask for. What a kind of probe does is in trex/probing/kinds/.
+"""Names of the probes that a recipe can choose. The kinds of probes are implemented in trex/probing/kinds/.
 
-This table stands beside the settings so that a wrong name is a mistake in the config, with its file and line. Imports
-nothing heavy: the classes are named here and imported by trex/probing/kind.py.
+This table is part of the config package so that a wrong name is a mistake in the config, with file and line. The module
+imports nothing heavy: it only names the classes, and trex/probing/kind.py imports them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from trex.suggest import did_you_mean
 
-#: The form of each name, and the class behind it. `<shots>` and `<k>` stand for a whole number from 1 to 999999, which
-#: the class takes as a field of that name.
+#: The form of each name, and its class. `<shots>` and `<k>` stand for a whole number from 1 to 999999, which the class
+#: has as a field of that name.
 PROBE_KINDS = {
     "exact": "trex.probing.kinds.exact:Exact",
     "exact-<shots>shot": "trex.probing.kinds.exact:Exact",
@@ -21,12 +21,12 @@ PROBE_KINDS = {
     "knn<k>": "trex.probing.kinds.knn:Knn",
 }
 
-_EXAMPLE = "5"  #: the number in a suggestion for a word without one
+_EXAMPLE = "5"  #: the number that a suggestion uses if the wrong name has none
 
 
 @dataclass(frozen=True)
 class ProbeName:
-    """A name that has been found in `PROBE_KINDS`."""
+    """A name that matches one of `PROBE_KINDS`."""
 
     text: str  #: such as `exact-5shot`
     form: str  #: such as `exact-<shots>shot`
@@ -34,10 +34,10 @@ class ProbeName:
 
 
 def parse_probe_name(text: str) -> ProbeName:
-    """What a probe's name says.
+    """Parse the name of a probe.
 
     Raises:
-        ValueError: if no form fits; the message names the forms, and the name that was probably meant.
+        ValueError: if the name matches no form. The message lists the forms and suggests the nearest name.
     """
     for form in PROBE_KINDS:
         if found := re.fullmatch(re.sub("<(.*?)>", r"(?P<\1>[1-9][0-9]{0,5})", form), text):

@@ -1,6 +1,6 @@
-"""Every setting of a run, with its default and meaning. The defaults are the t-ReX* recipe (arXiv 2206.15369).
+"""All settings of a run, with defaults and meanings. The defaults are the t-ReX* recipe (arXiv 2206.15369).
 
-`docs/config.md` is made from this file (`make docs`).
+`make docs` makes `docs/config.md` from this file.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from trex.config.loader import chosen_section, section, setting
 from trex.config.probe_kinds import parse_probe_name
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-#: Name of a dataset: a record's, a folder's, or that of a class of torchvision's datasets.
+#: Name of a dataset: of a record, a folder, or one of torchvision's dataset classes.
 DATASET = rf"(torchvision:)?{NAME}"
 
-#: What a run is evaluated on if its recipe does not say: the sixteen datasets of the published table.
+#: The datasets that a run is evaluated on by default: the sixteen datasets of the published table.
 DEFAULT_DATASETS = (
     "in1k", "cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5", "aircraft", "cars196", "dtd", "eurosat", "flowers",
     "pets", "food101", "sun397", "inat2018", "inat2019",
 )  # fmt: skip
 
-#: Values of extract.weights that are not a file.
+#: Values of `extract.weights` that are not a file.
 WEIGHTS_OF_RUN = ("trained", "untrained", "pixels")
 
 Pair = tuple[float, float]
@@ -34,16 +34,16 @@ class DataConfig:
 
     dataset: str = setting("in1k", "dataset to train on; its test split is the validation set", pattern=DATASET)
     root: str = setting("data", "folder that holds one folder per dataset", resumable=True)
-    folders: dict[str, str] = setting({}, "dataset name: its folder, where that is not <root>/<name>", resumable=True)
+    folders: dict[str, str] = setting({}, "dataset name: its folder, if that is not <root>/<name>", resumable=True)
     subsets: tuple[str, ...] = setting(
-        (), "datasets that may differ from the official image counts; results are marked not comparable"
+        (), "datasets that may differ from the official image counts; results are marked as not comparable"
     )
-    workers: int = setting(8, "processes that decode and crop, per rank", at_least=0, resumable=True)
+    workers: int = setting(8, "processes per rank that decode and crop images", at_least=0, resumable=True)
 
 
 @dataclass(frozen=True)
 class CropsConfig:
-    """The crops of a training image and what is done to each, in this order: flip, jitter, gray, blur, solarize."""
+    """The crops of a training image, and the operations on each, in the order flip, jitter, gray, blur, solarize."""
 
     global_count: int = setting(1, "global crops per image", at_least=1)
     global_size: int = setting(224, "side of a global crop, pixels", at_least=8)
@@ -64,7 +64,7 @@ class CropsConfig:
     solarize: float = setting(0.2, "probability of solarizing a global crop at 128", at_least=0, at_most=1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Ranges that are upside down."""
+        """Ranges whose first number is larger than the second."""
         for name in ("global_scale", "local_scale", "blur_radius"):
             low, high = getattr(self, name)
             if low > high:
@@ -77,28 +77,28 @@ class ModelConfig:
 
     encoder: str = setting(
         "resnet50",
-        "a ResNet of torchvision, such as resnet18, resnet50, wide_resnet50_2; to evaluate only: a ViT of torchvision, "
-        "such as vit_b_16, or timm/ and any name of timm",
+        "a ResNet of torchvision, such as resnet18, resnet50, wide_resnet50_2; for evaluation only: a ViT of "
+        "torchvision, such as vit_b_16, or timm/ and any model name of timm",
         pattern=rf"(timm/)?{NAME}",
     )
 
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """How the encoder is trained. `trex/methods/` has one file per method, with the method's settings."""
+    """The training method. `trex/methods/` has one file per method, with the method's settings."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD with linear warm-up and cosine decay, set at each step."""
+    """SGD with linear warm-up and cosine decay of the learning rate, which is set at every step."""
 
     lr: float = setting(0.1, "peak learning rate for a batch of 256; scaled by batch_size / 256", above=0)
     final_lr: float = setting(1e-6, "learning rate at the end", at_least=0)
     warmup_epochs: float = setting(10.0, "epochs of linear warm-up from 0", at_least=0)
     momentum: float = setting(0.9, "momentum of SGD", at_least=0, at_most=1)
-    weight_decay: float = setting(1e-4, "L2 penalty; none on biases and 1-D parameters", at_least=0)
+    weight_decay: float = setting(1e-4, "L2 penalty; not applied to biases and 1-D parameters", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -106,99 +106,104 @@ class TrainConfig:
     """Length, batch and precision of the training."""
 
     epochs: int = setting(100, "passes over the training set", at_least=1)
-    batch_size: int = setting(256, "images per step over all GPUs; an incomplete last batch is dropped", at_least=1)
+    batch_size: int = setting(256, "images per step over all ranks; an incomplete last batch is dropped", at_least=1)
     precision: Literal["fp16", "bf16", "off"] = setting(
         "fp16", "mixed precision: fp16 (with gradient scaling), bf16, or off"
     )
     start: str | None = setting(
-        None, "file that training begins from instead of initial weights: an encoder's or a full checkpoint"
+        None, "file to start training from instead of initial weights: an encoder's weights or a full checkpoint"
     )
     start_with: Literal["encoder", "weights", "all"] = setting(
         "encoder",
-        "what to take from train.start: encoder; weights: also the method's parts that do not depend on the classes, "
-        "such as a projector; all: everything, with optimizer, scaler and epoch, to continue that training. With the "
-        "first two everything else is new and the first epoch is epoch 1",
+        "what to load from train.start. encoder: the encoder only; weights: also the method's modules that do not "
+        "depend on the classes, such as a projector; all: everything, including optimizer, scaler and epoch, to "
+        "continue that training. With encoder or weights, everything else is new and the first epoch is epoch 1",
     )
-    seed: int = setting(0, "seed of initial weights, order and augmentation", at_least=0, at_most=2**32 - 1)
+    seed: int = setting(
+        0, "seed of the initial weights, the order of the images and the augmentation", at_least=0, at_most=2**32 - 1
+    )
     deterministic: bool = setting(
         True,
-        "GPU kernels that give the same bits each time, so that a resumed run gives the same result; false is faster",
+        "use deterministic GPU kernels, so that a resumed run gives bit-identical results; false is faster",
     )
-    validate_every: int = setting(1, "epochs from one validation to the next", at_least=1)
-    log_every: int = setting(50, "steps from one log line to the next", at_least=1, resumable=True)
+    validate_every: int = setting(1, "epochs between validations", at_least=1)
+    log_every: int = setting(50, "steps between log lines", at_least=1, resumable=True)
     allow_world_change: bool = setting(
         False,
-        "resume with another number of processes: same data order, results equal up to rounding only",
+        "allow resuming with another number of processes: same data order, but results are equal only up to rounding",
         resumable=True,
     )
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When the full state is saved. It is always saved at the end of an epoch and on interruption."""
+    """When checkpoints are saved. One is always saved at the end of an epoch and on interruption."""
 
-    every_minutes: float = setting(10.0, "minutes from one checkpoint to the next; 0: no timer", at_least=0)
-    every_steps: int = setting(0, "steps from one checkpoint to the next; 0: no count", at_least=0)
-    keep: int = setting(2, "newest checkpoints kept", at_least=1)
-    milestone_epochs: int = setting(0, "keep the checkpoint of every n-th epoch for good, this n; 0: none", at_least=0)
+    every_minutes: float = setting(10.0, "minutes between checkpoints; 0: not by time", at_least=0)
+    every_steps: int = setting(0, "steps between checkpoints; 0: not by steps", at_least=0)
+    keep: int = setting(2, "number of newest checkpoints to keep", at_least=1)
+    milestone_epochs: int = setting(
+        0, "epochs between checkpoints that are never deleted: every n-th epoch; 0: none", at_least=0
+    )
 
 
 @dataclass(frozen=True)
 class ExtractConfig:
-    """Features of the transfer datasets from the frozen encoder."""
+    """Extraction of the transfer datasets' features with the frozen encoder."""
 
     datasets: tuple[str, ...] = setting(
         DEFAULT_DATASETS, "datasets to extract and probe", pattern=DATASET, resumable=True
     )
     weights: str = setting(
         "trained",
-        "trained: this run's encoder; untrained: its initial weights; pixels: no encoder; else a weights file",
+        "trained: this run's encoder; untrained: its initial weights; pixels: no encoder, the features are the pixels; "
+        "anything else: path of a weights file",
     )
     resize: int = setting(224, "shorter side after resizing (bicubic), pixels", at_least=8, resumable=True)
     crop: int = setting(224, "side of the center crop, pixels", at_least=8, resumable=True)
-    batch_size: int = setting(256, "images a pass, a rank", at_least=1, resumable=True)
+    batch_size: int = setting(256, "images per forward pass and rank", at_least=1, resumable=True)
     dtype: Literal["float32", "float16"] = setting("float32", "type of the stored features", resumable=True)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """A crop that does not fit."""
+        """A crop that is larger than the resized image."""
         if self.crop > self.resize:
             yield "crop", f"is {self.crop}: expected at most extract.resize, {self.resize}"
 
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """Linear classification of the stored features."""
+    """Classification of the stored features."""
 
     kinds: tuple[str, ...] = setting(
         ("exact",),
-        "probes of each dataset: exact (certified optimum of a path over C) or published (the paper's search), each "
-        "also with few training images per class (exact-5shot); k nearest neighbors (knn20)",
+        "probes of each dataset: exact (certified optimum of a path over C), published (the paper's search), both also "
+        "with few training images per class (exact-5shot), and k nearest neighbors (knn20)",
     )
-    seeds: int = setting(5, "repetitions, each with its own validation images", at_least=1)
+    seeds: int = setting(5, "number of repetitions, each with its own validation images", at_least=1)
     seeds_per_job: int = setting(
         0,
-        "seeds of a dataset that one Slurm job does; 0: all where the seeds of every kind share work, one where those "
-        "of a kind do not (published)",
+        "seeds of a dataset per Slurm job; 0: all seeds in one job if the seeds of every kind share work, one seed per "
+        "job if the seeds of some kind do not (published)",
         at_least=0,
     )
     normalize: dict[str, bool] = setting(
         {},
-        "dataset name: whether its features are L2-normalized for its probes, where that differs from its record "
-        "(in1k, CoG, iNaturalist: true; all others: false)",
+        "dataset name: whether to L2-normalize its features for its probes, if that differs from its record (in1k, "
+        "CoG, iNaturalist: true; all others: false)",
     )
     sgd: dict[str, bool] = setting(
         {},
-        "dataset name: whether the published probes fit it by SGD (true) or L-BFGS (false), where that differs from "
-        "its record (in1k, CoG, iNaturalist: true; all others: false)",
+        "dataset name: whether the published probes fit it with SGD (true) or L-BFGS (false), if that differs from its "
+        "record (in1k, CoG, iNaturalist: true; all others: false)",
     )
     memory_gb: float = setting(
         16.0,
-        "RAM that a probe may take, GB; what does not fit is read and computed in pieces, which is slower",
+        "RAM that a probe may use, in GB; larger data is read and processed in pieces, which is slower",
         above=0,
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Names that no kind of probe has, or that stand twice."""
+        """Names that match no kind of probe, or that occur twice."""
         if not self.kinds:
             yield "kinds", "is empty: expected at least one kind of probe, such as exact"
         for name in self.kinds:
@@ -213,22 +218,22 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run: a recipe on a dataset, and how its encoder is evaluated."""
+    """One run: how an encoder is trained and how it is evaluated."""
 
-    name: str = setting("run", "name of the run, and of its folder", pattern=NAME)
-    runs: str = setting("runs", "folder that holds a folder a run", resumable=True)
+    name: str = setting("run", "name of the run and of its folder", pattern=NAME)
+    runs: str = setting("runs", "folder that holds one folder per run", resumable=True)
     data: DataConfig = section(DataConfig, "where the images are")
     crops: CropsConfig = section(CropsConfig, "multi-crop augmentation")
     model: ModelConfig = section(ModelConfig, "encoder")
     method: MethodSettings = chosen_section("trex.methods", "trex_class_means", "how the encoder is trained")
     optimizer: OptimizerConfig = section(OptimizerConfig, "SGD and its schedule")
     train: TrainConfig = section(TrainConfig, "length, batch, precision")
-    checkpoint: CheckpointConfig = section(CheckpointConfig, "when the state is written", resumable=True)
+    checkpoint: CheckpointConfig = section(CheckpointConfig, "when checkpoints are saved", resumable=True)
     extract: ExtractConfig = section(ExtractConfig, "feature extraction")
     probe: ProbeConfig = section(ProbeConfig, "linear probes", resumable=True)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """What no section can see alone."""
+        """Problems between settings of different sections."""
         if self.optimizer.warmup_epochs > self.train.epochs:
             warmup, epochs = self.optimizer.warmup_epochs, self.train.epochs
             yield "optimizer", f"warms up for {warmup} epochs: expected at most train.epochs, {epochs}"

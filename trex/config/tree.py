@@ -1,7 +1,7 @@
-"""YAML text to a tree of raw values that keep their position. No value is interpreted here.
+"""Parses YAML text to a tree of raw values with their positions. Values are not interpreted here.
 
-PyYAML's own typing is not used on purpose: it reads `1e-4` as text, `12:30:00` as 45000 and `no` as false. Every
-leaf keeps the text that was written, and the type of the field decides what it means.
+PyYAML's own typing is not used on purpose: it reads `1e-4` as text, `12:30:00` as 45000 and `no` as false. Every leaf
+keeps the text as it was written, and the type of the setting decides what the text means.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_DEPTH = 20
 
 @dataclass(frozen=True)
 class Mistake:
-    """One mistake in a config: where it is, and what to do about it."""
+    """One mistake in a config: where it is, and what is wrong."""
 
     where: str
     message: str
@@ -30,7 +30,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A scalar as it was written; `quoted` distinguishes `"64"` from `64`."""
+    """A scalar as it was written. `quoted` distinguishes `"64"` from `64`."""
 
     text: str
     quoted: bool
@@ -38,7 +38,7 @@ class Leaf:
 
     @property
     def is_null(self) -> bool:
-        """Whether nothing, `~` or `null` was written."""
+        """Whether the value is empty, `~` or `null`."""
         return not self.quoted and self.text in ("", "~", "null", "Null", "NULL")
 
 
@@ -52,7 +52,7 @@ class Items:
 
 @dataclass
 class Branch:
-    """A mapping; `places` holds the position of each key."""
+    """A mapping. `places` holds the position of each key."""
 
     where: str
     values: dict[str, Node] = field(default_factory=dict)
@@ -63,11 +63,11 @@ Node = Leaf | Items | Branch
 
 
 def read_tree(path: Path, mistakes: list[Mistake]) -> Branch:
-    """Parse a YAML file. If it cannot be read at all, the result is an empty branch, and `mistakes` says why."""
+    """Parse a YAML file. If it cannot be parsed, append the reason to `mistakes` and return an empty branch."""
     empty = Branch(str(path))
     try:
         if path.stat().st_size > MAX_BYTES:
-            mistakes.append(Mistake(str(path), "is larger than 1 MiB: not a config file"))
+            mistakes.append(Mistake(str(path), "is larger than 1 MiB, so it is not a config file"))
             return empty
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
@@ -86,7 +86,7 @@ def read_tree(path: Path, mistakes: list[Mistake]) -> Branch:
 
 
 def parse(text: str, source: str, mistakes: list[Mistake]) -> Node | None:
-    """Parse YAML text into a tree; None for an empty text or one that is not YAML."""
+    """Parse YAML text to a tree. Returns None if the text is empty or not YAML; the latter is added to `mistakes`."""
     try:
         node = yaml.compose(text, Loader=_PlainLoader)
     except yaml.MarkedYAMLError as error:
@@ -104,7 +104,7 @@ def parse(text: str, source: str, mistakes: list[Mistake]) -> Node | None:
 
 
 def override(tree: Branch, assignment: str, mistakes: list[Mistake]) -> None:
-    """Apply one `section.key=value` from the command line to the tree."""
+    """Apply one override `section.key=value` from the command line to the tree."""
     source = f"override '{assignment}'"
     dotted, sign, text = assignment.partition("=")
     keys = dotted.split(".")
@@ -127,7 +127,7 @@ def override(tree: Branch, assignment: str, mistakes: list[Mistake]) -> None:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Refuses anchors, aliases and tags, which a config never needs and an attacker can misuse."""
+    """Refuses anchors, aliases and tags: a config does not need them, and an attacker can misuse them."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -158,7 +158,7 @@ def _convert(node: yaml.Node, source: str, mistakes: list[Mistake], depth: int) 
         mark = key_node.start_mark
         place = f"{source}:{mark.line + 1}:{mark.column + 1}" if is_file else source
         if not isinstance(key_node, yaml.ScalarNode):
-            mistakes.append(Mistake(place, "a key must be a plain word"))
+            mistakes.append(Mistake(place, "expected a plain word as key"))
             continue
         key = key_node.value
         if key in branch.values:
