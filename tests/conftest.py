@@ -1,4 +1,7 @@
-"""A function in several real gloo processes; a real photograph; which tests stay together on several processes."""
+"""Fixtures for all tests: a function in several real gloo processes, and a real photograph.
+
+Also decides which tests run in the same process if pytest-xdist runs them in several processes.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,16 @@ from torch.distributed import FileStore
 
 from trex.distributed import Ranks, joined
 
-#: Tests that share what takes long to set up, a Slurm or an environment: with `--dist loadgroup` one process runs all
-#: tests below each of these. Every other test goes to the next process that is free.
+#: Tests that share an expensive fixture, a Slurm sandbox or a virtual environment. With `--dist loadgroup` one process
+#: runs all tests whose id begins with one of these. Every other test runs in the next free process.
 TOGETHER = ("tests/slurm/", "tests/test_wheel.py")
-#: Niceness of the other tests meanwhile: those with Slurm measure how soon a job is saved, so they come first.
+#: Niceness of all tests without Slurm: the tests with Slurm measure how soon a job is saved, so they have priority.
 NICENESS = 3
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """xdist's own loadgroup reads its groups from ids of tests that it rewrites, which pytest 9.2 does not allow."""
+    """Replaces xdist's own loadgroup scheduler, which renames tests to store their groups: pytest 9.2 forbids that."""
     if config.getvalue("dist") != "loadgroup":
         return None
     from xdist.scheduler import LoadScopeScheduling
@@ -38,7 +41,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let the tests with Slurm, which another process runs, have the processors first."""
+    """Give the tests with Slurm, which run in another process, priority on the processors."""
     if getattr(item.config.option, "loadgroup", False) and not item.nodeid.startswith("tests/slurm/"):
         os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
@@ -52,7 +55,7 @@ def _entry(rank: int, world: int, folder: str, function: Callable[..., Any], arg
 
 @pytest.fixture
 def on_ranks(tmp_path: Path):
-    """`on_ranks(world, function, *args)` gives what `function(ranks, *args)` returned on each rank."""
+    """`on_ranks(world, function, *args)` calls `function(ranks, *args)` on each rank and returns all results."""
 
     def run(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
         if world == 1:

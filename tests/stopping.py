@@ -1,4 +1,4 @@
-"""A signal that comes at a chosen moment."""
+"""A stop request that arrives at a chosen moment."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from trex.interruption import StopRequest
 
 
 class StopAfter(StopRequest):
-    """Asks to stop once it has been looked at so many times: after exactly that step, batch or piece of work."""
+    """Asks to stop after it has been checked `checks` times, so that a test can choose the step or batch to stop at."""
 
-    def __init__(self, looks: int) -> None:
+    def __init__(self, checks: int) -> None:
         super().__init__()
-        self.left = looks
+        self.left = checks
 
     def __bool__(self) -> bool:
         self.left -= 1

@@ -1,4 +1,4 @@
-"""The ways a command can end, each with its exit code. Nothing else decides an exit code."""
+"""Exit codes, and the exceptions that end a command with one of them. No other module defines an exit code."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """How a command or a job ended. Only INTERRUPTED, and a limited number of ends by a signal, are requeued.
+    """How a command or a job ended.
 
-    The command line's help, docs/checkpoints.md and the batch script take numbers and meanings from here.
+    Slurm jobs are requeued after INTERRUPTED, and a limited number of times if a signal killed them. The command line's
+    help, docs/checkpoints.md and the batch script take numbers and meanings from here.
     """
 
     meaning: str
 
     def __new__(cls, value: int, meaning: str = "") -> ExitCode:
-        """A code with what it means, for a person."""
+        """A code and its meaning, for the user."""
         code = int.__new__(cls, value)
         code._value_ = value
         code.meaning = meaning
@@ -30,36 +31,36 @@ class ExitCode(IntEnum):
 
 
 class TrexError(Exception):
-    """A failure whose message is meant for the user: printed as it is, without a traceback."""
+    """An error whose message is for the user. It is printed without a traceback."""
 
     exit_code: ExitCode = ExitCode.FAULT
 
 
 class UserError(TrexError):
-    """A mistake of the user's: says what is wrong, where, what was expected and what to do."""
+    """A mistake of the user. The message says what is wrong, where, what was expected and what to do."""
 
     exit_code = ExitCode.USER_ERROR
 
 
 class RunLocked(TrexError):
-    """Another living job works on the same run."""
+    """Another running job works on the same run."""
 
     exit_code = ExitCode.LOCKED
 
 
 class Interrupted(TrexError):
-    """A signal asked the job to stop; everything is saved and the same command continues it."""
+    """A signal asked the job to stop. Everything is saved, and the same command continues the job."""
 
     exit_code = ExitCode.INTERRUPTED
 
 
 class ResumeRefused(TrexError):
-    """What is on disk was made by another config or another number of processes."""
+    """The saved state was made with another config, other data or another number of processes."""
 
     exit_code = ExitCode.RESUME_REFUSED
 
 
 class NoProgress(TrexError):
-    """The job was restarted several times and did not complete a single new step."""
+    """The job was started several times and did not complete a single new step."""
 
     exit_code = ExitCode.NO_PROGRESS

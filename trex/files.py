@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any moment leaves the old content or the new one, never half of either."""
+"""Writes files atomically: if the process is killed at any moment, the file has either the old or the new content."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: Every unfinished file carries this in its name. Readers never open one; `remove_leftovers` clears them.
+#: Every unfinished file has this in its name. Readers never open such a file; `remove_leftovers` deletes them.
 TEMPORARY = ".unfinished-"
 
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a fresh path beside `target`; on leaving the block it is synced to disk and becomes `target`.
+    """Yield a temporary path in the folder of `target`. At the end of the block the file is synced and renamed.
 
-    If the block raises, `target` stays as it was and the temporary file is gone.
+    If the block raises, `target` is unchanged and the temporary file is deleted.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=f"-{target.name}", dir=target.parent)
@@ -42,12 +42,12 @@ def write_text(target: Path, text: str) -> None:
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically and durably. NaN and infinities are refused: JSON has neither."""
+    """Write `value` as JSON, atomically and durably. Raises ValueError for NaN and infinities, which JSON lacks."""
     write_text(target, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises ValueError that names the file if it is not JSON."""
+    """Read a JSON file. Raises ValueError if the content is not JSON; the message names the file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -55,8 +55,10 @@ def read_json(path: Path) -> Any:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append `line` and an end of line in one write. A last line that a killed writer left incomplete is ended first,
-    so that it does not spoil this one too."""
+    """Append `line` and a newline in one write.
+
+    If a killed writer left the last line incomplete, that line is ended first, so that only it is damaged.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
@@ -65,7 +67,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file's or a folder's content to the disk. Raises OSError when the disk did not take it."""
+    """Flush a file's or a folder's content to the disk. Raises OSError if that fails."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -80,7 +82,7 @@ def sha256(path: Path) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the unfinished files that killed writers left in `folder`; call it only while holding the run's lock."""
+    """Delete the unfinished files that killed writers left in `folder`. Call it only while holding the run's lock."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
