@@ -1,4 +1,4 @@
-"""`make test` on a machine without Slurm: installs it where it may, else says in one line what is missing."""
+"""`make test` on a machine without Slurm installs Slurm if it can; otherwise it says in one line what is missing."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("slurm-wlm", "slurmdbd", "mariadb-server")  #: each has programs in /usr/bin, which is not on PATH below
+PACKAGES = ("slurm-wlm", "slurmdbd", "mariadb-server")  #: their programs are in /usr/bin, which PATH omits below
 
 
 def prerequisites(path: Path) -> subprocess.CompletedProcess[str]:
-    """Run the tool where PATH is `path`."""
+    """Run the tool with `path` as PATH."""
     words = [sys.executable, str(ROOT / "tools" / "prerequisites.py")]
     return subprocess.run(words, env={"PATH": str(path)}, capture_output=True, text=True, timeout=60)
 
 
 def provide(folder: Path, program: str, lines: str) -> None:
-    """Put a shell script in place of a system program."""
+    """Write a shell script that replaces a system program."""
     (folder / program).write_text(f"#!/bin/sh\n{lines}\n")
     (folder / program).chmod(0o755)
 
 
 @pytest.fixture
 def apt(tmp_path: Path) -> Path:
-    """A PATH with an apt-get that notes what it is asked, also where these tests are not run by root."""
+    """A PATH with an apt-get that records its arguments, and with a sudo for tests that do not run as root."""
     provide(tmp_path, "apt-get", f'echo "$*" >> {tmp_path}/asked')
     provide(tmp_path, "sudo", 'shift\nexec "$@"')
     provide(tmp_path, "true", "")
@@ -34,14 +34,14 @@ def apt(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def assert_told_in_one_line(done: subprocess.CompletedProcess[str]) -> None:
+def assert_named_in_one_line(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert all(package in line for package in PACKAGES)
     assert "sudo apt-get install --yes --no-install-recommends slurm-wlm" in line
 
 
-def test_packages_are_installed_where_that_asks_for_nothing(apt: Path) -> None:
+def test_missing_packages_are_installed_if_that_needs_no_password(apt: Path) -> None:
     done = prerequisites(apt)
     assert done.returncode == 0, done.stderr
     update, install = (apt / "asked").read_text().splitlines()
@@ -51,19 +51,21 @@ def test_packages_are_installed_where_that_asks_for_nothing(apt: Path) -> None:
     assert done.stdout.startswith("==> installing Debian packages for the tests with a real Slurm: slurm-wlm")
 
 
-def test_missing_packages_are_told_in_one_line_where_there_is_no_apt(tmp_path: Path) -> None:
+def test_missing_packages_are_named_in_one_line_if_there_is_no_apt(tmp_path: Path) -> None:
     done = prerequisites(tmp_path)
-    assert_told_in_one_line(done)
+    assert_named_in_one_line(done)
     assert done.stdout == ""
 
 
-def test_missing_packages_are_told_in_one_line_where_apt_fails(apt: Path) -> None:
+def test_missing_packages_are_named_in_one_line_if_apt_fails(apt: Path) -> None:
     provide(apt, "apt-get", "exit 100")
-    assert_told_in_one_line(prerequisites(apt))
+    assert_named_in_one_line(prerequisites(apt))
 
 
-def test_nothing_is_installed_that_is_there(apt: Path) -> None:
-    program = "import sandbox; print(*(name for names in sandbox.PACKAGES.values() for name in names))"
+def test_nothing_is_installed_if_all_programs_exist(apt: Path) -> None:
+    program = (
+        "from sandbox_files.packages import PACKAGES; print(*(name for names in PACKAGES.values() for name in names))"
+    )
     words = [sys.executable, "-c", program]
     done = subprocess.run(words, env={"PYTHONPATH": str(ROOT / "tools")}, capture_output=True, text=True, check=True)
     for name in done.stdout.split():

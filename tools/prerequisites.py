@@ -1,9 +1,9 @@
-"""Install what the tests need beside Python, the Debian packages of a real Slurm; or say in one line what is missing.
+"""Installs the Debian packages that the tests with a real Slurm need, or says in one line which are missing.
 
     python3 tools/prerequisites.py
 
-Does nothing where all is there. Installs as root, or with sudo where that asks for no password. Else nothing is
-installed, and the exit code is 2.
+Does nothing if all packages are installed. It installs missing ones as root, or with sudo if sudo needs no password.
+Otherwise it installs nothing and ends with exit code 2.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import shutil
 import subprocess
 import sys
 
-from sandbox import PACKAGES, SYSTEM_PATH, missing_packages
+from sandbox_files.packages import PACKAGES, SYSTEM_PATH, missing_packages
 
 INSTALL = ("apt-get", "install", "--yes", "--no-install-recommends")
 
 
 def main() -> int:
-    """Install what is missing, if that is possible without asking; returns the exit code."""
+    """Install missing packages if that needs no password. Returns the exit code."""
     missing = missing_packages(PACKAGES, os.environ["PATH"] + SYSTEM_PATH)
     if not missing:
         return 0
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def _becoming_root() -> list[str] | None:
-    """The words before a command that root has to run; None where it would ask, or where there is no apt."""
+    """The words that must precede a command to run it as root. None if that needs a password or there is no apt."""
     if shutil.which("apt-get") is None:
         return None
     if os.getuid() == 0:
@@ -48,7 +48,11 @@ def _becoming_root() -> list[str] | None:
 
 def _give_up(missing: list[str]) -> int:
     command = " ".join(("sudo", *INSTALL, *missing))
-    print(f"the tests need Slurm, missing here: {', '.join(missing)}. On Debian or Ubuntu: {command}", file=sys.stderr)
+    print(
+        f"the tests need Slurm, but these packages are missing: {', '.join(missing)}. To install them on Debian or "
+        f"Ubuntu: {command}",
+        file=sys.stderr,
+    )
     return 2
 
 

@@ -1,16 +1,16 @@
-"""A real Slurm with accounting on this one machine, in seconds: four nodes with pretend GPUs.
+"""Starts a real Slurm with accounting on this machine in a few seconds: four nodes with simulated GPUs.
 
-    python tools/sandbox.py up          start it (harmless when it runs already)
-    python tools/sandbox.py down        stop it, and every job in it; leaves no process and no file behind
-    python tools/sandbox.py status      nodes and jobs
-    python tools/sandbox.py env         the line that makes a shell talk to it: eval "$(python tools/sandbox.py env)"
-    python tools/sandbox.py fail-node n2      kill a node with all that runs on it; `revive-node n2` brings it back
+    python tools/sandbox.py up          start it; does nothing if it is already running
+    python tools/sandbox.py down        stop it and all its jobs; leaves no process and no file behind
+    python tools/sandbox.py status      show nodes and jobs
+    python tools/sandbox.py env         print the line that connects a shell: eval "$(python tools/sandbox.py env)"
+    python tools/sandbox.py fail-node n2      kill a node and all its jobs; `revive-node n2` starts it again
 
-Everything stands in one folder (build/sandbox, or --folder) and nothing under /etc; all ports are unprivileged and
-listen on the one address that this machine's name stands for, on most the loopback; no root rights are needed. It
+All files are in one folder (build/sandbox, or --folder), none under /etc. No root rights are needed. The daemons listen
+only on the address that this machine's name resolves to, usually the loopback, on unprivileged ports. The sandbox
 installs nothing: it names the Debian packages that are missing.
 
-Partitions: gpu (its jobs are preempted by urgent, after a grace time), urgent, cpu.
+Partitions: gpu (jobs in urgent preempt its jobs after a grace time), urgent, cpu.
 """
 
 from __future__ import annotations
@@ -28,45 +28,36 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sandbox_files.packages import PACKAGES, SYSTEM_PATH, missing_packages
 from sandbox_files.processes import Process, kill_all
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / "build" / "sandbox"
 NODES = ("n1", "n2", "n3", "n4")
 GPUS_PER_NODE = 4
-#: Slurm's own sockets below the folder add up to 40 characters to it, and the system allows 107.
+#: Length limit: Slurm's socket names are up to 40 characters longer than the folder, and the system allows 107.
 LONGEST_FOLDER = 64
-#: Every daemon carries the folder in this variable, so that `down` finds it even after a killed `up`.
+#: Environment variable of every daemon that holds the folder, so that `down` finds daemons even if `up` was killed.
 MARK = "TREX_SANDBOX"
-
-#: Where daemons are installed, which is not on every user's PATH.
-SYSTEM_PATH = ":/usr/local/sbin:/usr/sbin:/sbin"
-#: Debian packages, with the programs of each that are used here.
-PACKAGES = {
-    "slurm-wlm": ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo"),
-    "munge": ("munged",),
-    "slurmdbd": ("slurmdbd", "sacctmgr", "sacct"),
-    "mariadb-server": ("mariadbd", "mariadb-install-db", "mariadb-admin"),
-}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What differs between clusters and changes how jobs are interrupted."""
+    """Options of a sandbox: properties that differ between clusters and affect how jobs are interrupted."""
 
-    grace: int = 30  #: seconds from the preemption's signal to its kill
-    user_signal: bool = False  #: a preemption sends the signal of `--signal` instead of SIGTERM
+    grace: int = 30  #: seconds from a preemption's signal until the job is killed
+    user_signal: bool = False  #: whether a preemption sends the signal of `--signal` instead of SIGTERM
     accounting: bool = True
     max_array_size: int = 1001  #: 0: no job arrays
-    kill_wait: int = 10  #: seconds from SIGTERM to SIGKILL on scancel and at the time limit
-    node_timeout: int = 10  #: seconds until a silent node counts as failed
+    kill_wait: int = 10  #: seconds from SIGTERM to SIGKILL after scancel and at the time limit
+    node_timeout: int = 10  #: seconds until a node that does not respond is set to DOWN
 
 
 class SandboxError(Exception):
-    """What the user has to know; `code` is the exit code."""
+    """An error whose message is for the user. `code` is the exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -74,7 +65,7 @@ class SandboxError(Exception):
 
 
 class Sandbox:
-    """One sandbox, named by its folder."""
+    """One sandbox, identified by its folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(os.path.realpath(folder.expanduser()))
@@ -84,21 +75,21 @@ class Sandbox:
 
     @property
     def conf(self) -> Path:
-        """Slurm's configuration; SLURM_CONF names it."""
+        """Slurm's configuration file, for the variable SLURM_CONF."""
         return self.folder / "slurm.conf"
 
     @property
     def about(self) -> Path:
-        """The options and ports this sandbox runs with; also marks the folder as a sandbox's."""
+        """File with the options and ports of the running sandbox. It also marks the folder as a sandbox."""
         return self.folder / "sandbox.json"
 
     # ---- up and down
 
     def up(self, options: Options) -> bool:
-        """Start it. Returns False if it ran already, with whatever options it was started."""
+        """Start the sandbox. Returns False if it was already running; its options then stay unchanged."""
         require_packages(options, self.environment["PATH"])
         if len(str(self.folder)) > LONGEST_FOLDER:
-            message = f"{self.folder}: too long for socket names: give a folder of at most {LONGEST_FOLDER} characters"
+            message = f"{self.folder}: too long for socket names: use a folder of at most {LONGEST_FOLDER} characters"
             raise SandboxError(message + ", such as --folder /tmp/sandbox", 2)
         with self._alone():
             if self.is_up():
@@ -108,7 +99,7 @@ class Sandbox:
             try:
                 self._start(options)
             except BaseException as error:
-                logs = self._last_words() if isinstance(error, SandboxError) else ""
+                logs = self._ends_of_logs() if isinstance(error, SandboxError) else ""
                 self._remove()
                 if logs and isinstance(error, SandboxError):
                     raise SandboxError(f"{error}\n{logs}", error.code) from error
@@ -116,12 +107,12 @@ class Sandbox:
         return True
 
     def down(self) -> bool:
-        """End every process of it and delete its folder. Returns False if there was nothing."""
+        """End all processes of the sandbox and delete its folder. Returns False if there was nothing to do."""
         with self._alone():
             return self._remove()
 
     def is_up(self) -> bool:
-        """Whether its controller answers and knows all nodes."""
+        """Whether slurmctld answers and knows all nodes."""
         if not self.about.exists():
             return False
         answer = self.ask("sinfo", "--noheader", "--format", "%D", timeout=10)
@@ -129,7 +120,7 @@ class Sandbox:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """One `up` or `down` of a folder at a time."""
+        """Hold a lock, so that only one `up` or `down` of a folder runs at a time."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         lock = self.folder.with_name(f".{self.folder.name}.lock")
         with lock.open("w") as file:
@@ -144,12 +135,12 @@ class Sandbox:
         if not self.folder.exists():
             return found
         if any(self.folder.iterdir()) and not self.about.exists():
-            raise SandboxError(f"{self.folder}: not empty, and no sandbox of ours: nothing there was touched", 2)
+            raise SandboxError(f"{self.folder}: not empty and not a sandbox, so nothing in it was changed", 2)
         shutil.rmtree(self.folder)
         return True
 
     def _is_mine(self, process: Process) -> bool:
-        """A daemon; or the keeper of a job step, which overwrites its environment; or a task of one of its jobs."""
+        """Whether it is a daemon, a slurmstepd (which overwrites its environment), or a task of a job."""
         of_a_step = process.name == "slurmstepd" and self.folder in (process.cwd, *process.cwd.parents)
         return process.has(MARK, str(self.folder)) or of_a_step or self._is_task(process)
 
@@ -166,7 +157,7 @@ class Sandbox:
     # ---- the daemons
 
     def _start(self, options: Options) -> None:
-        """Write the configuration, then start each daemon and wait until it answers."""
+        """Write the configuration, start each daemon and wait until it answers."""
         self.about.write_text("{}", encoding="utf-8")
         self.folder.chmod(0o755)
         for name in ("munge", "state", "db", "spool", "log", "gpus", *(f"spool/{node}" for node in NODES)):
@@ -211,7 +202,7 @@ class Sandbox:
         self.ask("sacctmgr", "--immediate", "add", "cluster", "sandbox")
 
     def _daemon(self, *words: str, node: str | None = None) -> None:
-        """Start a daemon that stays when this program ends."""
+        """Start a daemon that continues to run after this program ends."""
         log = self.folder / "log" / f"{words[0]}{'.' + node if node else ''}.out"
         with log.open("ab") as file:
             subprocess.Popen(
@@ -220,7 +211,7 @@ class Sandbox:
             )  # fmt: skip
 
     def fail_node(self, node: str) -> None:
-        """End a node as a power cut does: its slurmd and all that runs on it, without a word to anyone."""
+        """Simulate a power failure of a node: kill its slurmd and all its jobs without notice."""
         self._require_node(node)
         kill_all(lambda process: self._is_on(node, process))
 
@@ -231,14 +222,14 @@ class Sandbox:
 
     def _require_node(self, node: str) -> None:
         if node not in NODES:
-            raise SandboxError(f"{node}: no such node, expected one of {', '.join(NODES)}", 2)
+            raise SandboxError(f"{node}: unknown node, expected one of {', '.join(NODES)}", 2)
         if not self.about.exists():
-            raise SandboxError(f"{self.folder}: no sandbox is up here", 2)
+            raise SandboxError(f"{self.folder}: no sandbox is running here", 2)
 
-    # ---- asking
+    # ---- commands of Slurm and MariaDB
 
     def ask(self, *words: str, timeout: float = 20) -> str | None:
-        """What a program of Slurm or MariaDB prints, or None if it fails."""
+        """Run a command of Slurm or MariaDB. Returns its output, or None if it fails."""
         try:
             done = subprocess.run(
                 words, capture_output=True, text=True, env=self.environment, timeout=timeout, check=False
@@ -251,10 +242,10 @@ class Sandbox:
         deadline = time.monotonic() + seconds
         while not ready():
             if time.monotonic() > deadline:
-                raise SandboxError(f"{daemon} did not come up within {seconds:.0f} s")
+                raise SandboxError(f"{daemon} did not start within {seconds:.0f} s")
             time.sleep(0.05)
 
-    def _last_words(self) -> str:
+    def _ends_of_logs(self) -> str:
         parts = []
         for path in sorted((self.folder / "log").glob("*")):
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-4:]
@@ -266,7 +257,7 @@ class Sandbox:
     def _write_configuration(self, options: Options, address: str, ports: list[int]) -> None:
         host, user, folder = socket.gethostname().split(".")[0], getpass.getuser(), self.folder
         for number in range(GPUS_PER_NODE):
-            (folder / "gpus" / f"gpu{number}").symlink_to("/dev/null")  # slurmd insists on character devices
+            (folder / "gpus" / f"gpu{number}").symlink_to("/dev/null")  # slurmd accepts only character devices
         (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpus/gpu[0-{GPUS_PER_NODE - 1}]\n")
         values = {
             "host": host, "user": user, "folder": str(folder), "address": address, "grace": str(options.grace),
@@ -287,20 +278,15 @@ class Sandbox:
         database.write_text(_fill(_template("slurmdbd.conf"), values), encoding="utf-8")
 
     def _user_signal_line(self) -> str:
-        """The option's name changed with Slurm 23.02."""
+        """The line that makes preemption send the user's signal; the option's name changed with Slurm 23.02."""
         version = re.search(r"(\d+)\.(\d+)", self.ask("slurmctld", "-V") or "")
         if version and (int(version[1]), int(version[2])) >= (23, 2):
             return "PreemptParameters=send_user_signal\n"
         return "SlurmctldParameters=preempt_send_user_signal\n"
 
 
-def missing_packages(needed: Iterable[str], path: str) -> list[str]:
-    """Those of the Debian packages `needed` whose programs are not all found on `path`."""
-    return [name for name in needed if not all(shutil.which(program, path=path) for program in PACKAGES[name])]
-
-
 def require_packages(options: Options, path: str) -> None:
-    """Raise SandboxError that names the Debian packages that are missing."""
+    """Raise SandboxError if Debian packages are missing. The message names them."""
     needed = [name for name in PACKAGES if options.accounting or name in ("slurm-wlm", "munge")]
     missing = missing_packages(needed, path)
     if missing:
@@ -312,18 +298,18 @@ def require_packages(options: Options, path: str) -> None:
 
 
 def own_address() -> str:
-    """The address that this machine's name stands for: Slurm's daemons listen there, and nowhere else."""
+    """The address that this machine's name resolves to. Slurm's daemons listen only on this address."""
     host = socket.gethostname().split(".")[0]
     try:
         return str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
     except OSError as error:
         raise SandboxError(
-            f"the name of this machine, {host}, does not resolve: add '127.0.0.1 {host}' to /etc/hosts", 2
+            f"the name of this machine, {host}, cannot be resolved: add '127.0.0.1 {host}' to /etc/hosts", 2
         ) from error
 
 
 def free_ports(count: int, address: str) -> list[int]:
-    """Ports that nothing listens on."""
+    """Return `count` unused ports."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -332,7 +318,7 @@ def free_ports(count: int, address: str) -> list[int]:
 
 
 def _outside_of_jobs() -> dict[str, str]:
-    """This environment without another cluster's and without a job's variables."""
+    """This process's environment without Slurm's variables, which may come from another cluster or from a job."""
     return {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH", MARK))}
 
 
@@ -341,26 +327,31 @@ def _template(name: str) -> str:
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:
-    """Replace @name@ until nothing is left to replace."""
+    """Replace each @name@ by its value, also in the values."""
     while (text := re.sub(r"@(\w+)@", lambda match: values[match[1]], template)) != template:
         template = text
     return text
 
 
 def main() -> int:
-    """Read the command, do it, say what was done."""
+    """Run the command of the command line. Returns the exit code."""
     defaults = Options()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("up", "down", "status", "env", "fail-node", "revive-node"))
     parser.add_argument("node", nargs="?", help="for fail-node and revive-node: n1 to n4")
-    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="default: %(default)s")
-    parser.add_argument("--grace", type=int, default=defaults.grace, help="grace time of a preemption, s (%(default)s)")
-    parser.add_argument("--user-signal", action="store_true", help="preempt with the job's --signal, not SIGTERM")
-    parser.add_argument("--no-accounting", action="store_true", help="no database, no sacct; starts quicker")
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="folder of the sandbox (%(default)s)")
     parser.add_argument(
-        "--max-array-size", type=int, default=defaults.max_array_size, help="0: no arrays (%(default)s)"
+        "--grace", type=int, default=defaults.grace, help="grace time of a preemption, seconds (%(default)s)"
     )
-    parser.add_argument("--node-timeout", type=int, default=defaults.node_timeout, help="s until a silent node is down")
+    parser.add_argument("--user-signal", action="store_true", help="preempt with the job's --signal, not SIGTERM")
+    parser.add_argument("--no-accounting", action="store_true", help="no database and no sacct; starts faster")
+    parser.add_argument(
+        "--max-array-size", type=int, default=defaults.max_array_size, help="0: no job arrays (%(default)s)"
+    )
+    parser.add_argument(
+        "--node-timeout", type=int, default=defaults.node_timeout,
+        help="seconds until a node that does not respond is down (%(default)s)",
+    )  # fmt: skip
     args = parser.parse_args()
     sandbox = Sandbox(args.folder)
     options = Options(
@@ -375,22 +366,22 @@ def main() -> int:
 
 def _do(command: str, node: str | None, sandbox: Sandbox, options: Options) -> int:
     if command in ("fail-node", "revive-node"):
-        (sandbox.fail_node if command == "fail-node" else sandbox.revive_node)(node or "without a name")
+        (sandbox.fail_node if command == "fail-node" else sandbox.revive_node)(node or "no name given")
         return 0
     if command == "down":
-        print("stopped, nothing is left" if sandbox.down() else "nothing to stop", file=sys.stderr)
+        print("stopped; no process and no file is left" if sandbox.down() else "nothing to stop", file=sys.stderr)
         return 0
     if command == "up":
         began = time.monotonic()
         started = sandbox.up(options)
         words = (
-            f"a Slurm of {len(NODES)} nodes is up after {time.monotonic() - began:.1f} s"
+            f"a Slurm with {len(NODES)} nodes is running after {time.monotonic() - began:.1f} s"
             if started
-            else "it is up already"
+            else "it is already running"
         )
         print(f"{words}; stop it with: python tools/sandbox.py down", file=sys.stderr)
     if not sandbox.is_up():
-        raise SandboxError(f"{sandbox.folder}: no sandbox is up here: start it with `python tools/sandbox.py up`")
+        raise SandboxError(f"{sandbox.folder}: no sandbox is running here: start it with `python tools/sandbox.py up`")
     if command == "status":
         print(sandbox.ask("sinfo") or "", sandbox.ask("squeue") or "", sep="\n")
     else:

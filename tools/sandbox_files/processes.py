@@ -1,4 +1,4 @@
-"""Finding and ending processes by what they were started with."""
+"""Finds and ends processes by the environment and the folder that they were started with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Process:
-    """What the system knows of a process."""
+    """One process, as /proc describes it."""
 
     pid: int
     parent: int
@@ -22,14 +22,14 @@ class Process:
     environment: frozenset[str]
 
     def has(self, variable: str, value: str | None = None) -> bool:
-        """Whether it was started with that variable, of that value if one is given."""
+        """Whether it was started with this environment variable, and with this value if one is given."""
         if value is None:
             return any(word.startswith(f"{variable}=") for word in self.environment)
         return f"{variable}={value}" in self.environment
 
 
 def own_processes() -> dict[int, Process]:
-    """This user's living processes."""
+    """This user's running processes, by process id."""
     found = {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -43,13 +43,15 @@ def own_processes() -> dict[int, Process]:
 
 
 def kill_all(wanted: Callable[[Process], bool]) -> bool:
-    """Kill the wanted processes and all their descendants, until none is left.
+    """Kill all processes for which `wanted` is true, and their descendants, until none is left.
+
+    This program and its ancestors are not killed.
 
     Returns:
-        Whether there was any. This program and its ancestors are spared.
+        Whether there was any such process.
 
     Raises:
-        TimeoutError: if some do not end.
+        TimeoutError: if some processes do not end.
     """
     found = False
     for _ in range(200):
