@@ -1,1 +1,1 @@
-"""Programs that are run by hand: the demo, a Slurm on one machine, benchmarks, documents made from the code."""
+"""Programs to run by hand: the demo, a Slurm sandbox, benchmarks, and generators of documents."""

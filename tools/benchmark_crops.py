@@ -1,7 +1,7 @@
-"""Time the multi-crop pipeline against the usual one (PIL and torchvision), on photographs, in one run, one thread.
+"""Measures the speed of the multi-crop pipeline and of the usual one (PIL and torchvision), with one thread.
 
-The photographs are scikit-learn's two samples, cut to ImageNet's usual 500 x 375 and written as JPEG.
-Run: OMP_NUM_THREADS=1 .venv/bin/python tools/benchmark_crops.py
+The images are scikit-learn's two sample photographs, cropped to 500 x 375, which is common in ImageNet, and saved as
+JPEG. Run: OMP_NUM_THREADS=1 .venv/bin/python tools/benchmark_crops.py
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Blur:
 
 
 def usual(crops: CropsConfig) -> Callable[[Path], list[torch.Tensor]]:
-    """The pipeline that most programs use: transforms on PIL images, one after the other."""
+    """The usual pipeline: torchvision's transforms on PIL images."""
 
     def pipeline(size: int, scale: tuple[float, float], blur: float, solarize: float) -> T.Compose:
         jitter = T.ColorJitter(crops.brightness, crops.contrast, crops.saturation, crops.hue)
@@ -64,7 +64,7 @@ def usual(crops: CropsConfig) -> Callable[[Path], list[torch.Tensor]]:
 
 
 def photographs(folder: Path) -> list[Path]:
-    """A dozen JPEG files of 500 x 375 pixels."""
+    """Write twelve JPEG files of 500 x 375 pixels. Returns their paths."""
     rng = np.random.default_rng(0)
     paths = []
     for number in range(12):
@@ -76,7 +76,7 @@ def photographs(folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Alternate the two pipelines and print milliseconds an image, images/s and their ratio."""
+    """Run the two pipelines alternately; print ms per image, images per second, and the ratio of the speeds."""
     torch.set_num_threads(1)
     crops = CropsConfig()
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +86,7 @@ def main() -> None:
             "this project": lambda epoch, path: multi_crop(read_rgb_fast(path), crops, 0, epoch, 0),
         }
         times: dict[str, list[float]] = {name: [] for name in methods}
-        for epoch in range(ROUNDS + 1):  # the first round warms up: compiled code is loaded then
+        for epoch in range(ROUNDS + 1):  # the first round is not measured: it loads the compiled code
             for name, method in methods.items():
                 began = time.perf_counter()
                 for path in paths:
@@ -95,7 +95,7 @@ def main() -> None:
                     times[name].append((time.perf_counter() - began) / len(paths))
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, seconds in medians.items():
-        print(f"{name:20} {1000 * seconds:6.2f} ms an image, {1 / seconds:6.1f} images/s")
+        print(f"{name:20} {1000 * seconds:6.2f} ms per image, {1 / seconds:6.1f} images/s")
     print(f"ratio {medians['PIL and torchvision'] / medians['this project']:.1f}")
 
 

@@ -1,7 +1,6 @@
-"""Print docs/config.md: every setting of a recipe and of a cluster file, with its allowed values, default and meaning.
+"""Prints docs/config.md: all settings of recipes and cluster files, with allowed values, defaults and meanings.
 
-The settings are the dataclasses of trex/config/schema.py, trex/methods/ and jobs/plan/cluster.py; nothing about one is
-written here.
+All of this comes from the dataclasses in trex/config/schema.py, trex/methods/ and jobs/plan/cluster.py.
 """
 
 from __future__ import annotations
@@ -19,40 +18,42 @@ from trex.config.schema import DATASET, NAME
 
 HEAD = """# Settings
 
-Made from `trex/config/schema.py`, `trex/methods/` and `jobs/plan/cluster.py` by `make docs`.
+`make docs` generates this page from `trex/config/schema.py`, `trex/methods/` and `jobs/plan/cluster.py`.
 
-A recipe is a YAML file that states what differs from the defaults, which are the t-ReX* recipe. Any setting can also be
-given on the command line: `trex train configs/trex.yaml train.epochs=50 crops.local_scale='[0.05, 0.2]'`. All mistakes
-are reported at once, each with file, line, what was expected and the nearest right name, before anything is created or
-queued; `trex check` adds what data, checkpoints and cluster have to say.
+A recipe is a YAML file with the settings that differ from the defaults; the defaults are the t-ReX* recipe. Every
+setting can also be set on the command line:
+`trex train configs/trex.yaml train.epochs=50 crops.local_scale='[0.05, 0.2]'`. Before anything is created or submitted,
+all mistakes are reported at once, each with file, line, what was expected and the nearest valid name. `trex check` also
+checks data, checkpoints and cluster.
 
-- A number may be written in any way: `0.0001`, `1e-4`. Quotes make text of it: refused where a number is wanted.
-- A *name* is letters, digits, `.`, `_` and `-`, at most 64, beginning with a letter or digit.
+- A number can be written in any notation: `0.0001`, `1e-4`. A number in quotes is text, and is refused if a number is
+  expected.
+- A *name* has at most 64 letters, digits, `.`, `_` and `-`, and begins with a letter or digit.
 - A list is `[a, b]`. YAML's anchors, aliases and tags are refused, and so is a key that is set twice.
-- Settings that must fit each other are checked too: a range begins with its smaller number, `extract.crop` is at most
-  `extract.resize`, `optimizer.warmup_epochs` at most `train.epochs`.
-- Settings marked ↻ may change between the attempts of one run, because they do not change its training. A change of any
-  other makes it another run: resuming is refused (code 77) until it is set back or the run has a new name.
+- Settings that depend on each other are checked too: a range begins with its smaller number, `extract.crop` is at most
+  `extract.resize`, and `optimizer.warmup_epochs` is at most `train.epochs`.
+- Settings marked ↻ may change between the attempts of one run, because they do not change its result. If any other
+  setting changes, resuming is refused (exit code 77): change it back, or give the run a new name.
 """
 
 CLUSTERS = """
 # Cluster files
 
-`configs/clusters/<name>.yaml`, or `~/.config/trex/clusters/<name>.yaml` for all folders, says where the stages run and
-what each job asks for; `CLUSTER=<name>` or `--cluster` picks one. `example.yaml` shows all of it in use,
-[slurm.md](slurm.md) says what happens.
+A cluster file says where the stages run and which resources their jobs request. It is `configs/clusters/<name>.yaml`,
+or `~/.config/trex/clusters/<name>.yaml` to use it from every folder. `CLUSTER=<name>` or `--cluster <name>` chooses it.
+`example.yaml` shows the settings in use; [slurm.md](slurm.md) explains how jobs run.
 
-- `time` on Slurm is one of its forms: `minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours`,
+- On Slurm, `time` has one of Slurm's forms: `minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours`,
   `days-hours:minutes`, `days-hours:minutes:seconds`.
-- On Slurm `options` are those of sbatch; where `partition`, `account` or `qos` is left out, `SBATCH_PARTITION`,
+- On Slurm, `options` are options of sbatch. If `partition`, `account` or `qos` is omitted, `SBATCH_PARTITION`,
   `SBATCH_ACCOUNT` and `SBATCH_QOS` apply.
-- A *word* has no spaces, so that nothing in it can become a line of its own in the batch script.
+- A *word* has no spaces or line breaks, so that it cannot add lines to the batch script.
 """
 
 STAGES = """
-## A stage's resources
+## Resources of a stage
 
-The same for each `<stage>`: `train`, `extract`, `probe`, `report`.
+`<stage>` is `train`, `extract`, `probe` or `report`. All four have the same settings.
 """
 
 TABLE = "\n| setting | allowed | default | meaning |\n|---|---|---|---|"
@@ -61,7 +62,7 @@ _PATTERNS = {NAME: "name", DATASET: "name, or `torchvision:` and a name", WORD: 
 
 
 def recipe() -> Iterator[str]:
-    """A table for the run's own settings, then one per section, or per class that a section may have."""
+    """A table of the top-level settings, then one per section, or one per class that can be chosen for a section."""
     yield "\n## The run\n" + TABLE
     yield from rows(Config, prefix="", resumable=False)
     for field, kind in sections(Config):
@@ -74,9 +75,9 @@ def recipe() -> Iterator[str]:
 
 
 def chosen(field: dataclasses.Field[Any], package: str) -> Iterator[str]:
-    """A table for each class that a section may have, the default first."""
+    """A table for each class that can be chosen for a section, the default first."""
     default = field.metadata["default"]
-    yield f"\n`{field.name}.name` chooses which of these settings there are; `{default}` if it is not given."
+    yield f"\n`{field.name}.name` chooses one of these groups of settings; the default is `{default}`."
     for name in sorted(choices(package), key=lambda name: (name != default, name)):
         cls = chosen_class(package, name)
         yield f"\n### {field.name}.name: {name}\n\n{(cls.__doc__ or '').splitlines()[0]}"
@@ -85,7 +86,7 @@ def chosen(field: dataclasses.Field[Any], package: str) -> Iterator[str]:
 
 
 def cluster() -> Iterator[str]:
-    """A table for the cluster, and a single one for the stages: they have the same settings."""
+    """A table of the cluster's settings, and one for all stages, which have the same settings."""
     yield TABLE
     yield from rows(Cluster, prefix="", resumable=False)
     yield STAGES + TABLE
@@ -93,7 +94,7 @@ def cluster() -> Iterator[str]:
 
 
 def sections(cls: type[Any]) -> Iterator[tuple[dataclasses.Field[Any], type[Any]]]:
-    """The fields that are groups of settings, with their dataclass."""
+    """The fields that are groups of settings, each with its dataclass."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(hints[field.name]):
@@ -107,7 +108,7 @@ def rows(cls: type[Any], prefix: str, resumable: bool) -> Iterator[str]:
     for field in dataclasses.fields(cls):
         if field.name in groups:
             continue
-        if "doc" not in field.metadata:  # the name of a chosen class, which its heading states
+        if "doc" not in field.metadata:  # the name of a chosen class, which is in the heading
             continue
         mark = " ↻" if resumable or field.metadata["resumable"] else ""
         default = field.default_factory() if callable(field.default_factory) else field.default
@@ -117,7 +118,7 @@ def rows(cls: type[Any], prefix: str, resumable: bool) -> Iterator[str]:
 
 
 def allowed(kind: Any, meta: Mapping[str, Any]) -> str:
-    """What values a setting takes, in words."""
+    """The allowed values of a setting, in words."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return ", ".join(f"`{choice}`" for choice in inner)
@@ -141,7 +142,7 @@ def _range(meta: Mapping[str, Any]) -> str:
 
 
 def value(default: Any) -> str:
-    """A default as YAML would have it."""
+    """A default in YAML notation."""
     if default is None:
         return "nothing"
     plain = to_dict(default)

@@ -1,7 +1,9 @@
-"""The whole way on this machine, on real images: train a small t-ReX* on seven of the ten digits, interrupt it once on
-purpose, resume it, extract features, probe them beside raw pixels and an untrained encoder, write the report.
+"""The demo: runs all stages on this machine, on real images.
 
-Run it as `make demo`. Every step is a command that a person can type; it is printed before it runs.
+It trains a small t-ReX* on seven of the ten digits, interrupts the training once on purpose, resumes it, extracts
+features, probes them, does the same with raw pixels and an untrained encoder for comparison, and writes the report.
+
+Run it with `make demo`. Each step is a command that you can also type; it is printed before it runs.
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ HERE = ["--cluster", "local"]
 
 
 def say(text: str) -> None:
-    """A line of the demo's own, apart from the log lines of the jobs."""
+    """Print a line that differs from the jobs' log lines."""
     print(f"\n==> {text}", flush=True)
 
 
 def trex(*words: str) -> None:
-    """Run one command to its end; the demo ends with the first that fails."""
+    """Run one command and wait for it. The demo ends if the command fails."""
     say("trex " + " ".join(words))
     code = subprocess.run([*TREX, *words], cwd=ROOT, check=False).returncode
     if code:
@@ -36,9 +38,9 @@ def trex(*words: str) -> None:
 
 
 def train_interrupted() -> None:
-    """Begin the training, send it the signal of a preemption in the middle of an epoch, and see it save."""
+    """Start the training, interrupt it in the middle of an epoch as a preemption does, and wait until it has saved."""
     words = ["train", "configs/demo.yaml", *HERE, "--processes", "2"]
-    say("trex " + " ".join(words) + "     (to be interrupted)")
+    say("trex " + " ".join(words) + "     (will be interrupted)")
     job = subprocess.Popen([*TREX, *words], cwd=ROOT)
     while job.poll() is None and steps_logged() < 60:
         time.sleep(0.1)
@@ -51,18 +53,18 @@ def train_interrupted() -> None:
         sys.exit(f"demo: the training ended with exit code {code}, expected {expected:d} ({expected.meaning})")
     say(
         f"exit code {code}: "
-        + ("saved; the same command continues from that step" if code else "it had finished before")
+        + ("saved; the same command continues from this step" if code else "the training was already finished")
     )
 
 
 def steps_logged() -> int:
-    """The step of the newest line of metrics."""
+    """The step of the newest metrics line; 0 if there is none."""
     lines = MetricsLine.read_lines(RUN.metrics).records
     return lines[-1].step if lines else 0
 
 
 def main() -> None:
-    """The demo, from nothing or from wherever an earlier call of it stopped."""
+    """Run the demo, or continue it from where an earlier call stopped."""
     began = time.monotonic()
     train_interrupted()
     trex("run", "configs/demo.yaml", *HERE, "--processes", "2")

@@ -1,4 +1,4 @@
-"""Print docs/example.sbatch: the batch script of a training, as a dry run prints it, with neutral paths."""
+"""Prints docs/example.sbatch: the batch script of a training, as a dry run prints it, with example paths."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ HOME = "/home/me"
 
 
 def example() -> str:
-    """What the command prints on a machine of its own."""
+    """The command's output, independent of this machine's settings and paths."""
     with tempfile.TemporaryDirectory() as folder:
         here = str(Path(folder).resolve())
         kept = {name: value for name, value in os.environ.items() if name == "PYTHONPATH"}
-        environment = {**kept, "HOME": here, "PATH": here}  # no Slurm is asked, no site's SBATCH_ variable is read
+        environment = {**kept, "HOME": here, "PATH": here}  # without Slurm and without a cluster's SBATCH_ variables
         words = [sys.executable, "-m", "jobs.cli", *COMMAND]
         done = subprocess.run(words, cwd=here, env=environment, capture_output=True, text=True, check=True)
         text = done.stdout.replace(sys.executable, f"{HOME}/.venv/bin/python").replace(here, HOME)
