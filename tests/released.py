@@ -1,5 +1,8 @@
-"""A full checkpoint of the released layout with random weights, made from the layout's description alone: its own
-modules, real steps of torch's SGD, and an `argparse.Namespace`."""
+"""A full checkpoint in the released layout, with random weights.
+
+It is made only from the layout's description: with modules of its own, real steps of torch's SGD and an
+`argparse.Namespace`.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ class Classifier(nn.Module):
 
 
 class Released(nn.Module):
-    """The model under test's counterpart; `memory` and `clf` as the recipe has them, or both."""
+    """A model in the released layout, with `memory`, `clf` or both, as in the recipes."""
 
     def __init__(self, memory: bool = True, clf: bool = True, hidden_layers: int = 1) -> None:
         super().__init__()
@@ -71,7 +74,7 @@ class Released(nn.Module):
 
 
 class Wrapped(nn.Module):
-    """What torch's DDP does to names."""
+    """Adds the prefix `module.` to names, as torch's DDP does."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -85,7 +88,7 @@ def two_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def released(**parts: Any) -> tuple[Wrapped, torch.optim.SGD, dict[str, Any]]:
-    """A model after two steps, its optimizer, and the checkpoint of both."""
+    """A model after two training steps, its optimizer, and the checkpoint of both."""
     torch.manual_seed(1)
     model = Wrapped(Released(**parts))
     optimizer = torch.optim.SGD(two_groups(model), lr=0.01, momentum=0.9)
@@ -106,7 +109,7 @@ def released(**parts: Any) -> tuple[Wrapped, torch.optim.SGD, dict[str, Any]]:
 
 
 def shrunk(value: Any) -> Any:
-    """The same names and shapes in a small file: each large tensor is zeros that share one number's memory."""
+    """The checkpoint with the same names and shapes in a small file: the elements of a large tensor share one zero."""
     if isinstance(value, dict):
         return {key: shrunk(item) for key, item in value.items()}
     if isinstance(value, Tensor) and value.numel() > 2 * MEMORY * OUTPUT:

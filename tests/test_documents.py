@@ -1,4 +1,4 @@
-"""The documents are true: what they refer to exists, what they show runs, what is made from the code is up to date."""
+"""The documents are correct: their references exist, their examples run, and the generated ones are up to date."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def names_of(document: Path) -> str:
 
 
 def anchors(text: str) -> set[str]:
-    """What a link to a heading of a Markdown text may end with."""
+    """The anchors of all headings of a Markdown text."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -59,7 +59,7 @@ def test_links_lead_to_files_and_headings_of_the_repository(document: Path) -> N
 
 
 def defined(path: Path) -> set[str]:
-    """Names that a Python file defines: functions, classes, constants, and `Class.member`."""
+    """The names that a Python file defines: functions, classes, constants, and `Class.member`."""
     found: set[str] = set()
 
     def collect(body: list[ast.stmt], prefix: str) -> None:
@@ -76,8 +76,8 @@ def defined(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=names_of)
-def test_code_and_tests_that_are_named_exist(document: Path) -> None:
-    """Everything of the form `folder/file.py::name`."""
+def test_code_and_tests_that_a_document_names_exist(document: Path) -> None:
+    """Checks all references of the form `folder/file.py::name`."""
     for file, name in re.findall(r"`([\w./-]+\.py)::([\w.]+)`", document.read_text()):
         assert (ROOT / file).is_file(), file
         assert name in defined(ROOT / file), f"{file}::{name}"
@@ -100,20 +100,20 @@ def test_every_rule_of_the_method_names_its_code_and_its_test() -> None:
 @pytest.mark.parametrize(
     ("program", "document"), [("config_reference.py", "config.md"), ("example_sbatch.py", "example.sbatch")]
 )
-def test_document_made_from_the_code_is_up_to_date(program: str, document: str) -> None:
+def test_generated_document_is_up_to_date(program: str, document: str) -> None:
     command = [sys.executable, f"tools/{program}"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT)})
     assert made.stdout == (ROOT / "docs" / document).read_text(), "run: make docs"
 
 
-def test_table_of_exit_codes_is_that_of_the_code() -> None:
+def test_documented_exit_codes_are_those_of_the_code() -> None:
     text = (ROOT / "docs/checkpoints.md").read_text().partition("## Exit codes")[2]
     rows = dict(re.findall(r"^\| (\d+) \| (.*) \|$", text, re.MULTILINE))
     assert rows == {str(code.value): code.meaning for code in ExitCode}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=names_of)
-def test_python_that_is_shown_is_python(document: Path) -> None:
+def test_python_examples_can_be_compiled(document: Path) -> None:
     for number, code in enumerate(snippets(document)):
         compile(code, f"{document.name}, snippet {number}", "exec")
 
@@ -122,12 +122,22 @@ def snippets(document: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def run_snippet(document: str, number: int, of: int, instead: dict[str, str]) -> dict[str, object]:
-    """Run snippet `number` of so many in a document, with paths of the test `instead` of those shown."""
+def run_snippet(document: str, number: int, count: int, paths: dict[str, str]) -> dict[str, object]:
+    """Run one Python example of a document.
+
+    Args:
+        document: its name in docs/.
+        number: index of the example.
+        count: number of examples that the document should have.
+        paths: the test's path for each path in the example.
+
+    Returns:
+        The example's global variables.
+    """
     found = snippets(ROOT / "docs" / document)
-    assert len(found) == of, "each snippet is run by a test"
+    assert len(found) == count, "a test must run each example"
     code = found[number]
-    for shown, used in instead.items():
+    for shown, used in paths.items():
         assert shown in code
         code = code.replace(shown, used)
     names: dict[str, object] = {}
@@ -135,7 +145,7 @@ def run_snippet(document: str, number: int, of: int, instead: dict[str, str]) ->
     return names
 
 
-def test_features_are_read_with_plain_h5py(tmp_path: Path, capsys) -> None:
+def test_example_reads_features_with_h5py(tmp_path: Path, capsys) -> None:
     put(tmp_path / "pets", "train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "val/dog/4.png")
     settings = ["extract.weights=pixels", "extract.resize=8", "extract.crop=8", "data.workers=0", "name=trex_star"]
     places = [f"runs={tmp_path}/runs", f"data.folders.animals={tmp_path}/pets"]
@@ -149,7 +159,7 @@ def test_features_are_read_with_plain_h5py(tmp_path: Path, capsys) -> None:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """A real training's first checkpoint."""
+    """The first checkpoint of a real training."""
     runs = tmp_path_factory.mktemp("runs")
     settings = ["data.dataset=digits_seen", "model.encoder=resnet18", "crops.global_size=16", "crops.local_count=0"]
     more = ["data.workers=0", "train.precision=off", "method.memory_bank_size=32", "train.batch_size=8", f"runs={runs}"]
@@ -164,7 +174,7 @@ def checkpoint(tmp_path_factory) -> Path:
     return newest.path
 
 
-def test_checkpoint_is_read_with_plain_pytorch(checkpoint: Path) -> None:
+def test_example_reads_a_checkpoint_with_pytorch(checkpoint: Path) -> None:
     shown = "runs/trex_star/checkpoints/epoch-0100-step-00000000"
     made = run_snippet("checkpoints.md", 0, 1, {shown: str(checkpoint)})
     encoder = build_encoder("resnet18")
@@ -172,7 +182,7 @@ def test_checkpoint_is_read_with_plain_pytorch(checkpoint: Path) -> None:
     assert torch.equal(encoder.conv1.weight, made["state"]["model"]["encoder.conv1.weight"])
 
 
-def test_keys_of_a_checkpoint_are_those_that_are_documented(checkpoint: Path) -> None:
+def test_documented_keys_of_a_checkpoint_are_those_in_the_file(checkpoint: Path) -> None:
     text = (ROOT / "docs/checkpoints.md").read_text()
     state = torch.load(checkpoint / "checkpoint.pt", weights_only=True)
     for file, keys in (("checkpoint.pt", set(state)), ("manifest.json", set(read_json(checkpoint / "manifest.json")))):
@@ -183,10 +193,10 @@ def test_keys_of_a_checkpoint_are_those_that_are_documented(checkpoint: Path) ->
 
 @pytest.fixture
 def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The worked example's module beside those of `trex/datasets/sets/`; forgotten afterwards."""
+    """Adds the document's example module to `trex/datasets/sets/`, and removes it after the test."""
     folder = tmp_path / "sets"
     found = snippets(ROOT / "docs/datasets.md")
-    assert len(found) == 3, "each snippet is run by a test"
+    assert len(found) == 3, "a test must run each example"
     write(folder / "birds.py", found[2])
     monkeypatch.setattr(sets, "__path__", [*sets.__path__, str(folder)])
     registry.known.cache_clear()
@@ -195,7 +205,7 @@ def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sys.modules.pop("trex.datasets.sets.birds", None)
 
 
-def test_worked_example_of_a_dataset_needs_one_file_and_reads_it(tmp_path: Path, birds: None) -> None:
+def test_example_of_a_new_dataset_needs_one_file_only(tmp_path: Path, birds: None) -> None:
     lines = ["a/1.jpg,owl,train", "a/2.jpg,crow,train", "b/3.jpg,owl,train", "b/4.jpg,crow,test", "5.jpg,owl,test"]
     write(tmp_path / "birds/images.csv", *lines)
     put(tmp_path / "birds", *(line.partition(",")[0] for line in lines))
@@ -215,7 +225,7 @@ VALIDATION = [2, 3, 1, 3, 1, 2]  #: class numbers of the validation images 1, 2,
 
 @pytest.fixture
 def archives(tmp_path: Path, monkeypatch) -> Path:
-    """ImageNet's three archives with three classes, and torchvision told their digests."""
+    """ImageNet's three archives with three classes. torchvision's list of digests is changed to theirs."""
     root, parts = tmp_path / "in1k", tmp_path / "parts"
     root.mkdir()
     kit = parts / "ILSVRC2012_devkit_t12"
@@ -250,12 +260,12 @@ def assert_sorted(root: Path) -> None:
     assert found == {f"{i:08d}.JPEG": WNIDS[number - 1] for i, number in enumerate(VALIDATION, start=1)}
 
 
-def test_imagenets_archives_are_sorted_as_shown(archives: Path) -> None:
+def test_example_unpacks_imagenets_archives_into_class_folders(archives: Path) -> None:
     run_snippet("datasets.md", 0, 3, {"/datasets/in1k": str(archives)})
     assert_sorted(archives)
 
 
-def test_flat_validation_images_are_sorted_as_shown_also_in_two_goes(archives: Path) -> None:
+def test_example_sorts_flat_validation_images_and_can_be_interrupted(archives: Path) -> None:
     put(archives, *(f"train/{wnid}/1.JPEG" for wnid in WNIDS))
     for i in range(1, 7):
         if i == 4:

@@ -1,4 +1,4 @@
-"""`torch.hub.load` of this folder gives a ready encoder, with nothing but torch and torchvision installed."""
+"""`torch.hub.load` of this folder returns an encoder, and needs only torch and torchvision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def load(**words: object) -> torch.nn.Module:
     return torch.hub.load(str(ROOT), "trex", source="local", **words)
 
 
-def test_released_full_checkpoint_becomes_an_encoder_in_eval_mode(tmp_path: Path) -> None:
+def test_released_full_checkpoint_is_loaded_as_an_encoder_in_eval_mode(tmp_path: Path) -> None:
     model, _, checkpoint = released()
     torch.save(checkpoint, tmp_path / "x_checkpoint_full.pth")
     encoder = load(weights=str(tmp_path / "x_checkpoint_full.pth"), encoder="resnet18")
@@ -31,7 +31,7 @@ def test_released_full_checkpoint_becomes_an_encoder_in_eval_mode(tmp_path: Path
         torch.testing.assert_close(encoder(images), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_without_weights_it_says_that_it_is_untrained() -> None:
+def test_encoder_without_weights_warns_that_it_is_untrained() -> None:
     with pytest.warns(UserWarning, match="untrained"):
         encoder = load()
     with torch.inference_mode():
@@ -45,7 +45,7 @@ def test_wrong_architecture_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_torch_and_torchvision_are_all_that_it_needs(tmp_path: Path) -> None:
+def test_entry_point_needs_only_torch_and_torchvision(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "encoder.pth")
     program = f"""
 import importlib.abc, importlib.metadata, sys

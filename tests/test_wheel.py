@@ -1,7 +1,7 @@
-"""The built wheel works without the checkout: in an environment of its own, from a folder with nothing in it.
+"""The built wheel works without the checkout: in a separate virtual environment, from an empty folder.
 
-The environment takes the dependencies from the one that runs the tests. With TREX_FULL_INSTALL=1 (`make test-install`)
-pip installs all of them, at the versions of constraints.txt, as it would for a user.
+The virtual environment uses the dependencies of the environment that runs the tests. With TREX_FULL_INSTALL=1 (`make
+test-install`) pip installs all dependencies in the versions of constraints.txt, as for a user.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import trex
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL = bool(os.environ.get("TREX_FULL_INSTALL"))
-#: What the wheel is built from; the rest of a checkout stays behind.
+#: The files and folders that the wheel is built from; nothing else of the checkout is available to the build.
 BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "trex", "jobs", "configs")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if FULL else 300)]
@@ -63,31 +63,31 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Installed:
-    """A virtual environment with the wheel in it, and a folder to work in."""
+    """A virtual environment with the installed wheel, and a working folder."""
 
     environment: Path
     home: Path
 
     @property
     def packages(self) -> Path:
-        """Its site-packages."""
+        """The environment's site-packages."""
         return next((self.environment / "lib").glob("python3.*")) / "site-packages"
 
     def call(self, program: str, *words: str, **more: object) -> subprocess.CompletedProcess[str]:
-        """Run one of its programs, where neither the checkout nor Slurm nor a user's own files are to be found."""
+        """Run one of its programs without access to the checkout, to Slurm or to the user's own files."""
         clean = {"PATH": "", "HOME": str(self.home / "user"), "OMP_NUM_THREADS": "1"}
         settings = {"cwd": self.home, "env": clean, "timeout": 240, **more}
         command = [str(self.environment / "bin" / program), *words]
         return subprocess.run(command, capture_output=True, text=True, **settings)  # type: ignore[call-overload, no-any-return]
 
     def trex(self, *words: str, **more: object) -> str:
-        """What a command prints that ends well."""
+        """Run a command that must succeed. Returns its output."""
         done = self.call("trex", *words, **more)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def python(self, program: str, **more: object) -> str:
-        """What a Python program prints that ends well."""
+        """Run a Python program that must succeed. Returns its output."""
         done = self.call("python", "-c", program, **more)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -106,7 +106,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         borrowed.write_text(sysconfig.get_path("purelib") + "\n")
     subprocess.run([*pip, str(wheel)], check=True, capture_output=True, text=True)
     yield folder
-    shutil.rmtree(folder)  # six gigabytes with all dependencies
+    shutil.rmtree(folder)  # 6 GB with all dependencies
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def installed(environment: Path, tmp_path: Path) -> Installed:
     return Installed(environment, tmp_path)
 
 
-def test_wheel_holds_every_file_of_the_packages_and_the_configs(wheel: Path) -> None:
+def test_wheel_contains_all_files_of_the_packages_and_the_configs(wheel: Path) -> None:
     wanted = {
         str(path.relative_to(ROOT))
         for package in ("trex", "jobs")
@@ -126,12 +126,12 @@ def test_wheel_holds_every_file_of_the_packages_and_the_configs(wheel: Path) -> 
     assert held == wanted
 
 
-def test_environment_imports_the_installed_packages_and_no_others(installed: Installed) -> None:
+def test_environment_imports_the_installed_packages(installed: Installed) -> None:
     files = installed.python("import trex, jobs; print(trex.__file__, jobs.__file__)").split()
     assert [Path(file) for file in files] == [installed.packages / name / "__init__.py" for name in ("trex", "jobs")]
 
 
-def test_version_is_the_one_of_the_wheel(installed: Installed, wheel: Path) -> None:
+def test_version_is_that_of_the_wheel(installed: Installed, wheel: Path) -> None:
     assert installed.trex("--version") == f"trex {trex.__version__}\n"
     assert wheel.name.split("-")[1] == trex.__version__
 
@@ -143,19 +143,21 @@ def test_recipe_of_the_toolkit_is_found_by_name_in_an_empty_folder(installed: In
 
 
 @pytest.mark.parametrize("place", ["own.yaml", "configs/clusters/own.yaml", "user/.config/trex/clusters/own.yaml"])
-def test_dry_run_for_slurm_with_an_own_cluster_file_prints_the_batch_script(installed: Installed, place: str) -> None:
+def test_dry_run_for_slurm_with_the_users_cluster_file_prints_the_batch_script(
+    installed: Installed, place: str
+) -> None:
     path = installed.home / place
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(CLUSTER)
     name = "own.yaml" if place == "own.yaml" else "own"
     out = installed.trex("train", "trex_star", "--cluster", name, "--dry-run")
     assert "#SBATCH --partition=mine" in out
-    assert "trex_recorded=$(trex_state)" in out, "the lines of requeue.sh are in it"
+    assert "trex_recorded=$(trex_state)" in out, "it contains the lines of requeue.sh"
     assert not (installed.home / "runs").exists()
 
 
 def test_training_runs_on_this_machine(installed: Installed) -> None:
-    """With all dependencies installed, so do the other stages, which need the rest of them."""
+    """If all dependencies are installed, the other stages, which need more of them, run too."""
     (installed.home / "tiny.yaml").write_text(TINY)
     installed.trex("run" if FULL else "train", "tiny.yaml", "--cluster", "local")
     run = installed.home / "runs" / "tiny"
@@ -163,7 +165,7 @@ def test_training_runs_on_this_machine(installed: Installed) -> None:
     assert (run / "report" / "index.html").is_file() == FULL
 
 
-def test_snapshot_from_site_packages_holds_the_toolkit_and_runs_by_itself(installed: Installed) -> None:
+def test_snapshot_from_site_packages_contains_the_toolkit_and_can_be_imported(installed: Installed) -> None:
     program = (
         "from pathlib import Path; from trex.records.run_dir import RunDir; from jobs.slurm.snapshot import *\n"
         "code = take_snapshot(RunDir(Path('runs/one'))); assert take_snapshot(RunDir(Path('runs/one'))) == code\n"
@@ -178,29 +180,29 @@ def test_snapshot_from_site_packages_holds_the_toolkit_and_runs_by_itself(instal
 
 
 def obeying_file_modes() -> None:
-    """In a process that starts as root: lose the right to write where the mode of a folder forbids it."""
+    """Make root obey the modes of files: drop the capability to override them, in the process that is started."""
     drop_from_bounding_set, override = 24, 1
     ctypes.CDLL(None).prctl(drop_from_bounding_set, override)
 
 
-def test_training_works_where_the_installation_and_the_home_are_read_only(installed: Installed) -> None:
+def test_training_works_if_the_installation_and_the_home_are_read_only(installed: Installed) -> None:
     (installed.home / "tiny.yaml").write_text(TINY)
     (installed.home / "user").mkdir()
     shutil.rmtree(installed.packages / "trex" / "images" / "__pycache__", ignore_errors=True)
-    sealed = [installed.home / "user", installed.packages / "trex" / "images"]
-    for folder in sealed:
+    read_only = [installed.home / "user", installed.packages / "trex" / "images"]
+    for folder in read_only:
         folder.chmod(0o555)
     try:
         installed.trex("train", "tiny.yaml", "--cluster", "local", preexec_fn=obeying_file_modes)
         assert not (installed.packages / "trex" / "images" / "__pycache__").exists()
     finally:
-        for folder in sealed:
+        for folder in read_only:
             folder.chmod(0o755)
     compiled = list((installed.home / "runs" / "tiny" / "jobs" / "numba").rglob("*.nbi"))
     assert compiled
     assert (installed.home / "runs" / "tiny" / "jobs").stat().st_mode & 0o777 == 0o700
 
 
-def test_torch_hub_finds_the_same_encoder_in_the_installed_package(installed: Installed) -> None:
+def test_hub_entry_point_works_in_the_installed_package(installed: Installed) -> None:
     program = "import warnings; warnings.simplefilter('ignore'); from trex.hub import load_encoder as load; "
     assert installed.python(program + "print(load(encoder='resnet18').feature_dim)") == "512"

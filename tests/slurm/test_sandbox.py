@@ -63,7 +63,7 @@ def test_second_up_changes_nothing_and_prints_the_same_line(folder: Path) -> Non
     before = sorted(processes_of(folder))
     second = sandbox("up", "--folder", str(folder))
     assert second.stdout == first.stdout == f"export SLURM_CONF={folder}/slurm.conf\n"
-    assert "up already" in second.stderr
+    assert "already running" in second.stderr
     assert sorted(processes_of(folder)) == before
 
 
