@@ -62,10 +62,10 @@ def test_batches_do_not_depend_on_the_number_of_workers(workers: int) -> None:
 
 
 def test_batches_of_all_ranks_together_are_the_batch_of_one_process() -> None:
-    whole = take(batches(), 0, 0, 1)[0]
+    single = take(batches(), 0, 0, 1)[0]
     parts = [take(batches(rank=rank, world=2), 0, 0, 1)[0] for rank in range(2)]
-    assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
-    for resolution, crops in enumerate(whole.crops):
+    assert torch.equal(torch.cat([part.labels for part in parts]), single.labels)
+    for resolution, crops in enumerate(single.crops):
         by_crop = [part.crops[resolution].unflatten(0, (-1, 64)) for part in parts]
         assert torch.equal(torch.cat(by_crop, dim=1).flatten(0, 1), crops)
 

@@ -61,11 +61,11 @@ def fetch(archive: Archive, folder: Path, say: Say) -> Path:
         UserError: if the digest is not the official one; the file is deleted.
         TrexError: if the site does not answer.
     """
-    target, part = folder / archive.name, folder / f"{archive.name}.part"
+    target, partial = folder / archive.name, folder / f"{archive.name}.part"
     if not target.exists():
         for attempt in range(1, 6):
             try:
-                _download(archive.url, part, say)
+                _download(archive.url, partial, say)
                 break
             except (urllib.error.URLError, OSError, EOFError) as error:
                 if isinstance(error, urllib.error.HTTPError) and error.code < 500:
@@ -73,7 +73,7 @@ def fetch(archive: Archive, folder: Path, say: Say) -> Path:
                 if attempt == 5:
                     raise TrexError(f"{archive.url}: {error}. The partial download is kept: try again later") from error
                 say(f"{archive.name}: {error}; continuing")
-        part.rename(target)
+        partial.rename(target)
     md5, sha256 = _digests(target)
     if archive.md5 is not None and md5 != archive.md5:
         target.unlink()
@@ -86,8 +86,8 @@ def fetch(archive: Archive, folder: Path, say: Say) -> Path:
     return target
 
 
-def _download(url: str, part: Path, say: Say) -> None:
-    have = part.stat().st_size if part.exists() else 0
+def _download(url: str, partial: Path, say: Say) -> None:
+    have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
     try:
         answer = urllib.request.urlopen(request, timeout=60)  # noqa: S310
@@ -95,7 +95,7 @@ def _download(url: str, part: Path, say: Say) -> None:
         if error.code == 416 and have:  # the file is already complete
             return
         raise
-    with closing(answer), part.open("ab") as file:
+    with closing(answer), partial.open("ab") as file:
         if answer.status != 206:  # the site sends the complete file again
             file.truncate(0)
             have = 0
@@ -107,7 +107,7 @@ def _download(url: str, part: Path, say: Say) -> None:
             have += len(block)
             if have - shown >= 64 * _BLOCK:
                 shown = have
-                say(f"{part.stem}: {have >> 20} MiB{f' of {size >> 20}' if size else ''}")
+                say(f"{partial.stem}: {have >> 20} MiB{f' of {size >> 20}' if size else ''}")
     if size is not None and have != size:
         raise EOFError(f"the connection ended after {have} of {size} bytes")
 

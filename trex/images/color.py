@@ -141,20 +141,20 @@ def box_of(radius: float) -> tuple[int, int, int]:
     part = single((2 * side + 1) * (side * (side + 1) - 3.0 * float(variance)))
     part = part / single(6 * (variance - single((side + 1) ** 2)))
     width = single(single(side) + part) * single(2) + single(1)
-    full = int(single(1 << 24) / width)
-    whole = int(side + part)
-    return whole, full, ((1 << 24) - (2 * whole + 1) * full) // 2
+    weight = int(single(1 << 24) / width)
+    full_pixels = int(side + part)
+    return full_pixels, weight, ((1 << 24) - (2 * full_pixels + 1) * weight) // 2
 
 
 @_compiled
-def blur(planes: np.ndarray, whole: int, full: int, beyond: int) -> None:
+def blur(planes: np.ndarray, full_pixels: int, weight: int, edge_weight: int) -> None:
     """Pillow's GaussianBlur on (3, S, S) planes, bit for bit.
 
     It applies the box filter of `box_of` three times along rows and three times along columns, rounds to bytes after
     each pass, and repeats the edge pixels.
     """
     side = planes.shape[1]
-    reach = whole + 1
+    reach = full_pixels + 1
     now = np.empty((side, side), np.uint32)
     before = np.empty((side, side), np.uint32)
     line = np.empty(side + 2 * reach, np.uint32)
@@ -168,19 +168,19 @@ def blur(planes: np.ndarray, whole: int, full: int, beyond: int) -> None:
                 for k in range(reach):
                     line[k] = row[0]
                     line[reach + side + k] = row[side - 1]
-                _weighted(row, middle, full)
+                _weighted(row, middle, weight)
                 for k in range(1, reach + 1):
                     left, right = line[reach - k : reach - k + side], line[reach + k : reach + k + side]
-                    _add_pair(row, left, right, full if k <= whole else beyond)
+                    _add_pair(row, left, right, weight if k <= full_pixels else edge_weight)
                 _rounded(row)
         for _ in range(3):
             now, before = before, now
             for y in range(side):
                 row = now[y]
-                _weighted(row, before[y], full)
+                _weighted(row, before[y], weight)
                 for k in range(1, reach + 1):
                     above, below = before[max(0, y - k)], before[min(side - 1, y + k)]
-                    _add_pair(row, above, below, full if k <= whole else beyond)
+                    _add_pair(row, above, below, weight if k <= full_pixels else edge_weight)
                 _rounded(row)
         _from_words(now.reshape(-1), planes[c].reshape(-1))
 
