@@ -15,7 +15,7 @@ from torch._C._distributed_c10d import Store
 
 CPU = torch.device("cpu")
 
-#: When a rank dies, the others wait in a collective; after this time they end with an error.
+#: If a rank dies, the other ranks wait for it in a collective, which fails after this time.
 TIMEOUT = timedelta(minutes=10)
 
 
@@ -23,7 +23,7 @@ TIMEOUT = timedelta(minutes=10)
 class Ranks:
     """This process's rank, the world size, and collectives of small values on the CPU.
 
-    `control` is a gloo group of its own for these values, so that they never wait for the GPU.
+    `control` is a separate gloo group for these values, so that they never wait for the GPU.
     """
 
     rank: int = 0
@@ -42,21 +42,21 @@ class Ranks:
             dist.barrier(group=self.control)
 
     def maximum(self, value: int) -> int:
-        """The largest `value` of all ranks. Waits for all of them."""
+        """Return the largest `value` of any rank. Waits for all ranks."""
         if self.world == 1:
             return value
-        box = torch.tensor([value])
-        dist.all_reduce(box, op=dist.ReduceOp.MAX, group=self.control)
-        return int(box.item())
+        result = torch.tensor([value])
+        dist.all_reduce(result, op=dist.ReduceOp.MAX, group=self.control)
+        return int(result.item())
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum `tensor` over all ranks, in place, on its own device."""
+        """Sum `tensor` over all ranks, in place, on the device where it is."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's `value`, which JSON can hold, on every rank. Nothing is unpickled."""
+        """Return rank 0's `value` on every rank. It is sent as JSON, so nothing is unpickled."""
         if self.world == 1:
             return value
         data = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
@@ -68,49 +68,52 @@ class Ranks:
         return json.loads(bytes(data.tolist()))
 
     def gather_texts(self, text: str) -> list[str]:
-        """Every rank's `text`, in rank order, on every rank."""
+        """Return the `text` of every rank, in rank order, on every rank."""
         mine = torch.tensor(list(text.encode()), dtype=torch.uint8)
         padded = torch.zeros(self.maximum(mine.numel()), dtype=torch.uint8)
         padded[: mine.numel()] = mine
         sizes = self.gather(torch.tensor([mine.numel()]))
         return [
-            bytes(found[: int(size)].tolist()).decode() for found, size in zip(self.gather(padded), sizes, strict=True)
+            bytes(data[: int(size)].tolist()).decode() for data, size in zip(self.gather(padded), sizes, strict=True)
         ]
 
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """Every rank's CPU `tensor`, in rank order; all have the same shape and dtype."""
+        """Return the CPU `tensor` of every rank, in rank order. All must have the same shape and dtype."""
         if self.world == 1:
             return [tensor]
-        boxes = [torch.empty_like(tensor) for _ in range(self.world)]
-        dist.all_gather(boxes, tensor, group=self.control)
-        return boxes
+        gathered = [torch.empty_like(tensor) for _ in range(self.world)]
+        dist.all_gather(gathered, tensor, group=self.control)
+        return gathered
 
 
 class Agreement:
-    """At each step the ranks agree on the most urgent request of any of them, without waiting for each other.
+    """Lets the ranks agree at every step on the most urgent request of any rank, without waiting for each other.
 
-    The request of one step is answered in the next step: the reduction of step n runs while step n + 1 computes.
+    A request is answered one step later: the reduction of step n runs while step n + 1 computes.
     """
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._box = torch.zeros(1, dtype=torch.int64)
+        self._request = torch.zeros(1, dtype=torch.int64)
         self._work: dist.Work | None = None
 
     def exchange(self, request: int) -> int:
-        """Send this step's request; return the largest request that any rank sent in the previous call (0 at first)."""
+        """Send this step's request. Return the largest request that any rank sent in the previous call.
+
+        The first call returns 0. With one rank, the request itself is returned.
+        """
         if self._ranks.world == 1:
             return request
         answer = 0
         if self._work is not None:
             self._work.wait()
-            answer = int(self._box.item())
-        self._box = torch.tensor([request])
-        self._work = dist.all_reduce(self._box, op=dist.ReduceOp.MAX, group=self._ranks.control, async_op=True)
+            answer = int(self._request.item())
+        self._request = torch.tensor([request])
+        self._work = dist.all_reduce(self._request, op=dist.ReduceOp.MAX, group=self._ranks.control, async_op=True)
         return answer
 
     def finish(self) -> None:
-        """Wait for the pending reduction, so that the group can be used for something else."""
+        """Wait for the pending reduction, so that other collectives can use the group."""
         if self._work is not None:
             self._work.wait()
             self._work = None
@@ -123,8 +126,8 @@ def joined(rank: int, world: int, device: torch.device, store: Store | None) -> 
     Args:
         rank: number of this process, 0 … world - 1.
         world: number of processes.
-        device: where this process computes; NCCL is used for a CUDA device, gloo for a CPU.
-        store: key-value store that all ranks connect to; None only if world is 1.
+        device: device of this process; the backend is NCCL for a CUDA device and gloo for a CPU.
+        store: key-value store that all ranks connect to; it may be None only if world is 1.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -139,6 +142,6 @@ def joined(rank: int, world: int, device: torch.device, store: Store | None) -> 
     )  # fmt: skip
     control: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=TIMEOUT)  # type: ignore[assignment]
     yield Ranks(rank, world, device, control)
-    # Not after an error: NCCL would wait here for the other ranks, which may wait for this one in a collective. They
-    # notice when this process ends.
+    # Skipped after an error: NCCL would wait here for the other ranks, which may wait for this one in a collective.
+    # They get an error when this process ends.
     dist.destroy_process_group()

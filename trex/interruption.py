@@ -1,7 +1,7 @@
 """Stop signals: the handler only sets a flag, and every long loop checks it between two units of work.
 
 Preemption, the warning before the time limit, `scancel` and Ctrl-C all arrive as signals (SIGTERM, SIGUSR2, SIGINT).
-The work is saved in each case; whether the job continues is decided outside (jobs/).
+The work is saved in each case. The code in `jobs/` decides whether the job continues.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
 class StopRequest:
-    """Whether a signal has asked this process to stop.
+    """True once a signal has asked this process to stop.
 
     Repeated signals change nothing, because Slurm repeats SIGTERM at the end of the grace time while a save may still
-    be running. Only a second Ctrl-C, which a person sends on purpose, ends the process at once.
+    be running. Only a second Ctrl-C ends the process at once, because a person sends it on purpose.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,8 @@ class StopRequest:
     def install(self) -> StopRequest:
         """Catch the stop signals from now on. Call it in the main thread, before heavy imports.
 
-        Signals that came while they were blocked, as they are in a process that jobs/local/run.py starts, arrive now.
+        Stop signals that arrived while they were blocked are delivered now. jobs/local/run.py starts its processes
+        with these signals blocked.
         """
         for number in SIGNALS:
             signal.signal(number, self._handle)
@@ -40,9 +41,11 @@ class StopRequest:
         return self
 
     def check(self) -> None:
-        """Raise Interrupted if a stop was requested; for loops whose finished units are already on disk."""
+        """Raise Interrupted if a stop was requested. For loops whose finished units of work are already on disk."""
         if self:
-            raise Interrupted(f"stopped by {self.signal_name}; finished work is saved, the same command continues")
+            raise Interrupted(
+                f"stopped by {self.signal_name}: finished work is saved; run the same command to continue"
+            )
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal_name is None:
@@ -56,7 +59,8 @@ class StopRequest:
 def leave_signals_to_parent() -> None:
     """Ignore the stop signals in a helper process such as a loader worker.
 
-    Some clusters signal whole process trees. A worker that is killed would end its parent before the state is saved.
+    Some clusters send signals to whole process trees. If a worker were killed, its parent would end before the state
+    is saved.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The suggestion that follows an unknown name in an error message."""
+"""The suggestion that an error message adds to an unknown name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from collections.abc import Iterable
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'resnet50'?` for a word that is close to one of `known`, else an empty string."""
+    """Return a text such as `; did you mean 'resnet50'?` if `word` is close to one of `known`, else an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,6 +1,6 @@
-"""Writing tensors to disk and reading them: atomically, and without running code from a file.
+"""Write tensors to disk atomically, and read them without running code from the file.
 
-A path that ends in `.safetensors` is a safetensors file, any other path a PyTorch file.
+A path that ends in `.safetensors` is a safetensors file; any other path is a PyTorch file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SAFETENSORS = ".safetensors"
 def save(value: Any, path: Path) -> None:
     """Write tensors and plain dicts, lists, strings and numbers to `path`, atomically and durably.
 
-    A safetensors file holds a flat dict of contiguous tensors, nothing else.
+    For a safetensors file, `value` must be a flat dict of contiguous tensors.
 
     Raises:
         OSError: if the file cannot be written.
@@ -40,12 +40,14 @@ def save(value: Any, path: Path) -> None:
 
 
 def load(path: Path, allowed: tuple[type, ...] = ()) -> Any:
-    """Read what `save`, `torch.save` or safetensors wrote, to the CPU, weights only: the file cannot run code.
+    """Read a file written by `save`, `torch.save` or safetensors.
+
+    Tensors are loaded to the CPU. Only weights and plain values are read, so the file cannot run code.
 
     Args:
         path: the file.
-        allowed: classes without behavior that may appear besides tensors and plain containers, such as
-            `argparse.Namespace`.
+        allowed: classes that the file may contain besides tensors and plain containers. They must only hold data, as
+            `argparse.Namespace` does.
 
     Raises:
         UserError: if the file is missing, damaged, or holds anything else.
@@ -66,7 +68,10 @@ def load(path: Path, allowed: tuple[type, ...] = ()) -> Any:
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    """A flat dict. The library checks the header's size and that the tensors fill the file without gap or overlap."""
+    """Read a flat dict of tensors.
+
+    The safetensors library checks the size of the header and that the tensors fill the file without gaps or overlaps.
+    """
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
