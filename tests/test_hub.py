@@ -40,7 +40,7 @@ def test_encoder_without_weights_warns_that_it_is_untrained() -> None:
 
 def test_wrong_architecture_is_an_error(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "encoder.pth")
-    with pytest.raises(UserError, match="They are those of a resnet18"):
+    with pytest.raises(UserError, match="The file holds a resnet18"):
         load(weights=tmp_path / "encoder.pth")
 
 

@@ -49,7 +49,7 @@ def test_check_refuses_weights_of_another_encoder_and_training_a_vit(home: Path)
     wrong = trex(home, "check", "tiny.yaml", "--cluster", "local", *files, "model.encoder=resnet50")
     assert wrong.returncode == 2
     assert wrong.stdout.count("FAIL") == 2
-    assert "They are those of a resnet18: model.encoder=resnet18" in wrong.stdout
+    assert "The file holds a resnet18: set model.encoder=resnet18" in wrong.stdout
     vit = trex(home, "check", "tiny.yaml", "--cluster", "local", "model.encoder=vit_b_32", "extract.crop=224",
                "extract.resize=224")  # fmt: skip
     assert vit.returncode == 2

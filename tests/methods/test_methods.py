@@ -1,4 +1,4 @@
-"""What every file in trex/methods/ holds."""
+"""Rules that every training method in trex/methods/ must follow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_three_methods_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_of_parts_that_a_method_states_are_names_of_its_parts(name: str) -> None:
+def test_parts_that_a_method_names_exist_in_its_network(name: str) -> None:
     network = network_on_meta(config_of(name), 5)
     parts = dict(network.named_children())
     method = network.method
@@ -36,13 +36,13 @@ def test_names_of_parts_that_a_method_states_are_names_of_its_parts(name: str) -
     assert set(method.reusable) <= parts.keys()
     if method.released_names:
         for key in network.state_dict():
-            stating = [name for name in method.released_names if key == name or key.startswith(name)]
-            assert len(stating) == 1, key
+            matching = [name for name in method.released_names if key == name or key.startswith(name)]
+            assert len(matching) == 1, key
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_initial_weights_depend_on_the_seed_alone_and_copies_begin_equal(name: str) -> None:
+def test_initial_weights_depend_on_the_seed_alone_and_copies_start_equal(name: str) -> None:
     config = config_of(name)
     before = torch.get_rng_state()
     one, same, other = (build_network(config, 5, Ranks(), seed).state_dict() for seed in (1, 1, 2))

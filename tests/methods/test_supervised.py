@@ -1,4 +1,4 @@
-"""Plain supervised training against short direct formulas, and through every stage of a run."""
+"""Plain supervised training: compared with short direct formulas, and run through every stage of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.stopping import StopAfter
 from tests.training.conftest import assert_same_bits, saved_run, tiny  # noqa: F401
-from tests.training.test_resume import command, final, logged_beyond, run_to_end, steps_saved
+from tests.training.test_resume import command, final_state, logged_beyond, run_to_end, steps_saved
 from trex.config import Config
 from trex.config.schema import ModelConfig
 from trex.distributed import Ranks
@@ -36,12 +36,12 @@ def network() -> Network:
 
 
 def batch(size: int = 4) -> tuple[list[Tensor], Tensor]:
-    chance = torch.Generator().manual_seed(1)
-    crops = [torch.randn(n * size, 3, s, s, generator=chance, dtype=torch.float64) for n, s in ((1, 32), (2, 16))]
-    return crops, torch.randint(K, (size,), generator=chance)
+    generator = torch.Generator().manual_seed(1)
+    crops = [torch.randn(n * size, 3, s, s, generator=generator, dtype=torch.float64) for n, s in ((1, 32), (2, 16))]
+    return crops, torch.randint(K, (size,), generator=generator)
 
 
-def test_classifier_is_torchs_linear_layer_with_bias_on_the_encoders_features() -> None:
+def test_classifier_is_a_linear_layer_with_bias_on_the_encoders_features() -> None:
     net = network()
     assert [(name, tuple(p.shape)) for name, p in net.classifier.named_parameters()] == [
         ("weight", (K, 512)), ("bias", (K,)),
@@ -50,8 +50,8 @@ def test_classifier_is_torchs_linear_layer_with_bias_on_the_encoders_features() 
 
 
 @pytest.mark.parametrize("resolutions", [1, 2])
-def test_loss_is_the_cross_entropy_of_every_crop_with_its_images_label(resolutions: int) -> None:
-    """One 224 crop in the recipe; with local crops, all crops count the same."""
+def test_loss_is_the_mean_cross_entropy_over_all_crops(resolutions: int) -> None:
+    """The recipe has one 224 crop per image; with local crops, all crops count equally."""
     net, (crops, labels) = network(), batch()
     crops = crops[:resolutions]
     loss, metrics = net(crops, labels)
@@ -64,7 +64,7 @@ def test_loss_is_the_cross_entropy_of_every_crop_with_its_images_label(resolutio
     assert torch.equal(metrics["top1"], 100.0 * (logits.argmax(1) == repeated))
 
 
-def test_validation_classifies_with_the_trained_classifier() -> None:
+def test_validation_uses_the_trained_classifier() -> None:
     net, (crops, _) = network().eval(), batch()
     expected = net.encoder(crops[0]) @ net.classifier.weight.T + net.classifier.bias
     assert torch.allclose(net.classify(crops[0]), expected, rtol=1e-10)
@@ -72,22 +72,22 @@ def test_validation_classifies_with_the_trained_classifier() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_processes_that_are_interrupted_end_with_the_same_bits(tiny, saved_run) -> None:  # noqa: F811
+def test_two_interrupted_processes_end_with_the_same_bits(tiny, saved_run) -> None:  # noqa: F811
     settings = ("train.log_every=1", "crops.local_count=0", "train.epochs=3")
     reference, config = (tiny(name, *settings, method="supervised") for name in ("reference", "stopped"))
     saved_run(reference)
     run_to_end(reference, 2)
     run = saved_run(config)
-    began = steps_saved(run)
+    steps_before = steps_saved(run)
     job = subprocess.Popen(command(config, 2, 0), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not logged_beyond(run, began) and job.poll() is None:
+    while not logged_beyond(run, steps_before) and job.poll() is None:
         time.sleep(0.02)
     job.send_signal(signal.SIGTERM)
     output, _ = job.communicate(timeout=200)
     assert job.returncode == 75, output
     run_to_end(config, 2)
-    expected = final(RunDir.of(reference))
-    assert_same_bits(expected, final(run))
+    expected = final_state(RunDir.of(reference))
+    assert_same_bits(expected, final_state(run))
     assert expected["config"]["method"] == {"name": "supervised"}
     assert {key.partition(".")[0] for key in expected["model"]} == {"encoder", "classifier"}
     validations = [line for line in MetricsLine.read_lines(run.metrics).strict() if line.phase == "validation"]
@@ -96,7 +96,7 @@ def test_two_processes_that_are_interrupted_end_with_the_same_bits(tiny, saved_r
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> RunDir:
-    """A supervised run through the command: trained, extracted, probed, reported."""
+    """A supervised run that `trex run` has trained, extracted, probed and reported."""
     home = tmp_path_factory.mktemp("supervised")
     (home / "little.yaml").write_text(
         "name: little\ndata: {dataset: digits_seen, workers: 0}\nmodel: {encoder: resnet18}\n"
@@ -111,36 +111,36 @@ def trained(tmp_path_factory) -> RunDir:
 
 
 @pytest.mark.slow
-def test_run_extracts_probes_and_exports_its_encoder(trained: RunDir, tmp_path: Path) -> None:
+def test_supervised_run_extracts_probes_and_exports_its_encoder(trained: RunDir, tmp_path: Path) -> None:
     assert list(trained.root.glob("probes/digits_unseen/*/seed_0.json"))
     assert trained.report.exists()
     done = export(trained, tmp_path / "encoder.pth", "encoder", license=None)
-    found, saved = read_encoder(tmp_path / "encoder.pth", "resnet18"), final(trained)["model"]
+    found, saved = read_encoder(tmp_path / "encoder.pth", "resnet18"), final_state(trained)["model"]
     assert found.keys() == build_encoder("resnet18").state_dict().keys()
     assert all(torch.equal(found[key], saved[f"encoder.{key}"]) for key in found)
     assert "with the method `supervised`" in done.card.read_text()
 
 
 @pytest.mark.slow
-def test_released_layout_has_no_place_for_it(trained: RunDir, tmp_path: Path) -> None:
+def test_export_in_the_released_layout_is_refused(trained: RunDir, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="released full checkpoints has no place for the method supervised"):
         export(trained, tmp_path / "x_checkpoint_full.pth", "full", license=None)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_training_stops_in_a_validation_and_resumes_with_the_same_bits(tiny, saved_run) -> None:  # noqa: F811
+def test_training_stopped_during_validation_resumes_with_the_same_bits(tiny, saved_run) -> None:  # noqa: F811
     torch.set_num_threads(1)
     settings = ("data.dataset=digits_unseen", "train.epochs=2", "crops.local_count=0", "optimizer.warmup_epochs=0")
     reference, config = (tiny(name, *settings, method="supervised") for name in ("reference", "stopped"))
     saved_run(reference)
     train(RunDir.of(reference), reference, Ranks(), StopAfter(10**6))
     run, stops = saved_run(config), 0
-    for looks in [0, 1] * 20:
+    for checks in [0, 1] * 20:
         try:
-            train(run, config, Ranks(), StopAfter(looks))
+            train(run, config, Ranks(), StopAfter(checks))
             break
         except Interrupted:
             stops += 1
     assert stops > 2
-    assert_same_bits(final(RunDir.of(reference)), final(run))
+    assert_same_bits(final_state(RunDir.of(reference)), final_state(run))

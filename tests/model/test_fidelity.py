@@ -1,4 +1,4 @@
-"""The method against short direct formulas in float64, step by step."""
+"""The method compared with short direct formulas in float64, step by step."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from trex.training.state import make_optimizer
 K, DIM = 5, 6
 
 
-def config_of(memory: int) -> Config:
-    """Class means over a memory bank of that size; 0: learned class weights."""
+def config_of(bank_size: int) -> Config:
+    """A config with a memory bank of `bank_size` features, or with learned class weights if it is 0."""
     small = {"hidden_layers": 1, "hidden_dim": 8, "output_dim": DIM, "temperature": 0.1}
-    method = TrexClassMeans(memory_bank_size=memory, momentum=0.9, **small) if memory else TrexPlain(**small)
+    method = TrexClassMeans(memory_bank_size=bank_size, momentum=0.9, **small) if bank_size else TrexPlain(**small)
     return Config(model=ModelConfig(encoder="resnet18"), method=method)
 
 
-def model(memory: int = 20, seed: int = 0) -> Network:
-    return build_network(config_of(memory), K, Ranks(), seed).double()
+def model(bank_size: int = 20, seed: int = 0) -> Network:
+    return build_network(config_of(bank_size), K, Ranks(), seed).double()
 
 
 def batch(seed: int, size: int = 4) -> tuple[list[Tensor], Tensor]:
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     crops = [
-        torch.randn(size, 3, 32, 32, generator=chance, dtype=torch.float64),
-        torch.randn(2 * size, 3, 16, 16, generator=chance, dtype=torch.float64),
+        torch.randn(size, 3, 32, 32, generator=generator, dtype=torch.float64),
+        torch.randn(2 * size, 3, 16, 16, generator=generator, dtype=torch.float64),
     ]
-    return crops, torch.randint(K, (size,), generator=chance)
+    return crops, torch.randint(K, (size,), generator=generator)
 
 
 def test_encoder_has_torchvisions_keys_and_features() -> None:
@@ -60,7 +60,7 @@ def test_encoder_has_torchvisions_keys_and_features() -> None:
     assert encoder.feature_dim == 2048
 
 
-def test_unknown_encoder_names_the_nearest() -> None:
+def test_error_for_an_unknown_encoder_suggests_the_nearest_name() -> None:
     with pytest.raises(UserError, match="did you mean 'resnet50'"):
         build_encoder("resnet5")
 
@@ -91,12 +91,12 @@ def test_plain_logits_are_cosines_over_temperature() -> None:
     w = head.weight
     expected = (z / z.norm(dim=1, keepdim=True)) @ (w / w.norm(dim=1, keepdim=True)).T / 0.1
     assert torch.allclose(head(z), expected, atol=1e-5)
-    assert float(w.detach().abs().max()) <= 1 / math.sqrt(DIM)  # nn.Linear's default: uniform within 1/sqrt(fan in)
+    assert float(w.detach().abs().max()) <= 1 / math.sqrt(DIM)  # nn.Linear's default: uniform within ± 1/sqrt(fan in)
 
 
-def test_class_means_are_normalized_sums_of_the_memory() -> None:
+def test_class_means_are_normalized_sums_over_the_memory_bank() -> None:
     head = ClassMeans(DIM, K, 0.1, size=12)
-    head.labels[head.labels == 3] = 2  # one class without a feature
+    head.labels[head.labels == 3] = 2  # class 3 has no features
     z = torch.randn(4, DIM)
     means = torch.stack([head.features[head.labels == k].sum(0) for k in range(K)])
     means = means / means.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -109,7 +109,7 @@ def test_class_means_are_normalized_sums_of_the_memory() -> None:
     assert not exact.requires_grad
 
 
-def test_memory_is_cut_at_its_end_and_begins_again_at_zero() -> None:
+def test_batch_is_cut_at_the_end_of_the_memory_bank_and_the_pointer_returns_to_zero() -> None:
     head = ClassMeans(2, K, 0.1, size=7)
     rows = torch.arange(30.0).view(15, 2)
     labels = torch.arange(15) % K
@@ -125,7 +125,7 @@ def test_memory_is_cut_at_its_end_and_begins_again_at_zero() -> None:
         assert int(head.pointer) == pointer
 
 
-def test_batch_larger_than_the_memory_fills_it() -> None:
+def test_batch_larger_than_the_memory_bank_fills_it() -> None:
     head = ClassMeans(2, K, 0.1, size=3)
     rows = torch.arange(10.0).view(5, 2)
     head.store(rows, torch.zeros(5, dtype=torch.int64))
@@ -133,17 +133,17 @@ def test_batch_larger_than_the_memory_fills_it() -> None:
     assert int(head.pointer) == 0
 
 
-def test_memory_starts_with_normal_features_and_uniform_labels() -> None:
+def test_memory_bank_starts_with_normal_features_and_uniform_labels() -> None:
     head = ClassMeans(64, K, 0.1, size=4096)
     assert abs(float(head.features.std()) - 1) < 0.01
     assert torch.bincount(head.labels, minlength=K).min() > 4096 / K * 0.8
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memory", [0, 10])
-def test_steps_follow_the_equations(memory: int) -> None:
-    """Loss, gradient, momentum networks and memory of several steps, each in the order that the method prescribes."""
-    ours = model(memory)
+@pytest.mark.parametrize("bank_size", [0, 10])
+def test_steps_follow_the_equations(bank_size: int) -> None:
+    """Compares loss, gradients, momentum networks and memory bank over several steps, in the method's order."""
+    ours = model(bank_size)
     reference = copy.deepcopy(ours)
     slow = copy.deepcopy((reference.encoder, reference.projector))
     optimizer = make_optimizer(ours, OptimizerConfig(), torch.device("cpu"))
@@ -154,27 +154,27 @@ def test_steps_follow_the_equations(memory: int) -> None:
         output = ours(crops, labels)
         z = reference.projector(torch.cat([reference.encoder(crop) for crop in crops]))
         z = z / z.norm(dim=1, keepdim=True)
-        if memory:
+        if bank_size:
             bank = reference.classifier
             means = torch.stack([bank.features[bank.labels == k].sum(0) for k in range(K)])
             w = means / means.norm(dim=1, keepdim=True).clamp_min(1e-12)
         else:
             w = reference.classifier.weight / reference.classifier.weight.norm(dim=1, keepdim=True)
-        logits = z @ w.detach().T / 0.1 if memory else z @ w.T / 0.1
+        logits = z @ w.detach().T / 0.1 if bank_size else z @ w.T / 0.1
         log_p = logits - logits.logsumexp(1, keepdim=True)
         repeated = torch.cat([labels] * 3)
         loss = -log_p[torch.arange(12), repeated].mean()
         assert torch.allclose(output.loss, loss, rtol=1e-10)
-        if memory:  # before the optimizer moves the weights, and after the logits were made from the old memory
+        if bank_size:  # after the logits were computed from the old memory bank, and before the optimizer's step
             with torch.no_grad():
                 for net, source in zip(slow, (reference.encoder, reference.projector), strict=True):
                     for p, q in zip(net.parameters(), source.parameters(), strict=True):
                         p.mul_(0.9).add_(q, alpha=0.1)
                 stored = slow[1](slow[0](crops[0]))
-            fits = min(4, memory - pointer)
+            fits = min(4, bank_size - pointer)
             bank.features[pointer : pointer + fits] = stored[:fits]
             bank.labels[pointer : pointer + fits] = labels[:fits]
-            pointer = 0 if pointer + 4 >= memory else pointer + 4
+            pointer = 0 if pointer + 4 >= bank_size else pointer + 4
             assert torch.allclose(ours.classifier.features, bank.features, rtol=1e-10)
             assert torch.equal(ours.classifier.labels, bank.labels)
         for loss_, optim in ((output.loss, optimizer), (loss, theirs)):
@@ -182,12 +182,12 @@ def test_steps_follow_the_equations(memory: int) -> None:
             loss_.backward()
         for (name, p), q in zip(ours.named_parameters(), reference.parameters(), strict=True):
             if p.requires_grad:
-                # a bias before a batch norm has no gradient but rounding
+                # the gradient of a bias before a batch norm is 0 up to rounding
                 assert (p.grad - q.grad).norm() <= 1e-7 * q.grad.norm() + 1e-12, name
         optimizer.step(), theirs.step()
 
 
-def test_momentum_moves_parameters_and_leaves_batch_norm_to_itself() -> None:
+def test_momentum_update_changes_parameters_but_not_batch_norm_statistics() -> None:
     net = model()
     crops, labels = batch(0)
     with torch.no_grad():
@@ -202,15 +202,15 @@ def test_momentum_moves_parameters_and_leaves_batch_norm_to_itself() -> None:
     assert not any(p.requires_grad for p in net.momentum_encoder.parameters())
 
 
-@pytest.mark.parametrize("second", ["of the same size", "a resolution of its own"])
-def test_only_the_first_global_crop_enters_the_memory(second: str) -> None:
-    """Crop-major: rows 0 … B - 1 of the first resolution. The batch norms of the momentum networks see no other."""
-    net = model(memory=20)
+@pytest.mark.parametrize("second", ["same resolution", "other resolution"])
+def test_only_the_first_global_crop_enters_the_memory_bank(second: str) -> None:
+    """It is rows 0 … B - 1 of the first resolution. The batch norms of the momentum networks see only these rows."""
+    net = model(bank_size=20)
     (first, other), labels = batch(0)
     crops = [first, other]
-    if second == "of the same size":
+    if second == "same resolution":
         crops = [torch.cat([first, torch.flip(first, [0]) + 1, first.roll(1, 0) - 1])]
-    encoder, projector = copy.deepcopy((net.encoder, net.projector))  # the momentum networks begin as copies of these
+    encoder, projector = copy.deepcopy((net.encoder, net.projector))  # the momentum networks start as copies of these
     with torch.no_grad():
         expected = projector(encoder(first))
     net(crops, labels)
@@ -220,9 +220,9 @@ def test_only_the_first_global_crop_enters_the_memory(second: str) -> None:
     assert torch.allclose(net.momentum_encoder.bn1.running_mean, encoder.bn1.running_mean)
 
 
-@pytest.mark.parametrize("memory", [0, 20])
-def test_loss_and_class_weights_are_float32_under_autocast(memory: int) -> None:
-    net = model(memory).float()
+@pytest.mark.parametrize("bank_size", [0, 20])
+def test_loss_and_class_weights_are_float32_under_autocast(bank_size: int) -> None:
+    net = model(bank_size).float()
     crops, labels = batch(0)
     made: list[Tensor] = []
     net.classifier.register_forward_hook(lambda _module, _inputs, logits: made.append(logits))
@@ -233,12 +233,12 @@ def test_loss_and_class_weights_are_float32_under_autocast(memory: int) -> None:
     assert loss.item() == pytest.approx(F.cross_entropy(logits, labels.repeat(3)).item(), rel=1e-6)
     assert torch.equal(metrics["top1"], 100.0 * (logits.argmax(1) == labels.repeat(3)))
     assert net.encoder.conv1.weight.dtype == torch.float32
-    if memory:
+    if bank_size:
         assert net.classifier.features.dtype == torch.float32
 
 
-def test_evaluation_is_by_the_trained_networks_and_leaves_the_memory_alone() -> None:
-    net = model(memory=20).eval()
+def test_evaluation_uses_the_trained_networks_and_does_not_change_the_memory_bank() -> None:
+    net = model(bank_size=20).eval()
     with torch.no_grad():
         for slow in (net.momentum_encoder, net.momentum_projector):
             for parameter in slow.parameters():
@@ -263,7 +263,7 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
     assert torch.equal(a["encoder.conv1.weight"], a["momentum_encoder.conv1.weight"])
 
 
-def test_weight_decay_spares_biases_and_one_dimensional_parameters() -> None:
+def test_biases_and_one_dimensional_parameters_have_no_weight_decay() -> None:
     optimizer = make_optimizer(model(), OptimizerConfig(), torch.device("cpu"))
     decayed, spared = optimizer.param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-4, 0)
@@ -271,30 +271,30 @@ def test_weight_decay_spares_biases_and_one_dimensional_parameters() -> None:
     assert all(p.ndim == 1 for p in spared["params"])
 
 
-@pytest.mark.parametrize("memory", [0, 20])
-def test_every_learned_parameter_is_optimized_and_no_other(memory: int) -> None:
-    net = model(memory)
+@pytest.mark.parametrize("bank_size", [0, 20])
+def test_exactly_the_learned_parameters_are_optimized(bank_size: int) -> None:
+    net = model(bank_size)
     groups = make_optimizer(net, OptimizerConfig(), torch.device("cpu")).param_groups
     optimized = {id(p) for group in groups for p in group["params"]}
     expected = {
         name for name, _ in net.named_parameters() if name.startswith(("encoder.", "projector.", "classifier."))
     }
     assert {name for name, p in net.named_parameters() if id(p) in optimized} == expected
-    assert ("classifier.weight" in expected) == (memory == 0)
+    assert ("classifier.weight" in expected) == (bank_size == 0)
 
 
 def test_optimizer_is_sgd_with_momentum_and_coupled_weight_decay() -> None:
-    """v ← 0.9 v + g + 1e-4 w (no decay where w is 1-D), w ← w - lr v, the velocity beginning at the first gradient."""
+    """v ← 0.9 v + g + 1e-4 w (no decay if w is 1-D), w ← w - lr v, with v = 0 before the first step."""
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
     optimizer = make_optimizer(net, OptimizerConfig(), torch.device("cpu"))
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     expected = [p.detach().clone() for p in net.parameters()]
     velocities = [torch.zeros_like(w) for w in expected]
     for rate in (0.0, 0.1, 0.2, 0.05):
         for group in optimizer.param_groups:
             group["lr"] = rate
         for place, (p, w) in enumerate(zip(net.parameters(), expected, strict=True)):
-            p.grad = torch.randn(p.shape, generator=chance, dtype=torch.float64)
+            p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64)
             v = 0.9 * velocities[place] + p.grad + (1e-4 * w if w.ndim > 1 else 0)
             expected[place], velocities[place] = w - rate * v, v
         optimizer.step()
@@ -316,12 +316,12 @@ def test_learning_rate_warms_up_to_the_peak_and_falls_as_a_cosine() -> None:
     assert all(a >= b for a, b in pairwise(rates[499:]))
 
 
-def test_no_warmup_begins_at_the_peak() -> None:
+def test_schedule_without_warmup_starts_at_the_peak() -> None:
     assert learning_rate(0, 10, 3, OptimizerConfig(warmup_epochs=0), 256) == pytest.approx(0.1)
 
 
-def _train(ranks: Ranks, memory: int, steps: int) -> dict[str, Tensor]:
-    net = build_network(config_of(memory), K, ranks, 0).double()
+def _train(ranks: Ranks, bank_size: int, steps: int) -> dict[str, Tensor]:
+    net = build_network(config_of(bank_size), K, ranks, 0).double()
     wrapped = net if ranks.world == 1 else nn.parallel.DistributedDataParallel(net, find_unused_parameters=True)
     optimizer = make_optimizer(net, OptimizerConfig(), ranks.device)
     share = 8 // ranks.world
@@ -337,11 +337,11 @@ def _train(ranks: Ranks, memory: int, steps: int) -> dict[str, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:find_unused_parameters")
-@pytest.mark.parametrize("memory", [0, 20])
+@pytest.mark.parametrize("bank_size", [0, 20])
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_together_equal_one_process_with_the_whole_batch(on_ranks, memory: int, world: int) -> None:
-    alone = on_ranks(1, _train, memory, 4)[0]
-    together = on_ranks(world, _train, memory, 4)
+def test_ranks_together_equal_one_process_with_the_whole_batch(on_ranks, bank_size: int, world: int) -> None:
+    alone = on_ranks(1, _train, bank_size, 4)[0]
+    together = on_ranks(world, _train, bank_size, 4)
     for key, value in alone.items():
         for rank in together:
             assert torch.allclose(rank[key].double(), value.double(), rtol=1e-7, atol=1e-10), key
@@ -355,7 +355,7 @@ def _normalized(ranks: Ranks, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     net = nn.Sequential(nn.BatchNorm2d(3))
     net[0].weight.data.normal_()
     net = synchronize(net, ranks)
-    sizes = [5, 3] if ranks.world == 2 else [8]  # ranks may hold different numbers of images
+    sizes = [5, 3] if ranks.world == 2 else [8]  # ranks may have different numbers of images
     mine = x.split(sizes)[ranks.rank].clone().requires_grad_()
     y = net(mine)
     y.sin().sum().backward()
@@ -363,7 +363,7 @@ def _normalized(ranks: Ranks, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.slow
-def test_synchronized_batch_norm_is_that_of_the_whole_batch(on_ranks) -> None:
+def test_synchronized_batch_norm_equals_batch_norm_of_the_whole_batch(on_ranks) -> None:
     x = torch.randn(8, 3, 4, 4) * 3 + 5
     y, gradient, variance = on_ranks(1, _normalized, x)[0]
     parts = on_ranks(2, _normalized, x)

@@ -1,4 +1,4 @@
-"""Encoder weights from files: every toolkit's names, nothing partial, nothing that runs."""
+"""Encoder weights from files: names of other toolkits are understood, nothing loads partially, no code runs."""
 
 from __future__ import annotations
 
@@ -49,25 +49,25 @@ def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
         "module.encoder.", "module.model.encoder.", "module._orig_mod.backbone.",
     ],
 )  # fmt: skip
-def test_prefixes_of_toolkits_are_taken_off_the_front(tmp_path: Path, resnet, prefix: str) -> None:
+def test_prefixes_of_other_toolkits_are_removed(tmp_path: Path, resnet, prefix: str) -> None:
     torch.save(prefixed(prefix, resnet), tmp_path / "w.pth")
     assert_read(tmp_path / "w.pth", resnet)
 
 
 @pytest.mark.parametrize("container", ["model", "state_dict", "model_ema", "state_dict_ema", "teacher", "student"])
-def test_containers_of_toolkits_are_opened(tmp_path: Path, resnet, container: str) -> None:
+def test_state_dict_is_found_under_the_keys_of_other_toolkits(tmp_path: Path, resnet, container: str) -> None:
     torch.save({"args": {"model": "resnet18"}, container: prefixed("module.", resnet), "epoch": 3}, tmp_path / "w.pth")
     assert_read(tmp_path / "w.pth", resnet)
 
 
 @pytest.mark.parametrize("prefix", ["module.module.", "net.", "module.model_ema.encoder.", "encoder.module.encoder."])
-def test_prefix_comes_off_once_and_only_where_it_is_known(tmp_path: Path, resnet, prefix: str) -> None:
+def test_repeated_and_unknown_prefixes_are_not_removed(tmp_path: Path, resnet, prefix: str) -> None:
     torch.save(prefixed(prefix, resnet), tmp_path / "w.pth")
     with pytest.raises(UserError, match="does not hold the weights of a resnet18"):
         read_encoder(tmp_path / "w.pth", "resnet18")
 
 
-def test_prefix_in_the_middle_of_a_key_stays(tmp_path: Path, resnet) -> None:
+def test_prefix_in_the_middle_of_a_key_is_not_removed(tmp_path: Path, resnet) -> None:
     state = {key.replace("layer1.", "layer1.module."): value for key, value in resnet.items()}
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"\+ layer1\.module\.0\.conv1\.weight"):
@@ -83,18 +83,18 @@ def test_full_checkpoint_gives_the_trained_encoder_not_its_average(tmp_path: Pat
 @pytest.mark.parametrize(
     ("taken", "left"), [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("teacher", "student")]
 )
-def test_of_two_networks_in_a_file_the_one_that_its_authors_evaluate_is_taken_and_named(
+def test_file_with_two_networks_gives_the_one_that_its_authors_evaluate_and_logs_it(
     tmp_path: Path, resnet, caplog, taken: str, left: str
 ) -> None:
     torch.save({left: other(resnet), taken: prefixed("module.backbone.", resnet)}, tmp_path / "w.pth")
     with caplog.at_level(logging.INFO):
         assert_read(tmp_path / "w.pth", resnet)
-    assert f"taking {taken}" in caplog.text
+    assert f"using {taken}" in caplog.text
     assert left in caplog.text
 
 
 @pytest.mark.parametrize("part", ["fc.weight", "projection_head.0.weight", "prototypes.weight", "predictor.3.bias"])
-def test_heads_beside_the_encoder_are_no_fault(tmp_path: Path, resnet, part: str) -> None:
+def test_heads_next_to_the_encoder_are_allowed(tmp_path: Path, resnet, part: str) -> None:
     torch.save({**prefixed("module.", resnet), f"module.{part}": torch.zeros(3)}, tmp_path / "w.pth")
     assert_read(tmp_path / "w.pth", resnet)
 
@@ -104,15 +104,15 @@ def test_safetensors_is_read(tmp_path: Path, resnet) -> None:
     assert_read(tmp_path / "model.safetensors", resnet)
 
 
-def test_counter_that_files_leave_out_may_be_missing(tmp_path: Path, resnet) -> None:
+def test_batch_norms_counter_may_be_missing(tmp_path: Path, resnet) -> None:
     torch.save({k: v for k, v in resnet.items() if not k.endswith("num_batches_tracked")}, tmp_path / "w.pth")
     assert_read(tmp_path / "w.pth", resnet)
 
 
-# ---- what does not fit
+# ---- weights that do not fit
 
 
-def test_another_architecture_is_an_error_that_shows_the_difference_and_names_the_right_one(tmp_path: Path) -> None:
+def test_error_for_another_architecture_shows_the_difference_and_names_the_right_one(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "r34.pth")
     with pytest.raises(UserError) as found:
         read_encoder(tmp_path / "r34.pth", "resnet18")
@@ -124,7 +124,7 @@ def test_another_architecture_is_an_error_that_shows_the_difference_and_names_th
         "    + layer1.2.conv2.weight",
         "    + layer1.2.bn2.weight",
         "    … and 88 more",
-        "They are those of a resnet34: model.encoder=resnet34",
+        "The file holds a resnet34: set model.encoder=resnet34",
     ]
 
 
@@ -141,11 +141,11 @@ def test_difference_lists_missing_and_mismatched_keys(tmp_path: Path, resnet) ->
 @pytest.mark.parametrize("content", [[1, 2], {"model": {"a": 1}}, {}, "text", torch.zeros(2)])
 def test_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"w\.pth: (expected a state dict|there is no tensor)"):
+    with pytest.raises(UserError, match=r"w\.pth: (expected a state dict|it contains no tensors)"):
         read_encoder(tmp_path / "w.pth", "resnet18")
 
 
-# ---- what is hostile or damaged
+# ---- hostile and damaged files
 
 
 class Payload:
@@ -157,7 +157,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("place", ["args", "model", "inside", "bare"])
-def test_pickle_with_a_payload_is_refused_and_nothing_of_it_runs(tmp_path: Path, place: str) -> None:
+def test_pickle_with_a_payload_is_refused_and_does_not_run(tmp_path: Path, place: str) -> None:
     checkpoint = {"model": {"conv1.weight": torch.zeros(1)}, "args": argparse.Namespace(arch="resnet18"), "epoch": 1}
     payload = Payload(tmp_path / "canary")
     if place == "inside":
@@ -182,11 +182,11 @@ def tensor(begin: int, end: int, shape: tuple[int, ...] = (1,)) -> dict[str, Any
     [
         ({"a": tensor(0, 4), "b": tensor(2, 6)}, None),  # overlap
         ({"a": tensor(0, 400, (100,))}, None),  # beyond the end
-        ({"a": tensor(4, 0)}, None),  # backwards
-        ({"a": tensor(0, 8, (2**62, 2**62))}, None),  # a product that overflows
-        ({"a": tensor(0, 4)}, None),  # bytes that no tensor has
-        ({"a": tensor(0, 8, (2,))}, 2**60),  # a header beyond all memory
-        ({"a": tensor(0, 8, (2,))}, 3),  # cut JSON
+        ({"a": tensor(4, 0)}, None),  # end before begin
+        ({"a": tensor(0, 8, (2**62, 2**62))}, None),  # number of elements that overflows
+        ({"a": tensor(0, 4)}, None),  # bytes that belong to no tensor
+        ({"a": tensor(0, 8, (2,))}, 2**60),  # header larger than any memory
+        ({"a": tensor(0, 8, (2,))}, 3),  # truncated JSON
     ],
 )
 def test_hostile_safetensors_file_is_refused(tmp_path: Path, header: dict[str, Any], size: int | None) -> None:
@@ -199,18 +199,18 @@ def test_hostile_safetensors_file_is_refused(tmp_path: Path, header: dict[str, A
 
 @pytest.mark.parametrize("name", ["w.pth", "m.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\0" * 100, None])
-def test_file_that_is_damaged_or_not_there_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
+def test_error_for_a_damaged_or_missing_file_names_it(tmp_path: Path, name: str, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
         read_encoder(tmp_path / name, "resnet18")
 
 
-# ---- encoders beside the ResNets
+# ---- all encoders
 
 
 @pytest.mark.parametrize("name", encoder_names())
-def test_every_encoder_of_torchvision_makes_features_as_wide_as_it_says(name: str) -> None:
+def test_features_of_every_torchvision_encoder_have_its_feature_dim(name: str) -> None:
     with torch.device("meta"):
         encoder = build_encoder(name)
         images = torch.zeros(2, 3, encoder.image_size or 96, encoder.image_size or 96)
@@ -218,12 +218,12 @@ def test_every_encoder_of_torchvision_makes_features_as_wide_as_it_says(name: st
 
 
 @pytest.mark.parametrize("name", [name for name in encoder_names() if not name.startswith("vit")])
-def test_every_resnet_may_be_trained(name: str) -> None:
+def test_every_resnet_can_be_trained(name: str) -> None:
     require_trainable(name)
 
 
 @pytest.mark.slow
-def test_vits_feature_is_the_class_token_after_the_final_norm(tmp_path: Path) -> None:
+def test_feature_of_a_vit_is_the_class_token_after_the_final_norm(tmp_path: Path) -> None:
     torch.manual_seed(0)
     vit = torchvision.models.vit_b_32()
     torch.save({"model": prefixed("module.", vit.state_dict())}, tmp_path / "vit.pth")
@@ -237,7 +237,7 @@ def test_vits_feature_is_the_class_token_after_the_final_norm(tmp_path: Path) ->
         assert torch.equal(encoder(images), seen[0])
 
 
-def test_timms_feature_is_what_its_classifier_gets(tmp_path: Path) -> None:
+def test_feature_of_a_timm_model_is_the_input_of_its_classifier(tmp_path: Path) -> None:
     import timm
 
     torch.manual_seed(0)
@@ -254,7 +254,7 @@ def test_timms_feature_is_what_its_classifier_gets(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_vits_file_gets_the_same_difference(tmp_path: Path) -> None:
+def test_error_for_a_vit_shows_the_difference_too(tmp_path: Path) -> None:
     state = torchvision.models.vit_b_32().state_dict()
     del state["encoder.pos_embedding"]
     torch.save(state, tmp_path / "vit.pth")
@@ -270,13 +270,13 @@ def test_vits_file_gets_the_same_difference(tmp_path: Path) -> None:
         ("timm/vit_tiny_patch16_224.no_such_tag", "no_such_tag"),
     ],
 )
-def test_unknown_encoder_names_the_nearest(name: str, expected: str) -> None:
+def test_error_for_an_unknown_encoder_suggests_the_nearest_name(name: str, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         build_encoder(name)
 
 
 @pytest.mark.parametrize("name", ["vit_b_16", "timm/resnet50"])
-def test_what_can_only_be_evaluated_says_so(name: str) -> None:
+def test_training_an_encoder_that_can_only_be_evaluated_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"'{name}': it can be evaluated, not trained"):
         require_trainable(name)
 

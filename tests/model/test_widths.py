@@ -1,4 +1,4 @@
-"""Widths of encoders that are known without building them."""
+"""Feature dimensions of encoders, known without building the encoders."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from trex.model.widths import feature_dim
 
 
 @pytest.mark.parametrize("name", encoder_names())
-def test_width_is_that_of_the_encoder(name: str) -> None:
+def test_width_in_the_table_is_that_of_the_encoder(name: str) -> None:
     assert feature_dim(name) == build_encoder_on_meta(name).feature_dim
 
 
-def test_widths_of_all_encoders_of_torchvision_are_known_without_torch() -> None:
+def test_widths_of_all_torchvision_encoders_are_known_without_importing_torch() -> None:
     code = (
         f"import sys; from trex.model.widths import feature_dim; [feature_dim(name) for name in {encoder_names()}]\n"
         "print('torch' in sys.modules)"
@@ -27,11 +27,11 @@ def test_widths_of_all_encoders_of_torchvision_are_known_without_torch() -> None
 
 
 @pytest.mark.slow
-def test_encoder_of_timm_is_asked_itself() -> None:
+def test_width_of_a_timm_model_comes_from_the_model() -> None:
     assert feature_dim("timm/resnetv2_50x3_bit") == 6144
     assert feature_dim("timm/vit_tiny_patch16_224") == 192
 
 
-def test_unknown_encoder_is_a_mistake_that_names_the_nearest() -> None:
+def test_error_for_an_unknown_encoder_suggests_the_nearest_name() -> None:
     with pytest.raises(UserError, match="did you mean 'resnet50'"):
         feature_dim("resnet5O")

@@ -1,4 +1,4 @@
-"""A training small enough to be run many times: 16 steps of a ResNet-18 on real digits."""
+"""A training that is small enough to run many times: 14 steps of a ResNet-18 on real digits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ train: {epochs: 2, batch_size: 128, precision: "off", log_every: 3}
 checkpoint: {every_minutes: 0}
 """
 
-#: The section `method` of each method, small.
+#: The config section `method` of each method, with small networks.
 METHODS = {
     "trex_class_means": "{name: trex_class_means, hidden_dim: 32, output_dim: 16, memory_bank_size: 96}",
     "trex_plain": "{name: trex_plain, hidden_dim: 32, output_dim: 16}",
@@ -29,7 +29,7 @@ METHODS = {
 
 @pytest.fixture
 def tiny(tmp_path: Path):
-    """Makes the tiny config, with overrides on top; runs live in the test's folder."""
+    """Builds the tiny config with overrides; its runs are in the test's temporary folder."""
 
     def make(name: str, *overrides: str, method: str = "trex_class_means") -> Config:
         path = tmp_path / "tiny.yaml"
@@ -41,7 +41,7 @@ def tiny(tmp_path: Path):
 
 @pytest.fixture
 def saved_run():
-    """Writes a config into its run folder, as submitting does."""
+    """Writes a config into its run folder, as submitting a run does."""
     from jobs.plan.runs import save_config
 
     def save(config: Config) -> RunDir:
@@ -53,7 +53,7 @@ def saved_run():
 
 
 def flat(value: object, prefix: str = "") -> dict[str, object]:
-    """Every leaf of a training state by its path."""
+    """Return every leaf of a training state by its path."""
     if isinstance(value, dict):
         return {k: v for key, item in value.items() for k, v in flat(item, f"{prefix}/{key}").items()}
     if isinstance(value, list | tuple):
@@ -62,10 +62,10 @@ def flat(value: object, prefix: str = "") -> dict[str, object]:
 
 
 def assert_same_bits(one: dict, other: dict) -> None:
-    """Both training states hold the same values, tensors bit for bit; names of runs and file positions aside."""
-    aside = ("/config/name", "/config/runs", "/config/data/workers", "/metrics_position", "/config/checkpoint")
-    a = {k: v for k, v in flat(one).items() if not k.startswith(aside)}
-    b = {k: v for k, v in flat(other).items() if not k.startswith(aside)}
+    """Check that two training states are equal, tensors bit for bit, apart from settings that may differ."""
+    ignored = ("/config/name", "/config/runs", "/config/data/workers", "/metrics_position", "/config/checkpoint")
+    a = {k: v for k, v in flat(one).items() if not k.startswith(ignored)}
+    b = {k: v for k, v in flat(other).items() if not k.startswith(ignored)}
     assert a.keys() == b.keys()
     assert any(isinstance(value, torch.Tensor) for value in a.values())
     for key, value in a.items():

@@ -1,4 +1,4 @@
-"""Checkpoints survive kills, damage and full disks, or say clearly that they did not."""
+"""Checkpoints survive kills, damage and full disks, or the error says clearly that they did not."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def newest_file(checkpoints: Checkpoints, name: str = "checkpoint.pt") -> Path:
     return max(checkpoints.folder.glob(f"epoch-*/{name}"))
 
 
-def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+def test_newest_of_no_checkpoints_is_none(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "checkpoints").newest() is None
 
 
-def test_last_ones_and_milestones_are_kept(tmp_path: Path) -> None:
+def test_newest_checkpoints_and_milestones_are_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     for step in range(1, 7):
         checkpoints.write(state(step), keep=2, milestone=step in (1, 3))
@@ -57,9 +57,9 @@ def test_last_ones_and_milestones_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["flip first", "flip middle", "flip last", "truncate", "zeros", "empty", "gone", "folder"]
+    "damage", ["flip first", "flip middle", "flip last", "truncate", "zeros", "empty", "missing", "folder"]
 )
-def test_damaged_newest_falls_back_to_the_one_before(two: Checkpoints, damage: str, caplog) -> None:
+def test_damaged_newest_checkpoint_falls_back_to_the_one_before_it(two: Checkpoints, damage: str, caplog) -> None:
     path = newest_file(two)
     data = bytearray(path.read_bytes())
     place = {"flip first": 0, "flip middle": len(data) // 2, "flip last": -1}.get(damage)
@@ -69,26 +69,26 @@ def test_damaged_newest_falls_back_to_the_one_before(two: Checkpoints, damage: s
         path.write_bytes(data)
     elif damage == "folder":
         path.mkdir()
-    elif damage != "gone":
+    elif damage != "missing":
         path.write_bytes({"truncate": data[:-100], "zeros": bytes(len(data)), "empty": b""}[damage])
     assert step_of(two) == 1
     assert "step-00000002 is damaged" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"step": 2}'])
-def test_damaged_manifest_falls_back_too(two: Checkpoints, text: str) -> None:
+def test_damaged_newest_manifest_falls_back_to_the_checkpoint_before_it(two: Checkpoints, text: str) -> None:
     newest_file(two, "manifest.json").write_text(text)
     assert step_of(two) == 1
 
 
-def test_all_damaged_is_an_error_and_never_a_fresh_start(two: Checkpoints) -> None:
+def test_only_damaged_checkpoints_are_an_error_and_never_a_fresh_start(two: Checkpoints) -> None:
     for path in two.folder.glob("epoch-*/checkpoint.pt"):
         path.write_bytes(b"")
-    with pytest.raises(TrexError, match="no checkpoint is whole"):
+    with pytest.raises(TrexError, match="all checkpoints are damaged"):
         two.newest()
 
 
-def test_damaged_one_of_the_same_step_is_set_aside_not_deleted(two: Checkpoints) -> None:
+def test_damaged_checkpoint_of_the_same_step_is_renamed_not_deleted(two: Checkpoints) -> None:
     newest_file(two).write_bytes(b"garbage")
     two.write(state(2), keep=2)
     assert step_of(two) == 2
@@ -126,7 +126,7 @@ Checkpoints(Path(sys.argv[1])).write(state, keep=2)
     ("point", "nth"),
     [("fsync", n) for n in range(1, 6)] + [("replace", 1), ("replace", 2), ("rename", 1), ("unlink", 3)],
 )
-def test_killed_while_writing_leaves_a_whole_newest(two: Checkpoints, point: str, nth: int) -> None:
+def test_kill_while_writing_leaves_an_intact_newest_checkpoint(two: Checkpoints, point: str, nth: int) -> None:
     words = [sys.executable, "-c", WRITER, str(two.folder), point, str(nth)]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 9, done.stderr
@@ -137,7 +137,7 @@ def test_killed_while_writing_leaves_a_whole_newest(two: Checkpoints, point: str
     assert len(list(two.folder.iterdir())) == 2
 
 
-def test_full_disk_fails_the_save_and_leaves_the_others_whole(two: Checkpoints) -> None:
+def test_full_disk_fails_the_save_and_leaves_the_other_checkpoints_intact(two: Checkpoints) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))

@@ -1,4 +1,4 @@
-"""The trainer's steps and validation against plain PyTorch: what a script that knows only the equations would do."""
+"""The trainer's steps and validation compared with a plain PyTorch implementation of the equations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trex.records.run_dir import RunDir
 from trex.training.network import Network
 from trex.training.trainer import Trainer
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 STEPS = 5
 FIVE_STEPS = ("train.batch_size=16", "optimizer.lr=0.8", "optimizer.warmup_epochs=0.05")  # three steps of warm-up
 
@@ -35,8 +35,11 @@ def trainer(config: Config, ranks: Ranks | None = None) -> Trainer:
 
 
 def float64_trainer(config: Config, ranks: Ranks | None = None) -> Trainer:
-    """A trainer whose network computes in float64: a fresh ResNet on small images turns float32's rounding into
-    thousandths within three steps, and a mistake could hide in that."""
+    """A trainer whose network computes in float64.
+
+    In float32, an untrained ResNet on small images amplifies rounding errors to thousandths within three steps, which
+    could hide a mistake.
+    """
     torch.set_default_dtype(torch.float64)
     try:
         made = trainer(config, ranks)
@@ -48,14 +51,14 @@ def float64_trainer(config: Config, ranks: Ranks | None = None) -> Trainer:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """uint8 (N, 3, S, S) to normalized float64, with the rounding of float32 arithmetic."""
+    """Normalize uint8 (N, 3, S, S) images in float32, then convert them to float64."""
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
     channels = [(images[:, c].float() / 255 - mean[c]) / std[c] for c in range(3)]
     return torch.stack(channels, dim=1).double()
 
 
 def class_weights(net: Network) -> Tensor:
-    """The class means of the memory bank, or the learned weights; normalized."""
+    """Return the normalized class means of the memory bank, or the normalized learned weights."""
     head = net.classifier
     if hasattr(head, "labels"):
         sums = [head.features[head.labels == k].sum(0) for k in range(head.classes)]
@@ -64,7 +67,7 @@ def class_weights(net: Network) -> Tensor:
 
 
 def reference_step(net: Network, crops: list[Tensor], labels: Tensor, rate: float, velocity: dict) -> float:
-    """One step of the method on `net`, in place; returns the loss."""
+    """Run one step of the method on `net`, in place, and return the loss."""
     z = net.projector(torch.cat([net.encoder(crop) for crop in crops]))
     logits = z / z.norm(dim=1, keepdim=True) @ class_weights(net).T / 0.1
     repeated = torch.cat([labels] * (len(logits) // len(labels)))
@@ -75,11 +78,11 @@ def reference_step(net: Network, crops: list[Tensor], labels: Tensor, rate: floa
             for slow, fast in ((net.momentum_encoder, net.encoder), (net.momentum_projector, net.projector)):
                 for p, q in zip(slow.parameters(), fast.parameters(), strict=True):
                     p.copy_(0.999 * p + 0.001 * q)
-            memory, count = net.classifier, len(labels)
-            rows = torch.arange(int(memory.pointer), min(int(memory.pointer) + count, len(memory.labels)))
-            memory.features[rows] = net.momentum_projector(net.momentum_encoder(crops[0][:count]))[: len(rows)]
-            memory.labels[rows] = labels[: len(rows)]
-            memory.pointer.fill_(0 if rows[-1] + 1 == len(memory.labels) else int(rows[-1]) + 1)
+            bank, count = net.classifier, len(labels)
+            rows = torch.arange(int(bank.pointer), min(int(bank.pointer) + count, len(bank.labels)))
+            bank.features[rows] = net.momentum_projector(net.momentum_encoder(crops[0][:count]))[: len(rows)]
+            bank.labels[rows] = labels[: len(rows)]
+            bank.pointer.fill_(0 if rows[-1] + 1 == len(bank.labels) else int(rows[-1]) + 1)
         for name, p in net.named_parameters():
             if p.grad is not None:
                 velocity[name] = 0.9 * velocity.get(name, 0) + p.grad + (1e-4 * p if p.ndim > 1 else 0)
@@ -91,7 +94,7 @@ def reference_step(net: Network, crops: list[Tensor], labels: Tensor, rate: floa
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["trex_plain", "trex_class_means"])
 def test_trainer_takes_the_steps_of_the_equations(tiny, method: str) -> None:
-    """From bytes to weights; warm-up, peak and cosine, and the end of the memory bank, are reached on the way."""
+    """From image bytes to weights. The steps include the warm-up, the peak, the cosine and the memory bank's end."""
     bank = ["method.memory_bank_size=40"] if method == "trex_class_means" else []
     config = tiny("steps", *bank, *FIVE_STEPS, method=method)
     ours = float64_trainer(config)
@@ -113,17 +116,17 @@ def test_trainer_takes_the_steps_of_the_equations(tiny, method: str) -> None:
 
 
 def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], start: dict[str, Tensor]) -> None:
-    """Equal up to a millionth of the way that each tensor went since the start; whole numbers equal."""
+    """Check that each tensor is equal up to a millionth of its change since the start, and integers exactly."""
     for key, value in expected.items():
         if value.is_floating_point():
-            way = (value - start[key]).norm() if key in start else value.norm()
-            assert (found[key] - value).norm() <= 1e-6 * way + 1e-9, key
+            change = (value - start[key]).norm() if key in start else value.norm()
+            assert (found[key] - value).norm() <= 1e-6 * change + 1e-9, key
         else:
             assert torch.equal(found[key], value), key
 
 
 @pytest.mark.slow
-def test_rate_is_set_at_every_step_and_peaks_at_the_last_of_the_warmup(tiny, saved_run) -> None:
+def test_learning_rate_is_set_at_every_step_and_peaks_at_the_last_warmup_step(tiny, saved_run) -> None:
     config = tiny("rates", "train.log_every=1", "optimizer.lr=0.2", "train.epochs=3", "crops.local_count=0")
     run = saved_run(config)
     finish(run, config)
@@ -147,8 +150,8 @@ def _steps(ranks: Ranks, config: Config) -> tuple[dict[str, Tensor], dict[str, T
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:find_unused_parameters")
-def test_two_ranks_train_as_one_with_the_double_batch(on_ranks, tiny) -> None:
-    """The whole trainer, wrapped as it runs on a cluster: images, weights, statistics, memory bank."""
+def test_two_ranks_train_like_one_with_the_whole_batch(on_ranks, tiny) -> None:
+    """Compares weights, statistics and memory bank after the steps of a complete trainer with DDP."""
     config = tiny("ranks", "method.memory_bank_size=40", *FIVE_STEPS)
     [(start, alone)] = on_ranks(1, _steps, config)
     for _, together in on_ranks(2, _steps, config):
@@ -180,7 +183,7 @@ def _validation(ranks: Ranks, config: Config) -> dict[str, float]:
 def test_validation_is_resize_256_and_center_crop_224_of_each_image_once(
     on_ranks, tiny, photos: Path, size: int, resize: int, world: int
 ) -> None:
-    """In proportion for other sizes; nine images do not divide among two ranks."""
+    """Other sizes are resized in the same proportion. Nine images cannot be divided evenly among two ranks."""
     config = tiny("validated", "data.dataset=photos", f"data.folders.photos={photos}/photos",
                   f"crops.global_size={size}", "train.batch_size=4")  # fmt: skip
     found = on_ranks(world, _validation, config)[0]

@@ -1,4 +1,4 @@
-"""A run that was interrupted ends as the one that was not: bit for bit."""
+"""An interrupted run ends bit for bit like a run that was never interrupted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trex.training.checkpoint import Checkpoints
 from trex.training.trainer import train
 
 
-def final(run: RunDir) -> dict:
+def final_state(run: RunDir) -> dict:
     newest = Checkpoints(run.checkpoints).newest()
     assert newest is not None
     assert newest.finished
@@ -40,28 +40,28 @@ def finish(run: RunDir, config: Config) -> None:
 
 
 @pytest.mark.slow
-def test_interrupted_after_any_step_and_resumed_ends_with_the_same_bits(tiny, saved_run) -> None:
+def test_run_interrupted_after_any_step_ends_with_the_same_bits(tiny, saved_run) -> None:
     torch.set_num_threads(1)
     reference = tiny("reference")
     finish(saved_run(reference), reference)
-    expected = final(RunDir.of(reference))
+    expected = final_state(RunDir.of(reference))
     steps = expected["position"]["global_step"]
     config = tiny("interrupted")
     run = saved_run(config)
     interruptions = 0
-    for looks in [1, 0, 3, 2, 1, 4] * steps:  # also: stopped again before a single new step
+    for checks in [1, 0, 3, 2, 1, 4] * steps:  # 0 stops the run again before it does a new step
         try:
-            train(run, config, Ranks(), StopAfter(looks))
+            train(run, config, Ranks(), StopAfter(checks))
             break
         except Interrupted:
             interruptions += 1
     assert interruptions > steps / 3
-    assert_same_bits(expected, final(run))
+    assert_same_bits(expected, final_state(run))
     assert curves(RunDir.of(reference)) == curves(run)
 
 
 def curves(run: RunDir) -> list[tuple]:
-    """All that was measured, but for times and speeds."""
+    """Return all metrics of a run except times and speeds."""
     lines = MetricsLine.read_lines(run.metrics).strict()
     return [(line.phase, line.step, line.epoch, line.values | {"images_per_second": 0.0}) for line in lines]
 
@@ -122,28 +122,28 @@ def steps_saved(run: RunDir) -> int:
     [
         (1, [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGKILL]),
         (2, [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGKILL]),
-        (4, [signal.SIGTERM]),  # only with more than two ranks does the place of a gradient in its bucket matter
+        (4, [signal.SIGTERM]),  # the order of gradients in DDP's buckets matters only for more than two ranks
     ],
 )
 def test_real_processes_killed_at_random_moments_end_with_the_same_bits(tiny, saved_run, processes, signals) -> None:
-    settings = ("train.epochs=6", "train.log_every=1")  # a quick machine too has steps left for each of the signals
+    settings = ("train.epochs=6", "train.log_every=1")  # enough steps for every signal, also on a fast machine
     reference, config = tiny("reference", *settings), tiny("killed", *settings)
     saved_run(reference)
     run_to_end(reference, processes)
-    seconds_a_step = median_seconds_a_step(RunDir.of(reference), config)
+    seconds_per_step = median_seconds_per_step(RunDir.of(reference), config)
     run = saved_run(config)
-    chance = random.Random(processes)
+    generator = random.Random(processes)
     interrupted = []
     for workers, number in enumerate(signals):
-        began = steps_saved(run)
+        steps_before = steps_saved(run)
         job = subprocess.Popen(command(config, processes, workers % 3), start_new_session=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
         deadline = time.monotonic() + 120
-        while not logged_beyond(run, began) and job.poll() is None and time.monotonic() < deadline:
+        while not logged_beyond(run, steps_before) and job.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
-        time.sleep(chance.uniform(0, 1.5 * seconds_a_step))
+        time.sleep(generator.uniform(0, 1.5 * seconds_per_step))
         if job.poll() is None:
-            os.killpg(job.pid, number)  # the whole tree, loader workers too, as some clusters do
+            os.killpg(job.pid, number)  # all processes, including loader workers, as some clusters do
         output, _ = job.communicate(timeout=120)
         if number != signal.SIGKILL:
             assert job.returncode in (75, 0), output
@@ -152,10 +152,10 @@ def test_real_processes_killed_at_random_moments_end_with_the_same_bits(tiny, sa
             interrupted.append(number)
     assert interrupted == signals
     run_to_end(config, processes)
-    assert_same_bits(final(RunDir.of(reference)), final(run))
+    assert_same_bits(final_state(RunDir.of(reference)), final_state(run))
 
 
-def median_seconds_a_step(run: RunDir, config: Config) -> float:
+def median_seconds_per_step(run: RunDir, config: Config) -> float:
     lines = [line for line in MetricsLine.read_lines(run.metrics).strict() if line.phase == "train"]
     return config.train.batch_size / float(np.median([line.values["images_per_second"] for line in lines]))
 
@@ -169,11 +169,11 @@ def test_signal_during_start_loses_nothing(tiny, saved_run) -> None:
     config = tiny("early", "train.epochs=4", "train.log_every=1")
     run = saved_run(config)
     for delay in (0.1, 0.6, 1.5, 3.0):
-        began = steps_saved(run)
+        steps_before = steps_saved(run)
         deadline = time.monotonic() + delay
         job = subprocess.Popen(command(config, 2, 0), start_new_session=True, stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
-        while time.monotonic() < deadline and not logged_beyond(run, began):  # a quick machine trains by then
+        while time.monotonic() < deadline and not logged_beyond(run, steps_before):  # a fast machine trains by then
             time.sleep(0.02)
         job.send_signal(signal.SIGTERM)
         _, errors = job.communicate(timeout=60)
@@ -181,14 +181,15 @@ def test_signal_during_start_loses_nothing(tiny, saved_run) -> None:
     run_to_end(config, 2)
 
 
-def leftover_processes(mark: Path) -> list[str]:
-    listed = subprocess.run(["pgrep", "-af", str(mark)], capture_output=True, text=True).stdout
+def leftover_processes(path: Path) -> list[str]:
+    """Return the processes with `path` in their command line."""
+    listed = subprocess.run(["pgrep", "-af", str(path)], capture_output=True, text=True).stdout
     return [line for line in listed.splitlines() if "pgrep" not in line]
 
 
 @pytest.mark.slow
 def test_no_process_is_left_behind(tiny, saved_run, tmp_path: Path) -> None:
-    config = tiny("orphans", "train.epochs=50", "train.log_every=1")  # of which it does a few steps
+    config = tiny("orphans", "train.epochs=50", "train.log_every=1")  # it is stopped after a few steps
     run = saved_run(config)
     job = subprocess.Popen(command(config, 2, 2), start_new_session=True, stdout=subprocess.DEVNULL)
     while not logged_beyond(run, 0) and job.poll() is None:

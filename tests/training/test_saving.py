@@ -1,4 +1,4 @@
-"""When a checkpoint is due, which ones stay, and what a disk that refuses it means for the run."""
+"""When a checkpoint is due, which checkpoints are kept, and what happens if one cannot be written."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from trex.training.state import Position
 
 
 class Run:
-    """A run's saving, with what it announced."""
+    """The `Saving` of a run, with the saves that it reported."""
 
     def __init__(self, folder: Path, **settings: float) -> None:
         self.folder = folder
-        self.announced: list[tuple[str, str]] = []
-        self.saving = Saving(Checkpoints(folder), CheckpointConfig(**settings), Ranks(), self.announce)
+        self.saves: list[tuple[str, str]] = []
+        self.saving = Saving(Checkpoints(folder), CheckpointConfig(**settings), Ranks(), self.on_saved)
 
-    def announce(self, checkpoint, reason: SaveReason, seconds: float) -> None:
-        self.announced.append((checkpoint.path.name, reason))
+    def on_saved(self, checkpoint, reason: SaveReason, seconds: float) -> None:
+        self.saves.append((checkpoint.path.name, reason))
 
     def write(self, step: int, reason: SaveReason, epoch: int = 0) -> None:
         position = Position(epoch, step, step)
         self.saving.write({"position": vars(position)}, position, reason)
 
-    def refuse(self) -> None:
-        """From now on, the disk does not take a checkpoint: a file is where the folder should be."""
-        self.folder.write_text("in the way")
+    def block_writes(self) -> None:
+        """Make every write fail: a file has the path of the checkpoint folder."""
+        self.folder.write_text("not a folder")
 
 
-def test_stop_is_asked_for_before_anything_else(tmp_path: Path) -> None:
+def test_stop_request_comes_before_a_timed_save(tmp_path: Path) -> None:
     saving = Run(tmp_path, every_minutes=1e-9).saving
     assert saving.request(stop=True) == Request.STOP
     assert saving.request(stop=False) == Request.SAVE
 
 
-def test_only_rank_0_has_the_clock(tmp_path: Path) -> None:
+def test_only_rank_0_requests_timed_saves(tmp_path: Path) -> None:
     settings = CheckpointConfig(every_minutes=1e-9)
     saving = Saving(Checkpoints(tmp_path), settings, replace(Ranks(), rank=1), lambda *_: None)
     assert saving.request(stop=False) == Request.CONTINUE
 
 
-def test_timer_starts_again_with_each_checkpoint(tmp_path: Path) -> None:
+def test_timer_restarts_with_each_checkpoint(tmp_path: Path) -> None:
     run = Run(tmp_path, every_minutes=10)
     run.saving._last_time -= 601
     assert run.saving.request(stop=False) == Request.SAVE
@@ -57,27 +57,27 @@ def test_timer_starts_again_with_each_checkpoint(tmp_path: Path) -> None:
     assert run.saving.request(stop=False) == Request.CONTINUE
 
 
-def test_checkpoint_is_due_after_every_so_many_steps_or_when_the_ranks_agreed(tmp_path: Path) -> None:
+def test_checkpoint_is_due_every_n_steps_or_when_the_ranks_agreed(tmp_path: Path) -> None:
     saving = Run(tmp_path, every_steps=3).saving
     assert [step for step in range(1, 8) if saving.is_due(Request.CONTINUE, step)] == [3, 6]
     assert saving.is_due(Request.SAVE, 1)
     assert not Run(tmp_path, every_steps=0).saving.is_due(Request.CONTINUE, 3)
 
 
-def test_position_that_is_on_disk_is_known_after_a_write_and_after_a_resume(tmp_path: Path) -> None:
+def test_saved_position_is_known_after_a_write_and_after_a_resume(tmp_path: Path) -> None:
     run = Run(tmp_path)
     position = Position(0, 4, 4)
     assert not run.saving.is_saved(position)
     run.saving.resumed_at(position)
     assert run.saving.is_saved(position)
-    position.step = position.global_step = 5  # the trainer's own, which moves on
+    position.step = position.global_step = 5  # the trainer changes its position in place
     assert not run.saving.is_saved(position)
     run.write(5, "timer")
     assert run.saving.is_saved(position)
-    assert run.announced == [("epoch-0000-step-00000005", "timer")]
+    assert run.saves == [("epoch-0000-step-00000005", "timer")]
 
 
-def test_milestones_are_the_ends_of_every_so_many_epochs(tmp_path: Path) -> None:
+def test_milestones_are_kept_at_the_end_of_every_n_epochs(tmp_path: Path) -> None:
     run = Run(tmp_path, milestone_epochs=2, keep=1)
     run.write(9, "timer", epoch=2)  # within an epoch: not a milestone
     for epoch in range(1, 6):
@@ -91,8 +91,8 @@ def test_milestones_are_the_ends_of_every_so_many_epochs(tmp_path: Path) -> None
 
 def test_two_failed_saves_are_logged_and_the_third_in_a_row_ends_the_run(tmp_path: Path, caplog) -> None:
     run = Run(tmp_path / "checkpoints")
-    for _ in range(2):  # a save that succeeds starts the count again
-        run.refuse()
+    for _ in range(2):  # a successful save resets the count
+        run.block_writes()
         run.write(1, "timer")
         run.write(2, "epoch")
         assert not run.saving.is_saved(Position(0, 2, 2))
@@ -100,7 +100,7 @@ def test_two_failed_saves_are_logged_and_the_third_in_a_row_ends_the_run(tmp_pat
         run.write(3, "timer")
         shutil.rmtree(run.folder)
     assert caplog.text.count("cannot write a checkpoint") == 4
-    run.refuse()
+    run.block_writes()
     run.write(4, "timer")
     run.write(5, "timer")
     with pytest.raises(TrexError, match=r"cannot write a checkpoint into .*checkpoints"):
@@ -110,6 +110,6 @@ def test_two_failed_saves_are_logged_and_the_third_in_a_row_ends_the_run(tmp_pat
 @pytest.mark.parametrize("reason", ["stop", "end"])
 def test_failed_save_at_the_last_chance_ends_the_run_at_once(tmp_path: Path, reason: SaveReason) -> None:
     run = Run(tmp_path / "checkpoints")
-    run.refuse()
+    run.block_writes()
     with pytest.raises(TrexError, match="cannot write a checkpoint"):
         run.write(1, reason)

@@ -1,4 +1,4 @@
-"""The loop's duties beside resuming: precision, validation, what is not finite, batches that do not fit."""
+"""The training loop apart from resuming: precision, validation, a loss that is not finite, wrong batch sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.stopping import StopAfter
 from tests.training.conftest import assert_same_bits
-from tests.training.test_resume import final, finish
+from tests.training.test_resume import final_state, finish
 from trex.config.schema import OptimizerConfig
 from trex.datasets.registry import load_split
 from trex.distributed import Ranks
@@ -32,7 +32,7 @@ from trex.training.validation import validate
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "size"),
-    # oneDNN's bf16 weight gradient of a strided convolution reads uninitialized memory for 1 x 1 images: hence 32.
+    # 32, because oneDNN's bf16 weight gradient of a strided convolution reads uninitialized memory for 1 x 1 images
     [("bf16", 32), ("fp16", 16)],
 )
 def test_mixed_precision_resumes_with_the_same_bits(tiny, saved_run, precision: str, size: int) -> None:
@@ -41,26 +41,26 @@ def test_mixed_precision_resumes_with_the_same_bits(tiny, saved_run, precision: 
     reference, config = tiny("reference", *settings), tiny("stopped", *settings)
     finish(saved_run(reference), reference)
     run = saved_run(config)
-    for looks in (1, 0):
+    for checks in (1, 0):
         with pytest.raises(Interrupted):
-            train(run, config, Ranks(), StopAfter(looks))
+            train(run, config, Ranks(), StopAfter(checks))
     finish(run, config)
-    expected = final(RunDir.of(reference))
-    assert_same_bits(expected, final(run))
+    expected = final_state(RunDir.of(reference))
+    assert_same_bits(expected, final_state(run))
     assert bool(expected["scaler"]) == (precision == "fp16")
     exact = tiny("exact", *settings[:-1])
     finish(saved_run(exact), exact)
-    weights = (final(RunDir.of(one))["model"]["encoder.conv1.weight"] for one in (exact, reference))
+    weights = (final_state(RunDir.of(one))["model"]["encoder.conv1.weight"] for one in (exact, reference))
     assert not torch.equal(*weights), "autocast had no effect"
 
 
-def test_first_step_that_the_scaler_skips_leaves_nothing_behind() -> None:
-    """The fused kernel allocates its momentum without writing it when the step is to be skipped."""
+def test_first_step_that_the_scaler_skips_does_not_affect_the_next_ones() -> None:
+    """If a step is skipped, the fused kernel allocates its momentum without initializing it."""
 
     def weights(overflow: bool) -> Tensor:
         torch.manual_seed(0)
         layer = nn.Linear(3, 2)
-        optimizer = make_optimizer(layer, OptimizerConfig(), torch.device("cuda"))  # fused, which a CPU can do too
+        optimizer = make_optimizer(layer, OptimizerConfig(), torch.device("cuda"))  # fused; this works on a CPU too
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
         for first in (True, False, False):
             scale = 1e38 if overflow and first else 1.0
@@ -71,14 +71,14 @@ def test_first_step_that_the_scaler_skips_leaves_nothing_behind() -> None:
                 optimizer.zero_grad()
         return layer.weight.detach()
 
-    torch.use_deterministic_algorithms(mode=True)  # fills what is not written with NaN
+    torch.use_deterministic_algorithms(mode=True)  # fills uninitialized memory with NaN
     try:
         assert torch.equal(weights(overflow=True), weights(overflow=False))
     finally:
         torch.use_deterministic_algorithms(mode=False)
 
 
-def test_restored_optimizer_steps_as_its_own_device_does(tiny) -> None:
+def test_restored_optimizer_is_fused_if_its_own_device_needs_it(tiny) -> None:
     def state(device: str) -> TrainingState:
         model = build_network(tiny("a"), 3, Ranks(), seed=0)
         optimizer = make_optimizer(model, OptimizerConfig(), torch.device(device))
@@ -90,15 +90,15 @@ def test_restored_optimizer_steps_as_its_own_device_does(tiny) -> None:
     assert [group["fused"] for group in resumed.optimizer.param_groups] == [True, True]
 
 
-def test_what_a_killed_save_left_is_cleared_by_the_next_start(tiny, saved_run) -> None:
+def test_unfinished_checkpoint_of_a_killed_save_is_deleted_at_the_next_start(tiny, saved_run) -> None:
     config = tiny("cleared", "train.epochs=1")
     run = saved_run(config)
-    left = run.checkpoints / ".unfinished-epoch-0000-step-00000007-123"
-    left.mkdir(parents=True)
-    (left / "checkpoint.pt").write_bytes(b"half")
+    unfinished = run.checkpoints / ".unfinished-epoch-0000-step-00000007-123"
+    unfinished.mkdir(parents=True)
+    (unfinished / "checkpoint.pt").write_bytes(b"half")
     with pytest.raises(Interrupted):
         train(run, config, Ranks(), StopAfter(1))
-    assert not left.exists()
+    assert not unfinished.exists()
     assert len(list(run.checkpoints.iterdir())) == 1
 
 
@@ -115,7 +115,7 @@ def test_loss_that_is_not_finite_ends_the_run_and_is_never_saved(tiny, saved_run
 
 
 @pytest.mark.slow
-def test_validation_is_that_of_each_image_by_itself(tiny) -> None:
+def test_validation_equals_classifying_each_image_separately(tiny) -> None:
     config = tiny("unused")
     split = load_split("digits_seen", "test", config.data)
     model = build_network(config, len(split.classes), Ranks(), seed=3)
@@ -129,7 +129,7 @@ def test_validation_is_that_of_each_image_by_itself(tiny) -> None:
             ranked = model.classify(normalize(image))[0].argsort(descending=True)
         place = (ranked == int(split.labels[index])).nonzero().item()
         hits, hits5 = hits + (place == 0), hits5 + (place < 5)
-    assert found.top1 == pytest.approx(100 * hits / len(split), abs=0.5)  # a batch may round one image differently
+    assert found.top1 == pytest.approx(100 * hits / len(split), abs=0.5)  # in a batch, one image may round differently
     assert found.top5 == pytest.approx(100 * hits5 / len(split), abs=0.5)
     assert model.training is False or model.train()
 
@@ -146,10 +146,11 @@ def test_batch_that_does_not_divide_or_exceeds_the_data_is_refused(tiny, saved_r
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["trex_plain", "trex_class_means", "supervised"])
 def test_every_method_learns(tiny, saved_run, method: str) -> None:
-    """The t-ReX methods, measured with seeds 0, 1, 2: top-1 97.2 to 98.4 %, features in the memory bank at a cosine of
-    .903 to .908 to their class mean. Broken on purpose: a momentum encoder that never moves 84 % and .46, labels in the
-    memory bank shifted by one 23 % and .74, an encoder without gradient 83 %. A memory bank that is never written has
-    100 % (on random class weights) and .11.
+    """Top-1 accuracy, and for class means the mean cosine between features in the memory bank and their class mean.
+
+    Measured for the t-ReX methods with seeds 0, 1, 2: 97.2 to 98.4 % and .903 to .908. Measured with bugs added on
+    purpose: momentum encoder never updated: 84 % and .46; labels in the memory bank shifted by one: 23 % and .74;
+    encoder without gradient: 83 %; memory bank never written: 100 % (with random class weights) and .11.
     """
     crops = ("crops.global_size=32", "crops.global_scale=[0.5, 1]", "crops.local_count=0", "crops.flip=0",
              "crops.solarize=0", "crops.global_blur=0")  # fmt: skip
@@ -168,7 +169,7 @@ def test_every_method_learns(tiny, saved_run, method: str) -> None:
     assert validations[-1].values["top1"] > 95, [round(line.values["top1"]) for line in validations]
     assert validations[-1].values["loss"] < 0.25
     if method == "trex_class_means":
-        state = final(run)["model"]
+        state = final_state(run)["model"]
         features, labels = F.normalize(state["classifier.features"], dim=1), state["classifier.labels"]
         means = torch.stack([features[labels == k].mean(0) for k in range(7)])
         assert F.cosine_similarity(features, means[labels]).mean() > 0.87

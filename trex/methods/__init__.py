@@ -1,8 +1,8 @@
-"""Training methods, one file per method: `trex/methods/<name>.py` is what `method.name: <name>` chooses.
+"""Training methods, one file per method: `method.name: <name>` in a config selects `trex/methods/<name>.py`.
 
-A new method is a file here and a recipe in `configs/`. The file defines a frozen dataclass derived from `Method`: its
-fields are the settings that the config's section `method` may have, its functions are the equations. Configs are read
-before a job is submitted, where importing torch would take seconds: so these files import torch inside functions only.
+To add a method, add a file here and a recipe in `configs/`. The file defines a frozen dataclass derived from `Method`:
+its fields are the settings of the config's section `method`, and its functions are the equations. Configs are read
+before a job is submitted, when importing torch would take seconds, so these files import torch only inside functions.
 """
 
 from __future__ import annotations
@@ -25,47 +25,58 @@ if TYPE_CHECKING:
 class Method(MethodSettings, ABC):
     """One way to train an encoder: its settings and its equations.
 
-    Buffers of a method's modules must be the same on every rank (`Parts.gathered`); torch's DDP does not copy them.
+    Buffers of a method's modules must be the same on every rank, because torch's DDP does not synchronize them here.
+    `Parts.gather_rows` collects the rows of all ranks for such updates.
     """
 
-    #: Modules that begin as copies of others and that no gradient reaches: name of the copy, name of the original.
+    #: Modules that start as copies of other modules and receive no gradient: {name of the copy: name of the original}.
     copies: ClassVar[Mapping[str, str]] = {}
-    #: Modules beside the encoder whose weights do not depend on the classes: what `train.start_with=weights` takes too.
+    #: Modules besides the encoder whose weights do not depend on the classes. `train.start_with=weights` loads them.
     reusable: ClassVar[tuple[str, ...]] = ()
-    #: The name of each part in the released t-ReX layout (docs/zoo.md), by its name here; a name that ends in a dot
-    #: stands for all keys that begin with it. Empty: that layout has no place for this method.
+    #: {name of a part in this project: its name in the released t-ReX layout (docs/zoo.md)}. A name that ends in a dot
+    #: stands for all keys that start with it. Empty if that layout has no place for this method.
     released_names: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def build(self, encoder: Encoder, classes: int) -> dict[str, nn.Module]:
-        """The modules beside the encoder, by the names that they have in checkpoints. Initial weights are drawn from
-        torch's global generator; the order of the modules is that of the optimizer's parameters."""
+        """Build the modules besides the encoder, by their names in checkpoints.
+
+        Initial weights are drawn from torch's global generator. The optimizer's parameters follow the order of the
+        modules.
+        """
 
     @abstractmethod
     def forward(self, parts: Parts, crops: Sequence[Tensor], labels: Tensor) -> Output:
-        """Loss and metrics of one training step.
+        """Compute the loss and the metrics of one training step.
 
         Args:
-            parts: the encoder and the modules of `build`, in training mode.
+            parts: the encoder and the modules from `build`, in training mode.
             crops: one (count * B, 3, S, S) normalized tensor per resolution, crop-major, the global crops first.
             labels: (B,) int64.
         """
 
     def after_forward(self, parts: Parts, crops: Sequence[Tensor], labels: Tensor) -> None:
-        """What is updated without a gradient, such as a memory bank. Called in each step after `forward` with the same
-        arguments, before the backward pass, with the weights as they were in `forward`."""
+        """Update state that needs no gradient, such as a memory bank.
+
+        Called in each step after `forward` and before the backward pass, with the same arguments. The weights have not
+        changed since `forward`.
+        """
 
     @abstractmethod
     def classify(self, parts: Parts, images: Tensor) -> Tensor:
-        """(N, 3, H, W) normalized images to (N, classes) logits, for the validation during training."""
+        """Compute (N, classes) logits of (N, 3, H, W) normalized images, for the validation during training."""
 
-    def fault(self, state: Mapping[str, Tensor], classes: int) -> str | None:
-        """Why the tensors of a checkpoint, whose names and shapes fit, do not suit a dataset of so many classes.
-        None: they do."""
+    def checkpoint_problem(self, state: Mapping[str, Tensor], classes: int) -> str | None:
+        """Say why a checkpoint does not fit a dataset with `classes` classes, or return None if it fits.
+
+        Args:
+            state: the tensors of the checkpoint; their names and shapes have been checked already.
+            classes: number of classes.
+        """
 
 
 def method_named(name: str) -> type[Method]:
-    """The class of the method in `trex/methods/<name>.py`."""
+    """Return the class of the method in `trex/methods/<name>.py`."""
     found = chosen_class(__name__, name)
-    assert issubclass(found, Method), f"{found.__name__} derives from Method"
+    assert issubclass(found, Method), f"{found.__name__} must derive from Method"
     return found

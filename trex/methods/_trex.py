@@ -1,4 +1,4 @@
-"""What the two t-ReX methods share: the projector, and cosine logits over all crops (arXiv 2206.15369)."""
+"""Code shared by the two t-ReX methods: the projector, and cosine logits over all crops (arXiv 2206.15369)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from trex.model.parts import Parts
     from trex.model.projector import Projector
 
-#: The encoder is torchvision's; projector and `head.layers` are one Sequential with the same indices.
+#: Released names of encoder and projector. In both layouts the encoder has torchvision's keys, and the projector is the
+#: same Sequential with the same indices.
 TRAINED_NAMES = {"encoder.": "module.model.encoder.", "projector.": "module.model.head.layers."}
 
 
 @dataclass(frozen=True)
 class Trex(Method):
-    """Encoder and projector are trained so that the outputs of all crops point at the weight of their class."""
+    """Trains encoder and projector so that the outputs of all crops point toward the weight of their class."""
 
     hidden_layers: int = setting(1, "hidden layers of the projector", at_least=0)
     hidden_dim: int = setting(2048, "width of the projector's hidden layers", at_least=1)
@@ -34,7 +35,7 @@ class Trex(Method):
     reusable: ClassVar[tuple[str, ...]] = ("projector",)
 
     def projector(self, encoder: Encoder) -> Projector:
-        """A projector with initial weights for the features of `encoder`."""
+        """Build a projector with initial weights for the features of `encoder`."""
         from trex.model.projector import Projector
 
         return Projector(
@@ -42,12 +43,12 @@ class Trex(Method):
         )
 
     def forward(self, parts: Parts, crops: Sequence[Tensor], labels: Tensor) -> Output:
-        """Mean cross-entropy over all crops: one encoder pass per resolution, one projector pass over all of them."""
+        """Compute the mean cross-entropy over all crops. The projector runs once, the encoder once per resolution."""
         from trex.model.loss import classification
 
         return classification(parts.classifier(parts.projector(parts.features(crops))), labels)
 
     def classify(self, parts: Parts, images: Tensor) -> Tensor:
-        """Logits by the trained encoder and projector and the class weights as they are."""
+        """Compute logits with the trained encoder and projector and the current class weights."""
         logits: Tensor = parts.classifier(parts.projector(parts.encoder(images)))
         return logits

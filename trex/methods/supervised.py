@@ -23,18 +23,18 @@ class Supervised(Method):
     name: Literal["supervised"] = "supervised"
 
     def build(self, encoder: Encoder, classes: int) -> dict[str, nn.Module]:
-        """The classifier, with torch's initial weights."""
+        """Build the classifier, with torch's initial weights."""
         from torch import nn
 
         return {"classifier": nn.Linear(encoder.feature_dim, classes)}
 
     def forward(self, parts: Parts, crops: Sequence[Tensor], labels: Tensor) -> Output:
-        """Mean cross-entropy over all crops."""
+        """Compute the mean cross-entropy over all crops."""
         from trex.model.loss import classification
 
         return classification(parts.classifier(parts.features(crops)), labels)
 
     def classify(self, parts: Parts, images: Tensor) -> Tensor:
-        """The classifier's logits."""
+        """Compute the classifier's logits."""
         logits: Tensor = parts.classifier(parts.encoder(images))
         return logits

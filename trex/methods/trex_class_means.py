@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrexClassMeans(Trex):
-    """t-ReX with class means over a memory bank of features, which momentum networks make."""
+    """t-ReX with class means over a memory bank of features that momentum networks compute."""
 
     name: Literal["trex_class_means"] = "trex_class_means"
     memory_bank_size: int = setting(8192, "features in the memory bank of the class means", at_least=1)
@@ -37,7 +37,7 @@ class TrexClassMeans(Trex):
     }
 
     def build(self, encoder: Encoder, classes: int) -> dict[str, nn.Module]:
-        """Projector, class means, and the momentum networks, which begin as copies of encoder and projector."""
+        """Build the projector, the class means, and the momentum networks as copies of encoder and projector."""
         from trex.model.heads import ClassMeans
 
         projector = self.projector(encoder)
@@ -49,11 +49,11 @@ class TrexClassMeans(Trex):
         }
 
     def after_forward(self, parts: Parts, crops: Sequence[Tensor], labels: Tensor) -> None:
-        """Move the momentum networks a little, encode the first global crop with them, store that in the memory bank.
+        """Update the momentum networks, and store their outputs for the first global crop in the memory bank.
 
-        The logits of this step were computed from the old memory bank, and the optimizer has not moved the weights
-        yet: p_ema ← m · p_ema + (1 - m) · p, over parameters only, with p as in this step's forward pass. Batch norms
-        of the momentum networks keep their own statistics.
+        The update is p_ema ← m · p_ema + (1 - m) · p, for parameters only; batch norms of the momentum networks keep
+        their own statistics. This step's logits were computed before the memory bank changes, and the optimizer has
+        not changed p since the forward pass.
         """
         import torch
 
@@ -62,10 +62,10 @@ class TrexClassMeans(Trex):
         torch._foreach_lerp_(slow, fast, 1.0 - self.momentum)
         bank: ClassMeans = parts.classifier
         outputs: Tensor = parts.momentum_projector(parts.momentum_encoder(crops[0][: labels.shape[0]]))
-        bank.store(parts.gathered(outputs.to(bank.features.dtype)), parts.gathered(labels))
+        bank.store(parts.gather_rows(outputs.to(bank.features.dtype)), parts.gather_rows(labels))
 
-    def fault(self, state: Mapping[str, Tensor], classes: int) -> str | None:
-        """Labels in the memory bank that the dataset does not have."""
+    def checkpoint_problem(self, state: Mapping[str, Tensor], classes: int) -> str | None:
+        """Report labels in the memory bank that the dataset does not have."""
         labels = state["classifier.labels"]
         if labels.min() >= 0 and labels.max() < classes:
             return None

@@ -23,7 +23,7 @@ class TrexPlain(Trex):
     released_names: ClassVar[Mapping[str, str]] = {**TRAINED_NAMES, "classifier.weight": "module.clf.fc.weight"}
 
     def build(self, encoder: Encoder, classes: int) -> dict[str, nn.Module]:
-        """Projector and class weights."""
+        """Build the projector and the class weights."""
         from trex.model.heads import PlainHead
 
         projector = self.projector(encoder)

@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of the batch over all ranks."""
+"""Batch norm with the statistics of the batch over all ranks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trex.distributed import Ranks
 
 
 def synchronize(module: nn.Module, ranks: Ranks) -> nn.Module:
-    """`module` with every batch norm synchronized over the ranks; the same state dict. Unchanged for one rank.
+    """Replace every batch norm in `module` by a synchronized one and return the module. One rank needs no change.
 
-    PyTorch's own SyncBatchNorm refuses CPU tensors, so gloo ranks get `CpuSyncBatchNorm`.
+    The state dict stays the same. PyTorch's SyncBatchNorm accepts no CPU tensors, so gloo ranks get `CpuSyncBatchNorm`.
     """
     if ranks.world == 1:
         return module
@@ -34,7 +34,10 @@ class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     @classmethod
     def like(cls, norm: nn.modules.batchnorm._BatchNorm) -> CpuSyncBatchNorm:
-        """The same running statistics, and the same parameters: those of a momentum network stay without gradient."""
+        """Build a synchronized batch norm with the running statistics of `norm` and the same parameter objects.
+
+        Parameters of a momentum network therefore stay without gradient.
+        """
         made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         made.load_state_dict(norm.state_dict())
         made.weight, made.bias = norm.weight, norm.bias
@@ -44,7 +47,7 @@ class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert input.dim() in (2, 4), f"expected (N, C) or (N, C, H, W), got {input.dim()} dimensions"
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize by the statistics of the batch over all ranks in training, by the running ones otherwise."""
+        """Normalize by the statistics of the batch over all ranks in training mode, else by the running statistics."""
         self._check_input_dim(input)
         if not self.training:
             return super().forward(input)
@@ -65,17 +68,20 @@ class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class _SyncNorm(torch.autograd.Function):
-    """One collective forward: each rank's mean, biased variance and count, combined by Chan's formula. One backward:
-    the sums of dy and of dy · x̂."""
+    """Normalization with one collective per direction.
+
+    Forward gathers each rank's mean, biased variance and count, and combines them by Chan's formula. Backward sums dy
+    and dy · x̂ over the ranks.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
         axes = [axis for axis in range(x.dim()) if axis != 1]
         variance, mean = torch.var_mean(x, dim=axes, correction=0)
         mine = torch.cat([mean, variance, mean.new_tensor([x.numel() / x.shape[1]])])
-        boxes = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-        dist.all_gather(boxes, mine)
-        stacked = torch.stack(boxes).double()
+        gathered = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, mine)
+        stacked = torch.stack(gathered).double()
         channels = x.shape[1]
         means, variances, counts = stacked[:, :channels], stacked[:, channels:-1], stacked[:, -1:]
         total = counts.sum()

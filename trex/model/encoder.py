@@ -1,4 +1,4 @@
-"""Encoders: torchvision's ResNets, to train and evaluate; torchvision's ViTs and all of timm, to evaluate."""
+"""Encoders: torchvision's ResNets can be trained and evaluated, torchvision's ViTs and timm's models only evaluated."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TIMM = "timm/"
 
 
 class Encoder(nn.Module):
-    """A module that turns images into features, and what it expects of the images."""
+    """A module that turns images into features. Its attributes say which images it expects."""
 
     feature_dim: int
-    image_size: int | None = None  #: the only image size that it takes, pixels per side; None: any
-    mean: tuple[float, ...] = MEAN  #: of each channel of the images it was trained on, pixel values in 0 … 1
-    std: tuple[float, ...] = STD
+    image_size: int | None = None  #: the only image size that it accepts, in pixels per side; None if it accepts any
+    mean: tuple[float, ...] = MEAN  #: per channel, of the images that it was trained on, with pixel values in 0 … 1
+    std: tuple[float, ...] = STD  #: standard deviation per channel, as `mean`
 
 
 class ResNet(Encoder):
@@ -36,7 +36,7 @@ class ResNet(Encoder):
         self.feature_dim = int(resnet.fc.in_features)  # type: ignore[union-attr, arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
-        """The average pool's output.
+        """Compute the output of the average pool.
 
         Args:
             images: (N, 3, H, W), normalized.
@@ -59,7 +59,7 @@ class VisionTransformer(Encoder):
         self.feature_dim, self.image_size = int(vit.hidden_dim), int(vit.image_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The class token after the last block and the final layer norm: the input of torchvision's classifier.
+        """Compute the class token after the last block and the final layer norm: the input of torchvision's classifier.
 
         Args:
             images: (N, 3, image_size, image_size), normalized.
@@ -73,20 +73,21 @@ class VisionTransformer(Encoder):
 
 
 class TimmEncoder(Encoder):
-    """A timm model without its classifier (`num_classes=0`); the state dict has timm's keys without the
-    classifier's."""
+    """A timm model without its classifier (`num_classes=0`); the state dict has timm's keys without the classifier."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
-        about = network.pretrained_cfg
+        cfg = network.pretrained_cfg
         self.feature_dim = int(getattr(network, "head_hidden_size", network.num_features))
-        self.image_size = int(about["input_size"][-1]) if about.get("fixed_input_size") else None
-        self.mean, self.std = tuple(about["mean"]), tuple(about["std"])
+        self.image_size = int(cfg["input_size"][-1]) if cfg.get("fixed_input_size") else None
+        self.mean, self.std = tuple(cfg["mean"]), tuple(cfg["std"])
 
     def forward(self, images: Tensor) -> Tensor:
-        """The input of timm's classifier: `forward_features`, pooled as the model's `global_pool` says (the class token
-        for most ViTs, the average for others), then the layers of the model's head before its last one.
+        """Compute the input of timm's classifier.
+
+        This is the output of `forward_features`, pooled as the model's `global_pool` says (the class token for most
+        ViTs, the average for other models), after the layers of the model's head before its last one.
 
         Args:
             images: (N, 3, H, W), normalized by `mean` and `std`.
@@ -98,34 +99,34 @@ class TimmEncoder(Encoder):
         return features
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """That of the timm model, so that files have timm's keys."""
+        """Return the state dict of the timm model, so that files have timm's keys."""
         return self.network.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """That of the timm model."""
+        """Load a state dict of the timm model."""
         return self.network.load_state_dict(state_dict, strict, assign)
 
 
 def encoder_names() -> list[str]:
-    """Names of torchvision's encoders that can be built: ResNets, wide ResNets, ResNeXts, ViTs."""
+    """Return the names of torchvision's encoders that can be built: ResNets, wide ResNets, ResNeXts, ViTs."""
     return sorted([*_resnets(), *torchvision.models.list_models(torchvision.models, include=["vit_*"])])
 
 
 def build_encoder(name: str) -> Encoder:
-    """The encoder of that name with its library's initial weights, drawn from torch's global generator.
+    """Build an encoder with its library's initial weights, drawn from torch's global generator.
 
     Args:
-        name: a name of `encoder_names()`, or `timm/` and any name that timm knows, with or without a tag.
+        name: a name from `encoder_names()`, or `timm/` followed by a model name of timm, with or without a tag.
 
     Raises:
-        UserError: if there is no such encoder, or timm is asked for and not installed.
+        UserError: if there is no such encoder, or if it is a timm model and timm is not installed.
     """
     if name.startswith(TIMM):
         return _timm(name)
     known = encoder_names()
     if name not in known:
         raise UserError(
-            f"model.encoder is {name!r}: expected one of {', '.join(known)}, or timm/ and a name of timm"
+            f"model.encoder is {name!r}: expected one of {', '.join(known)}, or timm/ followed by a model name of timm"
             f"{did_you_mean(name, known)}"
         )
     network = torchvision.models.get_model(name, weights=None)
@@ -134,26 +135,32 @@ def build_encoder(name: str) -> Encoder:
 
 
 def initial_encoder(name: str, seed: int) -> Encoder:
-    """The encoder with initial weights that depend on `seed` alone: those of a run with that seed. The global random
-    state is left as it was."""
+    """Build an encoder with the initial weights that a run with this seed has; they depend on `seed` alone.
+
+    The global random state does not change.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_encoder(name)
 
 
 def require_trainable(name: str) -> None:
-    """Raise UserError unless the encoder takes crops of any size, as multi-crop training gives it, and has batch norms
-    that can be synchronized: the ResNets."""
+    """Raise UserError unless the encoder can be trained.
+
+    Multi-crop training needs an encoder that accepts crops of any size and whose batch norms can be synchronized. The
+    ResNets are such encoders.
+    """
     if name not in _resnets():
-        build_encoder_on_meta(name)  # for an unknown name, raise that error instead
+        build_encoder_on_meta(name)  # an unknown name gets its own error
         raise UserError(
-            f"model.encoder is {name!r}: it can be evaluated, not trained; training takes {', '.join(_resnets())}. "
-            f"To evaluate it: extract.weights=FILE (or untrained), then `trex extract` and `trex probe`, or `trex run`"
+            f"model.encoder is {name!r}: it can be evaluated, not trained. Encoders that can be trained: "
+            f"{', '.join(_resnets())}. To evaluate it, set extract.weights=FILE (or untrained) and run `trex extract` "
+            f"and `trex probe`, or `trex run`"
         )
 
 
 def build_encoder_on_meta(name: str) -> Encoder:
-    """The encoder without storage, for its names and shapes; see `build_encoder`."""
+    """Build an encoder without storage, for its names and shapes; see `build_encoder`."""
     with torch.device("meta"):
         return build_encoder(name)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class PlainHead(nn.Module):
-    """Cosine logits with a learned weight per class: normalize(z) · normalize(W)ᵀ / τ."""
+    """Cosine logits with one learned weight per class: normalize(z) · normalize(W)ᵀ / τ."""
 
     def __init__(self, dim: int, classes: int, temperature: float) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class ClassMeans(nn.Module):
     (arXiv 2206.15369, section 3.2).
 
     Buffers, identical on every rank: `features` (size, dim) float32, not normalized; `labels` (size,) int64; `pointer`
-    () int64, where the next feature goes.
+    () int64, the row of the next feature.
     """
 
     features: Tensor
@@ -41,8 +41,11 @@ class ClassMeans(nn.Module):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
     def weights(self) -> Tensor:
-        """(classes, dim) float32: L2-normalized sums of the memory bank's features of each class, 0 for a class
-        that the memory bank does not hold. Float32 also under autocast; no gradient."""
+        """Compute the (classes, dim) float32 class means: L2-normalized sums of each class's features.
+
+        A class without features in the memory bank gets 0. The result is float32 also under autocast and has no
+        gradient.
+        """
         with torch.autocast(self.features.device.type, enabled=False), torch.no_grad():
             sums = self.features.new_zeros(self.classes, self.features.shape[1])
             return F.normalize(sums.index_add_(0, self.labels, self.features), dim=1)
@@ -53,20 +56,20 @@ class ClassMeans(nn.Module):
 
     @torch.no_grad()
     def store(self, features: Tensor, labels: Tensor) -> None:
-        """Write a batch at the pointer; rows that do not fit before the end are left out and the pointer returns to 0.
+        """Write a batch at the pointer. Rows that do not fit before the end are dropped and the pointer returns to 0.
+
+        The pointer is never copied to the host: index arithmetic drops the rows beyond the end.
 
         Args:
             features: (B, dim), outputs of the momentum projector, the same on every rank.
             labels: (B,) int64.
-
-        The pointer is never read back from the device: index arithmetic leaves out what is beyond the end.
         """
         size = self.labels.shape[0]
         features, labels = features[:size], labels[:size]
         places = self.pointer + torch.arange(labels.shape[0], device=labels.device)
         fits = places < size
-        # Rows that do not fit rewrite their own old content in a place that no other row writes: (place - size) is
-        # below the pointer, and every row that fits is at or above it.
+        # A row that does not fit goes to (place - size) and writes back what is there. No other row writes that place:
+        # it is below the pointer, and every row that fits is at or above the pointer.
         places = torch.where(fits, places, places - size)
         self.features[places] = torch.where(fits[:, None], features.to(self.features.dtype), self.features[places])
         self.labels[places] = torch.where(fits, labels, self.labels[places])

@@ -1,4 +1,4 @@
-"""What a training step gives back, and the loss that classifies every crop."""
+"""The output of a training step, and the loss that classifies every crop."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class Output(NamedTuple):
-    """Of the forward pass of one training step.
+    """The result of the forward pass of one training step.
 
-    `loss`: (), what is minimized.
-    `metrics`: by name, (n,) values without gradient, one per crop of this rank; their mean is logged.
+    `loss`: () tensor, to be minimized.
+    `metrics`: (n,) tensors by name, without gradient, one value per crop of this rank; their mean is logged.
     """
 
     loss: Tensor
@@ -21,7 +21,9 @@ class Output(NamedTuple):
 
 
 def classification(logits: Tensor, labels: Tensor) -> Output:
-    """Mean cross-entropy over all crops, in float32 or finer also under autocast; the metric `top1` in %.
+    """Compute the mean cross-entropy over all crops, and the metric `top1` in %.
+
+    The computation is in float32 or float64, also under autocast.
 
     Args:
         logits: (n_crops * B, classes), crop-major: row c * B + i is crop c of image i.

@@ -1,4 +1,4 @@
-"""The modules that are trained together: the encoder and what a method adds to it."""
+"""The modules that are trained together: the encoder and the modules that a method adds to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trex.model.encoder import Encoder
 
 
 class Parts(nn.Module):
-    """The encoder and a method's own modules, each an attribute under its name; checkpoints have the same names."""
+    """The encoder and a method's modules. Each is an attribute, and checkpoints use the same names."""
 
     encoder: Encoder
 
@@ -28,10 +28,10 @@ class Parts(nn.Module):
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """A method knows the types of its own modules; torch would say `Tensor | Module`."""
+            """Type checkers see `Any`: a method knows the types of its modules, and torch says `Tensor | Module`."""
 
     def features(self, crops: Sequence[Tensor]) -> Tensor:
-        """One encoder pass per resolution.
+        """Compute the features of all crops, with one encoder pass per resolution.
 
         Args:
             crops: one (count * B, 3, S, S) tensor per resolution, crop-major: row c * B + i is crop c of image i.
@@ -41,10 +41,10 @@ class Parts(nn.Module):
         """
         return torch.cat([self.encoder(crop) for crop in crops])
 
-    def gathered(self, tensor: Tensor) -> Tensor:
-        """The rows of all ranks, in rank order: (B, …) to (world * B, …). No gradient goes through it."""
+    def gather_rows(self, tensor: Tensor) -> Tensor:
+        """Return the rows of all ranks, in rank order: (B, …) to (world * B, …). No gradient flows through it."""
         if self.ranks.world == 1:
             return tensor
-        boxes = [torch.empty_like(tensor) for _ in range(self.ranks.world)]
-        dist.all_gather(boxes, tensor.contiguous())
-        return torch.cat(boxes)
+        gathered = [torch.empty_like(tensor) for _ in range(self.ranks.world)]
+        dist.all_gather(gathered, tensor.contiguous())
+        return torch.cat(gathered)

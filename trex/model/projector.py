@@ -1,4 +1,4 @@
-"""The projector between encoder and class weights; it is discarded after training."""
+"""The projector between the encoder and the class weights; it is discarded after training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Projector(nn.Sequential):
                     nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, in_dim) features to (N, output_dim) outputs, not normalized."""
+        """Compute (N, output_dim) outputs, not normalized, of (N, in_dim) features."""
         x = F.normalize(features, dim=1) if self.normalize_input else features
         for layer in self:
             x = layer(x)

@@ -1,13 +1,14 @@
-"""How wide an encoder's features are, known without building it. Imports no torch for torchvision's: submitting asks.
+"""The feature dimension of an encoder, known without building it.
 
-tests/model/test_widths.py builds every encoder of the table and compares.
+Submitting a job needs it and must not import torch, so torchvision's encoders are in a table, which
+tests/model/test_widths.py compares with the encoders themselves.
 """
 
 from __future__ import annotations
 
 import functools
 
-#: Numbers of a feature of torchvision's encoders.
+#: Feature dimensions of torchvision's encoders.
 _TORCHVISION = {
     "resnet18": 512,
     "resnet34": 512,
@@ -29,11 +30,12 @@ _TORCHVISION = {
 
 @functools.cache
 def feature_dim(name: str) -> int:
-    """How many numbers a feature of the encoder `name` has. An encoder that is not in the table, such as one of timm,
-    is built without storage and asked, which imports torch.
+    """Return the feature dimension of the encoder `name`.
+
+    An encoder that is not in the table, such as a timm model, is built without storage, which imports torch.
 
     Raises:
-        UserError: if there is no such encoder, or timm is asked for and not installed.
+        UserError: if there is no such encoder, or if it is a timm model and timm is not installed.
     """
     if name in _TORCHVISION:
         return _TORCHVISION[name]

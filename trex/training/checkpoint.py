@@ -1,12 +1,12 @@
-"""Full training states on disk: one writer, one reader.
+"""Full training states on disk.
 
 checkpoints/
-  epoch-0003-step-00001000/   epochs finished, steps done in the next one
-    checkpoint.pt     everything the next step depends on, weights-only (`TrainingState.to_dict`)
-    manifest.json     step, size and SHA-256 of checkpoint.pt; a folder without a true one is no checkpoint
+  epoch-0003-step-00001000/   3 epochs finished, 1000 steps done in the next one
+    checkpoint.pt     everything the next step depends on (`TrainingState.to_dict`), read weights-only
+    manifest.json     step, size and SHA-256 of checkpoint.pt; the folder is a checkpoint only if these match
 
-A checkpoint is written into a folder of another name and renamed when all of it is on disk, so a kill at any moment
-leaves the checkpoints before it whole. Reading starts at the newest and goes back past damaged ones.
+A checkpoint is written into a temporary folder, which is renamed when everything is on disk. So a kill at any moment
+leaves the earlier checkpoints intact. Reading starts with the newest checkpoint and skips damaged ones.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from trex.records.manifest import MANIFEST, STATE, Manifest, checkpoint_folders,
 
 log = logging.getLogger(__name__)
 
-#: What `TrainingState.to_dict` makes: tensors and plain values, with a "position".
+#: The result of `TrainingState.to_dict`: tensors and plain values, with a "position".
 State = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint whose content was compared with its manifest."""
+    """A checkpoint that matches its manifest."""
 
     path: Path
     manifest: Manifest
 
     @property
     def sha256(self) -> str:
-        """Of its state, hexadecimal."""
+        """SHA-256 of its state, hexadecimal."""
         return self.manifest.sha256
 
     @property
     def finished(self) -> bool:
-        """Whether the training is complete with it."""
+        """Whether the training was complete when it was written."""
         return self.manifest.finished
 
     def load(self) -> State:
-        """Its whole state, tensors on the CPU. Raises UserError if it cannot be read."""
+        """Read its complete state, with tensors on the CPU. Raises UserError if it cannot be read."""
         state: State = tensor_files.load(self.path / STATE)
         return state
 
@@ -60,16 +60,18 @@ class Checkpoints:
         self.folder = folder
 
     def write(self, state: State, keep: int, milestone: bool = False, finished: bool = False) -> Checkpoint:
-        """Write `state`, named for its "position"; afterwards remove all but the `keep` newest and the milestones.
+        """Write `state` to a folder named after its position, then delete old checkpoints.
+
+        The `keep` newest checkpoints and all milestones are kept.
 
         Args:
-            state: tensors and plain values, as `TrainingState.to_dict` makes them.
-            keep: how many of the newest checkpoints stay.
-            milestone: whether this one stays for good.
-            finished: whether the training is complete with it.
+            state: tensors and plain values from `TrainingState.to_dict`.
+            keep: how many of the newest checkpoints to keep.
+            milestone: whether to keep this checkpoint permanently.
+            finished: whether the training is complete.
 
         Raises:
-            OSError: if the disk did not take it; what was there before is untouched.
+            OSError: if it cannot be written. Existing checkpoints are unchanged.
         """
         position = state["position"]
         target = self.folder / checkpoint_name(position["epoch"], position["step"])
@@ -82,7 +84,7 @@ class Checkpoints:
             digest = sha256(temporary / STATE)
             manifest = Manifest(position["global_step"], size, digest, milestone, finished)
             manifest.write(temporary / MANIFEST)
-            if target.exists():  # only a damaged one: a whole one is not written again
+            if target.exists():  # it is damaged, because an intact checkpoint is never written again
                 _set_aside(target)
             temporary.rename(target)
             sync(self.folder)
@@ -92,10 +94,10 @@ class Checkpoints:
         return Checkpoint(target, manifest)
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint whose content is whole, or None where there is no checkpoint at all.
+        """Return the newest checkpoint that matches its manifest, or None if there are no checkpoints.
 
         Raises:
-            TrexError: if there are checkpoints and every one is damaged: starting over is the user's decision.
+            TrexError: if all checkpoints are damaged. Only the user may decide to start over.
         """
         damaged = []
         for path in checkpoint_folders(self.folder):
@@ -103,28 +105,28 @@ class Checkpoints:
                 return _verified(path)
             except (OSError, RecordError, _Damaged) as error:
                 damaged.append(path)
-                log.warning("checkpoint %s is damaged (%s): going back to the one before", path, error)
+                log.warning("checkpoint %s is damaged (%s): falling back to the one before it", path, error)
         if damaged:
             raise TrexError(
-                f"{self.folder}: no checkpoint is whole ({', '.join(path.name for path in damaged)} are damaged). "
-                f"To start over, move that folder away."
+                f"{self.folder}: all checkpoints are damaged ({', '.join(path.name for path in damaged)}). "
+                f"To start over, move this folder away."
             )
         return None
 
     def read_newest(self) -> tuple[Checkpoint, State] | None:
-        """The newest whole checkpoint with its state."""
+        """Return the newest intact checkpoint with its state, or None if there are no checkpoints. See `newest`."""
         checkpoint = self.newest()
         return None if checkpoint is None else (checkpoint, checkpoint.load())
 
     def at(self, path: Path) -> Checkpoint:
-        """The checkpoint in the folder `path`, compared with its manifest. Raises UserError if it is damaged."""
+        """Return the checkpoint in the folder `path`. Raises UserError if it does not match its manifest."""
         try:
             return _verified(path)
         except (OSError, RecordError, _Damaged) as error:
-            raise UserError(f"{path}: not a whole checkpoint ({error})") from error
+            raise UserError(f"{path}: not an intact checkpoint ({error})") from error
 
     def remove_unfinished(self) -> None:
-        """Delete what killed writers left; only while holding the run's lock."""
+        """Delete unfinished checkpoints of killed processes. Call this only while holding the run's lock."""
         for path in self.folder.glob(f"{TEMPORARY}epoch-*"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -134,12 +136,12 @@ class Checkpoints:
                 if Manifest.read(path / MANIFEST).milestone:
                     continue
             except (OSError, RecordError):
-                continue  # not one of ours as it stands: left for a person to look at
+                continue  # without a readable manifest it may be anything, so a person must check it
             shutil.rmtree(path)
 
 
 class _Damaged(Exception):
-    """A state is not what its manifest says."""
+    """A state does not match its manifest."""
 
 
 def _verified(path: Path) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""Curves of a run: metrics.jsonl (the truth), TensorBoard and readable log lines (copies of it)."""
+"""Metrics of a run. metrics.jsonl is the record; TensorBoard and the log lines show copies of it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class Meter:
-    """Sums of the loss and of the method's metrics since the last log line, kept on the device: adding never waits for
-    the GPU."""
+    """Sums the loss and the method's metrics since the last log line.
+
+    The sums stay on the device, so that adding never waits for the GPU.
+    """
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -31,7 +33,7 @@ class Meter:
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=ranks.device)
 
     def add(self, step: int, output: Output) -> None:
-        """Count one step. Every rank counts the same metrics."""
+        """Add one step. Every rank must add the same metrics."""
         loss = output.loss.detach()
         for name, values in {"loss": loss, **output.metrics}.items():
             total = values.double().sum()
@@ -41,23 +43,27 @@ class Meter:
         self._first_bad = torch.where(bad, torch.full_like(self._first_bad, step), self._first_bad)
 
     def take(self) -> dict[str, float]:
-        """Mean loss, as `loss`, and mean of each metric over all ranks since the last call. Waits for the device; every
-        rank calls it.
+        """Return the means over all ranks since the last call: the loss, as `loss`, and each metric.
+
+        Waits for the device. Every rank must call it.
 
         Raises:
-            TrexError: if a loss since then was not finite.
+            TrexError: if a loss since the last call was not finite.
         """
         self.require_finite()
         totals, self._sums = self._ranks_sums(), {}
         return {name: value / count for name, (value, count) in totals.items()}
 
     def total(self) -> dict[str, Tensor]:
-        """For a checkpoint: by name, (2,) float64 on the CPU, sum and number of values over all ranks. Every rank calls
-        it."""
+        """Return the sums for a checkpoint. Every rank must call it.
+
+        Returns:
+            By name, a (2,) float64 CPU tensor: the sum and the number of values over all ranks.
+        """
         return {name: torch.tensor(pair, dtype=torch.float64) for name, pair in self._ranks_sums().items()}
 
     def restore(self, total: dict[str, Tensor]) -> None:
-        """Continue from the sums of a checkpoint: rank 0 holds them, the others begin at 0."""
+        """Continue from the sums of a checkpoint. Rank 0 takes them; all other ranks start at 0."""
         device = self._ranks.device
         self._sums = {
             name: (pair if self._ranks.is_main else torch.zeros_like(pair)).to(device) for name, pair in total.items()
@@ -74,14 +80,14 @@ class Meter:
         first = self._ranks.maximum(int(self._first_bad.item()))
         if first >= 0:
             raise TrexError(
-                f"the loss of step {first} is not finite: the run ends here and its last checkpoint is from before "
-                f"that. Usual causes: a learning rate that is too high (optimizer.lr), too short a warm-up, fp16 "
-                f"overflow (train.precision=bf16)."
+                f"the loss of step {first} is not finite. The run ends here; its last checkpoint is from before that "
+                f"step. Usual causes: the learning rate is too high (optimizer.lr), the warm-up is too short "
+                f"(optimizer.warmup_epochs), or fp16 overflows (set train.precision=bf16)."
             )
 
 
 class Curves:
-    """Writes the metrics of a run; on every rank but the main one it writes nothing."""
+    """Writes the metrics of a run. Only rank 0 writes; on all other ranks these functions do nothing."""
 
     def __init__(self, run: RunDir, ranks: Ranks) -> None:
         self._run = run
@@ -89,7 +95,7 @@ class Curves:
         self._board: Any = None
 
     def open(self, position: int, step: int) -> None:
-        """Begin writing after `position` bytes: what an attempt wrote after its last checkpoint is removed."""
+        """Start writing after `position` bytes. Lines that were written after the last checkpoint are removed."""
         if not self._active:
             return
         self._run.metrics.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +108,7 @@ class Curves:
 
     @property
     def position(self) -> int:
-        """Bytes of metrics.jsonl so far; flushed to disk, so that a checkpoint may name it."""
+        """Size of metrics.jsonl in bytes. The file is flushed to disk first, so that a checkpoint can refer to it."""
         if not self._active:
             return 0
         with self._run.metrics.open("rb") as file:
@@ -110,7 +116,7 @@ class Curves:
             return file.seek(0, os.SEEK_END)
 
     def write(self, phase: Phase, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """Append one line of metrics and copy its numbers to TensorBoard. What is not finite is left out."""
+        """Append one line of metrics and copy its values to TensorBoard. Values that are not finite are left out."""
         if not self._active:
             return
         kept = {name: float(value) for name, value in values.items() if abs(value) <= LARGEST and math.isfinite(value)}
@@ -122,14 +128,14 @@ class Curves:
         self._board.flush()
 
     def close(self) -> None:
-        """Finish TensorBoard's file."""
+        """Close TensorBoard's file."""
         if self._board is not None:
             self._board.close()
             self._board = None
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: `45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    """Format a duration: `45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
     seconds = max(round(seconds), 0)
     if seconds < 90:
         return f"{seconds} s"

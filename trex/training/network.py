@@ -1,4 +1,4 @@
-"""The network of a run: what its method builds, as one torch module that computes a step's loss."""
+"""The network of a run: the encoder and the method's modules as one torch module that computes the loss of a step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Network(Parts):
         self.method = method
 
     def forward(self, crops: Sequence[Tensor], labels: Tensor) -> Output:
-        """The forward pass of one training step, and what the method updates without a gradient.
+        """Run the forward pass of one training step, then the method's updates that need no gradient.
 
         Args:
             crops: one (count * B, 3, S, S) normalized tensor per resolution, crop-major, the global crops first.
@@ -37,17 +37,17 @@ class Network(Parts):
 
     @torch.no_grad()
     def classify(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) normalized images to (N, classes) logits."""
+        """Compute (N, classes) logits of (N, 3, H, W) normalized images."""
         return self.method.classify(self, images)
 
 
 def build_network(config: Config, classes: int, ranks: Ranks, seed: int) -> Network:
-    """The network with initial weights that depend on `seed` alone, the same on every rank, on `ranks.device`.
+    """Build the network on `ranks.device`. The initial weights depend on `seed` alone and are the same on every rank.
 
-    Batch norms are synchronized over the ranks. The global random state is left as it was.
+    Batch norms are synchronized over the ranks. The global random state does not change.
 
     Raises:
-        UserError: if there is no encoder of that name, or it can only be evaluated.
+        UserError: if the encoder does not exist or cannot be trained.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -57,7 +57,7 @@ def build_network(config: Config, classes: int, ranks: Ranks, seed: int) -> Netw
 
 
 def network_on_meta(config: Config, classes: int) -> Network:
-    """The network of one rank without storage, to ask for names and shapes; see `build_network`."""
+    """Build the network of one rank without storage, for its names and shapes; see `build_network`."""
     with torch.device("meta"):
         return _network(config, classes, Ranks())
 

@@ -1,9 +1,9 @@
-"""Full checkpoints in the layout of the released t-ReX program, read and written; this project's own are read too.
+"""Read and write full checkpoints in the layout of the released t-ReX program, and read this project's own ones.
 
-The layout is known from its published description (docs/zoo.md), not from a file: `model`, `optimizer` (the state of
-torch's SGD over two groups of parameters, the decayed ones first), `epoch` (epochs finished), `args`, `fp16_scaler`.
-Files that this project writes in that layout also hold `trex`: steps within the epoch, class names. The names of a
-method's parts in the layout stand in the method's file (`released_names` in trex/methods/).
+The layout is known from its published description (docs/zoo.md), not from a file. Its keys are `model`, `optimizer`
+(the state of torch's SGD over two groups of parameters, first those with weight decay), `epoch` (epochs finished),
+`args` and `fp16_scaler`. Files that this project writes in that layout also contain `trex`: the steps within the epoch
+and the class names. Each method lists the names of its parts in the layout (`released_names` in trex/methods/).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trex.methods import Method, method_named
 from trex.model.weights import state_dict
 from trex.training.state import FORMAT
 
-#: How the keys of the layout's parts begin. A learned class weight may stand beside a memory.
+#: Prefixes of the keys of the layout's parts. A file may contain both a learned class weight and a memory bank.
 PARTS = ("module.model.", "module.clf.", "module.memory.", "module.model_ema.")
 CLASS_WEIGHT = "module.clf.fc.weight"
 _POINTER = "module.memory.ptr"
@@ -28,9 +28,9 @@ _POINTER = "module.memory.ptr"
 
 @dataclass(frozen=True)
 class FullCheckpoint:
-    """A whole training state, with this project's names whatever layout it was read from."""
+    """A complete training state with this project's names, in whichever layout it was read."""
 
-    model: dict[str, Tensor]  #: in the file's order; a key that no part of the method has keeps its name
+    model: dict[str, Tensor]  #: in the file's order; a key that belongs to no part of the method keeps its name
     optimizer: Mapping[str, Any] | None  #: state dict of SGD, its parameters numbered in the order of `model`
     scaler: Mapping[str, Any] | None
     epoch: int | None  #: epochs finished
@@ -40,20 +40,20 @@ class FullCheckpoint:
 
 
 def full_checkpoint(value: Any, path: Path, method: Method) -> FullCheckpoint:
-    """The training state in `value`, the content of the file `path`: this project's or the released layout.
+    """Return the training state in `value`, the content of the file `path`, in this project's or the released layout.
 
     Args:
-        value: what was read.
-        path: for messages.
-        method: whose parts are wanted; it knows their names in the released layout.
+        value: the content of the file.
+        path: the file, for error messages.
+        method: the method whose parts are read; it knows their names in the released layout.
 
     Raises:
-        UserError: if it is neither, or of the released layout, which has no place for the method.
+        UserError: if `value` is in neither layout, or in the released layout, which has no place for the method.
     """
     if not isinstance(value, Mapping) or not isinstance(value.get("model"), Mapping):
         raise UserError(
-            f"{path} is not a full checkpoint (no `model` with `optimizer` and `epoch` beside it): "
-            f"train.start_with=encoder takes the encoder of any file"
+            f"{path} is not a full checkpoint: expected `model` together with `optimizer` and `epoch`. "
+            f"To load only the encoder, which works with any file, set train.start_with=encoder"
         )
     model = state_dict(value, path)
     if "position" not in value:
@@ -61,19 +61,19 @@ def full_checkpoint(value: Any, path: Path, method: Method) -> FullCheckpoint:
             raise UserError(f"{path}: {_no_place(method.name)}")
         return _from_released(value, model, path, method.released_names)
     if value.get("format") != FORMAT:
-        raise UserError(f"{path}: a checkpoint of format {value.get('format')}; this version reads format {FORMAT}")
+        raise UserError(f"{path}: the checkpoint has format {value.get('format')}; this version reads format {FORMAT}")
     try:
         at, parts = value["position"], (value["optimizer"], value["scaler"])
         epoch, step, global_step = (_count(at[key], key, path) for key in ("epoch", "step", "global_step"))
         return FullCheckpoint(model, *parts, epoch, step, global_step, tuple(value["classes"]))
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a whole checkpoint ({error})") from error
+        raise UserError(f"{path}: not a complete checkpoint ({error})") from error
 
 
 def _no_place(method: str) -> str:
     return (
-        f"the layout of the released full checkpoints has no place for the method {method}: only its encoder can be "
-        f"exported for other programs, or taken from their files (train.start_with=encoder)"
+        f"the layout of the released full checkpoints has no place for the method {method}. Only its encoder can be "
+        f"exported for other programs, or loaded from their files (train.start_with=encoder)"
     )
 
 
@@ -97,19 +97,20 @@ def _from_released(
     )  # fmt: skip
 
 
-def _count(value: Any, what: str, path: Path) -> int:
+def _count(value: Any, name: str, path: Path) -> int:
     if type(value) is not int or value < 0:
-        raise UserError(f"{path}: its {what} is {value!r}: expected a whole number, 0 or more")
+        raise UserError(f"{path}: its {name} is {value!r}: expected a whole number, 0 or more")
     return value
 
 
 def to_released(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The released layout of a state that `TrainingState.to_dict` made.
+    """Convert a state from `TrainingState.to_dict` to the released layout.
 
-    `args` is the config as plain dicts: a file with an `argparse.Namespace` would not load with `weights_only=True`.
+    `args` is the config as plain dicts, because a file with an `argparse.Namespace` does not load with
+    `weights_only=True`.
 
     Raises:
-        UserError: if the layout has no place for the method that made the state.
+        UserError: if the layout has no place for the method of the state.
     """
     method = saved["config"]["method"]["name"]
     names = method_named(method).released_names
@@ -118,7 +119,7 @@ def to_released(saved: Mapping[str, Any]) -> dict[str, Any]:
     model: dict[str, Tensor] = {}
     for key, value in saved["model"].items():
         released = _renamed(key, names)
-        assert released is not None, f"{method} gives {key} no name in the released layout"
+        assert released is not None, f"released_names of {method} has no entry for {key}"
         model[released] = value.contiguous()
     if (pointer := model.get(_POINTER)) is not None:
         model[_POINTER] = pointer.reshape(1)
@@ -134,7 +135,7 @@ def to_released(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(key: str, names: Mapping[str, str]) -> str | None:
-    """`key` under its new name: that of the whole key, or of the part that it begins with, which ends in a dot."""
+    """Return the new name of `key`, or None. `names` maps whole keys, and prefixes of keys that end in a dot."""
     for old, new in names.items():
         if key == old or (old.endswith(".") and key.startswith(old)):
             return new + key.removeprefix(old)

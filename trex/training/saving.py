@@ -1,4 +1,4 @@
-"""When the training state is saved, and what happens when it cannot be written."""
+"""Decides when the training state is saved, and handles failures to write it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from trex.training.state import Position
 
 log = logging.getLogger(__name__)
 
-#: After so many failed saves in a row the run ends, instead of computing steps that are never saved.
+#: After this many failed saves in a row the run ends, instead of computing steps that are never saved.
 MAX_FAILED_SAVES = 3
 
 
 class Request(IntEnum):
-    """What a rank asks for at the end of a step; all ranks do the highest request of any of them."""
+    """What a rank requests at the end of a step. All ranks follow the highest request of any rank."""
 
     CONTINUE = 0
     SAVE = 1
@@ -37,26 +37,30 @@ class Saving:
         checkpoints: Checkpoints,
         settings: CheckpointConfig,
         ranks: Ranks,
-        announce: Callable[[Checkpoint, SaveReason, float], None],
+        on_saved: Callable[[Checkpoint, SaveReason, float], None],
     ) -> None:
         """
         Args:
-            checkpoints: where they are written.
-            settings: when.
-            ranks: all of them call `write`.
-            announce: called on rank 0 with a new checkpoint, the reason for it and the seconds that it took.
+            checkpoints: the run's checkpoints.
+            settings: how often to save, and how many checkpoints to keep.
+            ranks: the ranks that train together; all of them call `write`.
+            on_saved: called on rank 0 after each save with the checkpoint, the reason, and the time it took in seconds.
         """
-        self._checkpoints, self._settings, self._ranks, self._announce = checkpoints, settings, ranks, announce
+        self._checkpoints, self._settings, self._ranks, self._on_saved = checkpoints, settings, ranks, on_saved
         self._last: Position | None = None
         self._last_time = time.monotonic()
         self._failed = 0
 
     def resumed_at(self, position: Position) -> None:
-        """The state at `position` is on disk already."""
+        """Note that the state at `position` is already on disk."""
         self._last = replace(position)
 
     def request(self, stop: bool) -> Request:
-        """What this rank asks for: to stop, to save because the time is up (rank 0 has the clock), or to continue."""
+        """Return this rank's request.
+
+        It is to stop if `stop` is true, to save if `checkpoint.every_minutes` have passed (only rank 0 measures the
+        time), or else to continue.
+        """
         if stop:
             return Request.STOP
         minutes = self._settings.every_minutes
@@ -65,7 +69,7 @@ class Saving:
         return Request.CONTINUE
 
     def is_due(self, request: Request, step: int) -> bool:
-        """Whether to save after `step` steps in all, given what the ranks agreed on."""
+        """Whether to save after `step` steps in total, given the request that the ranks agreed on."""
         every = self._settings.every_steps
         return request == Request.SAVE or bool(every and step % every == 0)
 
@@ -74,13 +78,15 @@ class Saving:
         return position == self._last
 
     def write(self, state: State, position: Position, reason: SaveReason) -> None:
-        """Write a checkpoint; every rank calls it. Those of some epochs' ends are kept for good.
+        """Write a checkpoint. Every rank must call it.
+
+        The checkpoint at the end of every `checkpoint.milestone_epochs`-th epoch is kept permanently.
 
         Raises:
-            TrexError: if it cannot be written and it is the last chance, or the third failure in a row. Other failures
-                are logged.
+            TrexError: if the write fails at the end of the training, after a stop signal, or for the third time in a
+                row. Other failures are logged.
         """
-        began, problem = time.monotonic(), ""
+        started, problem = time.monotonic(), ""
         if self._ranks.is_main:
             every = self._settings.milestone_epochs
             milestone = bool(reason in ("epoch", "end") and every and position.epoch % every == 0)
@@ -88,7 +94,7 @@ class Saving:
                 made = self._checkpoints.write(
                     state, self._settings.keep, milestone=milestone, finished=reason == "end"
                 )
-                self._announce(made, reason, time.monotonic() - began)
+                self._on_saved(made, reason, time.monotonic() - started)
             except OSError as error:
                 problem = str(error)
         problem = self._ranks.broadcast(problem)
@@ -99,6 +105,4 @@ class Saving:
         elif reason in ("stop", "end") or self._failed >= MAX_FAILED_SAVES:
             raise TrexError(f"cannot write a checkpoint into {self._checkpoints.folder}: {problem}")
         else:
-            log.warning(
-                "cannot write a checkpoint (%s): training continues, and the next one is tried as usual", problem
-            )
+            log.warning("cannot write a checkpoint (%s): training continues and saves again at the usual time", problem)

@@ -1,4 +1,4 @@
-"""The learning rate of every step."""
+"""The learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from trex.config.schema import OptimizerConfig
 
 
 def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: OptimizerConfig, batch_size: int) -> float:
-    """Linear warm-up from 0, then cosine to `final_lr` (SGDR, arXiv 1608.03983, eq. 5, one cycle).
+    """Compute the learning rate of a step: linear warm-up from 0, then one cosine cycle to `final_lr`.
+
+    The cosine is eq. 5 of SGDR (arXiv 1608.03983).
 
     Args:
         step: steps done before this one, 0 … epochs * steps_per_epoch - 1.
-        steps_per_epoch: steps of one pass.
-        epochs: passes in all.
-        config: peak for a batch of 256, final rate, warm-up in epochs.
-        batch_size: images a step over all ranks; the peak is scaled by batch_size / 256 (arXiv 1706.02677).
+        steps_per_epoch: number of steps per epoch.
+        epochs: number of epochs.
+        config: peak rate for a batch of 256, final rate, and warm-up in epochs.
+        batch_size: images per step over all ranks; the peak is scaled by batch_size / 256 (arXiv 1706.02677).
 
     Returns:
-        The rate of this step: 0 at the first warm-up step, the peak at the last one, `final_lr` at the last step.
+        The rate of this step: 0 at the first step of the warm-up, the peak at its last step, and `final_lr` at the last
+        step of the training.
     """
     peak = config.lr * batch_size / 256
     total = epochs * steps_per_epoch

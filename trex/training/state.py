@@ -1,4 +1,4 @@
-"""Everything the next training step depends on, and its way to disk and back."""
+"""The training state: everything the next training step depends on. It can be saved and restored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMAT = 3
 
 @dataclass
 class Position:
-    """How far the run is: steps done in this epoch, and in all."""
+    """The progress of a run: finished epochs, steps done in the current epoch, and steps done in total."""
 
     epoch: int = 0
     step: int = 0
@@ -30,7 +30,7 @@ class Position:
 
 @dataclass
 class TrainingState:
-    """The parts that change from step to step."""
+    """The objects that change from step to step."""
 
     model: Network
     optimizer: SGD
@@ -38,7 +38,7 @@ class TrainingState:
     position: Position
 
     def to_dict(self, ranks: Ranks, config: Config, classes: tuple[str, ...], data_digest: str) -> dict[str, Any]:
-        """Plain containers and tensors, complete on rank 0. Every rank calls it: the random states are gathered.
+        """Return the state as plain containers and tensors. Every rank must call it: the random states are gathered.
 
         Keys: `format`, `model` (the encoder and the parts that the method builds), `optimizer`, `scaler`, `position`,
         `random` (one state per rank), `config`, `classes`, `data_digest`, `world`.
@@ -57,12 +57,12 @@ class TrainingState:
         }
 
     def restore(self, saved: Mapping[str, Any], ranks: Ranks) -> None:
-        """Become the saved state, bit for bit."""
+        """Restore a saved state, bit for bit."""
         self.model.load_state_dict(saved["model"])
         fused = [group["fused"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(saved["optimizer"])
-        for group, here in zip(self.optimizer.param_groups, fused, strict=True):
-            group["fused"] = here  # as the device of this process wants it, not that of the one that saved
+        for group, ours in zip(self.optimizer.param_groups, fused, strict=True):
+            group["fused"] = ours  # depends on the device of this process, not of the one that saved
         self.scaler.load_state_dict(saved["scaler"])
         self.position = Position(**saved["position"])
         if saved["world"] == ranks.world:
@@ -76,8 +76,9 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, device: torch.devi
         {"params": [p for p in learned if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    # The fused step reads on the device whether the scaler skips it; the others wait for the host at every step. If the
-    # very first step is skipped, it leaves the momentum that it has just allocated unwritten: so allocate zeros here.
+    # The fused step checks on the device whether the scaler skips it; the other implementations wait for the host at
+    # every step. If the very first step is skipped, the fused step leaves the momentum that it has just allocated
+    # uninitialized, so allocate zeros here.
     optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, fused=device.type == "cuda")
     if config.momentum:
         for parameter in learned:
@@ -85,28 +86,36 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, device: torch.devi
     return optimizer
 
 
-def refuse_other_run(
+def require_same_run(
     saved: Mapping[str, Any], changes: list[str], data_digest: str, ranks: Ranks, allow_world: bool
 ) -> None:
-    """Raise ResumeRefused unless the saved state belongs to the run that is about to continue."""
+    """Raise ResumeRefused unless the saved state belongs to the run that is about to continue.
+
+    Args:
+        saved: a state from `TrainingState.to_dict`.
+        changes: the differences between the saved config and the present one, as text.
+        data_digest: digest of the present training images.
+        ranks: the present ranks.
+        allow_world: whether the number of processes may have changed.
+    """
     if saved["format"] != FORMAT:
         raise ResumeRefused(f"the checkpoint has format {saved['format']}; this version reads format {FORMAT}")
     if changes:
         listed = "\n".join(f"  {change}" for change in changes)
         raise ResumeRefused(
-            f"the checkpoint was made by another config:\n{listed}\n"
-            f"Set these back to continue the run, or give the changed run another name (name=…)."
+            f"the checkpoint was made with another config:\n{listed}\n"
+            f"Undo these changes to continue the run, or give the changed run another name (name=…)."
         )
     if saved["data_digest"] != data_digest:
         raise ResumeRefused(
-            "the training images are not those that the run began with (names, labels or number differ). "
-            "Restore the dataset, or start a run of another name."
+            "the training images have changed since the run started (names, labels or number differ). "
+            "Restore the dataset, or start a run with another name (name=…)."
         )
     if saved["world"] != ranks.world and not allow_world:
         raise ResumeRefused(
-            f"the run began with {saved['world']} processes and would continue with {ranks.world}: the order of "
-            f"the data stays, but sums round differently, so the result would not be the same bit for bit. "
-            f"To accept that: train.allow_world_change=true."
+            f"the run started with {saved['world']} processes and would continue with {ranks.world}. The order of "
+            f"the data stays the same, but sums are rounded differently, so the result would not be the same bit for "
+            f"bit. To accept this, set train.allow_world_change=true."
         )
 
 

@@ -1,4 +1,4 @@
-"""The training loop: steps, validation, checkpoints, interruption. One process of N runs `train`."""
+"""The training loop: steps, validation, checkpoints, interruption. Every process runs `train`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trex.training.network import Network, build_network
 from trex.training.saving import Request, Saving
 from trex.training.schedule import learning_rate
 from trex.training.start import read_start
-from trex.training.state import Position, TrainingState, make_optimizer, refuse_other_run
+from trex.training.state import Position, TrainingState, make_optimizer, require_same_run
 from trex.training.validation import validate
 
 log = logging.getLogger(__name__)
@@ -36,24 +36,24 @@ PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "off": None}
 
 
 def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest) -> None:
-    """Train from the newest checkpoint, or from the start, to the end. Does nothing when that is reached.
+    """Train to the last epoch, from the newest checkpoint if there is one. Does nothing if the training has finished.
 
     Args:
-        run: where checkpoints and metrics are.
-        config: the recipe.
-        ranks: this process's place among those that train together.
-        stop: whether a signal asked to stop; checked after every step.
+        run: the run folder, with checkpoints and metrics.
+        config: the config of the run.
+        ranks: this process's rank and the collectives over all ranks.
+        stop: true once a signal has asked to stop; checked after every step.
 
     Raises:
-        Interrupted: after a signal, when the state is saved; call it again to continue.
-        ResumeRefused: the checkpoint on disk is of another config, dataset or number of processes.
-        UserError: data or config do not fit.
+        Interrupted: a signal asked to stop and the state is saved. Call `train` again to continue.
+        ResumeRefused: the checkpoint is from another config, dataset or number of processes.
+        UserError: the config is wrong or does not fit the data.
         TrexError: the loss is not finite, or checkpoints cannot be written or read.
     """
     found = Checkpoints(run.checkpoints).newest() if ranks.is_main else None
     chosen = ranks.broadcast([str(found.path), found.finished] if found else None)
     if chosen and chosen[1]:
-        log.info("training has finished before: nothing to do (%s)", chosen[0])
+        log.info("training has already finished: nothing to do (%s)", chosen[0])
         return
     if ranks.is_main:
         Checkpoints(run.checkpoints).remove_unfinished()
@@ -66,7 +66,7 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest) -> None:
 
 
 class Trainer:
-    """The training of one rank: everything is built first, then come `resume` and `run_epochs`."""
+    """The training of one rank. The constructor builds everything; then call `resume`, `run_epochs` and `close`."""
 
     def __init__(self, run: RunDir, config: Config, ranks: Ranks, stop: StopRequest) -> None:
         self.run, self.config, self.ranks, self.stop = run, config, ranks, stop
@@ -83,23 +83,26 @@ class Trainer:
             position=Position(),
         )
         self.network = _wrap(model, ranks)
-        self.saving = Saving(Checkpoints(run.checkpoints), config.checkpoint, ranks, self._announce)
+        self.saving = Saving(Checkpoints(run.checkpoints), config.checkpoint, ranks, self._record_save)
         self.curves = Curves(run, ranks)
         self.meter = Meter(ranks)
         self.agreement = Agreement(ranks)
         self.start: dict[str, str] | None = None
-        self.logged = (0, time.monotonic())
+        self.last_log = (0, time.monotonic())  #: steps in total, and time, of the last log line
 
-    # ---- beginning and end
+    # ---- start and end
 
     def resume(self, path: str | None) -> None:
-        """Continue from the checkpoint in the folder `path`, the same one on every rank. None: begin, with initial
-        weights or with those of the file that `train.start` names.
+        """Continue from a checkpoint, or start the run.
+
+        Args:
+            path: folder of the checkpoint, the same on every rank. None starts the run with the file `train.start`, or
+                with initial weights if that is not set.
         """
         position = 0
         if path is not None:
             saved = Checkpoints(self.run.checkpoints).at(self.run.checkpoints / path).load()
-            refuse_other_run(
+            require_same_run(
                 saved, differences(saved["config"], self.config), self.images.digest, self.ranks,
                 self.config.train.allow_world_change,
             )  # fmt: skip
@@ -109,44 +112,45 @@ class Trainer:
             self.start = saved.get("start")
             self.saving.resumed_at(self.state.position)
         elif self.config.train.start:
-            self._begin_from_file()
+            self._start_from_file()
         at = self.state.position
         self.curves.open(position, at.global_step)
-        self.logged = (at.global_step, time.monotonic())
+        self.last_log = (at.global_step, time.monotonic())
         if self.ranks.is_main:
-            began = TrainingResumed if path else TrainingStarted
-            began(round(time.time(), 3), at.global_step, at.epoch, self.start).append(self.run.events)
+            event = TrainingResumed if path else TrainingStarted
+            event(round(time.time(), 3), at.global_step, at.epoch, self.start).append(self.run.events)
         log.info(
-            "%s, %s, %d x %s: %d images of %d classes, %d steps per epoch; beginning at epoch %d, step %d (%d in all)",
+            "%s, %s, %d x %s: %d images of %d classes, %d steps per epoch; starting at epoch %d, step %d (%d in total)",
             self.config.method.name, self.config.model.encoder, self.ranks.world, self.ranks.device.type.upper(),
             len(self.images), len(self.images.classes), self.batches.steps_per_epoch, at.epoch + 1, at.step,
             at.global_step,
         )  # fmt: skip
 
-    def _begin_from_file(self) -> None:
+    def _start_from_file(self) -> None:
         state, steps = self.state, self.batches.steps_per_epoch
         start = read_start(self.config, state.model, self.images.classes, steps)
         if self.ranks.broadcast(start.sha256) != start.sha256:
             raise UserError(
-                f"{start.file} differs from the file of that name on rank 0: put it where all nodes see the same"
+                f"{start.file} differs from the file with the same name on rank 0: put it on a file system that all "
+                f"nodes share"
             )
         start.apply(state)
         self.start = start.record
-        log.info("training begins from %s, SHA-256 %s: %s", start.file, start.sha256, start.how)
+        log.info("training starts from %s, SHA-256 %s, train.start_with=%s", start.file, start.sha256, start.how)
 
     def close(self) -> None:
-        """End the workers of the loader and close the files."""
+        """Stop the loader's workers and close the files."""
         self.batches.close()
         self.curves.close()
 
     # ---- the loop
 
     def run_epochs(self) -> None:
-        """All steps that remain, with the validation at the end of epochs."""
+        """Run all remaining steps, with validation at the end of epochs."""
         at, steps = self.state.position, self.batches.steps_per_epoch
         batches = iter(self.batches.starting_at(at.epoch, at.step) if at.step < steps else ())
         while at.epoch < self.config.train.epochs:
-            if at.step == steps:  # stopped after the last step of an epoch, before its end was recorded
+            if at.step == steps:  # the run was stopped after the last step of an epoch, before `end_epoch` was done
                 self.end_epoch()
                 batches = batches if at.step else iter(self.batches.starting_at(at.epoch, 0))
                 continue
@@ -154,9 +158,9 @@ class Trainer:
             self.after_step()
 
     def step(self, batch: Batch) -> None:
-        """Forward, backward, update. Queues work for the device and waits for none of it."""
+        """Run one training step: forward, backward, update. Queues work for the device and does not wait for it."""
         at, state = self.state.position, self.state
-        assert (batch.epoch, batch.step) == (at.epoch, at.step), "the loader and the trainer disagree on the position"
+        assert (batch.epoch, batch.step) == (at.epoch, at.step), "the loader and the trainer have different positions"
         rate = learning_rate(
             at.global_step, self.batches.steps_per_epoch, self.config.train.epochs, self.config.optimizer,
             self.config.train.batch_size,
@@ -177,7 +181,7 @@ class Trainer:
         at.global_step += 1
 
     def after_step(self) -> None:
-        """What happens between two steps: the log line, the agreed request, checkpoints, the end of the epoch."""
+        """Log, save, stop or end the epoch, if one of these is due after this step."""
         at = self.state.position
         total = self.config.train.epochs * self.batches.steps_per_epoch
         if at.global_step % self.config.train.log_every == 0 or at.global_step == total:
@@ -191,7 +195,7 @@ class Trainer:
             self.end_epoch()
 
     def end_epoch(self) -> None:
-        """Validate, count the epoch, save."""
+        """Validate if it is due, count the epoch, and save."""
         at, config = self.state.position, self.config
         last = at.epoch + 1 == config.train.epochs
         if last or (at.epoch + 1) % config.train.validate_every == 0:
@@ -202,7 +206,7 @@ class Trainer:
             log.info("training has finished: %d epochs, %d steps", at.epoch, at.global_step)
 
     def validate(self) -> None:
-        """Accuracy on the test split, classified as the method does."""
+        """Measure and record the accuracy on the test split."""
         at, size = self.state.position, self.config.crops.global_size
         self.agreement.finish()
         try:
@@ -225,18 +229,18 @@ class Trainer:
             "epoch %d/%d validation: top-1 %.2f %%, top-5 %.2f %%, loss %.4f",
             at.epoch + 1, self.config.train.epochs, result.top1, result.top5, result.loss,
         )  # fmt: skip
-        self.logged = (at.global_step, time.monotonic())
+        self.last_log = (at.global_step, time.monotonic())
 
-    # ---- records
+    # ---- logs and checkpoints
 
     def log_progress(self) -> None:
-        """One line of progress; the only place in the loop that waits for the device."""
+        """Log one line of progress. This is the only place in the loop that waits for the device."""
         at, config = self.state.position, self.config
         means = self.meter.take()
-        now, (step, since) = time.monotonic(), self.logged
+        now, (step, since) = time.monotonic(), self.last_log
         rate = (at.global_step - step) / max(now - since, 1e-9)
         left = config.train.epochs * self.batches.steps_per_epoch - at.global_step
-        self.logged = (at.global_step, now)
+        self.last_log = (at.global_step, now)
         values = {
             **means,
             "lr": self.state.optimizer.param_groups[0]["lr"],
@@ -252,12 +256,19 @@ class Trainer:
         )  # fmt: skip
 
     def save_and_stop(self) -> None:
-        """Save on all ranks, then leave. Always raises Interrupted."""
+        """Save on all ranks, then raise Interrupted."""
         self.save("stop")
-        raise Interrupted(f"saved at step {self.state.position.global_step}; the same command continues from there")
+        raise Interrupted(
+            f"saved at step {self.state.position.global_step}; run the same command to continue from there"
+        )
 
     def save(self, reason: SaveReason) -> None:
-        """Save on all ranks together, unless this position is saved already; never a state whose loss is not finite."""
+        """Save unless this position is already saved. Every rank must call it.
+
+        Raises:
+            TrexError: if a loss since the last log line was not finite, or the checkpoint cannot be written (see
+                `Saving.write`).
+        """
         self.agreement.finish()
         self.meter.require_finite()
         if self.saving.is_saved(self.state.position):
@@ -268,7 +279,7 @@ class Trainer:
         state["start"] = self.start
         self.saving.write(state, self.state.position, reason)
 
-    def _announce(self, checkpoint: Checkpoint, reason: SaveReason, seconds: float) -> None:
+    def _record_save(self, checkpoint: Checkpoint, reason: SaveReason, seconds: float) -> None:
         now, since = time.time(), None
         if reason == "stop" and self.stop.received_at is not None:
             since = round(now - self.stop.received_at, 3)
@@ -279,7 +290,11 @@ class Trainer:
 
 
 def make_batches(config: Config, images: Split, ranks: Ranks) -> TrainingBatches:
-    """The rank's batches. Raises UserError if the batch does not divide among the ranks or exceeds the data."""
+    """Return this rank's batches.
+
+    Raises:
+        UserError: if the batch size is not a multiple of the number of ranks, or exceeds the number of images.
+    """
     batch = config.train.batch_size
     if batch % ranks.world:
         raise UserError(f"train.batch_size is {batch}: it must be a multiple of the number of processes, {ranks.world}")
@@ -291,14 +306,14 @@ def make_batches(config: Config, images: Split, ranks: Ranks) -> TrainingBatches
 def _wrap(model: Network, ranks: Ranks) -> Network | DistributedDataParallel:
     if ranks.world == 1:
         return model
-    # Buffers are the same on all ranks: batch norm is synchronized, and methods update theirs with gathered rows.
-    modern = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
-    still: dict[str, Any] = {"forward_sync_buffers": False} if modern else {"broadcast_buffers": False}
-    # With unused parameters allowed, DDP keeps its first gradient buckets. It otherwise rearranges them after the
-    # first step, and a resumed run would sum the gradients of its first step in another order (docs/adr/0004).
-    return DistributedDataParallel(
-        model, device_ids=[ranks.device] if ranks.device.type == "cuda" else None, find_unused_parameters=True, **still
-    )
+    # DDP need not broadcast buffers. They are the same on all ranks, because batch norm is synchronized and methods
+    # update their buffers with the rows of all ranks.
+    is_new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    no_sync: dict[str, Any] = {"forward_sync_buffers": False} if is_new else {"broadcast_buffers": False}
+    # With find_unused_parameters, DDP keeps its first gradient buckets. Otherwise it rearranges them after the first
+    # step, and a resumed run would sum the gradients of its first step in another order (docs/adr/0004).
+    device_ids = [ranks.device] if ranks.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=True, **no_sync)
 
 
 def _set_up_device(ranks: Ranks, config: Config) -> None:
@@ -306,5 +321,5 @@ def _set_up_device(ranks: Ranks, config: Config) -> None:
     if ranks.device.type == "cuda":
         torch.backends.cudnn.benchmark = not config.train.deterministic
         torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
-        # Filling memory before it is written helps debugging only and costs time in each step.
+        # PyTorch fills uninitialized memory in deterministic mode, which only helps debugging and slows every step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

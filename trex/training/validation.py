@@ -1,4 +1,4 @@
-"""Accuracy on the validation images, split over the ranks, every image counted once."""
+"""Accuracy on the validation images. They are divided among the ranks, and each image is counted once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trex.training.network import Network
 
 @dataclass(frozen=True)
 class Validation:
-    """Top-1 and top-5 accuracy in %, mean cross-entropy."""
+    """Top-1 and top-5 accuracy in %, and mean cross-entropy (`loss`)."""
 
     top1: float
     top5: float
@@ -31,21 +31,21 @@ def validate(
     model: Network, split: Split, ranks: Ranks, stop: StopRequest, *,
     resize: int, crop: int, batch_size: int, workers: int, amp: torch.dtype | None,
 ) -> Validation:  # fmt: skip
-    """Classify every image of `split` once, as the method does.
+    """Classify every image of `split` once, with the method's `classify`. Every rank must call it.
 
     Args:
-        model: in any mode; left in train mode.
+        model: the network, in any mode. It is in train mode afterwards.
         split: the images with their labels.
-        ranks: who shares the work.
-        stop: checked after every batch; all ranks leave together.
+        ranks: the ranks that divide the images among them.
+        stop: true once a signal has asked to stop; checked after every batch. All ranks stop together.
         resize: shorter side after resizing, pixels.
         crop: side of the center crop, pixels.
-        batch_size: images per pass and rank.
+        batch_size: images per batch and rank.
         workers: loader processes of this rank.
-        amp: autocast type, or None for float32.
+        amp: dtype for autocast, or None for float32.
 
     Raises:
-        Interrupted: if any rank was asked to stop; nothing has been counted then.
+        Interrupted: if any rank was asked to stop. There is no partial result.
     """
     mine = np.arange(ranks.rank, len(split), ranks.world)
     rounds = math.ceil(math.ceil(len(split) / ranks.world) / batch_size)
