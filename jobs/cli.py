@@ -14,8 +14,11 @@ from trex.errors import ExitCode, TrexError
 
 _COMMANDS = (stages, report, check, status, logs, queue, data, export)
 
-#: Errors caused by the path that the user chose: no permission, no space, a folder instead of a file.
-_OF_THE_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
+#: Errors caused by the path that the user chose: no permission, no space, a folder instead of a file, a link loop.
+_OF_THE_PLACE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
 
 #: The exit code that shells report for a program ended by Ctrl-C.
 _BY_CTRL_C = 130

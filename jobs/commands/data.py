@@ -85,6 +85,8 @@ def _state(name: str, data: DataConfig) -> tuple[str, str]:
         splits = load_splits(name, data)
     except TrexError as error:
         return "WRONG", str(error)
+    except OSError as error:  # no rights, links in a circle: the other datasets are listed all the same
+        return "WRONG", f"{error.filename or folder}: {error.strerror}"
     found = f"{len(splits['trainval'])} + {len(splits['test'])} images of {len(splits['test'].classes)} classes"
     if problem := splits["test"].problem:
         return "subset", f"{folder}: {found}; not comparable: {problem}"
