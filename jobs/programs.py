@@ -28,14 +28,18 @@ def run(
 ) -> Completed:
     """Run a program to its end.
 
-    The code is 127 if the program is not installed and 124 if it takes more than `timeout` seconds, as in a shell.
+    The code is, as in a shell, 127 if the program is not installed, 126 if it cannot be executed and 124 if it takes
+    more than `timeout` seconds. Bytes that are not UTF-8 are replaced in its output.
     """
     try:
         done = subprocess.run(
-            list(words), capture_output=True, text=True, timeout=timeout, env=env, input=stdin, check=False
-        )
+            list(words), capture_output=True, encoding="utf-8", errors="replace", timeout=timeout, env=env, input=stdin,
+            check=False,
+        )  # fmt: skip
     except FileNotFoundError:
         return Completed(127, "", f"{words[0]}: not found")
+    except OSError as error:
+        return Completed(126, "", f"{words[0]}: {error.strerror}")
     except subprocess.TimeoutExpired:
         return Completed(124, "", f"{words[0]}: no answer within {timeout:g} s")
     return Completed(done.returncode, done.stdout, done.stderr)

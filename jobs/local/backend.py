@@ -131,7 +131,7 @@ def _gpus() -> int:
     if (chosen := environment.chosen_gpus()) is not None:
         return len(chosen)
     answer = programs.run(["nvidia-smi", "--list-gpus"], timeout=20)
-    if answer.code in (124, 127):  # no answer in time, or no such program
+    if answer.code in (124, 126, 127):  # no answer in time, or no such program that can be executed
         return len(list(Path("/dev").glob("nvidia[0-9]*")))
     return sum(line.startswith("GPU ") for line in answer.stdout.splitlines()) if answer.ok else 0
 

@@ -92,8 +92,8 @@ def past_starts(jobs: Iterable[JobId]) -> dict[JobId, list[Start]]:
     whole = {**outside_allocation(), "SLURM_BITSTR_LEN": "0"}  # otherwise sacct shortens long lists of elements
     answer = programs.run([*words, "--format=JobID,State,ElapsedRaw"], timeout=60, env=whole)
     found: dict[JobId, list[Start]] = {}
-    for line in answer.stdout.splitlines() if answer.ok else []:
-        text, state, seconds = line.split("|")[:3]
+    rows = (line.split("|") for line in answer.stdout.splitlines()) if answer.ok else ()
+    for text, state, seconds in (row for row in rows if len(row) == 3 and row[1].strip()):
         for job in elements(text):
             found.setdefault(job, []).append(Start(state.split()[0], int(seconds or 0)))
     return found
