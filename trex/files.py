@@ -47,10 +47,10 @@ def write_json(target: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises ValueError if the content is not JSON; the message names the file."""
+    """Read a JSON file. Raises ValueError, which names the file, if the content is not JSON or nested too deeply."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file ({error})") from error
 
 

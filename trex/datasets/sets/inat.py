@@ -34,10 +34,9 @@ def _read(path: Path) -> Annotations:
         for key, fields in (("images", ("id", "file_name")), ("annotations", ("image_id", "category_id"))):
             for entry in value[key]:
                 for field in fields:
-                    entry[field]
-        for category in value["categories"]:
-            category["id"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+                    hash(entry[field])
+        sorted({category["id"]: category.get("name") for category in value["categories"]})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: expected an annotation file of iNaturalist ({error!r})") from error
     result: Annotations = value
     return result
