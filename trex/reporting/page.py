@@ -85,15 +85,15 @@ def _html_table(head: Sequence[str], body: Sequence[Sequence[str]], best: Collec
 def _table(runs: Sequence[RunData], kind: str) -> str:
     head, body = tables.rows(runs, kind)
     leaders = _best_of_columns(runs, kind)
-    best = {(i, j) for j, name in enumerate(head) for i, run in enumerate(runs) if leaders.get(name) == run.name}
+    best = {(leaders[name], j) for j, name in enumerate(head) if name in leaders}
     return _html_table(head, body, best)
 
 
-def _best_of_columns(runs: Sequence[RunData], kind: str) -> dict[str, str]:
-    """The run with the highest mean accuracy for each dataset that at least two runs have results on."""
+def _best_of_columns(runs: Sequence[RunData], kind: str) -> dict[str, int]:
+    """The index of the run with the highest mean accuracy, for each dataset that at least two runs have results on."""
     best = {}
     for name in datasets(runs, kind):
-        means = [(run.cells[kind, name].mean, run.name) for run in runs if (kind, name) in run.cells]
+        means = [(run.cells[kind, name].mean, number) for number, run in enumerate(runs) if (kind, name) in run.cells]
         if len(means) > 1:
             best[name] = max(means)[1]
     return best

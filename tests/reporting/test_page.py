@@ -1,0 +1,146 @@
+"""What the report's page says and marks, read back from its HTML."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+from tests.records.examples import ENVIRONMENT
+from tests.reporting.test_report import made_by, result
+from trex.records.events import AttemptEnded, CheckpointSaved
+from trex.records.metrics import MetricsLine
+from trex.records.probe_result import Scores, Search, Trial
+from trex.records.run_dir import RunDir
+from trex.reporting.write import write_report
+
+
+def make_run(folder: Path, **top1: float) -> RunDir:
+    run = RunDir(folder)
+    run.root.mkdir(parents=True)
+    for dataset, value in top1.items():
+        result(run, dataset, 0, value)
+    return run
+
+
+def page(*runs: RunDir) -> str:
+    return write_report(runs, runs[0].report).read_text()
+
+
+def best(text: str) -> list[str]:
+    """The cells that stand out."""
+    return re.findall(r'<td class="best">(.*?)</td>', text)
+
+
+def section(text: str, title: str) -> str:
+    found = re.search(rf"<section><h2>{title}</h2>(.*?)</section>", text, re.DOTALL)
+    assert found, title
+    return unescape(re.sub("<[^>]+>", " ", found[1]))
+
+
+def test_highest_accuracy_of_each_dataset_stands_out(tmp_path: Path) -> None:
+    runs = make_run(tmp_path / "one", dtd=0.7, pets=0.5), make_run(tmp_path / "two", dtd=0.6, pets=0.9)
+    assert best(page(*runs)) == ["70.0", "90.0"]
+
+
+def test_of_two_runs_of_one_name_only_the_better_one_stands_out(tmp_path: Path) -> None:
+    assert best(page(make_run(tmp_path / "a/same", dtd=0.6), make_run(tmp_path / "b/same", dtd=0.7))) == ["70.0"]
+
+
+def test_nothing_stands_out_where_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
+    runs = make_run(tmp_path / "one", dtd=0.7), make_run(tmp_path / "two", pets=0.6)
+    assert best(page(*runs)) == []
+
+
+def test_head_names_the_run_with_the_highest_mean_and_over_how_many_datasets(tmp_path: Path) -> None:
+    runs = make_run(tmp_path / "one", dtd=0.7, pets=0.5), make_run(tmp_path / "two", dtd=0.6, pets=0.9)
+    lead = re.search(r'<p class="lead">(.*?)</p>', page(*runs))
+    assert lead
+    assert [word in lead[1] for word in ("two", "75.0 %", "2 datasets")] == [True] * 3
+    assert "1 dataset " in page(make_run(tmp_path / "three", dtd=0.7))
+
+
+def test_legend_and_differences_are_shown_for_several_runs_only(tmp_path: Path) -> None:
+    one, two = make_run(tmp_path / "one", dtd=0.7), make_run(tmp_path / "two", dtd=0.6)
+    assert 'class="legend"' not in page(one)
+    assert "<h2>Differences</h2>" not in page(one)
+    both = page(one, two)
+    assert both.count('class="swatch ') == 2
+    assert re.search(r"one − two +exact +dtd +\+10\.0 +–", section(both, "Differences"))
+
+
+def test_runs_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
+    one, two = make_run(tmp_path / "one", dtd=0.7), make_run(tmp_path / "two")
+    result(two, "dtd", 1, 0.6)
+    assert "<h2>Differences</h2>" not in page(one, two)
+
+
+def test_interruptions_are_marked_in_every_curve_with_their_step(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one")
+    for step in (10, 20, 30):
+        MetricsLine("train", step, step / 10, {"loss": 1.0 / step, "lr": 0.1}, 0.0).append(run.metrics)
+    for step, reason in ((20, "stop"), (25, "timer"), (20, "stop")):
+        CheckpointSaved(0.0, step, reason, 0.1, seconds_signal_to_saved=None).append(run.events)  # type: ignore[arg-type]
+    text = page(run)
+    assert "at step 20." in section(text, "Training")
+    assert text.count('<line class="mark"') == 2 * 2, "two events in each of the two charts that have a curve"
+
+
+def test_validation_is_a_dashed_line_beside_the_training(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one")
+    for phase in ("train", "validation"):
+        for step in (1, 2):
+            MetricsLine(phase, step, 1.0, {"loss": 1.0 * step}, 0.0).append(run.metrics)  # type: ignore[arg-type]
+    lines = re.findall(r'<polyline class="line s0( dashed)?".*?<title>(.*?)</title>', page(run))
+    assert lines == [("", "one, train"), (" dashed", "one, validation")]
+
+
+def test_run_that_only_evaluates_says_that_there_was_no_training(tmp_path: Path) -> None:
+    assert "no training" in section(page(make_run(tmp_path / "one", dtd=0.7)), "Training")
+
+
+def test_choice_at_the_edge_of_the_search_is_a_warning_with_run_and_seed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one", dtd=0.7)
+    assert "edge" not in section(page(run), "Search")
+    search = Search({"C": 0.1}, 0.6, "low", (Trial({"C": 0.1}, 0.6, 0.1), Trial({"C": 1.0}, 0.5, 0.1)))
+    result(run, "dtd", 1, 0.7, search=search)
+    text = page(run)
+    assert "one seed 1: low" in section(text, "Search")
+    assert text.count('<circle class="ring ') == 1, "the choice of the first seed"
+
+
+def test_probe_without_a_search_has_no_chart(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one")
+    result(run, "dtd", 0, 0.7, search=Search({"k": 20.0}))
+    assert "no search" in section(page(run), "Search")
+
+
+def test_ten_classes_with_the_lowest_accuracy_are_listed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one")
+    accuracies = tuple(i / 20 for i in range(12))
+    confusion = tuple((i, i, 20) for i in range(12))
+    test = Scores(0.5, sum(accuracies) / 12, 0, accuracies, confusion)
+    result(run, "dtd", 0, 0.5, classes=tuple(f"class{i}" for i in range(12)), test=test)
+    shown = re.findall(r"class\d+", section(page(run), "Classes"))
+    assert shown == [f"class{i}" for i in range(10)]
+
+
+def test_machine_versions_and_weights_are_listed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one", dtd=0.7)
+    replace(ENVIRONMENT, device="cuda: H100", packages={"torch": "2.14.1", "timm": None}).write(run.environment)
+    result(run, "dtd", 1, 0.7, provenance=made_by("0123456789abcdef", "weights.pth"))
+    found = section(page(run), "Where it comes from")
+    assert [text in found for text in ("cuda: H100", "2.14.1", "weights.pth (0123456789ab)")] == [True] * 3
+    assert "timm" not in found
+
+
+def test_every_end_of_an_attempt_is_listed_with_code_and_reason(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one")
+    for code, reason in ((75, "saved at step 7"), (1, "x" * 300)):
+        AttemptEnded(0.0, "train", ("train",), "12_3", 4, code, reason, None, "nothing", 1.5).append(run.events)
+    found = section(page(run), "Where it comes from")
+    assert "2 attempts" in found
+    assert re.search(r"train +12_3 +4 +1\.5 +75 +saved at step 7", found)
+    assert "x" * 200 in found
+    assert "x" * 201 not in found
