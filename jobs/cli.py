@@ -17,7 +17,7 @@ _COMMANDS = (stages, report, check, status, logs, queue, data, export)
 #: Errors caused by the path that the user chose: no permission, no space, a folder instead of a file, a link loop.
 _OF_THE_PLACE = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP,
-    errno.ENAMETOOLONG,
+    errno.ENAMETOOLONG, errno.EEXIST,
 }  # fmt: skip
 
 #: The exit code that shells report for a program ended by Ctrl-C.
