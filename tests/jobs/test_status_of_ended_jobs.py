@@ -158,7 +158,6 @@ def test_job_of_this_machine_is_known_from_its_state_and_lock(
 
 
 def test_stage_shows_the_most_pressing_of_its_jobs(run: RunDir, fake_slurm: FakeSlurm) -> None:
-    _, config = open_config("recipe.yaml", ["extract.datasets=[digits, digits_seen]"])
     write_text(run.config, run.config.read_text().replace("[digits]", "[digits, digits_seen]"))
     note_submission(run, "a", extract_digits="7_0", extract_digits_seen="7_1")
     fake_slurm.says("squeue", queued("7_1", "RUNNING", "a"))
