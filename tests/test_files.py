@@ -1,0 +1,106 @@
+"""Files are written whole or not at all, and suggestions are made for near names only."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from trex.errors import ExitCode, Interrupted, NoProgress, ResumeRefused, RunLocked, TrexError, UserError
+from trex.files import TEMPORARY, append_line, atomic_path, read_json, remove_leftovers, sha256, write_json, write_text
+from trex.suggest import did_you_mean
+
+
+def test_failure_while_writing_leaves_the_old_content_and_no_other_file(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    write_text(target, "old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("new")
+        raise RuntimeError("in the middle")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_folders_on_the_way_are_made(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b" / "file", "text")
+    assert (tmp_path / "a" / "b" / "file").read_text() == "text"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_file_may_be_read_by_whom_the_umask_allows(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "file", "text")
+        assert os.umask(mask) == mask, "the umask stays as it was"
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("theirs")
+    (tmp_path / "file").symlink_to("elsewhere")
+    write_text(tmp_path / "file", "ours")
+    assert ((tmp_path / "elsewhere").read_text(), (tmp_path / "file").is_symlink()) == ("theirs", False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, b"bytes"])
+def test_value_that_json_cannot_hold_is_refused_and_the_old_file_stays(tmp_path: Path, value: object) -> None:
+    write_json(tmp_path / "file.json", {"a": 1})
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "file.json", {"a": value})
+    assert read_json(tmp_path / "file.json") == {"a": 1}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_file_that_is_not_json_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"file\.json"):
+        read_json(tmp_path / "file.json")
+
+
+def test_only_unfinished_files_are_cleared_away(tmp_path: Path) -> None:
+    for name in (f"{TEMPORARY}1-file", "file", f"x{TEMPORARY}"):
+        (tmp_path / name).write_text("")
+    (tmp_path / f"{TEMPORARY}folder").mkdir()
+    (tmp_path / f"{TEMPORARY}link").symlink_to("file")
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"{TEMPORARY}folder", f"{TEMPORARY}link", "file", f"x{TEMPORARY}",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "b\n"), ("a\n", "a\nb\n"), ("a", "a\nb\n")])
+def test_line_is_appended_after_a_line_that_was_cut_off(tmp_path: Path, before: str, after: str) -> None:
+    (tmp_path / "lines").write_text(before)
+    append_line(tmp_path / "lines", "b")
+    assert (tmp_path / "lines").read_text() == after
+
+
+def test_line_cannot_be_appended_to_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=os.strerror(errno.EISDIR)):
+        append_line(tmp_path, "b")
+
+
+def test_digest_is_that_of_sha256sum(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    assert sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("resnet5", "'resnet50'"), ("RESNET50", ""), ("vit", ""), ("", ""), ("resnet18", "'resnet18'")],
+)
+def test_suggestion_is_made_for_a_near_name_only(word: str, expected: str) -> None:
+    found = did_you_mean(word, ["resnet18", "resnet50"])
+    assert expected in found
+    assert bool(found) == bool(expected)
+
+
+def test_each_error_has_an_exit_code_of_its_own() -> None:
+    codes = [error.exit_code for error in (TrexError, UserError, RunLocked, Interrupted, ResumeRefused, NoProgress)]
+    assert codes == [1, 2, 3, 75, 77, 78]
+    assert len({code.meaning for code in ExitCode}) == len(ExitCode) == len(codes) + 1
+    assert all(code.meaning for code in ExitCode)
