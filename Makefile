@@ -82,9 +82,10 @@ test-install: $(READY)  ## install the wheel with all dependencies in an empty v
 prerequisites:
 	@$(PYTHON) tools/prerequisites.py
 
-docs: $(READY)  ## generate docs/config.md and docs/example.sbatch from the code
+docs: $(READY)  ## generate docs/config.md, docs/example.sbatch and the pictures from the code
 	@$(BIN)/python tools/config_reference.py > docs/config.md
 	@$(BIN)/python tools/example_sbatch.py > docs/example.sbatch
+	@$(BIN)/python tools/draw_map.py
 
 cluster-up: $(READY)  ## start a real Slurm on this machine: four nodes with simulated GPUs
 	@$(BIN)/python tools/sandbox.py up

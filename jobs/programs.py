@@ -20,6 +20,7 @@ class Completed:
 
     @property
     def ok(self) -> bool:
+        """Whether the program ended with code 0."""
         return self.code == 0
 
 
