@@ -50,7 +50,7 @@ class Submitter:
             )
         for option, value in self.defaults.items():
             if not re.fullmatch(WORD, value):
-                raise UserError(f"SBATCH_{option.upper()} is {value!r}: expected one word without special characters")
+                raise UserError(f"SBATCH_{option.upper()} is {value!r}: expected one word without spaces or quotes")
 
     def text(self, work: Work) -> str:
         """Return the batch script of `work` as `submit` would write it. Creates no files."""

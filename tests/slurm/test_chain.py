@@ -23,9 +23,9 @@ PIXELS = ("extract.weights=pixels", "extract.resize=8", "extract.crop=8")
 def write_image_folder(folder: Path, trainval: int = 12, test: int = 4) -> None:
     """Write a dataset of two classes: one folder per class, with `trainval` or `test` images each."""
     rng = np.random.default_rng(0)
-    for part, count in (("trainval", trainval), ("test", test)):
+    for split, count in (("trainval", trainval), ("test", test)):
         for label, brightness in (("dark", 60), ("light", 200)):
-            place = folder / part / label
+            place = folder / split / label
             place.mkdir(parents=True)
             for number in range(count):
                 pixels = rng.integers(brightness - 40, brightness + 40, (12, 12, 3), dtype=np.uint8)
