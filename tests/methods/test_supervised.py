@@ -97,17 +97,18 @@ def test_two_interrupted_processes_end_with_the_same_bits(tiny, saved_run) -> No
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> RunDir:
     """A supervised run that `trex run` has trained, extracted, probed and reported."""
-    home = tmp_path_factory.mktemp("supervised")
-    (home / "little.yaml").write_text(
+    folder = tmp_path_factory.mktemp("supervised")
+    (folder / "little.yaml").write_text(
         "name: little\ndata: {dataset: digits_seen, workers: 0}\nmodel: {encoder: resnet18}\n"
         "method: {name: supervised}\ncrops: {global_size: 16, local_count: 0}\noptimizer: {warmup_epochs: 0}\n"
         'train: {epochs: 1, batch_size: 256, precision: "off"}\nprobe: {seeds: 1}\n'
         "extract: {datasets: [digits_unseen], resize: 16, crop: 16}\n"
     )
-    words = [sys.executable, "-m", "jobs.cli", "run", str(home / "little.yaml"), f"runs={home}", "--cluster", "local"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
+    config = str(folder / "little.yaml")
+    arguments = [sys.executable, "-m", "jobs.cli", "run", config, f"runs={folder}", "--cluster", "local"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stdout + done.stderr
-    return RunDir(home / "little")
+    return RunDir(folder / "little")
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def newest_file(checkpoints: Checkpoints, name: str = "checkpoint.pt") -> Path:
     return max(checkpoints.folder.glob(f"epoch-*/{name}"))
 
 
-def test_newest_of_no_checkpoints_is_none(tmp_path: Path) -> None:
+def test_newest_is_none_without_checkpoints(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "checkpoints").newest() is None
 
 
@@ -81,7 +81,7 @@ def test_damaged_newest_manifest_falls_back_to_the_checkpoint_before_it(two: Che
     assert step_of(two) == 1
 
 
-def test_only_damaged_checkpoints_are_an_error_and_never_a_fresh_start(two: Checkpoints) -> None:
+def test_run_with_only_damaged_checkpoints_is_an_error_and_never_starts_over(two: Checkpoints) -> None:
     for path in two.folder.glob("epoch-*/checkpoint.pt"):
         path.write_bytes(b"")
     with pytest.raises(TrexError, match="all checkpoints are damaged"):
@@ -127,8 +127,8 @@ Checkpoints(Path(sys.argv[1])).write(state, keep=2)
     [("fsync", n) for n in range(1, 6)] + [("replace", 1), ("replace", 2), ("rename", 1), ("unlink", 3)],
 )
 def test_kill_while_writing_leaves_an_intact_newest_checkpoint(two: Checkpoints, point: str, nth: int) -> None:
-    words = [sys.executable, "-c", WRITER, str(two.folder), point, str(nth)]
-    done = subprocess.run(words, capture_output=True, text=True)
+    command = [sys.executable, "-c", WRITER, str(two.folder), point, str(nth)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 9, done.stderr
     assert step_of(two) in (2, 3)
     two.remove_unfinished()

@@ -93,7 +93,7 @@ def reference_step(net: Network, crops: list[Tensor], labels: Tensor, rate: floa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["trex_plain", "trex_class_means"])
-def test_trainer_takes_the_steps_of_the_equations(tiny, method: str) -> None:
+def test_trainer_steps_follow_the_equations(tiny, method: str) -> None:
     """From image bytes to weights. The steps include the warm-up, the peak, the cosine and the memory bank's end."""
     bank = ["method.memory_bank_size=40"] if method == "trex_class_means" else []
     config = tiny("steps", *bank, *FIVE_STEPS, method=method)

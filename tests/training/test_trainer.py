@@ -134,7 +134,7 @@ def test_validation_equals_classifying_each_image_separately(tiny) -> None:
     assert model.training is False or model.train()
 
 
-def test_batch_that_does_not_divide_or_exceeds_the_data_is_refused(tiny, saved_run) -> None:
+def test_batch_size_that_does_not_fit_the_ranks_or_the_data_is_refused(tiny, saved_run) -> None:
     config = tiny("large", "train.batch_size=4096")
     with pytest.raises(UserError, match=r"batch_size is 4096, but digits_seen has only 1014"):
         finish(saved_run(config), config)

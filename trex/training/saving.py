@@ -44,7 +44,7 @@ class Saving:
             checkpoints: the run's checkpoints.
             settings: how often to save, and how many checkpoints to keep.
             ranks: the ranks that train together; all of them call `write`.
-            on_saved: called on rank 0 after each save with the checkpoint, the reason, and the time it took in seconds.
+            on_saved: called on rank 0 after each save with the checkpoint, the reason, and the duration in seconds.
         """
         self._checkpoints, self._settings, self._ranks, self._on_saved = checkpoints, settings, ranks, on_saved
         self._last: Position | None = None
