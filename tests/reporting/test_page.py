@@ -130,7 +130,7 @@ def test_machine_versions_and_weights_are_listed(tmp_path: Path) -> None:
     run = make_run(tmp_path / "one", dtd=0.7)
     replace(ENVIRONMENT, device="cuda: H100", packages={"torch": "2.14.1", "timm": None}).write(run.environment)
     result(run, "dtd", 1, 0.7, provenance=made_by("0123456789abcdef", "weights.pth"))
-    found = section(page(run), "Where it comes from")
+    found = section(page(run), "Provenance")
     assert [text in found for text in ("cuda: H100", "2.14.1", "weights.pth (0123456789ab)")] == [True] * 3
     assert "timm" not in found
 
@@ -139,7 +139,7 @@ def test_every_end_of_an_attempt_is_listed_with_code_and_reason(tmp_path: Path) 
     run = make_run(tmp_path / "one")
     for code, reason in ((75, "saved at step 7"), (1, "x" * 300)):
         AttemptEnded(0.0, "train", ("train",), "12_3", 4, code, reason, None, "nothing", 1.5).append(run.events)
-    found = section(page(run), "Where it comes from")
+    found = section(page(run), "Provenance")
     assert "2 attempts" in found
     assert re.search(r"train +12_3 +4 +1\.5 +75 +saved at step 7", found)
     assert "x" * 200 in found
