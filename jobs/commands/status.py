@@ -119,7 +119,7 @@ def _progress(run: RunStatus, running: bool) -> list[str]:
     if running and run.images_per_second is not None:
         words.append(f"{run.images_per_second:.0f} images/s")
         if run.seconds_left is not None:
-            words.append(f"done in {_clock(run.seconds_left)}")
+            words.append(f"finishes in {_clock(run.seconds_left)}")
     return words
 
 

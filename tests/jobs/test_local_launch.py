@@ -161,7 +161,7 @@ def test_process_that_was_not_started_as_a_rank_is_a_job_of_its_own(monkeypatch:
 def test_this_machine_has_no_queue(home: Path) -> None:
     local, run = backend("local"), RunDir(home / "runs" / "mine")
     assert list(backends()) == kinds() == ["local", "slurm"]
-    assert local.answers()
+    assert local.is_available()
     assert (local.queued(run), local.cancel(run), list(local.addresses("n1"))) == ([], [], [])
     assert list(local.problems(Cluster(kind="local"))) == []
     answers = local.ask([run])

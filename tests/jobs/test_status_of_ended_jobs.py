@@ -72,7 +72,7 @@ def test_end_that_accounting_knows_is_named(run: RunDir, fake_slurm: FakeSlurm, 
         left(run, State.RUNNING, job)  # of an earlier job, which says nothing of this one
     submitted(run, fake_slurm, "7|NODE_FAIL|10", "7|CANCELLED by 0|20")
     state, why = shown(training(run))
-    assert (state, "CANCELLED" in why, "began" in why) == ("gone", True, True)
+    assert (state, "CANCELLED" in why, "before it started" in why) == ("gone", True, True)
 
 
 def test_job_that_failed_is_shown_with_its_reason(run: RunDir, fake_slurm: FakeSlurm) -> None:
@@ -180,7 +180,7 @@ def test_progress_speed_and_time_left_are_those_of_the_last_line(run: RunDir, fa
     assert found.seconds_left == pytest.approx(35 * 10 / 20)
     assert found.kept_seconds == pytest.approx(2 * 10 / 5 + 3 * 10 / 20)
     line = as_text([found]).splitlines()[1]
-    assert [text in line for text in ("epoch 0.5/4", "step 5/40", "20 images/s", "0:00:18 to go")] == [True] * 4
+    assert [text in line for text in ("epoch 0.5/4", "step 5/40", "20 images/s", "finishes in 0:00:18")] == [True] * 4
 
 
 def test_speed_and_time_left_are_not_told_of_a_run_that_does_not_run(run: RunDir) -> None:

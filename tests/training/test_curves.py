@@ -21,7 +21,7 @@ from trex.training.checkpoint import Checkpoints
 from trex.training.metrics import Curves, Meter, duration
 from trex.training.released import full_checkpoint
 from trex.training.schedule import learning_rate
-from trex.training.state import FORMAT, refuse_other_run
+from trex.training.state import FORMAT, require_same_run
 
 
 def output(loss: float, *hits: float) -> Output:
@@ -136,15 +136,15 @@ def test_state_of_another_format_dataset_or_number_of_processes_is_refused(
     changes: dict[str, object], said: str
 ) -> None:
     two = replace(Ranks(), world=2)
-    refuse_other_run(saved(), [], "d", two, allow_world=False)
+    require_same_run(saved(), [], "d", two, allow_world=False)
     with pytest.raises(ResumeRefused, match=said):
-        refuse_other_run(saved(**changes), [], "d", two, allow_world=False)
+        require_same_run(saved(**changes), [], "d", two, allow_world=False)
 
 
 def test_another_number_of_processes_can_be_allowed_and_nothing_else() -> None:
-    refuse_other_run(saved(world=4), [], "d", Ranks(), allow_world=True)
+    require_same_run(saved(world=4), [], "d", Ranks(), allow_world=True)
     with pytest.raises(ResumeRefused, match=r"optimizer\.lr"):
-        refuse_other_run(saved(world=4), ["optimizer.lr: was 1, is now 2"], "d", Ranks(), allow_world=True)
+        require_same_run(saved(world=4), ["optimizer.lr: was 1, is now 2"], "d", Ranks(), allow_world=True)
 
 
 def test_folder_that_is_no_whole_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
