@@ -1,0 +1,106 @@
+"""`trex check` as a command: each thing that would fail is a line of its own, and nothing is created."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from jobs.cli import main
+from tests.datasets.conftest import put
+from trex.files import write_text
+
+pytestmark = pytest.mark.slow  # each check builds the encoder, about a second
+
+RECIPE = """
+name: mine
+data: {dataset: digits_seen}
+model: {encoder: resnet18}
+extract: {datasets: [digits_unseen]}
+train: {epochs: 20, batch_size: 100}
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    write_text(tmp_path / "recipe.yaml", RECIPE)
+    return tmp_path
+
+
+def check(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, str]]:
+    """The exit code, and each line that says FAIL by its first word."""
+    code = main(["check", "recipe.yaml", "--cluster", "local", *words])
+    lines = capsys.readouterr().out.splitlines()
+    failed = [line.removeprefix("FAIL").strip() for line in lines if line.startswith("FAIL")]
+    return code, {line.partition(":")[0]: line for line in failed}
+
+
+def test_recipe_that_would_run_passes_and_creates_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(capsys) == (0, {})
+    assert [path.name for path in home.iterdir()] == ["recipe.yaml"]
+
+
+def test_run_of_that_name_with_another_config_is_found(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_text(home / "runs/mine/config.yaml", RECIPE.replace("epochs: 20", "epochs: 30"))
+    code, failed = check(capsys)
+    assert (code, list(failed)) == (2, ["run"])
+    assert [word in failed["run"] for word in ("train.epochs", "30", "20")] == [True] * 3
+
+
+def test_batch_that_does_not_divide_among_the_processes_is_found(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_text(home / "three.yaml", "kind: local\ntrain: {tasks_per_node: 3}\n")
+    code, failed = check(capsys, "--cluster", "three.yaml")
+    assert (code, list(failed)) == (2, ["batch"])
+    assert ["100" in failed["batch"], "3" in failed["batch"]] == [True, True]
+    assert check(capsys, "--cluster", "three.yaml", "train.batch_size=99") == (0, {})
+
+
+def test_every_dataset_that_is_missing_is_found(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, failed = check(capsys, "extract.datasets=[digits_unseen, dtd]", "data.dataset=pets")
+    assert (code, len(failed)) == (2, 2)
+    said = " ".join(failed.values())
+    assert [f"{home}/data/{name}" in said for name in ("pets", "dtd")] == [True, True]
+
+
+def test_subset_passes_with_a_note_if_it_is_declared(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(home / "data/in1k", "train/crow/1.jpg", "val/crow/2.jpg")
+    assert check(capsys, "extract.datasets=[in1k]")[0] == 2
+    assert main(["check", "recipe.yaml", "--cluster", "local", "extract.datasets=[in1k]", "data.subsets=[in1k]"]) == 0
+    assert "not comparable" in capsys.readouterr().out
+
+
+def test_start_file_is_not_read_once_the_training_has_begun(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, failed = check(capsys, "train.start=gone.pth")
+    assert (code, len(failed)) == (2, 1)
+    assert "gone.pth" in next(iter(failed.values()))
+    (home / "runs/mine/checkpoints/epoch-0001-step-00000000").mkdir(parents=True)
+    assert check(capsys, "train.start=gone.pth") == (0, {})
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def test_disk_that_is_too_small_is_found_before_the_first_checkpoint(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three checkpoints of a ResNet-18 with momentum and a momentum encoder take about 0.5 GB."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**10, 0, 3 * 10**8))
+    code, failed = check(capsys)
+    assert (code, list(failed)) == (2, ["disk"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**10, 0, 10**9))
+    assert check(capsys) == (0, {})
+
+
+def test_folder_that_cannot_be_written_is_found(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, failed = check(capsys, "runs=/proc/mine")
+    assert code == 2
+    assert "/proc" in failed["rights"]
