@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 import trex
+from trex.images.normalize import MEAN, STD
 from trex.records.environment import Environment
 from trex.records.probe_result import ProbeResult
 from trex.records.run_dir import RunDir
@@ -93,8 +94,7 @@ def _use(facts: Facts) -> str:
         f"```python\nencoder = torchvision.models.{encoder}()\n"
         f"encoder.load_state_dict({load}, strict=False)  # missing keys: fc.weight and fc.bias only\n"
         f"encoder.fc = torch.nn.Identity()\nencoder.eval()\n```\n\n"
-        f"Images: RGB in 0 … 1, normalized with the mean (0.485, 0.456, 0.406) and the standard deviation "
-        f"(0.229, 0.224, 0.225)."
+        f"Images: RGB in 0 … 1, normalized with the mean {MEAN} and the standard deviation {STD}."
     )
 
 
