@@ -85,7 +85,9 @@ def test_splits_are_chosen_from_those_that_a_class_knows(known: set[str], trainv
     assert found == (tuple(("split", name) for name in trainval), (("split", test),))
 
 
-@pytest.mark.parametrize("known", [set(), {"train"}, {"test"}, {"trainval"}, {"unlabeled", "val"}], ids=str)
+@pytest.mark.parametrize(
+    "known", [set(), {"train"}, {"test"}, {"trainval"}, {"unlabeled", "val"}], ids=lambda names: "-".join(sorted(names))
+)
 def test_class_without_both_splits_is_refused(known: set[str]) -> None:
     with pytest.raises(UserError, match="torchvision:X"):
         torchvision_sets._splits("torchvision:X", "split", lambda argument: argument[1] in known or None)
