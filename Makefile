@@ -9,10 +9,6 @@ CONFIG ?= trex_star
 TREX    = $(BIN)/trex
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-# How `make test` uses two cores. One process runs all tests with Slurm (tests/conftest.py). It mostly waits, so two
-# more processes run the other tests at the same time. To run all tests in one process: make test TEST_WORKERS=
-TEST_WORKERS ?= -n 3 --dist loadgroup
-
 # Arguments for the command: make train CONFIG=trex ARGS="train.epochs=50"
 ARGS ?=
 cluster = $(if $(CLUSTER),--cluster $(CLUSTER))
@@ -74,7 +70,8 @@ check: lint  ## lint, then run the quick tests (under a minute)
 	@$(PYTEST) -n 2 -m 'not slow and not slurm'
 
 test: prerequisites $(READY)  ## run all tests, including those with a real Slurm; installs Slurm if it can
-	@$(PYTEST) $(TEST_WORKERS)
+	@$(PYTEST) -n 2 -m 'not slurm'
+	@$(PYTEST) -m slurm
 
 test-install: $(READY)  ## install the wheel with all dependencies in an empty venv and test it (downloads PyTorch)
 	@TREX_FULL_INSTALL=1 $(PYTEST) tests/test_wheel.py
