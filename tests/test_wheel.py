@@ -27,7 +27,7 @@ FULL = bool(os.environ.get("TREX_FULL_INSTALL"))
 #: The files and folders that the wheel is built from; nothing else of the checkout is available to the build.
 BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "trex", "jobs", "configs")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 if FULL else 300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400 if FULL else 900)]
 
 TINY = """
 name: tiny
@@ -76,7 +76,7 @@ class Installed:
     def call(self, program: str, *words: str, **more: object) -> subprocess.CompletedProcess[str]:
         """Run one of its programs without access to the checkout, to Slurm or to the user's own files."""
         clean = {"PATH": "", "HOME": str(self.home / "user"), "OMP_NUM_THREADS": "1"}
-        settings = {"cwd": self.home, "env": clean, "timeout": 240, **more}
+        settings = {"cwd": self.home, "env": clean, "timeout": 720, **more}
         command = [str(self.environment / "bin" / program), *words]
         return subprocess.run(command, capture_output=True, text=True, **settings)  # type: ignore[call-overload, no-any-return]
 

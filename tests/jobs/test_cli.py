@@ -38,7 +38,7 @@ def trex(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     empty.mkdir(exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": str(empty), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "jobs.cli", *words]
-    return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=720)
 
 
 def slow(*values: object) -> object:

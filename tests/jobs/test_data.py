@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def data(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "jobs.cli", "data", *words]
     return subprocess.run(
-        command, cwd=home, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=250
+        command, cwd=home, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=720
     )
 
 

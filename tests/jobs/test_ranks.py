@@ -70,7 +70,7 @@ def test_image_that_only_rank_1_cannot_read_is_named_by_the_command(home: Path, 
     of_rank_1 = epoch_order(len(split), config.train.seed, 0)[4:8]
     path = home / "mine" / split.name(int(of_rank_1[0]))
     path.write_bytes(path.read_bytes()[:60])
-    done = subprocess.run(WORDS, cwd=home, env=outside, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(WORDS, cwd=home, env=outside, capture_output=True, text=True, timeout=720)
     said = done.stdout + done.stderr
     assert done.returncode == 2, said
     assert re.search(rf"rank 1 on \S+: .*{path.name}", said)

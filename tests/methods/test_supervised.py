@@ -71,7 +71,7 @@ def test_validation_uses_the_trained_classifier() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_two_interrupted_processes_end_with_the_same_bits(tiny, saved_run) -> None:  # noqa: F811
     settings = ("train.log_every=1", "crops.local_count=0", "train.epochs=3")
     reference, config = (tiny(name, *settings, method="supervised") for name in ("reference", "stopped"))
@@ -83,7 +83,7 @@ def test_two_interrupted_processes_end_with_the_same_bits(tiny, saved_run) -> No
     while not logged_beyond(run, steps_before) and job.poll() is None:
         time.sleep(0.02)
     job.send_signal(signal.SIGTERM)
-    output, _ = job.communicate(timeout=200)
+    output, _ = job.communicate(timeout=600)
     assert job.returncode == 75, output
     run_to_end(config, 2)
     expected = final_state(RunDir.of(reference))
@@ -106,7 +106,7 @@ def trained(tmp_path_factory) -> RunDir:
     )
     config = str(folder / "little.yaml")
     arguments = [sys.executable, "-m", "jobs.cli", "run", config, f"runs={folder}", "--cluster", "local"]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=840, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stdout + done.stderr
     return RunDir(folder / "little")
 

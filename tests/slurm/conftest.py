@@ -53,7 +53,7 @@ report: {partition: cpu, time: "00:10:00"}
 NOT_THE_END = {"PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "PREEMPTED", "NODE_FAIL"}
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 120, every: float = 0.2) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 300, every: float = 0.2) -> Any:
     """Wait until `what` returns a true value, and return it."""
     deadline = time.monotonic() + seconds
     while not (value := what()):
@@ -99,7 +99,7 @@ class Site:
         rows = self.call("squeue", "--noheader", "--format", "%F %Z").stdout.splitlines()
         return sorted({job for job, _, folder in (row.partition(" ") for row in rows) if folder == str(self.home)})
 
-    def ended(self, *job_ids: str, seconds: float = 420) -> None:
+    def ended(self, *job_ids: str, seconds: float = 900) -> None:
         """Wait until none of the jobs is in the queue."""
         wait_for(lambda: not set(job_ids) & set(self.queue()), seconds)
 
@@ -115,7 +115,7 @@ class Site:
             found = [state.split()[0] for name, state in rows if JobId.parse(job_id) in elements(name)]
             return found if len(found) >= starts and found[-1] not in NOT_THE_END else None
 
-        return wait_for(states, 120)
+        return wait_for(states, 300)
 
     def urgent(self, node: str) -> str:
         """Submit an urgent job that needs all GPUs of a node; returns its id."""
@@ -125,7 +125,7 @@ class Site:
     def preempt(self, node: str) -> str:
         """Preempt the jobs on a node by an urgent job; returns the id of that job once it runs."""
         job = self.urgent(node)
-        wait_for(lambda: self.queue().get(job) != "PENDING", 90)
+        wait_for(lambda: self.queue().get(job) != "PENDING", 240)
         return job
 
     def nodes_of(self, job: str) -> list[str]:
@@ -302,7 +302,7 @@ def site(cluster_folder: Path, tmp_path: Path) -> Iterator[Site]:
     site = make_site(cluster_folder, tmp_path / "home")
     yield site
     site.call("scancel", *site.mine(), check=False)
-    wait_for(lambda: not site.mine(), 60)
+    wait_for(lambda: not site.mine(), 180)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -310,4 +310,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(item.path).is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.slurm)
-            item.add_marker(pytest.mark.timeout(600))
+            item.add_marker(pytest.mark.timeout(1200))

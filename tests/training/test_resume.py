@@ -106,7 +106,7 @@ def command(config: Config, processes: int, workers: int) -> list[str]:
 
 
 def run_to_end(config: Config, processes: int, workers: int = 0) -> None:
-    done = subprocess.run(command(config, processes, workers), capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command(config, processes, workers), capture_output=True, text=True, timeout=840)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -116,7 +116,7 @@ def steps_saved(run: RunDir) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("processes", "signals"),
     [
@@ -144,7 +144,7 @@ def test_real_processes_killed_at_random_moments_end_with_the_same_bits(tiny, sa
         time.sleep(generator.uniform(0, 1.5 * seconds_per_step))
         if job.poll() is None:
             os.killpg(job.pid, number)  # all processes, including loader workers, as some clusters do
-        output, _ = job.communicate(timeout=120)
+        output, _ = job.communicate(timeout=360)
         if number != signal.SIGKILL:
             assert job.returncode in (75, 0), output
             assert "killed by signal" not in output
