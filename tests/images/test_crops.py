@@ -13,7 +13,7 @@ from scipy.stats import binomtest, ks_2samp, kstest
 from torchvision.transforms import functional as F
 
 from trex.config.schema import CropsConfig
-from trex.images.crops import Box, CropDraw, apply_crop, draw_box, draw_crop, evaluation_image, multi_crop
+from trex.images.crops import Box, CropDraw, apply_crop, draw_box, draw_crop, multi_crop
 from trex.images.draws import generator
 
 N = 4000
@@ -145,11 +145,3 @@ def test_crops_depend_on_seed_epoch_and_image_only(photograph: np.ndarray) -> No
 def test_image_smaller_than_the_crop_is_enlarged() -> None:
     crops = multi_crop(np.full((8, 8, 3), 200, np.uint8), CropsConfig(jitter=0, grayscale=0, solarize=0), 0, 0, 0)
     assert all(np.abs(crop.astype(int) - 200).max() <= 1 for crop in crops)
-
-
-def test_evaluation_image_equals_torchvisions(photograph: np.ndarray) -> None:
-    from torchvision import transforms as T
-
-    reference = T.Compose([T.Resize(224, T.InterpolationMode.BICUBIC), T.CenterCrop(224)])
-    expected = np.asarray(reference(Image.fromarray(photograph))).transpose(2, 0, 1)
-    assert np.array_equal(evaluation_image(photograph, 224, 224), expected)

@@ -17,7 +17,7 @@ from trex.config.schema import OptimizerConfig
 from trex.datasets.registry import load_split
 from trex.distributed import Ranks
 from trex.errors import Interrupted, TrexError, UserError
-from trex.images.crops import evaluation_image
+from trex.images.evaluation import evaluation_image
 from trex.images.normalize import normalize
 from trex.interruption import StopRequest
 from trex.records.metrics import MetricsLine

@@ -15,12 +15,12 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
-import torchvision
 
 from trex.config.schema import Config
 from trex.datasets.registry import load_splits
@@ -74,7 +74,7 @@ def _provenance(run: RunDir, config: Config, split: Split, source: Source) -> Fe
         transform=describe_transform(config),
         dtype=config.extract.dtype,
         comparable=split.comparable,
-        versions={"torch": torch.__version__, "torchvision": torchvision.__version__, "h5py": h5py.__version__},
+        versions={"torch": torch.__version__, "torchvision": version("torchvision"), "h5py": h5py.__version__},
     )
 
 

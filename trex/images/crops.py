@@ -1,4 +1,4 @@
-"""Crops of an image as uint8: multi-crop augmentation for training, the center crop for evaluation.
+"""Multi-crop augmentation for training: crops of an image as uint8.
 
 Training first draws the random parameters of a crop (`draw_crop`), then applies them (`apply_crop`). The crops have the
 distribution of torchvision's RandomResizedCrop, flip, ColorJitter and grayscale and Pillow's blur and solarize on PIL
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torchvision.transforms import functional
 
 from trex.config.schema import CropsConfig, Pair
 from trex.images import color
@@ -170,20 +168,3 @@ def _jitter(flat: np.ndarray, r: np.ndarray, g: np.ndarray, b: np.ndarray, jitte
             color.saturate(r, g, b, np.float32(jitter.saturation))
         else:
             color.shift_hue(r, g, b, int(jitter.hue * 255) % 256)
-
-
-def evaluation_image(rgb: np.ndarray, resize: int, crop: int) -> np.ndarray:
-    """The image for validation and feature extraction: resize the shorter side to `resize` (bicubic), center crop.
-
-    The result is exactly that of torchvision's Resize and CenterCrop on the PIL image.
-
-    Args:
-        rgb: uint8 (H, W, 3).
-        resize: shorter side after resizing, pixels.
-        crop: side of the crop, pixels.
-
-    Returns:
-        uint8 (3, crop, crop).
-    """
-    image = functional.resize(Image.fromarray(rgb), [resize], functional.InterpolationMode.BICUBIC)
-    return np.asarray(functional.center_crop(image, [crop])).transpose(2, 0, 1).copy()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from trex.datasets.split import Split
-from trex.images.crops import evaluation_image
+from trex.images.evaluation import evaluation_image
 from trex.images.decode import ImageFault
 from trex.loading.workers import block_stop_signals, end_workers, fault_or, start_worker
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from trex.errors import UserError
@@ -109,7 +108,7 @@ class TimmEncoder(Encoder):
 
 def encoder_names() -> list[str]:
     """Return the names of torchvision's encoders that can be built: ResNets, wide ResNets, ResNeXts, ViTs."""
-    return sorted([*_resnets(), *torchvision.models.list_models(torchvision.models, include=["vit_*"])])
+    return sorted([*_resnets(), *_named("vit_*")])
 
 
 def build_encoder(name: str) -> Encoder:
@@ -129,7 +128,7 @@ def build_encoder(name: str) -> Encoder:
             f"model.encoder is {name!r}: expected one of {', '.join(known)}, or timm/ followed by a model name of timm"
             f"{did_you_mean(name, known)}"
         )
-    network = torchvision.models.get_model(name, weights=None)
+    network = _models().get_model(name, weights=None)
     encoder = ResNet(network) if name in _resnets() else VisionTransformer(network)
     return encoder.to(memory_format=torch.channels_last)
 
@@ -166,8 +165,20 @@ def build_encoder_on_meta(name: str) -> Encoder:
 
 
 def _resnets() -> list[str]:
-    names = torchvision.models.list_models(torchvision.models, include=["resnet*", "wide_resnet*", "resnext*"])
-    return sorted(names)
+    return _named("resnet*", "wide_resnet*", "resnext*")
+
+
+def _named(*patterns: str) -> list[str]:
+    """Return the names of torchvision's models that match a pattern, sorted."""
+    models = _models()
+    return sorted(models.list_models(models, include=patterns))
+
+
+def _models() -> Any:
+    """Return torchvision's module of models. Its import takes two seconds, and jobs without an encoder do not pay."""
+    from torchvision import models
+
+    return models
 
 
 def _timm(name: str) -> Encoder:
