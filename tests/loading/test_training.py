@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,6 +83,32 @@ def test_crops_are_crop_major_and_global_crops_first() -> None:
         assert batch.labels[i] == made.split.labels[index]
         assert np.array_equal(batch.crops[0][i], global_crops[0])
         assert all(np.array_equal(batch.crops[1][c * 128 + i], local_crops[c]) for c in range(2))
+
+
+def status(pid: int) -> dict[str, str]:
+    """Return the fields of /proc/PID/status."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["training", "evaluation"])
+def test_workers_are_forked_by_a_server_without_the_threads_of_this_process(kind: str) -> None:
+    """A fork of this process could wait forever for a lock that one of its threads held."""
+    made = batches(workers=1)
+    stream = made.starting_at(0, 0) if kind == "training" else evaluation_batches(made.split, range(4), 16, 16, 2, 1)
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    server = int(status(worker.pid)["PPid"])
+    assert server != os.getpid()
+    assert int(status(server)["PPid"]) == os.getpid()
+    assert not {task.joinpath("comm").read_text().strip() for task in Path(f"/proc/{server}/task").iterdir()} - {
+        "python"
+    }
+    blocked = int(status(server)["SigBlk"], 16)
+    assert all(blocked >> (number - 1) & 1 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2))
+    stream.close()
+    made.close()
 
 
 @pytest.mark.slow

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from trex.datasets.split import Split
-from trex.images.evaluation import evaluation_image
 from trex.images.decode import ImageFault
-from trex.loading.workers import block_stop_signals, end_workers, fault_or, start_worker
+from trex.images.evaluation import evaluation_image
+from trex.loading.workers import block_stop_signals, end_workers, fault_or, start_worker, worker_context
 
 Sample = tuple[Tensor, int, int]  #: image, label, index
 
@@ -45,10 +45,12 @@ def evaluation_batches(
         ImageFault: if an image cannot be read; the message names the file.
     """
     dataset = _Evaluated(split, np.asarray(indices, dtype=np.int64), resize, crop)
+    workers = min(workers, len(dataset))
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
-        num_workers=min(workers, len(dataset)),
+        num_workers=workers,
+        multiprocessing_context=worker_context(workers),
         worker_init_fn=start_worker,
         collate_fn=fault_or(default_collate),
         pin_memory=torch.cuda.is_available(),

@@ -19,7 +19,7 @@ from trex.datasets.split import Split
 from trex.images.crops import multi_crop
 from trex.images.decode import ImageFault
 from trex.loading.order import epoch_order
-from trex.loading.workers import block_stop_signals, end_workers, fault_or, start_worker
+from trex.loading.workers import block_stop_signals, end_workers, fault_or, start_worker, worker_context
 
 SampleIndex = tuple[int, int]  #: (epoch, image index)
 Sample = tuple[list[np.ndarray], int]  #: crops, label
@@ -49,6 +49,7 @@ class TrainingBatches:
         self.rank, self.world, self.workers = rank, world, workers
         self.steps_per_epoch = len(split) // batch_size
         self._batches: object = None
+        worker_context(workers)
 
     def starting_at(self, epoch: int, step: int) -> Iterator[Batch]:
         """Yields batches endlessly, beginning with step `step` of epoch `epoch`. Ends the workers of an earlier call.
@@ -61,6 +62,7 @@ class TrainingBatches:
             _Cropped(self.split, self.crops, self.seed),
             batch_sampler=_BatchSampler(self, epoch, step),
             num_workers=self.workers,
+            multiprocessing_context=worker_context(self.workers),
             worker_init_fn=start_worker,
             collate_fn=fault_or(_collate),
             pin_memory=torch.cuda.is_available(),

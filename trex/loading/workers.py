@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver, get_context, resource_tracker
+from multiprocessing.context import ForkServerContext
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +29,28 @@ def block_stop_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def worker_context(workers: int) -> ForkServerContext | None:
+    """Return how the processes of a DataLoader start: as forks of a server process that has a single thread.
+
+    The ranks must not fork. Their threads of gloo, NCCL and CUDA may hold a lock at that moment, also Python's own: the
+    fork, which has no such thread, would wait for it forever, and all ranks would wait for its batch. (Seen with Python
+    3.11 and gloo, at the start of a validation.)
+
+    The server starts at the first call. It imports PyTorch while the caller goes on; so call this early.
+
+    Args:
+        workers: the number of worker processes; without any, there is no server, and None is returned.
+    """
+    if not workers:
+        return None
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["trex.loading.evaluation", "trex.loading.training"])
+    resource_tracker.ensure_running()  # it would unblock signals if the server started it
+    with block_stop_signals():
+        forkserver.ensure_running()
+    return context
 
 
 def start_worker(_worker: int) -> None:
