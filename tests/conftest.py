@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ def on_ranks(tmp_path: Path):
     def run(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
         if world == 1:
             return [function(Ranks(), *args)]
-        mp.spawn(_entry, (world, str(tmp_path), function, args), nprocs=world)
+        # The server imports PyTorch once, and then starts each rank in a moment.
+        multiprocessing.set_forkserver_preload(["tests.conftest", "torch._dynamo", "torchvision"])
+        mp.start_processes(_entry, (world, str(tmp_path), function, args), nprocs=world, start_method="forkserver")
         return [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
 
     return run

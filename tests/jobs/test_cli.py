@@ -15,12 +15,12 @@ from trex.errors import ExitCode
 ROOT = Path(__file__).resolve().parents[2]
 
 TINY = """
-data: {dataset: digits_seen, workers: 0}
+data: {dataset: digits_unseen, workers: 0}
 crops: {global_size: 16, local_size: 8, local_count: 1}
 model: {encoder: resnet18}
 method: {hidden_dim: 32, output_dim: 16, memory_bank_size: 64}
 optimizer: {lr: 0.05, warmup_epochs: 0}
-train: {epochs: 1, batch_size: 256, precision: "off", log_every: 2}
+train: {epochs: 1, batch_size: 128, precision: "off", log_every: 2}
 extract: {datasets: [digits_unseen], resize: 16, crop: 16}
 probe: {seeds: 1}
 """

@@ -39,7 +39,12 @@ def test_export_prints_its_files_and_that_the_run_has_not_finished(home: Path) -
 def test_check_refuses_weights_of_another_encoder_and_training_a_vit(home: Path) -> None:  # noqa: F811
     _, _, checkpoint = released()
     torch.save(checkpoint, home / "x_checkpoint_full.pth")
-    files = ("extract.weights=x_checkpoint_full.pth", "train.start=x_checkpoint_full.pth", "train.start_with=all")
+    files = (
+        "data.dataset=digits_seen",
+        "extract.weights=x_checkpoint_full.pth",
+        "train.start=x_checkpoint_full.pth",
+        "train.start_with=all",
+    )
     fits = trex(
         home, "check", "tiny.yaml", "--cluster", "local", *files, "method.memory_bank_size=96", "train.epochs=2"
     )
@@ -103,7 +108,7 @@ def test_exported_weights_give_the_same_features_as_the_run(home: Path) -> None:
     assert ours.provenance.encoder_digest == theirs.provenance.encoder_digest
     card = (home / "first_checkpoint_full.md").read_text()
     assert r"digits\_unseen" in card
-    assert "Validation on digits_seen" in card
+    assert "Validation on digits_unseen" in card
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.stopping import StopAfter
-from tests.training.conftest import assert_same_bits, saved_run, tiny  # noqa: F401
+from tests.training.conftest import assert_same_bits, few_digits, saved_run, tiny  # noqa: F401
 from tests.training.test_resume import command, final_state, logged_beyond, run_to_end, steps_saved
 from trex.config import Config
 from trex.config.schema import ModelConfig
@@ -73,7 +73,7 @@ def test_validation_uses_the_trained_classifier() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_interrupted_processes_end_with_the_same_bits(tiny, saved_run) -> None:  # noqa: F811
-    settings = ("train.log_every=1", "crops.local_count=0", "train.epochs=3")
+    settings = ("train.log_every=1", "crops.local_count=0")
     reference, config = (tiny(name, *settings, method="supervised") for name in ("reference", "stopped"))
     saved_run(reference)
     run_to_end(reference, 2)
@@ -91,7 +91,7 @@ def test_two_interrupted_processes_end_with_the_same_bits(tiny, saved_run) -> No
     assert expected["config"]["method"] == {"name": "supervised"}
     assert {key.partition(".")[0] for key in expected["model"]} == {"encoder", "classifier"}
     validations = [line for line in MetricsLine.read_lines(run.metrics).strict() if line.phase == "validation"]
-    assert len(validations) == 3
+    assert len(validations) == 2
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def trained(tmp_path_factory) -> RunDir:
     """A supervised run that `trex run` has trained, extracted, probed and reported."""
     folder = tmp_path_factory.mktemp("supervised")
     (folder / "little.yaml").write_text(
-        "name: little\ndata: {dataset: digits_seen, workers: 0}\nmodel: {encoder: resnet18}\n"
+        "name: little\ndata: {dataset: digits_unseen, workers: 0}\nmodel: {encoder: resnet18}\n"
         "method: {name: supervised}\ncrops: {global_size: 16, local_count: 0}\noptimizer: {warmup_epochs: 0}\n"
         'train: {epochs: 1, batch_size: 256, precision: "off"}\nprobe: {seeds: 1}\n'
         "extract: {datasets: [digits_unseen], resize: 16, crop: 16}\n"
@@ -112,7 +112,7 @@ def trained(tmp_path_factory) -> RunDir:
 
 
 @pytest.mark.slow
-def test_supervised_run_extracts_probes_and_exports_its_encoder(trained: RunDir, tmp_path: Path) -> None:
+def test_supervised_run_extracts_probes_and_exports_its_encoder_only(trained: RunDir, tmp_path: Path) -> None:
     assert list(trained.root.glob("probes/digits_unseen/*/seed_0.json"))
     assert trained.report.exists()
     done = export(trained, tmp_path / "encoder.pth", "encoder", license=None)
@@ -120,24 +120,20 @@ def test_supervised_run_extracts_probes_and_exports_its_encoder(trained: RunDir,
     assert found.keys() == build_encoder("resnet18").state_dict().keys()
     assert all(torch.equal(found[key], saved[f"encoder.{key}"]) for key in found)
     assert "with the method `supervised`" in done.card.read_text()
-
-
-@pytest.mark.slow
-def test_export_in_the_released_layout_is_refused(trained: RunDir, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="released full checkpoints has no place for the method supervised"):
         export(trained, tmp_path / "x_checkpoint_full.pth", "full", license=None)
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "x_checkpoint_full.pth").exists()
 
 
 @pytest.mark.slow
 def test_training_stopped_during_validation_resumes_with_the_same_bits(tiny, saved_run) -> None:  # noqa: F811
     torch.set_num_threads(1)
-    settings = ("data.dataset=digits_unseen", "train.epochs=2", "crops.local_count=0", "optimizer.warmup_epochs=0")
+    settings = ("train.batch_size=64", "train.epochs=2", "crops.local_count=0", "optimizer.warmup_epochs=0")
     reference, config = (tiny(name, *settings, method="supervised") for name in ("reference", "stopped"))
     saved_run(reference)
     train(RunDir.of(reference), reference, Ranks(), StopAfter(10**6))
     run, stops = saved_run(config), 0
-    for checks in [0, 1] * 20:
+    for checks in [0, 1, 2, 3] * 10:
         try:
             train(run, config, Ranks(), StopAfter(checks))
             break

@@ -138,7 +138,7 @@ def test_finished_training_that_is_requeued_ends_at_once_and_changes_nothing(pla
 def test_two_preemptions_and_a_time_limit_do_not_change_the_result(site: Site, uninterrupted: dict[str, Any]) -> None:
     text = (ROOT / "configs" / "clusters" / "sandbox.yaml").read_text()
     (site.home / "warned.yaml").write_text(text.replace("signal_lead: 20", "signal_lead: 300", 1))
-    run = train(site, "stopped", cluster="warned.yaml")
+    run = train(site, "stopped", "data.workers=1", cluster="warned.yaml")
     job = run.jobs()["train"]
     for step, number in ((8, 0), (18, 1)):
         run.reach(step)

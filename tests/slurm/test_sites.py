@@ -31,7 +31,7 @@ def own_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 
 
 def train(site: Site, name: str, *settings: str) -> Run:
-    site.trex("train", "tiny.yaml", f"name={name}", "train.epochs=8", *settings, "--cluster", "small.yaml")
+    site.trex("train", "tiny.yaml", f"name={name}", *settings, "--cluster", "small.yaml")
     return site.run_of(name)
 
 

@@ -25,7 +25,7 @@ from trex.training.trainer import Trainer
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 STEPS = 5
-FIVE_STEPS = ("train.batch_size=16", "optimizer.lr=0.8", "optimizer.warmup_epochs=0.05")  # three steps of warm-up
+FIVE_STEPS = ("train.batch_size=16", "optimizer.lr=0.8", "optimizer.warmup_epochs=0.22")  # three steps of warm-up
 
 
 def trainer(config: Config, ranks: Ranks | None = None) -> Trainer:
@@ -103,7 +103,7 @@ def test_trainer_steps_follow_the_equations(tiny, method: str) -> None:
     start = copy.deepcopy(dict(net.named_parameters()))
     velocity: dict[str, Tensor] = {}
     batches = ours.batches.starting_at(0, 0)
-    peak, total, warmup = 0.8 * 16 / 256, 2 * (1014 // 16), 3
+    peak, total, warmup = 0.8 * 16 / 256, 2 * (224 // 16), 3
     for step in range(STEPS):
         batch = next(batches)
         cosine = 1e-6 + (peak - 1e-6) * (1 + math.cos(math.pi * (step - warmup) / (total - warmup - 1))) / 2
@@ -131,7 +131,7 @@ def test_learning_rate_is_set_at_every_step_and_peaks_at_the_last_warmup_step(ti
     run = saved_run(config)
     finish(run, config)
     rates = [line.values["lr"] for line in MetricsLine.read_lines(run.metrics).strict() if line.phase == "train"]
-    steps, peak = 1014 // 128, 0.2 * 128 / 256
+    steps, peak = 224 // 32, 0.2 * 32 / 256
     rest = 2 * steps
     expected = [peak * i / (steps - 1) for i in range(steps)]
     expected += [1e-6 + (peak - 1e-6) * (1 + math.cos(math.pi * i / (rest - 1))) / 2 for i in range(rest)]

@@ -118,15 +118,17 @@ def steps_saved(run: RunDir) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("processes", "signals"),
+    ("processes", "epochs", "signals"),  # enough steps for every signal, also on a fast machine
     [
-        (1, [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGKILL]),
-        (2, [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGKILL]),
-        (4, [signal.SIGTERM]),  # the order of gradients in DDP's buckets matters only for more than two ranks
+        (1, 5, [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGKILL]),
+        (2, 5, [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGKILL]),
+        (4, 2, [signal.SIGTERM]),  # the order of gradients in DDP's buckets matters only for more than two ranks
     ],
 )
-def test_real_processes_killed_at_random_moments_end_with_the_same_bits(tiny, saved_run, processes, signals) -> None:
-    settings = ("train.epochs=6", "train.log_every=1")  # enough steps for every signal, also on a fast machine
+def test_real_processes_killed_at_random_moments_end_with_the_same_bits(
+    tiny, saved_run, processes: int, epochs: int, signals: list[signal.Signals]
+) -> None:
+    settings = (f"train.epochs={epochs}", "train.log_every=1")
     reference, config = tiny("reference", *settings), tiny("killed", *settings)
     saved_run(reference)
     run_to_end(reference, processes)

@@ -281,7 +281,7 @@ def _scaler(checkpoint: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        (_labels, "its memory bank holds labels from 0 to 7, but digits_seen has 7 classes"),
+        (_labels, "its memory bank holds labels from 0 to 7, but few_digits has 7 classes"),
         (_missing, "missing, 1:\n    - momentum_encoder.conv1.weight"),
         (_unknown, r"unexpected, 1:\n    \+ module.model.head.last.weight"),
         (_momentum, r"momentum of encoder.conv1.weight is \(64, 3, 3, 3\), expected \(64, 3, 7, 7\)"),

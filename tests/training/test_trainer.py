@@ -36,7 +36,7 @@ from trex.training.validation import validate
     [("bf16", 32), ("fp16", 16)],
 )
 def test_mixed_precision_resumes_with_the_same_bits(tiny, saved_run, precision: str, size: int) -> None:
-    data = ("data.dataset=digits_unseen", "train.batch_size=128", f"crops.global_size={size}", "crops.local_count=0")
+    data = ("train.batch_size=64", f"crops.global_size={size}", "crops.local_count=0")
     settings = (*data, "train.epochs=1", f"train.precision={precision}")
     reference, config = tiny("reference", *settings), tiny("stopped", *settings)
     finish(saved_run(reference), reference)
@@ -136,11 +136,11 @@ def test_validation_equals_classifying_each_image_separately(tiny) -> None:
 
 def test_batch_size_that_does_not_fit_the_ranks_or_the_data_is_refused(tiny, saved_run) -> None:
     config = tiny("large", "train.batch_size=4096")
-    with pytest.raises(UserError, match=r"batch_size is 4096, but digits_seen has only 1014"):
+    with pytest.raises(UserError, match=r"batch_size is 4096, but few_digits has only 224"):
         finish(saved_run(config), config)
     config = tiny("odd", "train.batch_size=127")
     with pytest.raises(UserError, match=r"multiple of the number of processes, 2"):
-        make_batches(config, load_split("digits_seen", "trainval", config.data), replace(Ranks(), world=2))
+        make_batches(config, load_split("few_digits", "trainval", config.data), replace(Ranks(), world=2))
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_every_method_learns(tiny, saved_run, method: str) -> None:
         "trex_class_means": (*trex, "method.memory_bank_size=512", "method.momentum=0.99"),
         "supervised": (),
     }
-    length = ("train.epochs=6", "train.batch_size=64", "optimizer.lr=0.4")
+    length = ("data.dataset=digits_seen", "train.epochs=6", "train.batch_size=64", "optimizer.lr=0.4")
     config = tiny("learns", *crops, *sizes[method], *length, method=method)
     run = saved_run(config)
     finish(run, config)
