@@ -15,7 +15,7 @@ cluster = $(if $(CLUSTER),--cluster $(CLUSTER))
 dry     = $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train run extract probe report status transfer lint check test test-install prerequisites docs \
+.PHONY: help setup demo train run extract probe report status transfer lint check test test-slurm test-others test-install prerequisites docs \
         cluster-up cluster-down clean
 
 help:  ## list all targets
@@ -69,9 +69,15 @@ lint: $(READY)  ## check format, lint rules, types and import layers
 check: lint  ## lint, then run the quick tests (under a minute)
 	@$(PYTEST) -n 2 -m 'not slow and not slurm'
 
+# The tests with Slurm wait half of the time, so the others run beside them.
 test: prerequisites $(READY)  ## run all tests, including those with a real Slurm; installs Slurm if it can
-	@$(PYTEST) -n 2 -m 'not slurm'
-	@$(PYTEST) -m slurm
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-slurm test-others
+
+test-slurm: $(READY)
+	@$(PYTEST) -n 2 --dist loadfile -m slurm
+
+test-others: $(READY)
+	@$(PYTEST) -n 2 --dist worksteal -m 'not slurm'
 
 test-install: $(READY)  ## install the wheel with all dependencies in an empty venv and test it (downloads PyTorch)
 	@TREX_FULL_INSTALL=1 $(PYTEST) tests/test_wheel.py
