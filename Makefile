@@ -15,8 +15,8 @@ cluster = $(if $(CLUSTER),--cluster $(CLUSTER))
 dry     = $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train run extract probe report status transfer lint check test test-slurm test-others test-install prerequisites docs \
-        cluster-up cluster-down clean
+.PHONY: help setup demo train run extract probe report status transfer lint check test test-slurm test-others test-long \
+        test-install prerequisites docs cluster-up cluster-down clean
 
 help:  ## list all targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -70,14 +70,17 @@ check: lint  ## lint, then run the quick tests (under a minute)
 	@$(PYTEST) -n 2 -m 'not slow and not slurm'
 
 # The tests with Slurm wait half of the time, so the others run beside them.
-test: prerequisites $(READY)  ## run all tests, including those with a real Slurm; installs Slurm if it can
+test: prerequisites $(READY)  ## run the tests, including those with a real Slurm; installs Slurm if it can
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-slurm test-others
 
 test-slurm: $(READY)
 	@$(PYTEST) -n 2 --dist loadfile -m slurm
 
 test-others: $(READY)
-	@$(PYTEST) -n 2 --dist worksteal -m 'not slurm'
+	@$(PYTEST) -n 2 --dist worksteal -m 'not slurm and not long'
+
+test-long: $(READY)  ## run the tests that take long and that other tests mostly cover
+	@$(PYTEST) -m long
 
 test-install: $(READY)  ## install the wheel with all dependencies in an empty venv and test it (downloads PyTorch)
 	@TREX_FULL_INSTALL=1 $(PYTEST) tests/test_wheel.py

@@ -17,6 +17,16 @@ from torch.distributed import FileStore
 from trex.distributed import Ranks, joined
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests that may take longest first, so that several processes end at about the same time."""
+
+    def order(item: pytest.Item) -> tuple[float, bool]:
+        limit = item.get_closest_marker("timeout")
+        return -float(limit.args[0]) if limit else 0.0, item.get_closest_marker("slow") is None
+
+    items.sort(key=order)
+
+
 def _entry(rank: int, world: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     store = FileStore(f"{folder}/store", world)
