@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUN = RunDir(ROOT / "runs" / "demo")
 TREX = [sys.executable, "-m", "jobs.cli"]
 HERE = ["--cluster", "local"]
+INTERRUPTED_AT = 60  #: the step after which the training is interrupted, in the middle of the fifth epoch
 
 
 def say(text: str) -> None:
@@ -38,11 +39,17 @@ def trex(*words: str) -> None:
 
 
 def train_interrupted() -> None:
-    """Start the training, interrupt it in the middle of an epoch as a preemption does, and wait until it has saved."""
+    """Start the training, interrupt it in the middle of an epoch as a preemption does, and wait until it has saved.
+
+    Nothing happens if an earlier demo has come that far.
+    """
+    if steps_logged() >= INTERRUPTED_AT:
+        say(f"the training in {RUN.root} was interrupted earlier and is continued")
+        return
     words = ["train", "configs/demo.yaml", *HERE, "--processes", "2"]
     say("trex " + " ".join(words) + "     (will be interrupted)")
     job = subprocess.Popen([*TREX, *words], cwd=ROOT)
-    while job.poll() is None and steps_logged() < 60:
+    while job.poll() is None and steps_logged() < INTERRUPTED_AT:
         time.sleep(0.1)
     if job.poll() is None:
         say("sending SIGTERM, as a preemption does")
