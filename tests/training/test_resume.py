@@ -185,22 +185,32 @@ def test_signal_during_start_loses_nothing(tiny, saved_run) -> None:
     run_to_end(config, 2)
 
 
-def leftover_processes(path: Path) -> list[str]:
-    """Return the processes with `path` in their command line."""
-    listed = subprocess.run(["pgrep", "-af", str(path)], capture_output=True, text=True).stdout
-    return [line for line in listed.splitlines() if "pgrep" not in line]
+def leftover_processes(session: int) -> list[str]:
+    """Return the processes of a session: ranks, their loader processes, and the servers that fork these."""
+    listed = subprocess.run(["pgrep", "-a", "-s", str(session)], capture_output=True, text=True).stdout
+    return listed.splitlines()
 
 
 @pytest.mark.slow
-def test_no_process_is_left_behind(tiny, saved_run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+def test_no_process_is_left_behind(tiny, saved_run, kill: bool) -> None:
     config = tiny("orphans", "train.epochs=50", "train.log_every=1")  # it is stopped after a few steps
     run = saved_run(config)
     job = subprocess.Popen(command(config, 2, 2), start_new_session=True, stdout=subprocess.DEVNULL)
     while not logged_beyond(run, 0) and job.poll() is None:
         time.sleep(0.05)
-    job.send_signal(signal.SIGTERM)
-    assert job.wait(timeout=60) == 75
+    running = leftover_processes(job.pid)
+    assert sum("forkserver" in line for line in running) == 2 * (1 + 2), (
+        "per rank a server and its two loader processes"
+    )
+    if kill:
+        for line in running:
+            if "jobs.local.process" in line:
+                os.kill(int(line.split()[0]), signal.SIGKILL)
+    else:
+        job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=120) == (1 if kill else 75)
     deadline = time.monotonic() + 20
-    while leftover_processes(tmp_path) and time.monotonic() < deadline:
+    while leftover_processes(job.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert leftover_processes(tmp_path) == []
+    assert leftover_processes(job.pid) == []

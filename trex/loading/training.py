@@ -48,8 +48,8 @@ class TrainingBatches:
         self.split, self.crops, self.seed, self.batch_size = split, crops, seed, batch_size
         self.rank, self.world, self.workers = rank, world, workers
         self.steps_per_epoch = len(split) // batch_size
+        self._context = worker_context(workers)  # here, so that its server is ready when the first batch is needed
         self._batches: object = None
-        worker_context(workers)
 
     def starting_at(self, epoch: int, step: int) -> Iterator[Batch]:
         """Yields batches endlessly, beginning with step `step` of epoch `epoch`. Ends the workers of an earlier call.
@@ -62,7 +62,7 @@ class TrainingBatches:
             _Cropped(self.split, self.crops, self.seed),
             batch_sampler=_BatchSampler(self, epoch, step),
             num_workers=self.workers,
-            multiprocessing_context=worker_context(self.workers),
+            multiprocessing_context=self._context,
             worker_init_fn=start_worker,
             collate_fn=fault_or(_collate),
             pin_memory=torch.cuda.is_available(),

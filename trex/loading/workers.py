@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from multiprocessing import forkserver, get_context, resource_tracker
+from multiprocessing import forkserver, get_context, parent_process, resource_tracker
 from multiprocessing.context import ForkServerContext
 from typing import Any, TypeVar
 
@@ -32,13 +34,13 @@ def block_stop_signals() -> Iterator[None]:
 
 
 def worker_context(workers: int) -> ForkServerContext | None:
-    """Return how the processes of a DataLoader start: as forks of a server process that has a single thread.
+    """Return how the processes of a DataLoader start: as forks of a server process that only imports.
 
     The ranks must not fork. Their threads of gloo, NCCL and CUDA may hold a lock at that moment, also Python's own: the
     fork, which has no such thread, would wait for it forever, and all ranks would wait for its batch. (Seen with Python
     3.11 and gloo, at the start of a validation.)
 
-    The server starts at the first call. It imports PyTorch while the caller goes on; so call this early.
+    The server starts at the first call, and imports PyTorch while the caller goes on.
 
     Args:
         workers: the number of worker processes; without any, there is no server, and None is returned.
@@ -54,9 +56,22 @@ def worker_context(workers: int) -> ForkServerContext | None:
 
 
 def start_worker(_worker: int) -> None:
-    """Set up a worker process: one thread, stop signals ignored."""
+    """Set up a worker process: computes with one thread, ignores stop signals, ends when its rank has ended."""
     leave_signals_to_parent()
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_rank, daemon=True).start()
+
+
+def _end_with_rank() -> None:
+    """End this process when the rank has ended, for example by SIGKILL.
+
+    DataLoader's own check looks at the process that forked this one, the server, and the server lives as long as one of
+    its workers.
+    """
+    rank = parent_process()
+    assert rank is not None, "a worker has a rank"
+    rank.join()
+    os._exit(1)
 
 
 def fault_or(collate: Callable[[list[Any]], T]) -> Callable[[list[Any]], T | ImageFault]:
