@@ -160,7 +160,7 @@ class Sandbox:
         """Write the configuration, start each daemon and wait until it answers."""
         self.about.write_text("{}", encoding="utf-8")
         self.folder.chmod(0o755)
-        for name in ("munge", "state", "db", "spool", "log", "gpus", *(f"spool/{node}" for node in NODES)):
+        for name in ("munge", "state", "db", "tmp", "spool", "log", "gpus", *(f"spool/{node}" for node in NODES)):
             (self.folder / name).mkdir(mode=0o700)
         address = own_address()
         ports = free_ports(len(NODES) + 2, address)
@@ -185,15 +185,16 @@ class Sandbox:
 
     def _start_accounting(self) -> None:
         data, log = self.folder / "db", self.folder / "log" / "mariadb-install-db"
-        words = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db"]
-        words += ["--auth-root-authentication-method=normal", f"--user={getpass.getuser()}"]
+        # A mariadbd that starts deletes the temporary tables of all others in the same --tmpdir, which is /tmp.
+        own = ("--no-defaults", f"--datadir={data}", f"--tmpdir={self.folder / 'tmp'}", f"--user={getpass.getuser()}")
+        words = ["mariadb-install-db", *own, "--skip-test-db", "--auth-root-authentication-method=normal"]
         with log.open("wb") as file:
             done = subprocess.run(words, stdout=file, stderr=file, env=self.environment, check=False)
         if done.returncode:
             raise SandboxError("mariadb-install-db failed")
         self._daemon(
-            "mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={data}/sock", "--skip-networking",
-            f"--user={getpass.getuser()}", f"--pid-file={data}/pid", "--innodb-flush-log-at-trx-commit=0",
+            "mariadbd", *own, f"--socket={data}/sock", "--skip-networking", f"--pid-file={data}/pid",
+            "--innodb-flush-log-at-trx-commit=0",
         )  # fmt: skip
         ping = ("mariadb-admin", "--no-defaults", f"--socket={data}/sock", "--user=root", "ping")
         self._wait("mariadbd", lambda: self.ask(*ping) is not None)
@@ -248,8 +249,9 @@ class Sandbox:
     def _ends_of_logs(self) -> str:
         parts = []
         for path in sorted((self.folder / "log").glob("*")):
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-4:]
-            parts += [f"{path.name}: {line}" for line in lines if line.strip()]
+            lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+            errors = [line for line in lines if "error" in line.lower()]
+            parts += [f"{path.name}: {line}" for line in (errors or lines)[-4:]]
         return "\n".join(parts)
 
     # ---- configuration

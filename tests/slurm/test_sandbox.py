@@ -159,9 +159,13 @@ def test_sandbox_works_without_root(folder: Path) -> None:
     assert processes_of(work / "s") == []
 
 
-def test_accounting_records_a_failed_job() -> None:
+def test_accounting_records_a_failed_job_and_other_databases_keep_their_temporary_tables() -> None:
+    descriptor, table = tempfile.mkstemp(prefix="#sql-temptable-", suffix=".MAI", dir="/tmp")  # as another mariadbd's
+    os.close(descriptor)
     folder = start_sandbox()
     try:
+        assert Path(table).exists()
+        Path(table).unlink()
         site = make_site(folder, folder.parent / "home")
         job = site.call("sbatch", "--parsable", "-o", "/dev/null", "--wrap", "exit 3").stdout.strip()
         assert site.accounting(job) == ["FAILED"]
