@@ -66,7 +66,7 @@ lint: $(READY)  ## check format, lint rules, types and import layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
 
-check: lint  ## lint, then run the quick tests (under a minute)
+check: lint  ## lint, then run the quick tests (a minute or two)
 	@$(PYTEST) -n 2 -m 'not slow and not slurm'
 
 # The tests with Slurm wait half of the time, so the others run beside them.
