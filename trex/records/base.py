@@ -35,7 +35,7 @@ from typing import Annotated, ClassVar, Generic, Self, TypeVar
 
 from trex.errors import TrexError
 from trex.files import append_line, write_json
-from trex.records.typed import Bounds, Mismatch, decode_dataclass, encode, shown
+from trex.records.typed import Bounds, Mismatch, decode_dataclass, encode, found_or_missing, shown
 
 Json = dict[str, object]
 R = TypeVar("R", bound="Record")
@@ -116,7 +116,7 @@ class Record:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
             line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-            raise RecordError(f"{where}{line}: found invalid JSON ({error}), expected {_described(cls)}") from error
+            raise RecordError(f"{where}{line}: {_invalid(error)}") from error
         try:
             return decode_dataclass(cls, value)
         except Mismatch as error:
@@ -164,14 +164,17 @@ def _record_of_line(line: bytes, where: str, kinds: tuple[type[R], ...]) -> R:
     try:
         value = json.loads(_text(line, where))
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{where}: found invalid JSON ({error}), expected {_described(*kinds)}") from error
+        raise RecordError(f"{where}: {_invalid(error)}") from error
     if kinds[0].KIND is None:
         return kinds[0].from_json(value, where)
-    found = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        raise RecordError(f"{where}: found {shown(value)}, expected a JSON object")
+    found = value.get("kind")
     for kind in kinds:
         if found == kind.KIND:
             return kind.from_json(value, where)
-    raise RecordError(f"{where}: found {shown(value)}, expected {_described(*kinds)}")
+    names = ", ".join(str(kind.KIND) for kind in kinds)
+    raise RecordError(f"{where}: kind: {found_or_missing(value, 'kind')}, expected one of {names}")
 
 
 def _content(path: Path) -> bytes:
@@ -201,5 +204,6 @@ def _line_of(key: str, text: str) -> str:
     return ""
 
 
-def _described(*kinds: type[Record]) -> str:
-    return f"a record of {' or '.join(kind.__name__ for kind in kinds)}"
+def _invalid(error: ValueError | RecursionError) -> str:
+    at = f" at column {error.colno} ({error.msg})" if isinstance(error, json.JSONDecodeError) else f" ({error})"
+    return f"found invalid JSON{at}, expected one JSON object"

@@ -61,7 +61,7 @@ def decode_dataclass(cls: type[D], value: object) -> D:
     fixed = fixed_keys(cls)
     for key, expected in fixed.items():
         if type(value.get(key)) is not type(expected) or value[key] != expected:
-            raise Mismatch(key, f"found {shown(value.get(key))}, expected {expected!r} ({cls.__name__})")
+            raise Mismatch(key, f"{found_or_missing(value, key)}, expected {expected!r} ({cls.__name__})")
     if missing := [key for key in hints if key not in value]:
         raise Mismatch(missing[0], f"missing, expected {_type_name(hints[missing[0]])}")
     if unknown := [key for key in value if key not in hints and key not in fixed]:
@@ -210,6 +210,11 @@ def _type_name(hint: object) -> str:
         return " or ".join(repr(str(one)) for one in hint)
     names = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "str": "text"}
     return names.get(getattr(hint, "__name__", ""), str(hint)) if get_origin(hint) is None else str(hint)
+
+
+def found_or_missing(values: Mapping[str, object], key: str) -> str:
+    """What a message says about the value of a key that is wrong."""
+    return f"found {shown(values[key])}" if key in values else "missing"
 
 
 def shown(value: object) -> str:
