@@ -21,7 +21,7 @@ from trex.config import Config, load
 from trex.errors import ExitCode, RunLocked, TrexError
 from trex.records.lock_owner import LockOwner
 from trex.records.run_dir import RunDir
-from trex.suggest import did_you_mean
+from trex.wording import did_you_mean
 
 
 class QueueState(Enum):

@@ -10,7 +10,7 @@ import pytest
 
 from trex.errors import ExitCode, Interrupted, NoProgress, ResumeRefused, RunLocked, TrexError, UserError
 from trex.files import TEMPORARY, append_line, atomic_path, read_json, remove_leftovers, sha256, write_json, write_text
-from trex.suggest import did_you_mean
+from trex.wording import counted, did_you_mean
 
 
 def test_failure_while_writing_leaves_the_old_content_and_no_other_file(tmp_path: Path) -> None:
@@ -97,6 +97,11 @@ def test_suggestion_is_made_for_a_near_name_only(word: str, expected: str) -> No
     found = did_you_mean(word, ["resnet18", "resnet50"])
     assert expected in found
     assert bool(found) == bool(expected)
+
+
+def test_a_noun_has_the_form_that_fits_its_number() -> None:
+    found = [counted(*one) for one in ((0, "time"), (1, "GPU"), (2, "GPU"), (1, "process"), (3, "process"))]
+    assert found == ["0 times", "1 GPU", "2 GPUs", "1 process", "3 processes"]
 
 
 def test_each_error_has_an_exit_code_of_its_own() -> None:

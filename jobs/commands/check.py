@@ -21,6 +21,7 @@ from trex.config.schema import WEIGHTS_OF_RUN
 from trex.errors import ExitCode, UserError
 from trex.records.manifest import checkpoint_folders
 from trex.records.run_dir import RunDir
+from trex.wording import counted
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,7 +48,7 @@ def _check(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}\n")
         sys.stdout.flush()
     if failed:
-        sys.stdout.write(f"{failed} to fix before it can run\n")
+        sys.stdout.write(f"{counted(failed, 'problem')} to fix before this can run\n")
     return ExitCode.USER_ERROR if failed else ExitCode.DONE
 
 

@@ -16,6 +16,7 @@ from jobs.submissions import ask
 from trex.config import Config
 from trex.errors import ExitCode, TrexError, UserError
 from trex.records.run_dir import RunDir
+from trex.wording import counted
 
 _WATCH_SECONDS = 30
 
@@ -84,7 +85,7 @@ def as_text(runs: Sequence[RunStatus]) -> str:
     for run in runs:
         lines = [run.name, *(f"  {_stage_line(run, stage)}" for stage in run.stages)]
         if run.restarts:
-            lines.append(f"  restarted {run.restarts} times: {'; '.join(run.stops[-3:])}")
+            lines.append(f"  restarted {counted(run.restarts, 'time')}: {'; '.join(run.stops[-3:])}")
         if run.goodput is not None:
             lines.append(
                 f"  goodput {100 * run.goodput:.0f} % of {_clock(run.allocated_seconds)} allocated to the training"

@@ -22,6 +22,7 @@ from trex.config import Config
 from trex.errors import ExitCode, RunLocked, UserError
 from trex.records.lock_owner import LockOwner
 from trex.records.run_dir import RunDir
+from trex.wording import counted
 
 
 class Local:
@@ -54,7 +55,7 @@ class Local:
         if dry_run:
             for spec, count in zip(specs, counts, strict=True):
                 items = f" of {', '.join(item.name for item in spec.items)}" if spec.items else ""
-                words = f"{count} process{'es' if count > 1 else ''}"
+                words = counted(count, "process")
                 sys.stdout.write(f"would run on this machine: {spec.stage}{items} with {words}, in {run.root}\n")
             return ExitCode.DONE
         save_config(run, config)
@@ -116,7 +117,7 @@ def _processes(cluster: Cluster, stage: Stage, asked: int | None) -> int:
     count = asked or cluster.stage(stage).tasks_per_node or max(gpus, 1)
     if count > gpus > 0:
         raise UserError(
-            f"{count} processes for {gpus} GPU{'s' if gpus > 1 else ''}: expected one GPU per process. Use --processes "
+            f"{count} processes for {counted(gpus, 'GPU')}: expected one GPU per process. Use --processes "
             f"{gpus}, or compute on the CPU: CUDA_VISIBLE_DEVICES= trex …"
         )
     return count

@@ -12,7 +12,7 @@ from jobs.plan import lookup
 from trex.config import Config
 from trex.config.loader import section, setting
 from trex.errors import UserError
-from trex.suggest import did_you_mean
+from trex.wording import did_you_mean
 
 #: A value of a scheduler option: one word, so that it cannot add a line to the batch script.
 WORD = r"[A-Za-z0-9_/][A-Za-z0-9_.,:@&|*()\[\]=/+%-]{0,199}"

@@ -16,7 +16,7 @@ from trex.config.schema import WEIGHTS_OF_RUN
 from trex.errors import ResumeRefused, UserError
 from trex.files import write_text
 from trex.records.run_dir import RunDir
-from trex.suggest import did_you_mean
+from trex.wording import did_you_mean
 
 #: The folder in which runs are found by name.
 _RUNS = Path(Config().runs)

@@ -14,6 +14,7 @@ from jobs.slurm.variables import outside_allocation
 from jobs.slurm.work import Work
 from trex.errors import UserError
 from trex.records.run_dir import RunDir
+from trex.wording import counted
 
 
 def findings(run: RunDir, cluster: Cluster) -> Iterator[Finding]:
@@ -50,9 +51,9 @@ def _stage(run: RunDir, cluster: Cluster, stage: Stage, partitions: list[str]) -
 
 
 def _asked(stage: StageResources) -> str:
-    gpus = f", {stage.gpus_per_node} GPUs per node" if stage.gpus_per_node else ""
+    gpus = f", {counted(stage.gpus_per_node, 'GPU')} per node" if stage.gpus_per_node else ""
     where = f" in {stage.partition}" if stage.partition else ""
-    return f"{stage.nodes} node{'s' if stage.nodes > 1 else ''}{gpus}, {stage.time}{where}"
+    return f"{counted(stage.nodes, 'node')}{gpus}, {stage.time}{where}"
 
 
 def _reason(text: str) -> str:

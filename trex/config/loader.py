@@ -22,7 +22,7 @@ import yaml
 
 from trex.config.tree import Branch, Items, Leaf, Mistake, Node, override, read_tree
 from trex.errors import UserError
-from trex.suggest import did_you_mean
+from trex.wording import counted, did_you_mean
 
 T = TypeVar("T")
 
@@ -34,9 +34,8 @@ class ConfigError(UserError):
 
     def __init__(self, mistakes: Sequence[Mistake]) -> None:
         self.mistakes = tuple(mistakes)
-        count = len(self.mistakes)
-        head = "1 mistake in the config" if count == 1 else f"{count} mistakes in the config"
-        super().__init__("\n".join([f"{head}:", *(f"  {mistake}" for mistake in self.mistakes)]))
+        head = f"{counted(len(self.mistakes), 'mistake')} in the config:"
+        super().__init__("\n".join([head, *(f"  {mistake}" for mistake in self.mistakes)]))
 
 
 def setting(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from trex.suggest import did_you_mean
+from trex.wording import did_you_mean
 
 #: The form of each name, and its class. `<shots>` and `<k>` stand for a whole number from 1 to 999999, which the class
 #: has as a field of that name.

@@ -20,7 +20,7 @@ from trex.datasets import sets, torchvision_sets
 from trex.datasets.imagefolder import is_image_folder, read_image_folder
 from trex.datasets.record import Counts, Dataset, Listing, SplitListing
 from trex.errors import UserError
-from trex.suggest import did_you_mean
+from trex.wording import did_you_mean
 
 if TYPE_CHECKING:
     from trex.datasets.split import Split, SplitName

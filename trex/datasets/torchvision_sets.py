@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from trex.datasets.record import Dataset, Listing, SplitListing
 from trex.errors import TrexError, UserError
-from trex.suggest import did_you_mean
+from trex.wording import did_you_mean
 
 if TYPE_CHECKING:
     from trex.images.decode import RGB

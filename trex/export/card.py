@@ -16,6 +16,7 @@ from trex.records.probe_result import ProbeResult
 from trex.records.run_dir import RunDir
 from trex.reporting.collect import RunData, collect
 from trex.reporting.tables import markdown
+from trex.wording import counted
 
 #: The sections of the config that determine the weights.
 _RECIPE = ("crops", "model", "method", "optimizer", "train")
@@ -62,21 +63,17 @@ def _introduction(facts: Facts) -> Iterator[str]:
         f"`{config['data']['dataset']}`, {len(saved['classes'])} classes."
     )
     if facts.finished:
-        yield f"Training finished: {_counted(epochs, 'epoch')}, {_counted(at['global_step'], 'step')}."
+        yield f"Training finished: {counted(epochs, 'epoch')}, {counted(at['global_step'], 'step')}."
     else:
         yield (
-            f"**Training had not finished**: {at['epoch']} of {_counted(epochs, 'epoch')} and "
-            f"{_counted(at['step'], 'step')} of the next one, {_counted(at['global_step'], 'step')} in total."
+            f"**Training had not finished**: {at['epoch']} of {counted(epochs, 'epoch')} and "
+            f"{counted(at['step'], 'step')} of the next one, {counted(at['global_step'], 'step')} in total."
         )
     if config["data"]["dataset"] in config["data"]["subsets"]:
         yield "The training data may be a subset of the official dataset."
     if start := saved.get("start"):
         name = Path(start["file"]).name
         yield f"Training started from `{name}` ({start['with']}), SHA-256 `{start['sha256']}`."
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _use(facts: Facts) -> str:

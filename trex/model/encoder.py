@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trex.errors import UserError
 from trex.images.normalize import MEAN, STD
-from trex.suggest import did_you_mean
+from trex.wording import did_you_mean
 
 TIMM = "timm/"
 

@@ -13,6 +13,7 @@ from trex.reporting.charts import Series, legend, line_chart, whisker_chart
 from trex.reporting.classes import HEAD, class_rows
 from trex.reporting.collect import Cell, RunData, average, datasets, probe_kinds
 from trex.reporting.style import STYLE
+from trex.wording import counted
 
 WORST = 10  #: the most classes in the table of the lowest accuracies
 
@@ -44,7 +45,7 @@ def _summary(runs: Sequence[RunData]) -> str:
     if not means:
         return f"Results of the {kind} probe on in1k only, which the mean does not include."
     best, count, name = max(means)
-    over = f"{count} dataset{'s' if count != 1 else ''}"
+    over = counted(count, "dataset")
     if len(runs) == 1:
         return f"Mean accuracy {100 * best:.1f} % over {over} ({kind} probe)."
     return f"{len(runs)} models; highest mean accuracy with the {kind} probe: {name}, {100 * best:.1f} % over {over}."

@@ -1,9 +1,15 @@
-"""The suggestion that an error message adds to an unknown name."""
+"""Parts of messages: a number with its noun, and the suggestion for an unknown name."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a text such as `1 node`, `2 nodes` or `2 processes`."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count} {noun}{ending}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
