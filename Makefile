@@ -15,8 +15,8 @@ cluster = $(if $(CLUSTER),--cluster $(CLUSTER))
 dry     = $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train run extract probe report status transfer lint check test test-slurm test-others test-long \
-        test-install prerequisites docs cluster-up cluster-down clean
+.PHONY: help setup demo train run extract probe report status transfer lint check test test-slurm test-others test-install \
+        prerequisites docs cluster-up cluster-down clean
 
 help:  ## list all targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -77,10 +77,7 @@ test-slurm: $(READY)
 	@$(PYTEST) -n 2 --dist loadfile -m slurm
 
 test-others: $(READY)
-	@$(PYTEST) -n 2 --dist worksteal -m 'not slurm and not long'
-
-test-long: $(READY)  ## run the tests that take long and that other tests mostly cover
-	@$(PYTEST) -m long
+	@$(PYTEST) -n 2 --dist worksteal -m 'not slurm'
 
 test-install: $(READY)  ## install the wheel with all dependencies in an empty venv and test it (downloads PyTorch)
 	@TREX_FULL_INSTALL=1 $(PYTEST) tests/test_wheel.py

@@ -71,7 +71,6 @@ def test_validation_uses_the_trained_classifier() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_two_interrupted_processes_end_with_the_same_bits(tiny, saved_run) -> None:  # noqa: F811
     settings = ("train.log_every=1", "crops.local_count=0")

@@ -122,9 +122,7 @@ def steps_saved(run: RunDir) -> int:
     [
         (1, 3, [signal.SIGTERM, signal.SIGKILL]),
         (2, 4, [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGKILL]),
-        # The order of gradients in DDP's buckets matters only for more than two ranks. tests/slurm/test_interruption.py
-        # interrupts four ranks three times.
-        pytest.param(4, 2, [signal.SIGTERM], marks=pytest.mark.long),
+        (4, 2, [signal.SIGTERM]),  # the order of gradients in DDP's buckets matters only for more than two ranks
     ],
 )
 def test_real_processes_killed_at_random_moments_end_with_the_same_bits(

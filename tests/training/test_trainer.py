@@ -144,9 +144,7 @@ def test_batch_size_that_does_not_fit_the_ranks_or_the_data_is_refused(tiny, sav
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method", ["trex_plain", "trex_class_means", pytest.param("supervised", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("method", ["trex_plain", "trex_class_means", "supervised"])
 def test_every_method_learns(tiny, saved_run, method: str) -> None:
     """Top-1 accuracy, and for class means the mean cosine between features in the memory bank and their class mean.
 
