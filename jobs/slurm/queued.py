@@ -51,17 +51,16 @@ def queued_jobs_of(run: RunDir) -> list[QueuedJob]:
 def settled_jobs(run: RunDir) -> dict[str, QueuedJob]:
     """Return the newest queued job of each key, after waiting for ending jobs.
 
-    A job that is ending either leaves the queue in a moment or is requeued. A job that is still ending after a minute
-    is returned with the state ENDING.
+    A job that is ending either leaves the queue in a moment or is requeued. A job that is still ending a minute after
+    squeue first showed it so is returned with the state ENDING.
     """
-    deadline = time.monotonic() + _MAX_WAIT
-    announced = False
+    deadline = None
     while True:
         queued = {job.key: job for job in queued_jobs_of(run)}
         ending = [job.job for job in queued.values() if job.state is QueueState.ENDING]
-        if not ending or time.monotonic() > deadline:
+        if not ending or (deadline is not None and time.monotonic() > deadline):
             return queued
-        if not announced:
+        if deadline is None:
+            deadline = time.monotonic() + _MAX_WAIT
             sys.stderr.write(f"trex: job {ending[0]} is ending: waiting, because it may be requeued\n")
-            announced = True
         time.sleep(_PAUSE)

@@ -81,11 +81,12 @@ def test_job_that_is_still_ending_after_a_minute_becomes_a_dependency_of_the_nex
     run: RunDir, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queued_module, "_PAUSE", 0.01)
-    monkeypatch.setattr(queued_module, "_MAX_WAIT", 0.05)
+    monkeypatch.setattr(queued_module, "_MAX_WAIT", 0.0)  # also a slow first answer of squeue leaves time for a second
     fake_slurm.says("squeue", queued("7", "COMPLETING", "trex:mine:train:a"))
     assert main(WORDS) == 0
     shown = capsys.readouterr()
     assert shown.err.count("job 7 is ending") == 1
+    assert len(fake_slurm.asked("squeue")) == 2
     assert "#SBATCH --dependency=afterany:7\n" in shown.out
 
 
