@@ -48,7 +48,11 @@ def test_signal_to_ranks_that_are_still_starting_is_not_lost(
 
 def test_rank_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "_SECONDS_TO_END", 0.3)
-    ranks = [rank(tmp_path, "bash", "-c", "trap '' TERM; sleep 60 & wait; wait"), rank(tmp_path, "false")]
+    ignores = tmp_path / "ignores_sigterm"
+    stubborn = rank(tmp_path, "bash", "-c", f"trap '' TERM; touch '{ignores}'; sleep 60 & wait; wait")
+    while not ignores.exists():
+        time.sleep(0.01)
+    ranks = [stubborn, rank(tmp_path, "false")]
     began = time.monotonic()
     local._wait(ranks, lambda: None)
     assert time.monotonic() - began < 20
