@@ -23,7 +23,7 @@ from trex.reporting.write import class_tables, text_table, write_report
 
 
 def made_by(encoder_digest: str = "abc", weights: str = "epoch-0001") -> ProbeProvenance:
-    return ProbeProvenance("t", "t", encoder_digest, weights, "float32", normalized=False, fitted_by="exact solver 2")
+    return ProbeProvenance("t", "t", encoder_digest, weights, "float32", normalized=False, fitted_by="exact solver 3")
 
 
 def result(run: RunDir, dataset: str, seed: int, top1: float, **more: object) -> None:

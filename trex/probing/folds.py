@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-VALIDATION_SHARE = 0.2
+VALIDATION_PART = 5  #: one of this many images of each class is for validation
 MAX_FOLDS = 5
 
 Fold = tuple[np.ndarray, np.ndarray]  #: indices (int64, sorted) to train on, and to validate on
 
 
 def validation_fold(labels: np.ndarray, seed: int) -> Fold:
-    """Take 20 % of each class for validation, but at least one image. A single image of a class is for training.
+    """Take 20 % of each class for validation, rounded down, but at least one image.
+
+    A single image of a class is for training. Other classes never change how many images of a class are taken.
 
     Args:
         labels: (n,) int64.
@@ -21,7 +23,7 @@ def validation_fold(labels: np.ndarray, seed: int) -> Fold:
         The indices to train on and those to validate on.
     """
     validation = [
-        members[: max(round(VALIDATION_SHARE * len(members)), 1)]
+        members[: max(len(members) // VALIDATION_PART, 1)]
         for members in _shuffled_classes(labels, seed)
         if len(members) > 1
     ]

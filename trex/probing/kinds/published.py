@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from trex.probing.dataset import ProbeDataset
     from trex.probing.partial import Partial
 
+#: Version of the search and of its validation images: results of another version are computed again.
+SEARCH = 2
+
 
 @dataclass(frozen=True)
 class Published(Kind):
@@ -23,8 +26,8 @@ class Published(Kind):
     seeds_share_work: ClassVar[bool] = False
 
     def fitted_by(self, treatment: Treatment) -> str:
-        """The optimizer."""
-        return "SGD" if treatment.sgd else "L-BFGS"
+        """The optimizer and the version of the search."""
+        return f"{'SGD' if treatment.sgd else 'L-BFGS'}, search {SEARCH}"
 
     def least_bytes(self, size: Size, treatment: Treatment) -> int:
         """With L-BFGS: the features, one fold of them, and scikit-learn's copies, logits and curvature pairs. With SGD
