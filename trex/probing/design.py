@@ -112,7 +112,12 @@ class Design:
             return gradient
         return torch.cat([gradient[:, :-1] @ self.basis.vectors, gradient[:, -1:]], dim=1)
 
+    def logits(self, weights: Tensor) -> Iterator[Tensor]:
+        """The logits of all images in order, in pieces of n <= `piece`: (n, K), with (K, r + 1) weights."""
+        factor = self.piece_weights(weights)
+        for part in self.pieces():
+            yield part @ factor.T
+
     def predict(self, weights: Tensor) -> np.ndarray:
         """The class with the highest logit for each image, (N,) int64, with (K, r + 1) weights."""
-        factor = self.piece_weights(weights)
-        return torch.cat([(part @ factor.T).argmax(1) for part in self.pieces()]).numpy()
+        return torch.cat([piece.argmax(1) for piece in self.logits(weights)]).numpy()
