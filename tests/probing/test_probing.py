@@ -24,10 +24,12 @@ from trex.probing import exact, published
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
 from trex.probing.folds import few_shot, few_shot_folds, validation_fold
-from trex.probing.knn import knn_predict
+from trex.probing.knn import knn_logits
 from trex.probing.partial import Partial
-from trex.probing.probe import probe, scores
+from trex.probing.predictions import Outcomes
+from trex.probing.probe import probe
 from trex.probing.rows import Rows
+from trex.probing.scores import scores
 from trex.probing.solver import RELATIVE_GAP, RegularizationPath
 from trex.records.probe_result import ImageCounts, ProbeResult
 from trex.records.run_dir import RunDir
@@ -169,6 +171,10 @@ def test_chosen_c_is_the_smallest_within_half_a_standard_error(digits, partial) 
     assert choice.edge is None
 
 
+def knn_predict(*args) -> np.ndarray:
+    return torch.cat([piece.argmax(1) for piece in knn_logits(*args)]).numpy()
+
+
 def test_knn_votes_by_similarity(digits) -> None:
     features, labels = digits[0].numpy(), digits[1].numpy()
     stop = StopRequest()
@@ -195,7 +201,8 @@ def test_knn_equals_scikit_learns_also_in_pieces(digits, monkeypatch) -> None:
 
 
 def test_scores_leave_out_classes_without_test_images() -> None:
-    found = scores(np.array([0, 0, 0, 1]), np.array([0, 0, 2, 1]), 3)
+    predicted, ones = np.array([0, 0, 2, 1]), np.ones(4, np.float32)
+    found = scores(np.array([0, 0, 0, 1]), Outcomes(predicted, np.array([0, 0, 1, 0], np.uint8), -ones, ones), 3)
     assert found.top1 == 0.75
     assert found.mean_per_class == pytest.approx((2 / 3 + 1) / 2)
     assert (found.per_class[2], found.classes_without_test_images) == (None, 1)

@@ -155,12 +155,25 @@ def test_scores_that_do_not_fit_the_classes_are_damage(change: dict[str, object]
 def test_result_is_made_from_its_own_provenance_and_no_other(tmp_path: Path) -> None:
     path, provenance = tmp_path / "seed_0.json", PROBE_RESULT.provenance
     assert not is_made_from(path, provenance), "there is no such file"
-    PROBE_RESULT.write(path)
+    path.with_suffix(".npz").write_bytes(b"predictions")
+    result = replace(PROBE_RESULT, predictions=sha256(path.with_suffix(".npz")))
+    result.write(path)
     assert is_made_from(path, provenance)
-    for field in ("trainval_digest", "test_digest", "encoder_digest", "weights", "dtype", "fitted_by"):
+    for field in ("trainval_digest", "test_digest", "test_images", "encoder_digest", "weights", "dtype", "fitted_by"):
         assert not is_made_from(path, replace(provenance, **{field: "another"}))
     assert not is_made_from(path, replace(provenance, normalized=not provenance.normalized))
-    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    path.write_text(path.read_text().replace('"format": 3', '"format": 2'))
+    assert not is_made_from(path, provenance)
+
+
+def test_result_without_its_intact_predictions_does_not_count(tmp_path: Path) -> None:
+    path, provenance = tmp_path / "seed_0.json", PROBE_RESULT.provenance
+    path.with_suffix(".npz").write_bytes(b"predictions")
+    replace(PROBE_RESULT, predictions=sha256(path.with_suffix(".npz"))).write(path)
+    assert is_made_from(path, provenance)
+    path.with_suffix(".npz").write_bytes(b"predictiont")
+    assert not is_made_from(path, provenance)
+    path.with_suffix(".npz").unlink()
     assert not is_made_from(path, provenance)
 
 

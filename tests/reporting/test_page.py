@@ -120,7 +120,7 @@ def test_ten_classes_with_the_lowest_accuracy_are_listed(tmp_path: Path) -> None
     run = make_run(tmp_path / "one")
     accuracies = tuple(i / 20 for i in range(12))
     confusion = tuple((i, i, 20) for i in range(12))
-    test = Scores(0.5, sum(accuracies) / 12, 0, accuracies, confusion)
+    test = Scores(0.5, 0.9, sum(accuracies) / 12, 0.5, 0.1, 0, accuracies, confusion)
     result(run, "dtd", 0, 0.5, classes=tuple(f"class{i}" for i in range(12)), test=test)
     shown = re.findall(r"class\d+", section(page(run), "Classes"))
     assert shown == [f"class{i}" for i in range(10)]

@@ -23,7 +23,9 @@ from trex.reporting.write import class_tables, text_table, write_report
 
 
 def made_by(encoder_digest: str = "abc", weights: str = "epoch-0001") -> ProbeProvenance:
-    return ProbeProvenance("t", "t", encoder_digest, weights, "float32", normalized=False, fitted_by="exact solver 3")
+    return ProbeProvenance(
+        "t", "t", "i", encoder_digest, weights, "float32", normalized=False, fitted_by="exact solver 3"
+    )
 
 
 def result(run: RunDir, dataset: str, seed: int, top1: float, **more: object) -> None:
@@ -37,7 +39,8 @@ def result(run: RunDir, dataset: str, seed: int, top1: float, **more: object) ->
         classes=("cat", "dog"),
         counts=ImageCounts(train=8, validation=2, test=50),
         search=Search({"C": 1.0}, 0.6, None, tuple(Trial({"C": c}, 0.5, 0.1) for c in (0.1, 1.0))),
-        test=Scores(top1, top1, 1, (top1, None), ((0, 0, 1), (0, 1, 2))),
+        test=Scores(top1, None, top1, 0.5, 0.1, 1, (top1, None), ((0, 0, 1), (0, 1, 2))),
+        predictions="p",
         seconds=1.0,
         provenance=made_by(),
         versions={},
@@ -237,7 +240,7 @@ def test_markdown_and_latex_escape_names(run: RunDir) -> None:
 def three_classes(run: RunDir) -> None:
     """Two seeds: 3 of 4 and 4 of 4 cats are classified correctly, 1 of 2 dogs, and there are no birds."""
     for seed, (cat, confusion) in enumerate([(0.75, ((0, 0, 3), (0, 2, 1))), (1.0, ((0, 0, 4),))]):
-        test = Scores(0.8, (cat + 0.5) / 2, 1, (cat, 0.5, None), (*confusion, (1, 0, 1), (1, 1, 1)))
+        test = Scores(0.8, None, (cat + 0.5) / 2, 0.5, 0.1, 1, (cat, 0.5, None), (*confusion, (1, 0, 1), (1, 1, 1)))
         result(run, "pets", seed, 0.8, classes=("=cat", "dog", "bird"), test=test)
 
 

@@ -12,6 +12,7 @@ from trex.features.store import open_features
 from trex.interruption import StopRequest
 from trex.probing.design import Basis, Design
 from trex.probing.memory import Size, SolverMemory, solver_memory
+from trex.probing.predictions import Outcomes
 from trex.probing.rows import Rows
 from trex.probing.treatment import Treatment
 from trex.records.run_dir import RunDir
@@ -48,6 +49,7 @@ class ProbeDataset:
         self.rows, self.test_rows = (Rows(split.features, treatment.normalize) for split in (trainval, test))
         self.labels: np.ndarray = trainval.labels  #: (n,) int64
         self.test_labels: np.ndarray = test.labels
+        self.refits: dict[float, Outcomes] = {}  #: of the exact solver's fits of all of trainval, by C
 
     @property
     def classes(self) -> int:

@@ -19,10 +19,9 @@ from trex.records.feature_provenance import FeatureAttributes
 from trex.records.probe_result import ProbeProvenance, Search
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from trex.probing.dataset import ProbeDataset
     from trex.probing.partial import Partial
+    from trex.probing.predictions import Outcomes
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Fitted:
     """The result of `Kind.fit`."""
 
     search: Search
-    predicted: np.ndarray  #: (n_test,) int64, the predicted class of each test image
+    outcomes: Outcomes  #: the predictions for the test images
     train: int  #: images that it was trained on during the search
     validation: int  #: images of trainval that were used only to choose the hyper-parameters
 
@@ -43,6 +42,11 @@ class Kind(ABC):
 
     #: Whether the seeds of a dataset share expensive work, so that one Slurm job should run them all.
     seeds_share_work: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def seeds_change(self) -> str:
+        """What differs between its seeds, in words that follow "seeds differ in"; "" if nothing does."""
 
     @abstractmethod
     def fitted_by(self, treatment: Treatment) -> str:
@@ -80,6 +84,7 @@ class Kind(ABC):
         return ProbeProvenance(
             trainval_digest=trainval.digest,
             test_digest=test.digest,
+            test_images=test.provenance.split_digest,
             encoder_digest=made_by.encoder_digest,
             weights=made_by.weights,
             dtype=made_by.dtype,

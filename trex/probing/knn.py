@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from trex.interruption import StopRequest
 from trex.probing.memory import PIECE, piece_rows
@@ -15,11 +17,13 @@ TEMPERATURE = 0.07
 _QUERIES = 1024  #: test images per product
 
 
-def knn_predict(train: Rows, labels: np.ndarray, test: Rows, k: int, classes: int, stop: StopRequest) -> np.ndarray:
-    """Predict the classes of the test features, (n_test,) int64.
+def knn_logits(
+    train: Rows, labels: np.ndarray, test: Rows, k: int, classes: int, stop: StopRequest
+) -> Iterator[Tensor]:
+    """The logarithm of each class's share of the votes for the test features in order, (m, K) float32 pieces.
 
-    Each of the `k` nearest training features votes for its label with weight exp(similarity / 0.07). The training
-    features are read once, in pieces. Memory holds the test features and one piece.
+    Each of the `k` nearest training features votes for its label with weight exp(similarity / 0.07); -inf stands for a
+    class without votes. The training features are read once, in pieces. Memory holds the test features and one piece.
 
     Args:
         train: the training features.
@@ -50,9 +54,6 @@ def knn_predict(train: Rows, labels: np.ndarray, test: Rows, k: int, classes: in
         begin += len(bank)
     targets = torch.from_numpy(np.ascontiguousarray(labels))
     parts = zip(torch.split(similarity, _QUERIES), torch.split(nearest, _QUERIES), strict=True)
-    return torch.cat([_votes(found, targets[places], classes) for found, places in parts]).numpy()
-
-
-def _votes(similarity: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
-    votes = torch.zeros(len(similarity), classes)
-    return votes.scatter_add_(1, labels, ((similarity - 1) / TEMPERATURE).exp()).argmax(1)
+    for found, places in parts:
+        votes = torch.zeros(len(found), classes).scatter_add_(1, targets[places], ((found - 1) / TEMPERATURE).exp())
+        yield (votes / votes.sum(1, keepdim=True)).log_()

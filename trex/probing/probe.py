@@ -1,4 +1,4 @@
-"""Runs the probes of one dataset: every kind in the config with every seed. Each writes one result file."""
+"""Runs the probes of one dataset: every kind in the config, every seed. Each writes a result and its predictions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import numpy as np
 import torch
 
 from trex.config.schema import Config
-from trex.errors import Interrupted
+from trex.errors import Interrupted, UserError
 from trex.interruption import StopRequest
 from trex.probing.dataset import ProbeDataset
 from trex.probing.kind import Fitted, Kind, kinds_of
 from trex.probing.partial import Partial
+from trex.probing.predictions import read_predictions, write_predictions
+from trex.probing.scores import scores
 from trex.probing.treatment import Treatment
 from trex.records.base import RecordError
-from trex.records.probe_result import ImageCounts, ProbeProvenance, ProbeResult, Scores
+from trex.records.probe_result import ImageCounts, ProbeProvenance, ProbeResult, predictions_file
 from trex.records.run_dir import RunDir
 
 log = logging.getLogger(__name__)
@@ -52,14 +54,18 @@ def probe(run: RunDir, config: Config, dataset: str, seeds: Sequence[int], stop:
 
 
 def _is_current(path: Path, provenance: ProbeProvenance) -> bool:
-    """Whether the file holds a result with this provenance."""
+    """Whether the file holds a result with this provenance, and its file of predictions is intact."""
     try:
-        return ProbeResult.read(path).provenance == provenance
+        result = ProbeResult.read(path)
+        if result.provenance != provenance:
+            return False
+        read_predictions(predictions_file(path), result.predictions, result.counts.test, len(result.classes))
     except FileNotFoundError:
         return False
-    except RecordError as error:
-        log.warning("%s: the result is not readable and is computed again", error)
+    except (RecordError, UserError) as error:
+        log.warning("%s; the result is computed again", error)
         return False
+    return True
 
 
 def _result(run: RunDir, data: ProbeDataset, kind: Kind, seed: int, provenance: ProbeProvenance) -> ProbeResult:
@@ -80,7 +86,8 @@ def _result(run: RunDir, data: ProbeDataset, kind: Kind, seed: int, provenance: 
         classes=data.class_names,
         counts=ImageCounts(fitted.train, fitted.validation, len(data.test_labels)),
         search=fitted.search,
-        test=scores(data.test_labels, fitted.predicted, data.classes),
+        test=scores(data.test_labels, fitted.outcomes, data.classes),
+        predictions=write_predictions(predictions_file(path), data.test_labels, fitted.outcomes, data.classes),
         seconds=partial.seconds,
         provenance=provenance,
         versions={"torch": torch.__version__, "numpy": np.__version__},
@@ -97,21 +104,3 @@ def _timed_fit(data: ProbeDataset, kind: Kind, seed: int, partial: Partial) -> F
         return kind.fit(data, seed, partial)
     finally:
         partial.seconds = round(earlier + time.monotonic() - start, 3)
-
-
-def scores(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Scores:
-    """The scores of (n,) int64 predicted classes against (n,) int64 labels in 0 … `classes` - 1."""
-    totals = np.bincount(labels, minlength=classes)
-    hits = np.bincount(labels[labels == predicted], minlength=classes)
-    per_class = tuple(float(hits[i] / totals[i]) if totals[i] else None for i in range(classes))
-    present = [value for value in per_class if value is not None]
-    pairs, counts = np.unique(labels * classes + predicted, return_counts=True)
-    return Scores(
-        top1=float(hits.sum() / len(labels)),
-        mean_per_class=float(np.mean(present)),
-        classes_without_test_images=int((totals == 0).sum()),
-        per_class=per_class,
-        confusion=tuple(
-            (int(pair // classes), int(pair % classes), int(count)) for pair, count in zip(pairs, counts, strict=True)
-        ),
-    )

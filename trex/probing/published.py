@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -30,8 +31,18 @@ DECAY_RANGE = (1e-12, 1e-4)
 EPOCHS = 100
 BATCH = 1024
 
-Predict = Callable[[Rows], np.ndarray]
-Fit = Callable[[Rows, np.ndarray, dict[str, float]], Predict]
+
+class Classifier(Protocol):
+    """A fitted classifier."""
+
+    def __call__(self, images: Rows) -> np.ndarray:
+        """The class with the highest logit for each image, (n,) int64."""
+
+    def logits(self, images: Rows, classes: int) -> Iterator[Tensor]:
+        """The logits of the images in order, (m, `classes`) pieces; -inf for a class that it does not know."""
+
+
+Fit = Callable[[Rows, np.ndarray, dict[str, float]], Classifier]
 
 
 def choose(
@@ -90,7 +101,42 @@ def choose(
     return Search(best, float(study.best_value), _edge(best, ranges), tuple(made))
 
 
-def fit_lbfgs(rows: Rows, labels: np.ndarray, values: dict[str, float]) -> Predict:
+@dataclass(frozen=True)
+class _OfScikitLearn:
+    """A classifier of scikit-learn."""
+
+    model: Any  #: a fitted LogisticRegression
+
+    def __call__(self, images: Rows) -> np.ndarray:
+        return np.asarray(self.model.predict(images.take(slice(None)).numpy()))
+
+    def logits(self, images: Rows, classes: int) -> Iterator[Tensor]:
+        known = torch.from_numpy(self.model.classes_)
+        for piece in images.pieces(piece_rows(images.dim, classes)):
+            found = torch.from_numpy(self.model.decision_function(piece.numpy()))
+            if found.ndim == 1:  # two classes: the difference of their logits
+                found = torch.stack([torch.zeros_like(found), found], dim=1)
+            logits = torch.full((len(found), classes), -torch.inf, dtype=found.dtype)
+            logits[:, known] = found
+            yield logits
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A linear layer."""
+
+    weight: Tensor  #: (K, D)
+    bias: Tensor  #: (K,)
+
+    def __call__(self, images: Rows) -> np.ndarray:
+        return torch.cat([piece.argmax(1) for piece in self.logits(images, len(self.bias))]).numpy()
+
+    def logits(self, images: Rows, classes: int) -> Iterator[Tensor]:
+        for piece in images.pieces(piece_rows(images.dim, classes)):
+            yield torch.addmm(self.bias, piece, self.weight.T)
+
+
+def fit_lbfgs(rows: Rows, labels: np.ndarray, values: dict[str, float]) -> Classifier:
     """Fit scikit-learn's multinomial logistic regression: L2, L-BFGS, default tolerance. At large C it stops early."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -99,20 +145,14 @@ def fit_lbfgs(rows: Rows, labels: np.ndarray, values: dict[str, float]) -> Predi
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(rows.take(slice(None)).numpy(), labels)
-    return lambda images: np.asarray(model.predict(images.take(slice(None)).numpy()))
+    return _OfScikitLearn(model)
 
 
 def sgd_fit(classes: int, seed: int, stop: StopRequest) -> Fit:
     """A function for `choose` that fits one linear layer with SGD. Raises Interrupted if asked to stop."""
 
-    def fit(rows: Rows, labels: np.ndarray, values: dict[str, float]) -> Predict:
-        weight, bias = _sgd(rows, labels, values, classes, seed, stop)
-
-        def predict(images: Rows) -> np.ndarray:
-            pieces = images.pieces(piece_rows(images.dim, classes))
-            return torch.cat([torch.addmm(bias, piece, weight.T).argmax(1) for piece in pieces]).numpy()
-
-        return predict
+    def fit(rows: Rows, labels: np.ndarray, values: dict[str, float]) -> Classifier:
+        return _Linear(*_sgd(rows, labels, values, classes, seed, stop))
 
     return fit
 

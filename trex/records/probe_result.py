@@ -1,4 +1,7 @@
-"""The result of one probe, for one kind, dataset and seed (probes/<dataset>/<kind>/seed_<n>.json, docs/probes.md)."""
+"""The result of one probe, for one kind, dataset and seed (probes/<dataset>/<kind>/seed_<n>.json, docs/probes.md).
+
+What the probe predicts for each test image is in a second file, seed_<n>.npz (trex/probing/predictions.py).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from trex.files import sha256
 from trex.records.base import Count, Record
 from trex.records.typed import Bounds, Mismatch, decode_dataclass, encode
 
@@ -15,6 +19,7 @@ Share = Annotated[float, Bounds(0, 1)]
 #: A hyperparameter. All are positive, so that charts can show them on a log scale.
 Positive = Annotated[float, Bounds(1e-300, 1e300)]
 Seconds = Annotated[float, Bounds(0, 1e11)]
+NotNegative = Annotated[float, Bounds(0, 1e300)]
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class ProbeProvenance:
 
     trainval_digest: str  #: SHA-256 of the features of trainval
     test_digest: str  #: SHA-256 of the features of test
+    test_images: str  #: SHA-256 of the names, labels and classes of the test images
     encoder_digest: str  #: SHA-256 of the encoder's weights
     weights: str  #: where the weights came from, in words
     dtype: str  #: of the stored features
@@ -70,10 +76,13 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies of a probe on the test images."""
+    """The scores of a probe on the test images. A score that has no meaning for them is None."""
 
     top1: Share
+    top5: Share | None  #: None with five classes or fewer
     mean_per_class: Share  #: mean of the accuracies of the classes that have test images
+    nll: NotNegative | None  #: mean negative log-likelihood, nats; None if an image's class has probability 0
+    ece: Share  #: expected calibration error over 15 bins of equal width (trex/probing/scores.py)
     classes_without_test_images: Count
     per_class: tuple[Share | None, ...]  #: accuracy of each class; None for a class without test images
     confusion: tuple[tuple[int, int, int], ...]  #: (true class, predicted class, test images), without zero entries
@@ -83,7 +92,7 @@ class Scores:
 class ProbeResult(Record):
     """The complete result of one probe."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
 
     run: str
     dataset: str
@@ -94,6 +103,7 @@ class ProbeResult(Record):
     counts: ImageCounts
     search: Search
     test: Scores
+    predictions: str  #: SHA-256 of the file of predictions
     seconds: Seconds
     provenance: ProbeProvenance
     versions: dict[str, str]  #: of libraries
@@ -110,17 +120,23 @@ class ProbeResult(Record):
                 raise ValueError(f"test.confusion has images of class {true}, test.per_class has no accuracy for it")
 
 
-def is_made_from(path: Path, provenance: ProbeProvenance) -> bool:
-    """Whether the file `path` holds a probe result with this provenance.
+def predictions_file(result: Path) -> Path:
+    """The file of predictions that belongs to the result file `result`."""
+    return result.with_suffix(".npz")
 
-    Only format number and provenance are checked. This is fast even if the confusion matrix is large, which matters
-    because submitting checks every result of a run.
+
+def is_made_from(path: Path, provenance: ProbeProvenance) -> bool:
+    """Whether the file `path` holds a probe result with this provenance, and its file of predictions is intact.
+
+    Only format number, provenance and the predictions' digest are checked. This is fast even if the confusion matrix
+    is large, which matters because submitting checks every result of a run.
     """
     try:
         value = json.loads(path.read_bytes())
         return (
             value["format"] == ProbeResult.FORMAT
             and decode_dataclass(ProbeProvenance, value["provenance"]) == provenance
+            and value["predictions"] == sha256(predictions_file(path))
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError, Mismatch):
         return False

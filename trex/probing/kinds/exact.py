@@ -23,6 +23,13 @@ class Exact(Kind):
 
     shots: int | None = None  #: training images per class; None: all
 
+    @property
+    def seeds_change(self) -> str:
+        """The folds, and in the few-shot kinds the training images."""
+        if self.shots is None:
+            return "the validation images alone, so they differ only through the chosen C: all fit all of trainval"
+        return "the training images and the folds"
+
     def fitted_by(self, treatment: Treatment) -> str:  # noqa: ARG002
         """The version of the solver."""
         return f"exact solver {SOLVER}"
@@ -36,9 +43,13 @@ class Exact(Kind):
         return solver_memory(size, limit).bytes
 
     def fit(self, data: ProbeDataset, seed: int, partial: Partial) -> Fitted:
-        """Choose C on a fifth of each class, or by cross-validation in the few-shot kinds, then fit all images."""
+        """Choose C on a fifth of each class, or by cross-validation in the few-shot kinds, then fit all images.
+
+        The final fit of all of trainval depends on C alone, so seeds that choose the same C share it.
+        """
         from trex.probing import exact
         from trex.probing.folds import few_shot, few_shot_folds, validation_fold
+        from trex.probing.predictions import outcomes
 
         trainval, test = data.designs
         chosen = None if self.shots is None else few_shot(data.labels, self.shots, seed)
@@ -47,6 +58,11 @@ class Exact(Kind):
         problem = exact.Problem(design, labels, data.classes, data.solver_memory.logits, data.stop)
         folds = [validation_fold(labels, seed)] if chosen is None else few_shot_folds(labels, seed)
         search = exact.choose_c(problem, folds, partial)
-        weights = exact.fit(problem, search.best["C"], partial)
         validation = len(folds[0][1]) if chosen is None else 0
-        return Fitted(search, test.predict(weights), len(labels) - validation, validation)
+        c = search.best["C"]
+        found = data.refits.get(c) if chosen is None else None
+        if found is None:
+            found = outcomes(test.logits(exact.fit(problem, c, partial)), data.test_labels)
+        if chosen is None:
+            data.refits[c] = found
+        return Fitted(search, found, len(labels) - validation, validation)

@@ -21,6 +21,11 @@ class Knn(Kind):
 
     k: int  #: neighbors that vote
 
+    @property
+    def seeds_change(self) -> str:
+        """Nothing."""
+        return ""
+
     def fitted_by(self, treatment: Treatment) -> str:  # noqa: ARG002
         """The measure of similarity."""
         return "cosine similarity"
@@ -35,7 +40,9 @@ class Knn(Kind):
 
     def fit(self, data: ProbeDataset, seed: int, partial: Partial) -> Fitted:  # noqa: ARG002
         """Classify the test images by votes of all trainval images."""
-        from trex.probing.knn import knn_predict
+        from trex.probing.knn import knn_logits
+        from trex.probing.predictions import outcomes
 
-        predicted = knn_predict(data.rows, data.labels, data.test_rows, self.k, data.classes, data.stop)
-        return Fitted(Search({"k": float(self.k)}), predicted, train=len(data.labels), validation=0)
+        logits = knn_logits(data.rows, data.labels, data.test_rows, self.k, data.classes, data.stop)
+        found = outcomes(logits, data.test_labels)
+        return Fitted(Search({"k": float(self.k)}), found, train=len(data.labels), validation=0)

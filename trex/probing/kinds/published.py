@@ -25,6 +25,11 @@ class Published(Kind):
 
     seeds_share_work: ClassVar[bool] = False
 
+    @property
+    def seeds_change(self) -> str:
+        """The folds and the search, and in the few-shot kinds the training images."""
+        return f"{'' if self.shots is None else 'the training images, '}the validation images and the search"
+
     def fitted_by(self, treatment: Treatment) -> str:
         """The optimizer and the version of the search."""
         return f"{'SGD' if treatment.sgd else 'L-BFGS'}, search {SEARCH}"
@@ -42,6 +47,7 @@ class Published(Kind):
         """Search on a fifth of each class, also in the few-shot kinds; with one image per class there is no search."""
         from trex.probing import published
         from trex.probing.folds import few_shot, validation_fold
+        from trex.probing.predictions import outcomes
 
         chosen = None if self.shots is None else few_shot(data.labels, self.shots, seed)
         labels = data.labels if chosen is None else data.labels[chosen]
@@ -54,5 +60,6 @@ class Published(Kind):
         fold = validation_fold(labels, seed)
         search = published.choose(fit, ranges, rows, labels, fold, seed, data.stop, partial)
         data.stop.check()
-        predicted = fit(rows, labels, search.best)(data.test_rows)
-        return Fitted(search, predicted, len(fold[0]), len(fold[1]))
+        classifier = fit(rows, labels, search.best)
+        found = outcomes(classifier.logits(data.test_rows, data.classes), data.test_labels)
+        return Fitted(search, found, len(fold[0]), len(fold[1]))
