@@ -127,6 +127,13 @@ class TrainConfig:
         "use deterministic GPU kernels, so that a resumed run gives bit-identical results; false is faster",
     )
     validate_every: int = setting(1, "epochs between validations", at_least=1)
+    validation_knn: int = setting(
+        0,
+        "neighbors of the k-NN accuracy of the encoder's features that each validation also measures, leave-one-out "
+        "over the validation images (metric knn), such as 20; 0: not measured",
+        at_least=0,
+        resumable=True,
+    )
     log_every: int = setting(50, "steps between log lines", at_least=1, resumable=True)
     allow_world_change: bool = setting(
         False,

@@ -27,6 +27,6 @@ class MetricsLine(Record):
     step: Count
     epoch: Annotated[float, Bounds(0, 1e9)]  #: number of epochs done, with a fraction within an epoch
     #: Value of each metric. Training logs `loss`, `top1` (%), `lr` and `images_per_second`, validation logs `loss`,
-    #: `top1` and `top5`. A method may add others.
+    #: `top1`, `top5` and, if it is measured, `knn` (%). A method may add others.
     values: dict[str, Annotated[float, Bounds(-LARGEST, LARGEST)]]
     time: Time

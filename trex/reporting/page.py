@@ -133,6 +133,7 @@ def _training(runs: Sequence[RunData]) -> str:
     charts = [
         ("loss", "cross-entropy", ("train", "validation")),
         ("top1", "top-1 accuracy, %", ("train", "validation")),
+        ("knn", "leave-one-out k-NN accuracy, %", ("validation",)),
         ("lr", "learning rate", ("train",)),
         ("images_per_second", "images/s", ("train",)),
     ]
@@ -148,7 +149,8 @@ def _training(runs: Sequence[RunData]) -> str:
                 points = [(float(line.step), line.values[key]) for line in lines]
                 if points:
                     series.append(Series(f"{run.name}, {kind}", points, color, kind == "validation"))
-        figures.append(f"<figure>{line_chart(series, 'step', label, marks=marks)}</figure>")
+        if series or key != "knn":  # a metric that is measured only if it is asked for
+            figures.append(f"<figure>{line_chart(series, 'step', label, marks=marks)}</figure>")
     explained = "Solid: training; dashed: validation."
     if marks:
         steps = ", ".join(str(step) for step in sorted(set(marks)))

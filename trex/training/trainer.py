@@ -220,14 +220,18 @@ class Trainer:
                 batch_size=self.config.train.batch_size // self.ranks.world,
                 workers=self.config.data.workers,
                 amp=self.amp,
+                knn=self.config.train.validation_knn,
             )
         except Interrupted:
             self.save_and_stop()
         values = {"top1": result.top1, "top5": result.top5, "loss": result.loss}
+        if result.knn is not None:
+            values["knn"] = result.knn
         self.curves.write("validation", at.global_step, at.epoch + 1, values)
         log.info(
-            "epoch %d/%d validation: top-1 %.2f %%, top-5 %.2f %%, loss %.4f",
+            "epoch %d/%d validation: top-1 %.2f %%, top-5 %.2f %%, loss %.4f%s",
             at.epoch + 1, self.config.train.epochs, result.top1, result.top5, result.loss,
+            "" if result.knn is None else f", k-NN {result.knn:.2f} %",
         )  # fmt: skip
         self.last_log = (at.global_step, time.monotonic())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 
@@ -15,21 +16,24 @@ from trex.errors import Interrupted
 from trex.images.normalize import normalize
 from trex.interruption import StopRequest
 from trex.loading.evaluation import evaluation_batches
+from trex.training.knn import EncoderOutputs, leave_one_out
 from trex.training.network import Network
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Top-1 and top-5 accuracy in %, and mean cross-entropy (`loss`)."""
+    """Top-1 and top-5 accuracy in %, mean cross-entropy (`loss`), and leave-one-out k-NN accuracy in % (`knn`)."""
 
     top1: float
     top5: float
     loss: float
+    knn: float | None = None  #: None if it was not asked for, or if there is only one image
 
 
 def validate(
     model: Network, split: Split, ranks: Ranks, stop: StopRequest, *,
     resize: int, crop: int, batch_size: int, workers: int, amp: torch.dtype | None,
+    knn: int = 0,
 ) -> Validation:  # fmt: skip
     """Classify every image of `split` once, with the method's `classify`. Every rank must call it.
 
@@ -43,6 +47,7 @@ def validate(
         batch_size: images per batch and rank.
         workers: loader processes of this rank.
         amp: dtype for autocast, or None for float32.
+        knn: neighbors of the k-NN accuracy (trex/training/knn.py); 0: it is not measured.
 
     Raises:
         Interrupted: if any rank was asked to stop. There is no partial result.
@@ -51,19 +56,26 @@ def validate(
     rounds = math.ceil(math.ceil(len(split) / ranks.world) / batch_size)
     batches = iter(evaluation_batches(split, mine, resize, crop, batch_size, workers))
     sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)  # top-1 hits, top-5 hits, loss, images
+    neighbors = None
+    outputs = EncoderOutputs(model.encoder) if knn and len(split) > 1 else None
     model.eval()
     try:
-        for _ in range(rounds):
-            batch = next(batches, None)
-            if batch is not None:
-                sums += _score(model, batch[0], batch[1], ranks.device, amp)
-            if ranks.maximum(int(bool(stop))):
-                raise Interrupted("asked to stop during validation")
+        with outputs or contextlib.nullcontext():
+            for _ in range(rounds):
+                batch = next(batches, None)
+                if batch is not None:
+                    sums += _score(model, batch[0], batch[1], ranks.device, amp)
+                if ranks.maximum(int(bool(stop))):
+                    raise Interrupted("asked to stop during validation")
+        if outputs is not None:
+            rows = outputs.rows(model.encoder.feature_dim, ranks.device)
+            labels = torch.as_tensor(split.labels, dtype=torch.int64, device=ranks.device)
+            neighbors = leave_one_out(rows, labels, knn, model, ranks, stop)
     finally:
         model.train()
     top1, top5, loss, count = ranks.sum_(sums).tolist()
     assert count == len(split), f"validation saw {count} images of {len(split)}"
-    return Validation(100 * top1 / count, 100 * top5 / count, loss / count)
+    return Validation(100 * top1 / count, 100 * top5 / count, loss / count, neighbors)
 
 
 @torch.no_grad()
