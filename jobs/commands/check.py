@@ -85,12 +85,16 @@ def _same_run(run: RunDir, config: Config) -> str:
 def _encoder(config: Config) -> str:
     from trex.features.source import require_crop
     from trex.model.encoder import build_encoder_on_meta, require_trainable
+    from trex.model.preprocessing import preprocessing
 
     require_crop(build_encoder_on_meta(config.model.encoder), config)
     if config.extract.weights == "trained":
         require_trainable(config.model.encoder)
     feature_dim, parameters = _encoder_size(config)
-    return f"encoder: {config.model.encoder}, {parameters / 1e6:.1f} million parameters, {feature_dim} features"
+    return (
+        f"encoder: {config.model.encoder}, {parameters / 1e6:.1f} million parameters, {feature_dim} features; "
+        f"extract.preprocess is {preprocessing(config)}"
+    )
 
 
 def _files(run: RunDir, config: Config) -> Iterator[Finding]:

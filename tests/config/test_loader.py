@@ -147,7 +147,7 @@ def test_recipes_have_the_published_values(recipe, layers, global_scale, local_s
     assert (crops.flip, crops.jitter, crops.grayscale, crops.solarize) == (0.5, 0.8, 0.2, 0.2)
     assert (crops.brightness, crops.contrast, crops.saturation, crops.hue) == (0.4, 0.4, 0.2, 0.1)
     assert (crops.global_blur, crops.local_blur, crops.blur_radius) == (0.2, 0.5, (0.1, 2.0))
-    assert (config.extract.resize, config.extract.crop, config.probe.seeds) == (224, 224, 5)
+    assert (config.extract.preprocess, config.extract.crop, config.probe.seeds) == ("published", None, 5)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
         ("extract:\n  datasets: {dtd: 1}\n", "2:13", ("extract.datasets", "[a, b]")),
         ("extract:\n  datasets: [dtd, [pets]]\n", "2:19", ("extract.datasets[1]", "list")),
         ("extract:\n  datasets: [dtd, a/b]\n", "2:13", ("extract.datasets", "'a/b'")),
-        ("extract:\n  crop: 300\n", "2:3", ("extract.crop", "300", "224")),
+        ("extract: {crop: 300, resize: 224}\n", "1:11", ("extract.crop", "300", "224")),
         ("crops:\n  local_scale: [0.1]\n", "2:16", ("crops.local_scale", "2", "1")),
         ("crops:\n  local_scale: [0, 0.1]\n", "2:16", ("crops.local_scale", "0.0")),
         ("data:\n  folders: /data\n", "2:12", ("data.folders",)),

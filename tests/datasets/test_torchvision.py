@@ -20,6 +20,7 @@ from trex.datasets.inspect import check_files, duplicates
 from trex.datasets.registry import load_splits, own_datasets, record
 from trex.errors import TrexError, UserError
 from trex.images.decode import ImageFault
+from trex.images.preprocessing import Geometry
 from trex.loading.evaluation import evaluation_batches
 from trex.records.run_dir import RunDir
 
@@ -159,7 +160,7 @@ def test_pickled_split_is_small_and_a_new_process_opens_the_dataset_again(tmp_pa
 def test_worker_processes_read_the_images(tmp_path: Path) -> None:
     _, labels = write_mnist(tmp_path)
     split = load_splits("torchvision:FashionMNIST", data(tmp_path))["test"]
-    [(pixels, found, indices)] = evaluation_batches(split, [5, 2], resize=24, crop=24, batch_size=8, workers=2)
+    [(pixels, found, indices)] = evaluation_batches(split, [5, 2], Geometry(24, 24), batch_size=8, workers=2)
     assert pixels.shape == (2, 3, 24, 24)
     assert found.tolist() == labels[[1005, 1002]].tolist()
     assert indices.tolist() == [5, 2]

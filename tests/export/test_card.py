@@ -89,7 +89,9 @@ def test_only_probes_of_these_very_weights_are_told(run: RunDir) -> None:
         replace(PROBE_RESULT, seed=seed, provenance=made_by).write(run.probe("pets", PROBE_RESULT.probe, seed))
     assert "pets" not in section(card(run, facts()), "Scores"), "one seed is of other weights"
     run.probe("pets", PROBE_RESULT.probe, 1).unlink()
-    assert "| pets |" in section(card(run, facts()), "Scores")
+    scores = section(card(run, facts()), "Scores")
+    assert "| pets |" in scores
+    assert f"images: {PROBE_RESULT.provenance.transform}." in scores
 
 
 def test_training_that_began_from_a_file_names_it_without_its_folder(run: RunDir) -> None:

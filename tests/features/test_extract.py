@@ -94,6 +94,32 @@ def test_features_are_those_of_a_plain_torchvision_loop(setup, photos: Path, tmp
     assert found.classes == ("class0", "class1")
 
 
+def test_preprocessing_of_the_weights_gives_the_features_of_timms_own_pipeline(
+    setup, photos: Path, tmp_path: Path
+) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model("efficientnet_lite0", num_classes=0).eval()
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    settings = (f"extract.weights={tmp_path}/weights.pth", "extract.resize=null", "extract.crop=null")
+    run, config = setup("lite0", "model.encoder=timm/efficientnet_lite0", "extract.preprocess=model", *settings)
+    make_features(run, config)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network, use_test_size=True))
+    folder = torchvision.datasets.ImageFolder(str(photos / "photos" / "val"), transform)
+    with torch.inference_mode():
+        expected = torch.stack([network(image[None])[0] for image, _ in folder]).numpy()
+    found = open_features(run.features("photos", "test"))
+    assert np.abs(found.features - expected).max() < 1e-4
+    assert found.provenance.transform == (
+        "model: resize 256 bicubic, center crop 224, mean 0.485 0.456 0.406, std 0.229 0.224 0.225, "
+        "timm/efficientnet_lite0"
+    )
+    published = load(run.config, Config, ["extract.preprocess=published"])
+    with pytest.raises(UserError, match=r"transform: published: resize 224 .* and model: resize 256"):
+        make_features(run, published)
+
+
 @pytest.mark.slow
 def test_vit_of_timm_gets_images_transformed_as_in_timm(setup, photos: Path, tmp_path: Path) -> None:
     import timm
@@ -114,7 +140,9 @@ def test_vit_of_timm_gets_images_transformed_as_in_timm(setup, photos: Path, tmp
 
 def test_crop_size_that_the_vit_does_not_support_is_an_error(setup) -> None:
     run, config = setup("vit", "model.encoder=timm/vit_tiny_patch16_224")
-    with pytest.raises(UserError, match=r"extract\.crop is 56: .* takes images of 224 x 224 pixels only"):
+    with pytest.raises(
+        UserError, match=r"takes images of 224 x 224 pixels only, .* gives 56 x 56: set extract.crop=224"
+    ):
         make_features(run, config)
 
 

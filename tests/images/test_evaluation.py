@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision import transforms as T
 
 from trex.images.evaluation import evaluation_image
+from trex.images.preprocessing import Geometry
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_evaluation_image_equals_torchvisions(
     image = np.asarray(Image.fromarray(photograph).resize((width, height)))
     reference = T.Compose([T.Resize(resize, T.InterpolationMode.BICUBIC), T.CenterCrop(crop)])
     expected = np.asarray(reference(Image.fromarray(image))).transpose(2, 0, 1)
-    found = evaluation_image(image, resize, crop)
+    found = evaluation_image(image, Geometry(resize, crop))
     assert found.flags.c_contiguous
     assert np.array_equal(found, expected)
 

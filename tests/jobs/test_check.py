@@ -46,6 +46,16 @@ def test_evaluation_of_a_file_needs_no_training_images(fake_slurm: FakeSlurm) ->
     assert any("in1k" in finding.text for finding in trained if not finding.ok)
 
 
+def test_preprocessing_is_shown_with_its_numbers(fake_slurm: FakeSlurm) -> None:
+    settings = ["extract.weights=untrained", "extract.datasets=[digits]", "model.encoder=timm/inception_v3"]
+    for choice, sizes in (("published", "resize 224 bicubic, center crop 224"), ("model", "center crop 299")):
+        config = load(None, Config, [*settings, f"extract.preprocess={choice}"])
+        shown = [one.text for one in findings(RunDir(Path.cwd() / "run"), config, Cluster(kind="local"))]
+        (line,) = (text for text in shown if text.startswith("encoder: "))
+        assert f"extract.preprocess is {choice}: " in line
+        assert f"{sizes}, mean 0.5 0.5 0.5, std 0.5 0.5 0.5" in line
+
+
 @pytest.mark.parametrize(
     ("preempt_type", "notice"),
     [

@@ -17,6 +17,7 @@ from trex.config import Config, load
 from trex.distributed import Ranks
 from trex.errors import ResumeRefused, UserError
 from trex.features.extract import extract
+from trex.features.origin import describe_transform
 from trex.files import sha256
 from trex.interruption import StopRequest
 from trex.model.encoder import build_encoder
@@ -66,11 +67,12 @@ def checkpoint(run: RunDir, name: str, finished: bool) -> str:
     return f"{name}, SHA-256 {digest[:16]}"
 
 
-def relabel(run: RunDir, dataset: str, weights: str) -> None:
-    """Change the weights label in the feature files of a dataset."""
+def relabel(run: RunDir, config: Config, dataset: str, weights: str) -> None:
+    """Change the labels in the feature files of a dataset: the weights, and the transform of a config."""
     for split in ("trainval", "test"):
         with h5py.File(run.features(dataset, split), "a") as file:
             file.attrs["weights"] = weights
+            file.attrs["transform"] = describe_transform(config)
 
 
 def test_finished_run_plans_only_the_report(evaluated_home: Path) -> None:
@@ -111,7 +113,7 @@ def test_features_of_an_earlier_checkpoint_are_not_mixed_with_newer_ones(tmp_pat
     run, config = configured(tmp_path, "extract.datasets=[digits_unseen]")
     extract(run, config, "digits_unseen", Ranks(), StopRequest())
     _, trained = configured(tmp_path, "extract.datasets=[digits_unseen]", "extract.weights=trained")
-    relabel(run, "digits_unseen", checkpoint(run, "epoch-0003-step-00000000", finished=False))
+    relabel(run, trained, "digits_unseen", checkpoint(run, "epoch-0003-step-00000000", finished=False))
     assert planned(run, trained, ("extract",)) == {}
     with pytest.raises(UserError, match="weights: the training, when it has finished and epoch-0003"):
         plan(run, trained, STAGES)
@@ -119,7 +121,7 @@ def test_features_of_an_earlier_checkpoint_are_not_mixed_with_newer_ones(tmp_pat
     label = checkpoint(run, "epoch-0004-step-00000000", finished=True)
     with pytest.raises(UserError, match=f"weights: {label} and epoch-0003"):
         plan(run, trained, ("extract",))
-    relabel(run, "digits_unseen", label)
+    relabel(run, trained, "digits_unseen", label)
     assert set(planned(run, trained)) == {"probe", "report"}
 
 
@@ -131,7 +133,7 @@ def test_features_of_the_checkpoint_before_a_damaged_one_are_accepted(tmp_path: 
     checkpoint(run, "epoch-0100-step-00000000", finished=True)
     _, pixels = configured(tmp_path, *settings[:1])
     extract(run, pixels, "digits_unseen", Ranks(), StopRequest())
-    relabel(run, "digits_unseen", label)
+    relabel(run, config, "digits_unseen", label)
     with pytest.raises(UserError, match=r"weights: epoch-0100"):
         plan(run, config, ("extract",))
     state = run.checkpoints / "epoch-0100-step-00000000" / "checkpoint.pt"

@@ -18,6 +18,7 @@ from trex.config.schema import CropsConfig, DataConfig
 from trex.datasets.registry import load_split
 from trex.images.crops import multi_crop
 from trex.images.decode import ImageFault
+from trex.images.preprocessing import Geometry
 from trex.loading.evaluation import evaluation_batches
 from trex.loading.training import Batch, TrainingBatches
 
@@ -96,7 +97,11 @@ def status(pid: int) -> dict[str, str]:
 def test_workers_are_forked_by_a_server_without_the_threads_of_this_process(kind: str) -> None:
     """A fork of this process could wait forever for a lock that one of its threads held."""
     made = batches(workers=1)
-    stream = made.starting_at(0, 0) if kind == "training" else evaluation_batches(made.split, range(4), 16, 16, 2, 1)
+    stream = (
+        made.starting_at(0, 0)
+        if kind == "training"
+        else evaluation_batches(made.split, range(4), Geometry(16, 16), 2, 1)
+    )
     next(stream)
     (worker,) = multiprocessing.active_children()
     server = int(status(worker.pid)["PPid"])
@@ -141,5 +146,5 @@ def test_unreadable_image_is_an_error_that_names_the_file(tmp_path, workers: int
     with pytest.raises(ImageFault, match=r"^\S+train/a/2.jpg: not a readable image \(the file is empty\)"):
         next(made.starting_at(0, 0))
     with pytest.raises(ImageFault, match=r"2.jpg"):
-        list(evaluation_batches(split, range(4), 16, 16, 4, workers))
+        list(evaluation_batches(split, range(4), Geometry(16, 16), 4, workers))
     made.close()

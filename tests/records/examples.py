@@ -34,7 +34,9 @@ PROBE_RESULT = ProbeResult(
     "a", "pets", "exact-5shot", 3, True, ("cat", "dog"), ImageCounts(8, 2, 3),
     Search({"C": 0.1}, 0.5, "low", (Trial({"C": 0.1}, 0.5, 1.5, 0.7, 1e-4), Trial({"C": 1.0}, 0.25, 1.5))),
     Scores(0.5, 0.75, 0.5, 0.625, 0.125, 1, (0.5, None), ((0, 0, 1), (0, 1, 1))), "4" * 64, 3.25,
-    ProbeProvenance("0" * 64, "1" * 64, "3" * 64, "2" * 64, "epoch-0003", "float32", False, "exact solver 2"),
+    ProbeProvenance(
+        "0" * 64, "1" * 64, "3" * 64, "2" * 64, "epoch-0003", "resize 224", "float32", False, "exact solver 2"
+    ),
     {"torch": "2.14"},
 )  # fmt: skip
 FEATURES = FeatureProvenance(

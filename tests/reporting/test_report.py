@@ -19,12 +19,15 @@ from trex.records.probe_result import ImageCounts, ProbeProvenance, ProbeResult,
 from trex.records.run_dir import RunDir
 from trex.reporting import tables
 from trex.reporting.collect import PUBLISHED_AVERAGE, average, collect
+from trex.reporting.page import page
 from trex.reporting.write import class_tables, text_table, write_report
 
 
-def made_by(encoder_digest: str = "abc", weights: str = "epoch-0001") -> ProbeProvenance:
+def made_by(
+    encoder_digest: str = "abc", weights: str = "epoch-0001", transform: str = "published: resize 224"
+) -> ProbeProvenance:
     return ProbeProvenance(
-        "t", "t", "i", encoder_digest, weights, "float32", normalized=False, fitted_by="exact solver 3"
+        "t", "t", "i", encoder_digest, weights, transform, "float32", normalized=False, fitted_by="exact solver 3"
     )
 
 
@@ -179,6 +182,20 @@ def test_page_is_self_contained_and_escapes_hostile_text(run: RunDir) -> None:
         assert not any(name in ("src", "href") or name.startswith("on") for name in attributes)
     assert "url(" not in page
     assert not re.search(r"@import", page)
+
+
+def test_preprocessing_is_stated_and_a_mixture_is_marked(run: RunDir) -> None:
+    first, other = "published: resize 224 bicubic, resnet50", "model: resize 256 bilinear, resnet50"
+    result(run, "dtd", 0, 0.7, provenance=made_by(transform=first))
+    stated = f"{run.name}: images: {first}."
+    assert tables.notes([collect(run)])[-1] == stated
+    assert stated in page([collect(run)])
+    assert not any("preprocessings" in note for note in tables.notes([collect(run)]))
+    result(run, "pets", 0, 0.7, provenance=made_by(transform=other))
+    assert f"{run.name}: images: {other}." in tables.notes([collect(run)])
+    assert any("2 different preprocessings" in note for note in tables.notes([collect(run)]))
+    rows = list(csv.DictReader(io.StringIO(tables.results_csv([collect(run)]))))
+    assert [row["preprocessing"] for row in rows] == [first, other]
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx"])

@@ -19,6 +19,7 @@ from trex.distributed import Ranks
 from trex.errors import Interrupted, TrexError, UserError
 from trex.images.evaluation import evaluation_image
 from trex.images.normalize import normalize
+from trex.images.preprocessing import Geometry
 from trex.interruption import StopRequest
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
@@ -119,12 +120,13 @@ def test_validation_equals_classifying_each_image_separately(tiny) -> None:
     config = tiny("unused")
     split = load_split("digits_seen", "test", config.data)
     model = build_network(config, len(split.classes), Ranks(), seed=3)
-    sizes = {"resize": 18, "crop": 16, "workers": 0, "amp": None}
-    found = validate(model, split, Ranks(), StopRequest(), batch_size=64, **sizes)
+    found = validate(
+        model, split, Ranks(), StopRequest(), geometry=Geometry(18, 16), batch_size=64, workers=0, amp=None
+    )
     model.eval()
     hits = hits5 = 0
     for index in range(len(split)):
-        image = torch.from_numpy(evaluation_image(split.read(index), 18, 16))[None]
+        image = torch.from_numpy(evaluation_image(split.read(index), Geometry(18, 16)))[None]
         with torch.no_grad():
             ranked = model.classify(normalize(image))[0].argsort(descending=True)
         place = (ranked == int(split.labels[index])).nonzero().item()

@@ -166,15 +166,31 @@ class ExtractConfig:
         "trained: this run's encoder; untrained: its initial weights; pixels: no encoder, the features are the pixels; "
         "anything else: path of a weights file",
     )
-    resize: int = setting(224, "shorter side after resizing (bicubic), pixels", at_least=8, resumable=True)
-    crop: int = setting(224, "side of the center crop, pixels", at_least=8, resumable=True)
+    preprocess: Literal["published", "model"] = setting(
+        "published",
+        "published: resize to 224 (bicubic) and center crop 224 for every encoder, as in the paper; model: the sizes "
+        "and the interpolation that the weights were made for, as timm and torchvision state them. Mean and standard "
+        "deviation are always those of the weights",
+        resumable=True,
+    )
+    resize: int | None = setting(
+        None,
+        "shorter side after resizing, pixels; null: that of extract.preprocess, in proportion if extract.crop is set",
+        at_least=8,
+        resumable=True,
+    )
+    crop: int | None = setting(
+        None, "side of the center crop, pixels; null: that of extract.preprocess", at_least=8, resumable=True
+    )
     batch_size: int = setting(256, "images per forward pass and rank", at_least=1, resumable=True)
     dtype: Literal["float32", "float16"] = setting("float32", "type of the stored features", resumable=True)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """A crop that is larger than the resized image."""
-        if self.crop > self.resize:
+        """A crop that is larger than the resized image, and the preprocessing of weights where there are none."""
+        if self.crop and self.resize and self.crop > self.resize:
             yield "crop", f"is {self.crop}: expected at most extract.resize, {self.resize}"
+        if self.preprocess == "model" and self.weights == "pixels":
+            yield "preprocess", "is model, but extract.weights is pixels: expected published, because there is no model"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 import trex
-from trex.images.normalize import MEAN, STD
+from trex.images.preprocessing import MEAN, STD
 from trex.records.environment import Environment
 from trex.records.probe_result import ProbeResult
 from trex.records.run_dir import RunDir

@@ -165,8 +165,8 @@ class _Extraction:
         begin = 0 if block is None else block * self.block_size
         end = begin if block is None else min(begin + self.block_size, len(self.split))
         indices = np.arange(begin, end)
-        workers = self.config.data.workers
-        batches = evaluation_batches(self.split, indices, settings.resize, settings.crop, settings.batch_size, workers)
+        workers, geometry = self.config.data.workers, self.source.preprocessing.geometry
+        batches = evaluation_batches(self.split, indices, geometry, settings.batch_size, workers)
         rows: list[np.ndarray] = []
         faults: list[ImageFault] = []
         for _ in range(self.block_size // settings.batch_size):

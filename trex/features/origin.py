@@ -9,6 +9,7 @@ from trex.config.schema import Config
 from trex.errors import UserError
 from trex.files import sha256
 from trex.model import widths
+from trex.model.preprocessing import preprocessing
 from trex.records.feature_provenance import FeatureProvenance
 from trex.records.manifest import newest_manifest
 from trex.records.run_dir import RunDir
@@ -22,7 +23,7 @@ class Origin:
     """The part of a feature file's provenance that is known before any image is read."""
 
     weights: str  #: where the weights come from, for people
-    transform: str  #: resize, crop and encoder, for people
+    transform: str  #: preprocessing and encoder, for people
     dtype: str
 
     def differences(self, found: FeatureProvenance) -> list[str]:
@@ -73,7 +74,7 @@ def feature_dim(config: Config) -> int:
 
 def pixels_dim(config: Config) -> int:
     """Numbers per feature if the features are the cropped pixels."""
-    return 3 * config.extract.crop**2
+    return 3 * preprocessing(config).geometry.crop ** 2
 
 
 def describe_untrained(config: Config) -> str:
@@ -92,6 +93,9 @@ def describe_weights_file(path: Path) -> str:
 
 
 def describe_transform(config: Config) -> str:
-    """A text that names the resize, the crop and the encoder that images go through."""
-    settings = config.extract
-    return f"resize {settings.resize} bicubic, center crop {settings.crop}, {config.model.encoder}"
+    """A text that names the preprocessing and the encoder that images go through.
+
+    Raises:
+        UserError: as `preprocessing`.
+    """
+    return f"{preprocessing(config)}, {config.model.encoder}"

@@ -15,7 +15,10 @@ from trex.distributed import Ranks
 from trex.errors import UserError
 from trex.features import origin
 from trex.images.normalize import normalize
+from trex.images.preprocessing import Preprocessing
 from trex.model.encoder import Encoder, build_encoder, initial_encoder
+from trex.model.preprocessing import preprocessing
+from trex.model.timm_names import TIMM
 from trex.model.weights import read_encoder
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
@@ -27,6 +30,7 @@ class Source:
 
     features: Callable[[Tensor], Tensor]
     dim: int
+    preprocessing: Preprocessing  #: of the images; `features` normalizes, all else happens before it
     weights: str  #: where the weights come from, for people
     digest: str  #: SHA-256 of names, shapes and bytes of the encoder's weights
 
@@ -35,13 +39,13 @@ def make_source(run: RunDir, config: Config, ranks: Ranks) -> Source:
     """The source that `config.extract.weights` names.
 
     Raises:
-        UserError: if the run has no checkpoint yet, or the weights file or the crop does not fit the encoder of the
-            config.
+        UserError: if the run has no checkpoint yet, the weights file or the crop does not fit the encoder of the
+            config, or the preprocessing is not known.
     """
-    weights = config.extract.weights
+    weights, seen = config.extract.weights, preprocessing(config)
     if weights == "pixels":
         dim = origin.pixels_dim(config)
-        return Source(lambda images: images.flatten(1).float() / 255, dim, origin.PIXELS, "pixels")
+        return Source(lambda images: images.flatten(1).float() / 255, dim, seen, origin.PIXELS, "pixels")
     if weights == "trained":
         newest = ranks.broadcast(_newest(run) if ranks.is_main else None)
         if newest is None:
@@ -62,11 +66,18 @@ def make_source(run: RunDir, config: Config, ranks: Ranks) -> Source:
 
 def require_crop(encoder: Encoder, config: Config) -> None:
     """Raise UserError if the encoder takes images of one size only and the config's crop has another size."""
-    if encoder.image_size not in (None, config.extract.crop):
-        raise UserError(
-            f"extract.crop is {config.extract.crop}: {config.model.encoder} takes images of "
-            f"{encoder.image_size} x {encoder.image_size} pixels only"
-        )
+    size, crop = encoder.image_size, preprocessing(config).geometry.crop
+    if size in (None, crop):
+        return
+    name, settings = config.model.encoder, config.extract
+    ways = [f"extract.crop={size}" + (f" and extract.resize={size}" if (settings.resize or size) < size else "")]
+    if name.startswith(TIMM) and settings.preprocess != "model":
+        ways.append("extract.preprocess=model for what its weights were made for")
+    chosen = f"extract.preprocess={settings.preprocess}" + (f" and extract.crop={crop}" if settings.crop else "")
+    raise UserError(
+        f"{name} takes images of {size} x {size} pixels only, but {chosen} gives {crop} x {crop}: "
+        f"set {', or '.join(ways)}"
+    )
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
@@ -91,9 +102,10 @@ def _encoder_source(config: Config, state: Mapping[str, Tensor], weights: str, r
     require_crop(encoder, config)
     encoder.load_state_dict(dict(state))
     encoder = encoder.to(ranks.device).eval()
+    seen = preprocessing(config)
 
     def features(images: Tensor) -> Tensor:
-        made: Tensor = encoder(normalize(images, encoder.mean, encoder.std))
+        made: Tensor = encoder(normalize(images, seen.mean, seen.std))
         return made
 
-    return Source(torch.inference_mode()(features), encoder.feature_dim, weights, state_digest(state))
+    return Source(torch.inference_mode()(features), encoder.feature_dim, seen, weights, state_digest(state))

@@ -7,9 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-#: ImageNet's mean and standard deviation per channel, for pixel values in 0 … 1.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from trex.images.preprocessing import MEAN, STD
 
 
 def normalize(images: Tensor, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Tensor:

@@ -12,14 +12,15 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from trex.datasets.split import Split
 from trex.images.decode import ImageFault
 from trex.images.evaluation import evaluation_image
+from trex.images.preprocessing import Geometry
 from trex.loading.workers import block_stop_signals, end_workers, fault_or, start_worker, worker_context
 
 Sample = tuple[Tensor, int, int]  #: image, label, index
 
 
 class _Evaluated(Dataset[Sample | ImageFault]):
-    def __init__(self, split: Split, indices: np.ndarray, resize: int, crop: int) -> None:
-        self.split, self.indices, self.resize, self.crop = split, indices, resize, crop
+    def __init__(self, split: Split, indices: np.ndarray, geometry: Geometry) -> None:
+        self.split, self.indices, self.geometry = split, indices, geometry
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -27,14 +28,14 @@ class _Evaluated(Dataset[Sample | ImageFault]):
     def __getitem__(self, position: int) -> Sample | ImageFault:
         index = int(self.indices[position])
         try:
-            image = evaluation_image(self.split.read(index), self.resize, self.crop)
+            image = evaluation_image(self.split.read(index), self.geometry)
         except ImageFault as fault:
             return fault
         return torch.from_numpy(image), int(self.split.labels[index]), index
 
 
 def evaluation_batches(
-    split: Split, indices: Sequence[int] | np.ndarray, resize: int, crop: int, batch_size: int, workers: int
+    split: Split, indices: Sequence[int] | np.ndarray, geometry: Geometry, batch_size: int, workers: int
 ) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
     """Batches of the images `indices` of `split`, in that order.
 
@@ -44,7 +45,7 @@ def evaluation_batches(
     Raises:
         ImageFault: if an image cannot be read; the message names the file.
     """
-    dataset = _Evaluated(split, np.asarray(indices, dtype=np.int64), resize, crop)
+    dataset = _Evaluated(split, np.asarray(indices, dtype=np.int64), geometry)
     workers = min(workers, len(dataset))
     loader = DataLoader(
         dataset,

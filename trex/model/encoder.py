@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from trex.errors import UserError
-from trex.images.normalize import MEAN, STD
+from trex.images.preprocessing import MEAN, STD
+from trex.model.timm_names import TIMM, import_timm
 from trex.wording import did_you_mean
-
-TIMM = "timm/"
 
 
 class Encoder(nn.Module):
@@ -182,14 +181,8 @@ def _models() -> Any:
 
 
 def _timm(name: str) -> Encoder:
+    timm = import_timm(name)
     try:
-        import timm
-    except ImportError:
-        raise UserError(f"model.encoder is {name!r}: timm is not installed; pip install 'trex-toolkit[timm]'") from None
-    wanted = name.removeprefix(TIMM)
-    if not timm.is_model(wanted):
-        raise UserError(f"model.encoder is {name!r}: timm has no such model{did_you_mean(wanted, timm.list_models())}")
-    try:
-        return TimmEncoder(timm.create_model(wanted, pretrained=False, num_classes=0))
+        return TimmEncoder(timm.create_model(name.removeprefix(TIMM), pretrained=False, num_classes=0))
     except RuntimeError as error:  # an unknown tag
         raise UserError(f"model.encoder is {name!r}: {error}") from error

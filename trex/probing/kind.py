@@ -87,6 +87,7 @@ class Kind(ABC):
             test_images=test.provenance.split_digest,
             encoder_digest=made_by.encoder_digest,
             weights=made_by.weights,
+            transform=made_by.transform,
             dtype=made_by.dtype,
             normalized=self.normalizes(treatment),
             fitted_by=self.fitted_by(treatment),

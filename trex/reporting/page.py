@@ -223,9 +223,10 @@ def _provenance(run: RunData) -> str:
     if run.environment is not None:
         facts += [(key, getattr(run.environment, key)) for key in ("device", "node", "world", "python", "platform")]
         facts += run.environment.packages.items()
-    made_by = (result.provenance for cell in run.cells.values() for result in cell.results)
+    made_by = [result.provenance for cell in run.cells.values() for result in cell.results]
     weights = sorted({f"{one.weights} ({one.encoder_digest[:12]})" for one in made_by})
     facts.append(("weights", "; ".join(weights)))
+    facts.append(("images", "; ".join(sorted({one.transform for one in made_by}))))
     listed = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in facts if v not in (None, ""))
     attempts = [event for event in run.events if isinstance(event, AttemptEnded)]
     body = [

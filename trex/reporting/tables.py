@@ -75,8 +75,17 @@ def notes(runs: Sequence[RunData]) -> list[str]:
         if len(encoders) > 1:
             text = f"its results come from {len(encoders)} different encoders and are not comparable with each other"
             lines.append(f"{run.name}: {text}.")
+        if len(transforms := _transforms(run)) > 1:
+            text = f"its results come from {len(transforms)} different preprocessings and are not comparable"
+            lines.append(f"{run.name}: {text} with each other.")
+        lines += [f"{run.name}: images: {transform}." for transform in transforms]
         lines += [f"{run.name}: left out: {problem}" for problem in run.damaged]
     return lines
+
+
+def _transforms(run: RunData) -> list[str]:
+    """The preprocessings of the images that the results of a run come from, in words."""
+    return sorted({result.provenance.transform for cell in run.cells.values() for result in cell.results})
 
 
 def missing(run: RunData, runs: Sequence[RunData]) -> list[str]:
@@ -139,14 +148,15 @@ def results_csv(runs: Sequence[RunData]) -> str:
     """All results as CSV, one line per result."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["run", "dataset", "probe", "seed", "top1", "mean_per_class", "chosen", "comparable", "encoder"])
+    head = ["run", "dataset", "probe", "seed", "top1", "mean_per_class", "chosen", "comparable", "encoder"]
+    writer.writerow([*head, "preprocessing"])
     for run in runs:
         for (kind, dataset), cell in sorted(run.cells.items()):
             for result in cell.results:
                 chosen = " ".join(f"{key}={value:g}" for key, value in result.search.best.items())
                 line: list[object] = [run.name, dataset, kind, result.seed]
                 line += [result.test.top1, result.test.mean_per_class, chosen]
-                line += [result.comparable, result.provenance.encoder_digest]
+                line += [result.comparable, result.provenance.encoder_digest, result.provenance.transform]
                 writer.writerow([escape_formula(value) for value in line])
     return out.getvalue()
 

@@ -17,6 +17,7 @@ from trex.datasets.split import Split
 from trex.distributed import Agreement, Ranks
 from trex.errors import Interrupted, UserError
 from trex.images.normalize import normalize
+from trex.images.preprocessing import Geometry
 from trex.interruption import StopRequest
 from trex.loading.training import Batch, TrainingBatches
 from trex.records.events import CheckpointSaved, SaveReason, TrainingResumed, TrainingStarted
@@ -215,8 +216,7 @@ class Trainer:
                 self.validation_images,
                 self.ranks,
                 self.stop,
-                resize=round(size * 256 / 224),
-                crop=size,
+                geometry=Geometry(resize=round(size * 256 / 224), crop=size),
                 batch_size=self.config.train.batch_size // self.ranks.world,
                 workers=self.config.data.workers,
                 amp=self.amp,

@@ -14,6 +14,7 @@ from trex.datasets.split import Split
 from trex.distributed import Ranks
 from trex.errors import Interrupted
 from trex.images.normalize import normalize
+from trex.images.preprocessing import Geometry
 from trex.interruption import StopRequest
 from trex.loading.evaluation import evaluation_batches
 from trex.training.knn import EncoderOutputs, leave_one_out
@@ -32,8 +33,7 @@ class Validation:
 
 def validate(
     model: Network, split: Split, ranks: Ranks, stop: StopRequest, *,
-    resize: int, crop: int, batch_size: int, workers: int, amp: torch.dtype | None,
-    knn: int = 0,
+    geometry: Geometry, batch_size: int, workers: int, amp: torch.dtype | None, knn: int = 0,
 ) -> Validation:  # fmt: skip
     """Classify every image of `split` once, with the method's `classify`. Every rank must call it.
 
@@ -42,8 +42,7 @@ def validate(
         split: the images with their labels.
         ranks: the ranks that divide the images among them.
         stop: true once a signal has asked to stop; checked after every batch. All ranks stop together.
-        resize: shorter side after resizing, pixels.
-        crop: side of the center crop, pixels.
+        geometry: the resize and the crop of the images.
         batch_size: images per batch and rank.
         workers: loader processes of this rank.
         amp: dtype for autocast, or None for float32.
@@ -54,7 +53,7 @@ def validate(
     """
     mine = np.arange(ranks.rank, len(split), ranks.world)
     rounds = math.ceil(math.ceil(len(split) / ranks.world) / batch_size)
-    batches = iter(evaluation_batches(split, mine, resize, crop, batch_size, workers))
+    batches = iter(evaluation_batches(split, mine, geometry, batch_size, workers))
     sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)  # top-1 hits, top-5 hits, loss, images
     neighbors = None
     outputs = EncoderOutputs(model.encoder) if knn and len(split) > 1 else None
