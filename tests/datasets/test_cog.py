@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pickle
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.datasets.conftest import found, put
+from trex.datasets import cog_pickle
 from trex.datasets.cog_pickle import read_plain_pickle
 from trex.errors import UserError
 
@@ -46,6 +49,61 @@ def test_pickles_are_read_once_and_then_the_json_files_give_the_same_split(tmp_p
         path.unlink()
     assert load("cog_l3")["trainval"].digest == before
     assert len(load("cog_l5")["test"]) == 2
+
+
+@pytest.mark.parametrize("file", ["levels.pkl", "files.pkl"])
+def test_saved_lists_are_made_again_when_a_pickle_changes_even_with_the_same_time(
+    tmp_path: Path, load, file: str
+) -> None:
+    base = tmp_path / "cog"
+    write_benchmark(base)
+    assert len(load("cog_l1")["trainval"]) == 6
+    before = (base / file).stat()
+    content = pickle.loads((base / file).read_bytes())
+    if file == "levels.pkl":
+        content[0] = content[0][:1]
+    else:
+        content[LEVELS[0][0]]["train"] = np.zeros(0, object)
+    (base / file).write_bytes(pickle.dumps(content))
+    os.utime(base / file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert len(load("cog_l1")["trainval"]) == 3
+    saved = json.loads((base / "cog_l5.json").read_text())
+    assert saved["pickles"][file] == hashlib.sha256((base / file).read_bytes()).hexdigest()
+
+
+def test_saved_lists_are_not_written_again_while_the_pickles_stay_the_same(tmp_path: Path, load) -> None:
+    write_benchmark(tmp_path / "cog")
+    load("cog_l1")
+    before = (tmp_path / "cog/cog_l2.json").stat().st_mtime_ns
+    os.utime(tmp_path / "cog/files.pkl")
+    load("cog_l2")
+    assert (tmp_path / "cog/cog_l2.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", '{"pickles": {}, "concepts": {"n1": {"train": "abc", "test": []}}}', "{"]
+)
+def test_saved_lists_of_another_form_are_named_if_there_are_no_pickles(tmp_path: Path, load, content: str) -> None:
+    put(tmp_path / "cog", "n1/1.JPEG")
+    (tmp_path / "cog/cog_l1.json").write_text(content)
+    with pytest.raises(UserError, match=r"cog_l1\.json"):
+        load("cog_l1")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("levels.pkl", [[["n1"]], [], [], [], []]),
+        ("levels.pkl", [[7], [], [], [], []]),
+        ("files.pkl", {wnid: {"train": "abc", "test": []} for level in LEVELS for wnid in level}),
+        ("files.pkl", {wnid: ["a.JPEG"] for level in LEVELS for wnid in level}),
+    ],
+)
+def test_pickle_of_another_form_is_named(tmp_path: Path, load, file: str, content: object) -> None:
+    write_benchmark(tmp_path / "cog")
+    (tmp_path / "cog" / file).write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError, match=file):
+        load("cog_l1")
 
 
 def test_images_may_be_in_a_separate_folder(tmp_path: Path, load) -> None:
@@ -93,6 +151,8 @@ HOSTILE = {
     "empty": b"",
     "not a pickle": b"PK\x03\x04 something else",
     "array state of another kind": b"cnumpy.core.multiarray\n_reconstruct\n(tR(I1\nI2\nI3\ntb.",
+    "memo index that needs gigabytes": b"]r\xff\xff\xff\x7f.",
+    "memo index in decimal": b"]p2147483647\n.",
     "endless opcode": b"\x8d" + b"\xff" * 8,
 }
 
@@ -102,6 +162,14 @@ def test_hostile_or_damaged_pickle_is_refused(tmp_path: Path, name: str) -> None
     (tmp_path / "odd.pkl").write_bytes(HOSTILE[name])
     with pytest.raises(UserError, match=r"odd\.pkl: refused"):
         read_plain_pickle(tmp_path / "odd.pkl")
+
+
+def test_small_pickle_that_expands_to_many_items_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cog_pickle, "MAX_ITEMS", 1000)
+    inner = ["a"] * 100
+    (tmp_path / "bomb.pkl").write_bytes(pickle.dumps([[inner] * 100] * 100))
+    with pytest.raises(UserError, match=r"bomb\.pkl: refused.*more than 1000 items"):
+        read_plain_pickle(tmp_path / "bomb.pkl")
 
 
 def test_recursive_structure_is_refused(tmp_path: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.io import loadmat, savemat
 
-from tests.datasets.conftest import put, write
+from tests.datasets.conftest import put, struct, write
+from tests.datasets.trees import make
 from trex.errors import UserError
 
 
@@ -67,12 +71,24 @@ def test_image_of_a_species_that_the_training_file_lacks_is_named(tmp_path: Path
         load("inat2018")
 
 
-@pytest.mark.parametrize("line", ["Abyssinian_1", "Abyssinian_1 one 1 1", "Abyssinian_1 0 1 1", "Abyssinian_1 -1 1 1"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Abyssinian_1",
+        "Abyssinian_1 one 1 1",
+        "Abyssinian_1 0 1 1",
+        "Abyssinian_1 -1 1 1",
+        "Abyssinian_1 38 1 1",
+        "Abyssinian_1 1000000000000 1 1",
+        f"Abyssinian_1 {'9' * 5000} 1 1",
+        "Abyssinian_1 ٣ 1 1",
+    ],
+)
 def test_line_of_the_pets_without_a_class_number_is_shown(tmp_path: Path, load, line: str) -> None:
     put(tmp_path / "pets", "images/Abyssinian_1.jpg")
     write(tmp_path / "pets/annotations/trainval.txt", "#Image CLASS-ID SPECIES BREED ID", line)
     write(tmp_path / "pets/annotations/test.txt")
-    with pytest.raises(UserError, match=rf"trainval\.txt.*'{line}'"):
+    with pytest.raises(UserError, match=rf"trainval\.txt, line 2: found '{line[:80]}', expected .* from 1 to 37"):
         load("pets")
 
 
@@ -105,9 +121,89 @@ def test_file_that_is_missing_says_what_is_in_the_folder_instead(tmp_path: Path,
         load("sun397")
 
 
-def test_folder_with_too_few_images_to_split_is_named(tmp_path: Path, load) -> None:
-    from trex.datasets.sets.eurosat import CLASSES
-
-    put(tmp_path / "eurosat", *(f"{name}/{name}_1.jpg" for name in CLASSES))
-    with pytest.raises(UserError, match=r"eurosat/AnnualCrop.* 1 images, expected 3000"):
+def test_class_folders_that_are_not_there_say_what_was_expected(tmp_path: Path, load) -> None:
+    put(tmp_path / "eurosat", "pictures/1.jpg")
+    with pytest.raises(UserError, match=r"expected a folder per class, AnnualCrop/ … SeaLake/.*found pictures/"):
         load("eurosat")
+
+
+#: An entry of a MATLAB array that should be a whole number in a small range.
+ODD_NUMBERS = ["two", 0, -1, 1e300, 10**15, 1.5, float("nan"), float("inf"), [1, 2], None, {"a": 1}]
+
+
+def cell(value: object) -> object:
+    """The value in the form that savemat takes in a cell."""
+    return np.zeros((0, 0)) if value is None else value
+
+
+@pytest.mark.parametrize("value", ODD_NUMBERS, ids=str)
+@pytest.mark.parametrize("field", ["class", "test"])
+def test_odd_number_in_the_annotations_of_the_cars_is_named(tmp_path: Path, load, field: str, value: object) -> None:
+    if (field, value) == ("test", 0):
+        return  # means trainval
+    base = make("cars196", tmp_path)
+    columns = {"class": [2, 1, 1, 2], "test": [0, 1, 0, 1]}
+    columns[field] = [columns[field][0], cell(value), *columns[field][2:]]
+    annotations = struct(relative_im_path=[f"car_ims/{i:06d}.jpg" for i in range(1, 5)], **columns)
+    names = np.array([["Audi TT", "BMW X5"]], object)
+    savemat(base / "cars_annos.mat", {"annotations": annotations, "class_names": names})
+    with pytest.raises(
+        UserError, match=rf"cars_annos\.mat: {field}: entry 2 is .*expected a whole number from [01] to"
+    ):
+        load("cars196")
+
+
+@pytest.mark.parametrize("value", ODD_NUMBERS, ids=str)
+@pytest.mark.parametrize(
+    ("file", "field"),
+    [("imagelabels", "labels"), ("setid", "trnid"), ("setid", "valid"), ("setid", "tstid")],
+)
+def test_odd_number_in_the_lists_of_the_flowers_is_named(
+    tmp_path: Path, load, file: str, field: str, value: object
+) -> None:
+    base = make("flowers", tmp_path)
+    content = {key: entry for key, entry in loadmat(base / f"{file}.mat").items() if not key.startswith("__")}
+    numbers = np.empty((1, content[field].size), object)
+    numbers[0] = [*content[field][0][:-1], None]
+    numbers[0, -1] = cell(value)
+    savemat(base / f"{file}.mat", {**content, field: numbers})
+    with pytest.raises(UserError, match=rf"{file}\.mat: {field}: entry {numbers.size} is .*expected a whole number"):
+        load("flowers")
+
+
+@pytest.mark.parametrize("value", [np.array(["one", "two"]), np.array([[1.5, 2]]), np.array([[1, 2**62]])])
+def test_array_of_texts_or_odd_numbers_is_named(tmp_path: Path, load, value: np.ndarray) -> None:
+    savemat(make("flowers", tmp_path) / "imagelabels.mat", {"labels": value})
+    with pytest.raises(UserError, match=r"imagelabels\.mat: labels: entry [12] is .* whole number from 1 to 102"):
+        load("flowers")
+
+
+@pytest.mark.parametrize("name", ["aircraft", "sun397"])
+def test_class_that_is_listed_twice_is_named(tmp_path: Path, load, name: str) -> None:
+    base = make(name, tmp_path)
+    file = base / ("variants.txt" if name == "aircraft" else "ClassName.txt")
+    file.write_text(file.read_text() + file.read_text().splitlines()[0] + "\n")
+    with pytest.raises(UserError, match=rf"{file.name}: names the class .* twice"):
+        load(name)
+
+
+@pytest.mark.parametrize("found", ["car_ims/", ""])
+def test_missing_annotations_of_the_cars_are_named(tmp_path: Path, load, found: str) -> None:
+    base = make("cars196", tmp_path)
+    (base / "cars_annos.mat").unlink()
+    if not found:
+        shutil.rmtree(base / "car_ims")
+    with pytest.raises(UserError, match=r"expected cars_annos\.mat and car_ims in") as error:
+        load("cars196")
+    assert ("has no cars_annos.mat" in str(error.value)) == bool(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [("flowers", "setid.mat"), ("aircraft", "variants.txt"), ("dtd", "images"), ("pets", "annotations/trainval.txt")],
+)
+def test_file_that_is_missing_from_a_dataset_is_named(tmp_path: Path, load, name: str, gone: str) -> None:
+    path = make(name, tmp_path) / gone
+    path.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=rf"{name} has no {gone}"):
+        load(name)

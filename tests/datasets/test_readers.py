@@ -209,22 +209,27 @@ def test_flowers(tmp_path: Path, load, images: str) -> None:
     assert found(splits["test"]) == [(f"{images}/image_0000{i}.jpg", "pink primrose") for i in (4, 2)]
 
 
-@pytest.mark.parametrize("inner", ["", "2750", "EuroSAT/2750"])
-def test_eurosat_split_depends_on_the_file_names_only(tmp_path: Path, load, inner: str) -> None:
-    base = tmp_path / "eurosat" / inner
-    for name in CLASSES:
+def test_eurosat_split_depends_on_the_file_names_only(tmp_path: Path, load) -> None:
+    base = tmp_path / "eurosat/2750"
+    for name, count in CLASSES.items():
         (base / name).mkdir(parents=True)
-        for i in range(1, 821):
+        for i in range(1, count + 1):
             (base / name / f"{name}_{i}.jpg").touch()
-    splits = load("eurosat")
-    assert (len(splits["trainval"]), len(splits["test"])) == (100, 8100)
+    splits = load("eurosat", subset=False)
+    assert (len(splits["trainval"]), len(splits["test"])) == (18900, 8100)
     assert splits["test"].classes == tuple(sorted(CLASSES))
-    names = [splits["test"].name(i) for i in range(810)]
+    names = [splits["test"].name(i) for i in range(8100)]
     digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
-    assert digest == "b60f3e1004439641dc4c26e04857ace5628e415543766716f63de29922add92b", (
+    assert digest == "e824942b7b0c0d7e4131bad3cf4cf07c8af1b28bd89f151b2c526f54b1b141fe", (
         "the split has changed: results would not be comparable with earlier results"
     )
     assert all(np.bincount(splits["test"].labels) == 810)
+
+
+@pytest.mark.parametrize("inner", ["", "2750", "EuroSAT", "EuroSAT/2750", "EuroSAT_RGB"])
+def test_eurosat_may_be_in_a_folder_of_its_archive(tmp_path: Path, load, inner: str) -> None:
+    put(tmp_path / "eurosat" / inner, *(f"River/River_{i}.jpg" for i in range(1, 11)))
+    assert sum(len(found(split)) for split in load("eurosat").values()) == 10
 
 
 @pytest.mark.parametrize("top", ["train_val2019/", ""])

@@ -56,6 +56,12 @@ def test_label_that_is_no_class_is_refused_by_name(label: Any) -> None:
         torchvision_sets._labels(Opened([0, label]), "torchvision:X")
 
 
+def test_absurd_label_is_refused_before_that_many_classes_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision_sets, "_opened", lambda *_: Opened([0]))
+    with pytest.raises(UserError, match=r"torchvision:X in /data: has a label 1000000000000, expected less"):
+        torchvision_sets._classes("torchvision:X", Path("/data"), (("split", "train"),), 10**12)
+
+
 @pytest.mark.parametrize("attribute", ["samples", "_image_files", "_images", "_samples"])
 def test_names_are_the_paths_of_the_files_within_the_folder(attribute: str) -> None:
     paths = ["/data/x/a.jpg", Path("/data/x/b/c.jpg")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle  # noqa: TID251
+import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from trex.errors import UserError
 
 MAX_BYTES = 2 << 30
 MAX_DEPTH = 6
+MAX_ITEMS = 50_000_000  #: strings, numbers and containers; the benchmark's files have about six million
 
 
 class _Type:
@@ -114,7 +116,9 @@ def read_plain_pickle(path: Path) -> Any:
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_BYTES}")
     try:
-        return _plain(_Reader(io.BytesIO(path.read_bytes())).load(), MAX_DEPTH)
+        content = path.read_bytes()
+        _check_opcodes(content)
+        return _Plain().of(_Reader(io.BytesIO(content)).load(), MAX_DEPTH)
     except Exception as error:  # a malicious pickle can raise any exception
         raise UserError(
             f"{path}: refused, expected a file of the CoG benchmark with lists and strings only ({error}). "
@@ -122,15 +126,31 @@ def read_plain_pickle(path: Path) -> Any:
         ) from error
 
 
-def _plain(value: Any, depth: int) -> Any:
-    if depth == 0:
-        raise pickle.UnpicklingError("it is nested too deeply")
-    if isinstance(value, str | int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, _Array):
-        return [_plain(item, depth - 1) for item in value.items]
-    if isinstance(value, list | tuple):
-        return [_plain(item, depth - 1) for item in value]
-    if isinstance(value, dict):
-        return {str(_plain(key, depth - 1)): _plain(item, depth - 1) for key, item in value.items()}
-    raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
+def _check_opcodes(content: bytes) -> None:
+    """Refuse a memo index that is larger than the number of opcodes: Python would allocate memory up to it."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(content), start=1):
+        if opcode.name in ("PUT", "LONG_BINPUT") and (argument or 0) > count:
+            raise pickle.UnpicklingError(f"it numbers an object {argument} after {count} opcodes")
+
+
+class _Plain:
+    """Converts a pickle's content. A small file can hold the same list many times, so the items are counted."""
+
+    def __init__(self) -> None:
+        self.items = 0
+
+    def of(self, value: Any, depth: int) -> Any:
+        self.items += 1
+        if self.items > MAX_ITEMS:
+            raise pickle.UnpicklingError(f"it holds more than {MAX_ITEMS} items")
+        if depth == 0:
+            raise pickle.UnpicklingError("it is nested too deeply")
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            return value
+        if isinstance(value, _Array):
+            return [self.of(item, depth - 1) for item in value.items]
+        if isinstance(value, list | tuple):
+            return [self.of(item, depth - 1) for item in value]
+        if isinstance(value, dict):
+            return {str(self.of(key, depth - 1)): self.of(item, depth - 1) for key, item in value.items()}
+        raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")

@@ -5,7 +5,7 @@ Users name either the inner folder of an archive or the folder around it; both w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,50 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+#: The largest number that a list or an annotation file may contain: no dataset has more images or classes.
+_MOST = 10**9
+
+
 def find_base(folder: Path, has: Sequence[str], inner: Sequence[str] = ()) -> Path:
     """Returns the folder that contains all of `has`: `folder` itself, or one of its subfolders `inner`.
+
+    Raises:
+        UserError: if no folder does; the message says what was expected, what was found, and what is missing.
+    """
+    tried = [folder, *(folder / name for name in inner)]
+    missing = {base: [name for name in has if not (base / name).exists()] for base in tried}
+    for base in tried:
+        if not missing[base]:
+            return base
+    places = ", ".join(str(base) for base in tried)
+    nearest = min(tried, key=lambda base: len(missing[base]))
+    lack = f"; {nearest} has no {' and no '.join(missing[nearest])}" if len(missing[nearest]) < len(has) else ""
+    raise UserError(f"expected {' and '.join(has)} in one of {places}; {_content(folder)}{lack}")
+
+
+def find_class_folders(folder: Path, classes: Sequence[str], inner: Sequence[str] = ()) -> Path:
+    """Returns the folder that contains a folder of at least one class: `folder`, or one of its subfolders `inner`.
 
     Raises:
         UserError: if no folder does; the message says what was expected and what was found.
     """
     tried = [folder, *(folder / name for name in inner)]
     for base in tried:
-        if all((base / name).exists() for name in has):
+        if any((base / name).is_dir() for name in classes):
             return base
     places = ", ".join(str(base) for base in tried)
-    raise UserError(f"expected {' and '.join(has)} in one of {places}; {_content(folder)}")
+    raise UserError(
+        f"expected a folder per class, {classes[0]}/ … {classes[-1]}/, in one of {places}; {_content(folder)}"
+    )
+
+
+def find_image_base(names: Iterable[str], places: Sequence[Path]) -> Path | None:
+    """Returns the first folder in which at least one of the folders of the images `names` exists; None if none does.
+
+    The images themselves may be missing: a subset may lack any of them.
+    """
+    parents = {name.rpartition("/")[0] for name in names}
+    return next((base for base in places if any((base / parent).is_dir() for parent in parents)), None)
 
 
 def find_file(names: Sequence[str], places: Sequence[Path]) -> Path:
@@ -45,18 +77,29 @@ def _content(folder: Path) -> str:
     return f"found {shown or 'nothing'} in {folder}"
 
 
-def read_words(path: Path) -> list[list[str]]:
-    """The words of each line that is not empty. Raises UserError if the file is not a text file."""
-    return [line.split() for line in read_names(path)]
+def read_words(path: Path) -> list[tuple[int, list[str]]]:
+    """Number and words of each line that is not empty. Raises UserError if the file is not a text file."""
+    return [(number, line.split()) for number, line in enumerate(_lines(path), start=1) if line.strip()]
 
 
 def read_names(path: Path) -> list[str]:
     """The lines of a text file that are not empty, stripped. Raises UserError if the file is not a text file."""
+    return [line.strip() for line in _lines(path) if line.strip()]
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text ({error})") from error
-    return [line.strip() for line in lines if line.strip()]
+
+
+def whole_number(text: str, low: int, high: int) -> int | None:
+    """The number `text`, in decimal digits with an optional minus; None if it is no such number in `low` … `high`."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= len(str(_MOST))):
+        return None
+    return int(text) if low <= int(text) <= high else None
 
 
 def label_of_class(name: str, label_of: Mapping[str, int], path: Path) -> int:
@@ -66,9 +109,13 @@ def label_of_class(name: str, label_of: Mapping[str, int], path: Path) -> int:
     return label_of[name]
 
 
-def labels_by_name(classes: Sequence[str]) -> dict[str, int]:
-    """Label of each class name: its index in `classes`."""
-    return {name: label for label, name in enumerate(classes)}
+def labels_by_name(classes: Sequence[str], path: Path) -> dict[str, int]:
+    """Label of each class name: its index in `classes`. Raises UserError, which names the file, for a name twice."""
+    label_of: dict[str, int] = {}
+    for label, name in enumerate(classes):
+        if label_of.setdefault(name, label) != label:
+            raise UserError(f"{path}: names the class {name!r} twice, expected each class once")
+    return label_of
 
 
 def read_mat(path: Path, *keys: str) -> list[Any]:
@@ -83,13 +130,22 @@ def read_mat(path: Path, *keys: str) -> list[Any]:
         raise UserError(f"{path}: expected a MATLAB file with {', '.join(keys)} ({error})") from error
 
 
-def check_labels(labels: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """Check that each label, int (n,), is the index of a class.
+def whole_numbers(values: Any, path: Path, field: str, high: int = _MOST, low: int = 1) -> np.ndarray:
+    """The entries of a MATLAB array, or of one column of a struct array, as int64 (n,).
 
     Raises:
-        UserError: if one is not. The message counts from 1, as the file `path` does.
+        UserError: if an entry is not a whole number in `low` … `high`; the message names the file, the field and the
+            entry, counted from 1.
     """
-    if len(labels) and not (labels.min() >= 0 and labels.max() < len(classes)):
-        raise UserError(
-            f"{path}: found class numbers {labels.min() + 1} to {labels.max() + 1}, expected 1 to {len(classes)}"
-        )
+    import numpy as np
+
+    numbers = []
+    for place, value in enumerate(values, start=1):
+        entry = np.asarray(value)
+        is_number = entry.size == 1 and entry.dtype.kind in "buif"
+        number = entry.item() if is_number else value
+        if not (is_number and low <= number <= high and number == int(number)):
+            expected = f"a whole number from {low} to {high}" if high < _MOST else f"a whole number of at least {low}"
+            raise UserError(f"{path}: {field}: entry {place} is {str(number)[:60]!r}, expected {expected}")
+        numbers.append(int(number))
+    return np.array(numbers, dtype=np.int64)

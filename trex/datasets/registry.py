@@ -127,6 +127,11 @@ def load_splits(name: str, data: DataConfig) -> dict[SplitName, Split]:
             f"dataset {name!r} in {folder}: {problem}. Only a complete dataset gives comparable results. To use this "
             f"one anyway, with results marked as not comparable, set 'data.subsets=[{name}]'"
         )
+    for split, images in (("trainval", listing.trainval), ("test", listing.test)):
+        if not images.names:
+            raise UserError(
+                f"dataset {name!r} in {folder}: no {split} image was found{f' ({problem})' * bool(problem)}"
+            )
     listed: dict[SplitName, SplitListing] = {"trainval": listing.trainval, "test": listing.test}
     return {split: Split.of(images, name, split, listing.classes, base, problem) for split, images in listed.items()}
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PREFIX = "torchvision:"
 #: The folder in `data.root` that holds one folder per class of torchvision.
 FOLDER = "torchvision"
+_MOST_CLASSES = 1_000_000  #: of a class without class names: more can only be a damaged label
 
 #: Attributes in which the classes keep one label, or one pair (image, label), per image.
 _LABELS = ("targets", "labels", "_labels", "_samples")
@@ -271,6 +272,8 @@ def _classes(name: str, folder: Path, arguments: tuple[Argument, ...], highest: 
     for classes in named:
         if len(classes) > highest:
             return classes
+    if highest >= _MOST_CLASSES:
+        raise UserError(f"{name} in {folder}: has a label {highest}, expected less than {_MOST_CLASSES}")
     return tuple(str(label) for label in range(highest + 1))
 
 

@@ -18,7 +18,7 @@ def read_aircraft(folder: Path) -> Listing:
     classes = read_names(base / "variants.txt")
 
     def read(name: str) -> SplitListing:
-        path, label_of = base / name, labels_by_name(classes)
+        path, label_of = base / name, labels_by_name(classes, base / "variants.txt")
         rows = [line.partition(" ") for line in read_names(path)]
         names = [f"images/{image}.jpg" for image, _, _ in rows]
         return SplitListing(names, [label_of_class(label, label_of, path) for _, _, label in rows])

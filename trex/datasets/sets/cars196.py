@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trex.datasets.layout import check_labels, find_base, find_file, read_mat
+from trex.datasets.layout import find_base, find_file, read_mat, whole_numbers
 from trex.datasets.record import Counts, Dataset, Listing, SplitListing
 from trex.errors import UserError
 
@@ -20,11 +20,14 @@ def read_cars(folder: Path) -> Listing:
     `devkit/{cars_meta,cars_train_annos}.mat` and `cars_test_annos_withlabels.mat`; the images are in `cars_train/` and
     `cars_test/`. Both layouts hold the same 8144 and 8041 images.
     """
-    for base in (folder, folder / "stanford_cars", folder / "cars"):
+    places = (folder, folder / "stanford_cars", folder / "cars")
+    for base in places:
         if (base / "cars_annos.mat").is_file() and ((base / "car_ims").is_dir() or not (base / "cars_train").is_dir()):
             return _one_folder(base)  # the folder check matters: some mirrors add cars_annos.mat to the devkit's images
-    base = find_base(folder, ("cars_train", "cars_test", "devkit"), ("stanford_cars", "cars"))
-    return _devkit(base)
+    for base in places:
+        if (base / "cars_train").is_dir() or (base / "cars_test").is_dir():
+            return _devkit(find_base(base, ("cars_train", "cars_test", "devkit")))
+    return _one_folder(find_base(folder, ("cars_annos.mat", "car_ims"), ("stanford_cars", "cars")))
 
 
 def _one_folder(base: Path) -> Listing:
@@ -33,10 +36,9 @@ def _one_folder(base: Path) -> Listing:
     path = base / "cars_annos.mat"
     annotations, names = read_mat(path, "annotations", "class_names")
     images = _texts(annotations, "relative_im_path", path)
-    labels = _numbers(annotations, "class", path) - 1
-    is_test = _numbers(annotations, "test", path) == 1
     classes = tuple(str(name) for name in names)
-    check_labels(labels, classes, path)
+    labels = whole_numbers(_column(annotations, "class", path), path, "class", len(classes)) - 1
+    is_test = whole_numbers(_column(annotations, "test", path), path, "test", high=1, low=0) == 1
 
     def split(chosen: np.ndarray) -> SplitListing:
         return SplitListing([images[i] for i in np.flatnonzero(chosen)], [int(label) for label in labels[chosen]])
@@ -52,8 +54,7 @@ def _devkit(base: Path) -> Listing:
     def split(file: str, images: str) -> SplitListing:
         path = find_file([file], places)
         (annotations,) = read_mat(path, "annotations")
-        labels = _numbers(annotations, "class", path) - 1
-        check_labels(labels, classes, path)
+        labels = whole_numbers(_column(annotations, "class", path), path, "class", len(classes)) - 1
         inside = f"{images}/{images}"  # some archives contain the folder and are unpacked into one of the same name
         images = inside if (base / inside).is_dir() else images
         names = [f"{images}/{name}" for name in _texts(annotations, "fname", path)]
@@ -65,25 +66,17 @@ def _devkit(base: Path) -> Listing:
     )
 
 
-def _column(annotations: Any, name: str, path: Path) -> list[Any]:
-    import numpy as np
-
+def _column(annotations: Any, name: str, path: Path) -> Any:
     if annotations.dtype.names is None or name not in annotations.dtype.names:
         raise UserError(
             f"{path}: its annotations have no field {name!r}; expected a file with the labels, such as "
             f"cars_test_annos_withlabels.mat"
         )
-    return [np.asarray(value).item() for value in annotations[name]]
+    return annotations[name]
 
 
 def _texts(annotations: Any, name: str, path: Path) -> list[str]:
     return [str(value) for value in _column(annotations, name, path)]
-
-
-def _numbers(annotations: Any, name: str, path: Path) -> np.ndarray:
-    import numpy as np
-
-    return np.array([int(value) for value in _column(annotations, name, path)], dtype=np.int64)
 
 
 DATASETS = (

@@ -17,7 +17,7 @@ def read_dtd(folder: Path) -> Listing:
     names = {split: read_names(base / "labels" / f"{split}1.txt") for split in ("train", "val", "test")}
     classes = sorted({name.partition("/")[0] for listed in names.values() for name in listed})
     trainval, test = names["train"] + names["val"], names["test"]
-    label_of = labels_by_name(classes)
+    label_of = labels_by_name(classes, base)
 
     def labeled(listed: list[str]) -> SplitListing:
         return SplitListing(

@@ -6,11 +6,10 @@ import hashlib
 from pathlib import Path
 
 from trex.datasets.imagefolder import image_names
-from trex.datasets.layout import find_base
+from trex.datasets.layout import find_class_folders
 from trex.datasets.record import Archive, Counts, Dataset, Listing, SplitListing
-from trex.errors import UserError
 
-#: Number of images per class in the official archive.
+#: Number of images per class in the official archive. They are named `AnnualCrop_1.jpg` … `AnnualCrop_3000.jpg`.
 CLASSES = {
     "AnnualCrop": 3000, "Forest": 3000, "HerbaceousVegetation": 3000, "Highway": 2500, "Industrial": 2500,
     "Pasture": 2000, "PermanentCrop": 2500, "Residential": 3000, "River": 2500, "SeaLake": 3000,
@@ -21,27 +20,31 @@ TEST_IMAGES = 810  #: per class
 def read_eurosat(folder: Path) -> Listing:
     """Reads EuroSAT. The test images are, per class, the 810 with the smallest SHA-256 of the name without extension.
 
-    The split depends on the names only, so it is the same on every machine and with every library version.
+    The split depends on the names only, so it is the same on every machine and with every library version, and each
+    image of a subset is in the same split as in the complete dataset.
     """
-    base = find_base(folder, tuple(CLASSES), ("2750", "EuroSAT", "EuroSAT/2750", "EuroSAT_RGB"))
+    base = find_class_folders(folder, tuple(CLASSES), ("2750", "EuroSAT", "EuroSAT/2750", "EuroSAT_RGB"))
+    classes = tuple(name for name in CLASSES if (base / name).is_dir())
     trainval, test = SplitListing([], []), SplitListing([], [])
-    remarks = []
-    for label, (name, expected) in enumerate(CLASSES.items()):
-        images = sorted(image_names(base / name))
-        by_digest = sorted(images, key=lambda image: hashlib.sha256(Path(image).stem.encode()).digest())
-        chosen = set(by_digest[:TEST_IMAGES])
-        if len(images) <= TEST_IMAGES:
-            raise UserError(
-                f"{base / name}: found {len(images)} images, expected {expected}: too few to split. "
-                f"Unpack the official archive again"
-            )
-        if len(images) != expected:
-            remarks.append(f"{name}: {len(images)} images, expected {expected}")
+    remarks = [f"no folder {name}/" for name in CLASSES if name not in classes]
+    for label, name in enumerate(classes):
+        images, last = sorted(image_names(base / name)), last_test_digest(name)
+        if len(images) != CLASSES[name]:
+            remarks.append(f"{name}: {len(images)} images, expected {CLASSES[name]}")
         for image in images:
-            split = test if image in chosen else trainval
+            split = test if _digest(Path(image).stem) <= last else trainval
             split.names.append(f"{name}/{image}")
             split.labels.append(label)
-    return Listing(tuple(CLASSES), trainval, test, folder=base, remark="; ".join(remarks))
+    return Listing(classes, trainval, test, folder=base, remark="; ".join(remarks))
+
+
+def last_test_digest(name: str) -> bytes:
+    """The largest digest of a test image of the class `name`: the 810th smallest of the archive's images."""
+    return sorted(_digest(f"{name}_{number}") for number in range(1, CLASSES[name] + 1))[TEST_IMAGES - 1]
+
+
+def _digest(stem: str) -> bytes:
+    return hashlib.sha256(stem.encode()).digest()
 
 
 DATASETS = (

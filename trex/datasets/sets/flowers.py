@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trex.datasets.layout import check_labels, find_base, read_mat
+from trex.datasets.layout import find_base, read_mat, whole_numbers
 from trex.datasets.record import Archive, Counts, Dataset, Listing, SplitListing
 from trex.errors import UserError
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 def read_flowers(folder: Path) -> Listing:
     """Reads `imagelabels.mat` and `setid.mat`: `trnid` and `valid` are trainval, `tstid` is test."""
-    import numpy as np
     from torchvision.datasets import Flowers102
 
     base = find_base(folder, ("imagelabels.mat", "setid.mat"), ("flowers-102", "flowers"))
@@ -24,21 +23,17 @@ def read_flowers(folder: Path) -> Listing:
         raise UserError(f"{base}: expected the images of 102flowers.tgz in {base / 'jpg'}/")
     (labels,) = read_mat(base / "imagelabels.mat", "labels")
     train, validation, test = read_mat(base / "setid.mat", "trnid", "valid", "tstid")
-    labels = labels.astype(np.int64) - 1
     classes = tuple(Flowers102.classes)
-    check_labels(labels, classes, base / "imagelabels.mat")
+    labels = whole_numbers(labels, base / "imagelabels.mat", "labels", len(classes)) - 1
 
-    def split(numbers: np.ndarray) -> SplitListing:
-        if len(numbers) and not (numbers.min() >= 1 and numbers.max() <= len(labels)):
-            raise UserError(
-                f"{base / 'setid.mat'}: found image numbers {numbers.min()} to {numbers.max()}, "
-                f"expected 1 to {len(labels)}"
-            )
+    def split(field: str, entries: np.ndarray) -> SplitListing:
+        numbers = whole_numbers(entries, base / "setid.mat", field, len(labels))
         names = [f"{images}/image_{number:05d}.jpg" for number in numbers]
         return SplitListing(names, [int(labels[n - 1]) for n in numbers])
 
-    trainval = np.concatenate([train, validation]).astype(np.int64)
-    return Listing(classes, split(trainval), split(test.astype(np.int64)), folder=base, from_list_file=True)
+    parts = (split("trnid", train), split("valid", validation))
+    trainval = SplitListing([name for part in parts for name in part.names], [n for part in parts for n in part.labels])
+    return Listing(classes, trainval, split("tstid", test), folder=base, from_list_file=True)
 
 
 DATASETS = (

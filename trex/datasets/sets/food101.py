@@ -13,7 +13,7 @@ def read_food101(folder: Path) -> Listing:
     base = find_base(folder, ("meta/train.txt", "images"), ("food-101", "food-101/food-101"))
     names = {split: read_names(base / "meta" / f"{split}.txt") for split in ("train", "test")}
     classes = sorted({name.partition("/")[0] for listed in names.values() for name in listed})
-    label_of = labels_by_name(classes)
+    label_of = labels_by_name(classes, base)
 
     def labeled(listed: list[str]) -> SplitListing:
         return SplitListing(

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trex.datasets.layout import find_file
+from trex.datasets.layout import find_file, find_image_base
 from trex.datasets.record import Archive, Counts, Dataset, Listing, SplitListing
 from trex.errors import UserError
 from trex.files import read_json
@@ -62,10 +62,10 @@ def _image_base(folder: Path, year: int, images: list[str]) -> tuple[Path, int]:
     The paths begin with `train_val2018/`, but the user may have named the dataset's folder that way, or unpacked there.
     """
     top = f"train_val{year}/"
-    for base, cut in ((folder, 0), (folder / "images", 0), (folder, len(top)), (folder / str(year), len(top))):
+    for places, cut in (((folder, folder / "images"), 0), ((folder, folder / str(year)), len(top))):
         if cut and not all(name.startswith(top) for name in images):
             continue
-        if images and (base / images[0][cut:]).parent.is_dir():
+        if base := find_image_base((name[cut:] for name in images), places):
             return base, cut
     raise UserError(f"{folder}: expected the images of train_val{year}.tar.gz here, such as {(images or [top])[0]}")
 

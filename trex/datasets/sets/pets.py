@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trex.datasets.layout import find_base, read_words
+from trex.datasets.layout import find_base, read_words, whole_number
 from trex.datasets.record import Archive, Counts, Dataset, Listing, SplitListing
 from trex.errors import UserError
+
+COUNTS = Counts(classes=37, trainval=3680, test=3669)
 
 
 def read_pets(folder: Path) -> Listing:
@@ -17,14 +19,18 @@ def read_pets(folder: Path) -> Listing:
     def read(split: str) -> SplitListing:
         path = base / "annotations" / f"{split}.txt"
         images, labels = [], []
-        for words in read_words(path):
+        for line, words in read_words(path):
             if words[0].startswith("#"):
                 continue
-            if len(words) < 2 or not words[1].isdecimal() or int(words[1]) < 1:
-                raise UserError(f"{path}: found the line {' '.join(words)!r}, expected a name and a class number")
-            names.setdefault(int(words[1]) - 1, words[0].rpartition("_")[0])
+            number = whole_number(words[1], 1, COUNTS.classes) if len(words) > 1 else None
+            if number is None:
+                raise UserError(
+                    f"{path}, line {line}: found {' '.join(words)[:80]!r}, "
+                    f"expected a name and a class number from 1 to {COUNTS.classes}"
+                )
+            names.setdefault(number - 1, words[0].rpartition("_")[0])
             images.append(f"images/{words[0]}.jpg")
-            labels.append(int(words[1]) - 1)
+            labels.append(number - 1)
         return SplitListing(images, labels)
 
     trainval, test = read("trainval"), read("test")
@@ -36,7 +42,7 @@ DATASETS = (
     Dataset(
         "pets",
         read_pets,
-        Counts(classes=37, trainval=3680, test=3669),
+        COUNTS,
         archives=(
             Archive(
                 "https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from string import ascii_lowercase
 
-from trex.datasets.layout import find_base, find_file, label_of_class, labels_by_name, read_names
+from trex.datasets.layout import find_class_folders, find_file, label_of_class, labels_by_name, read_names
 from trex.datasets.record import Counts, Dataset, Listing, SplitListing
 
 
@@ -14,11 +15,11 @@ def read_sun397(folder: Path) -> Listing:
     Lines of the lists begin with a slash, and classes are nested: `/a/apartment_building/outdoor/sun_….jpg`. The lists
     are in a separate archive, so they may be next to the folder of the images or inside it.
     """
-    base = find_base(folder, ("a", "b"), ("SUN397",))
+    base = find_class_folders(folder, ascii_lowercase, ("SUN397",))
     places = [folder, base, folder / "Partitions", base / "Partitions"]
     listed_classes = find_file(["ClassName.txt"], places)
     classes = [line.strip("/") for line in read_names(listed_classes)]
-    label_of = labels_by_name(classes)
+    label_of = labels_by_name(classes, listed_classes)
 
     def read(name: str) -> SplitListing:
         path = find_file([name], places)
