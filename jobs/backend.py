@@ -82,6 +82,7 @@ class Backend(Protocol):
     """One way to run jobs."""
 
     title: str  #: its name in messages: "Slurm", "this machine"
+    has_queue: bool  #: whether `launch` returns when the jobs are in a queue, not when they have ended
 
     def is_available(self) -> bool:
         """Return whether jobs can be started from here. The first available back end is the default."""
@@ -209,7 +210,11 @@ def _addresses(task: Task) -> Sequence[str]:
     return backend(task.backend).addresses(task.node)
 
 
-SITE = Site(_owner_is_alive, _addresses)  #: passed to the processes of all back ends
+def _has_queue(task: Task) -> bool:
+    return backend(task.backend).has_queue
+
+
+SITE = Site(_owner_is_alive, _addresses, _has_queue)  #: passed to the processes of all back ends
 
 
 def _problems(cluster: Cluster) -> Iterable[tuple[str, str]]:

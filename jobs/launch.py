@@ -6,7 +6,9 @@ import sys
 
 from jobs.backend import backend, backends, load_cluster, read_cluster
 from jobs.plan.cluster import Cluster
+from jobs.plan.milestones import with_milestones
 from jobs.plan.runs import open_run
+from jobs.plan.spec import is_of_milestone
 from jobs.plan.stages import plan, require_files, stages_of
 from trex.config import Config
 from trex.errors import ExitCode, UserError
@@ -14,6 +16,7 @@ from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
 
 _HERE = "local"
+MILESTONES = "milestones"  #: what `launch` accepts besides stages and `run`
 
 
 def choose_cluster(name: str | None) -> Cluster:
@@ -34,32 +37,47 @@ def choose_cluster(name: str | None) -> Cluster:
 
 
 def launch(run: RunDir, config: Config, cluster: Cluster, stage: str, processes: int | None, dry_run: bool) -> ExitCode:
-    """Run a stage, or all stages for `run`, where `cluster` says. Skips what is done or in a queue.
+    """Run a stage, all stages for `run`, or the work at `milestones`, where `cluster` says.
+
+    Skips what is done or in a queue. `run` includes the milestones whose checkpoints exist.
 
     Returns:
         The exit code: of the job itself on this machine, of the submission on a cluster.
+
+    Raises:
+        UserError: if the work cannot be done or is not asked for by the config.
     """
     require_files(run, config, stage)
     config = cluster.adapt(config)
+    if stage == MILESTONES and config.probe.at == "final":
+        raise UserError(
+            "probe.at is final: there is nothing to evaluate at milestones; set probe.at=milestones and "
+            "probe.at_datasets"
+        )
     todo = plan(run, config, stages_of(stage))
+    if stage in ("run", MILESTONES):
+        todo = with_milestones(todo, run, config)
     for skipped in todo.done:
         sys.stderr.write(f"trex: {skipped}: nothing to do\n")
     return backend(cluster.kind).launch(run, config, cluster, todo.specs, processes, dry_run)
 
 
 def retry(target: str, cluster_name: str | None, dry_run: bool) -> ExitCode:
-    """Submit the jobs again that failed, disappeared or are missing, in all stages that were submitted for a run.
+    """Submit the jobs again that failed, disappeared or are missing, in all stages that were submitted for a run, and
+    at its milestones.
 
     Raises:
         UserError: if no stage was submitted.
     """
     run, config = open_run(target)
-    stages = list(dict.fromkeys(one.stage for one in Submission.of(run).strict()))
-    if not stages:
+    submissions = Submission.of(run).strict()
+    # A training submits the work at its milestones. This does not mean that the user wants the other datasets too.
+    stages = list(dict.fromkeys(one.stage for one in submissions if not all(map(is_of_milestone, one.jobs))))
+    if not submissions:
         raise UserError(f"{run.root}: no stage was submitted to a queue yet; `trex run {target}` submits them")
     cluster = load_cluster(cluster_name) if cluster_name else read_cluster(run.cluster)
     try:
-        todo = plan(run, config, stages)
+        todo = with_milestones(plan(run, config, stages), run, config)
     except UserError as error:  # other features exist; the training can continue nevertheless
         todo = plan(run, config, [stage for stage in stages if stage == "train"])
         if not todo.specs:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Process = subprocess.Popen[bytes]
+TimeoutExpired = subprocess.TimeoutExpired
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from jobs.backend import Answers, QueuedJob, QueueState, Start
+from jobs.plan.milestones import at_milestones, epochs, is_evaluated, probes_at
 from jobs.plan.spec import STAGES, Stage
 from jobs.plan.stages import is_complete, is_reported, is_trained, items
 from trex.config import Config
@@ -23,6 +24,8 @@ from trex.records.submission import Submission
 
 #: The state of a job or stage as `trex status` shows it.
 ShownState = Literal["done", "running", "waiting", "failed", "gone", "open", "stale"]
+#: The name of the line about the milestones among the stages.
+MILESTONES = "milestones"
 #: A stage shows the first of these states that one of its parts has.
 _MOST_URGENT_FIRST: tuple[ShownState, ...] = ("failed", "gone", "running", "waiting", "open", "stale", "done")
 
@@ -87,7 +90,9 @@ class RunStatus:
     @property
     def advice(self) -> str:
         """The command that continues the run; empty if the run continues on its own."""
-        stuck = any(stage.state in ("failed", "gone") for stage in self.stages)
+        stuck = [stage.stage for stage in self.stages if stage.state in ("failed", "gone")]
+        if stuck == [MILESTONES]:
+            return f"trex probe {self.name} --milestones"
         return f"trex retry {self.name}" if stuck else ""
 
 
@@ -104,9 +109,32 @@ def status_of(run: RunDir, config: Config, answers: Answers) -> RunStatus:
         ]
         if parts:  # without datasets, nothing is extracted or probed
             status.stages.append(StageStatus(stage, parts))
+    if parts := _milestones(run, config, jobs, status):
+        status.stages.append(StageStatus(MILESTONES, parts))
     _read_progress(run, config, status)
     _read_attempts(run, status, answers)
     return status
+
+
+def _milestones(run: RunDir, config: Config, jobs: _Jobs, status: RunStatus) -> list[JobStatus]:
+    """Return the state of each milestone on disk: the most urgent one of its probes that are not done.
+
+    While its features are missing, the extraction's state counts.
+    """
+    parts, wanted = [], at_milestones(config)
+    for epoch in epochs(run, config):
+        found = []
+        for item in probes_at(config, epoch):
+            keys = [f"extract-{replace(item, seeds=()).name}", f"probe-{item.name}"]
+            if is_evaluated(run.at(epoch), wanted, item) or is_complete(run.at(epoch), wanted, "extract", item):
+                keys = keys[1:]
+            finished = is_evaluated(run.at(epoch), wanted, item)
+            found += [_part(run, key, finished, jobs, _recorded(run, key, status)) for key in keys]
+        worst = StageStatus(MILESTONES, found)
+        job = next((part.job for part in found if part.state == worst.state), None)
+        why = f"trex probe {run.name} --milestones" if worst.state == "open" else worst.why
+        parts.append(JobStatus(f"epoch {epoch}", worst.state, job, why))
+    return parts
 
 
 @dataclass(frozen=True)

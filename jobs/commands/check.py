@@ -179,7 +179,12 @@ def _space(run: RunDir, config: Config, images: dict[str, int]) -> str:
     checkpoint = 3 * 4 * parameters * 1.3  # 30 % more for the projector and the memory bank
     width = 4 if config.extract.dtype == "float32" else 2
     features = sum(images.get(name, 0) for name in config.extract.datasets) * feature_dim * width
-    needed = (config.checkpoint.keep + 1) * checkpoint + features
+    every = config.checkpoint.milestone_epochs if config.extract.weights == "trained" else 0
+    milestones = (config.train.epochs - 1) // every if every else 0
+    if config.probe.at == "milestones":  # features that are deleted after the probes count once
+        at_one = sum(images.get(name, 0) for name in config.probe.at_datasets) * feature_dim * width
+        features += at_one * (milestones if config.probe.at_keep_features else 1)
+    needed = (config.checkpoint.keep + 1 + milestones) * checkpoint + features
     free = shutil.disk_usage(_existing(run.root)).free
     text = f"{free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB needed for checkpoints and features"
     if free < needed:

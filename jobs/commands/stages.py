@@ -15,7 +15,7 @@ _COMMANDS = {
     "train": "train the encoder; continues from the newest checkpoint",
     "extract": "write the features of the transfer datasets to HDF5 files",
     "probe": "fit the linear probes on the features",
-    "run": "run all stages: train, extract, probe, report; skips what is done",
+    "run": "run all stages: train, extract, probe, report, and what is missing at milestones; skips what is done",
 }
 
 
@@ -39,7 +39,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
             "--processes", type=int, metavar="N", help="processes on this machine (default: one per GPU)"
         )
         parser.add_argument("--dry-run", action="store_true", help="print what would run and create nothing")
-        parser.set_defaults(handler=_launch, stage=name)
+        parser.set_defaults(handler=_launch, stage=name, milestones=False)
+        if name == "probe":
+            parser.add_argument(
+                "--milestones",
+                action="store_true",
+                help="do only what probe.at asks for and is missing: extract and probe the milestones' checkpoints",
+            )
 
 
 def _launch(args: argparse.Namespace) -> int:
@@ -47,4 +53,5 @@ def _launch(args: argparse.Namespace) -> int:
         raise UserError(f"--processes is {args.processes}: expected at least 1")
     run, config = open_config(args.target, args.overrides)
     cluster = launch.choose_cluster(args.cluster)
-    return launch.launch(run, config, cluster, args.stage, processes=args.processes, dry_run=args.dry_run)
+    stage = launch.MILESTONES if args.milestones else args.stage
+    return launch.launch(run, config, cluster, stage, processes=args.processes, dry_run=args.dry_run)

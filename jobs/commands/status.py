@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.plan.runs import open_run
-from jobs.run_status import RunStatus, StageStatus, status_of
+from jobs.run_status import MILESTONES, RunStatus, StageStatus, status_of
 from jobs.submissions import ask
 from trex.config import Config
 from trex.errors import ExitCode, TrexError, UserError
@@ -100,10 +100,11 @@ def _stage_line(run: RunStatus, stage: StageStatus) -> str:
     names = {"open": "not started", "gone": "GONE", "failed": "FAILED"}
     state = names.get(stage.state, stage.state)
     job = next((part.job for part in stage.parts if part.state == stage.state and part.job), None)
-    words = [f"{stage.stage:8}{state:12}"]
+    width = 2 + max(6, *(len(one.stage) for one in run.stages))
+    words = [f"{stage.stage:{width}}{state:12}"]
     if stage.stage == "train":
         words += _progress(run, stage.state == "running")
-    elif len(stage.parts) > 1 or stage.stage in ("extract", "probe"):
+    elif len(stage.parts) > 1 or stage.stage in ("extract", "probe", MILESTONES):
         words.append(f"{stage.done}/{len(stage.parts)} done")
     if stage.state not in ("done", "open"):
         words.append(f"job {job}" if job else "")

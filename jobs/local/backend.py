@@ -19,7 +19,9 @@ from jobs.plan.spec import Stage, TaskSpec
 from jobs.worker.lock import process_start
 from jobs.worker.place import Task
 from trex.config import Config
+from trex.config.loader import to_yaml
 from trex.errors import ExitCode, RunLocked, UserError
+from trex.files import write_text
 from trex.records.lock_owner import LockOwner
 from trex.records.run_dir import RunDir
 from trex.wording import counted
@@ -29,6 +31,7 @@ class Local:
     """Runs jobs on this machine, one after the other, without a queue."""
 
     title = "this machine"
+    has_queue = False
 
     def is_available(self) -> bool:
         """Return True: this machine is always available."""
@@ -59,6 +62,7 @@ class Local:
                 sys.stdout.write(f"would run on this machine: {spec.stage}{items} with {words}, in {run.root}\n")
             return ExitCode.DONE
         save_config(run, config)
+        write_text(run.local_cluster, to_yaml(cluster))
         for spec, count in zip(specs, counts, strict=True):
             code = run_here(spec, processes=count, gpus=_gpus())
             if code:

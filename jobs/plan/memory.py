@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from jobs.plan.cluster import Cluster
 from trex.config.schema import Config
 from trex.errors import UserError
@@ -11,15 +13,20 @@ from trex.probing.memory import Size
 from trex.probing.treatment import Treatment
 
 
-def require_memory(config: Config, cluster: Cluster) -> float:
-    """Return the gigabytes that the largest probe of the config needs; 0 if no dataset has official counts.
+def require_memory(config: Config, cluster: Cluster, datasets: Iterable[str] | None = None) -> float:
+    """Return the gigabytes that the largest probe needs; 0 if no dataset has official counts.
+
+    Args:
+        config: the config of the run.
+        cluster: the cluster file.
+        datasets: the datasets to be probed; None: all of the config.
 
     Raises:
         UserError: if `probe.memory_gb` is too small for a probe, if the cluster file requests less memory than a probe
             needs, or if the encoder does not exist.
     """
     largest, largest_set = 0.0, ""
-    for name in config.extract.datasets:
+    for name in config.extract.datasets if datasets is None else datasets:
         size = _size(name, config)
         if size is None:
             continue

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trex.records.run_dir import dataset_folder
+from trex.records.run_dir import dataset_folder, milestone_name
 from trex.records.stage import STAGES, Stage
 
-__all__ = ["STAGES", "Item", "Stage", "TaskSpec"]
+__all__ = ["STAGES", "Item", "Stage", "TaskSpec", "is_of_milestone"]
+
+
+_AT = "@"  #: in keys, before the milestone; no name of a dataset has it
 
 
 @dataclass(frozen=True)
@@ -16,15 +19,17 @@ class Item:
 
     dataset: str
     seeds: tuple[int, ...] = ()  #: seeds of its probes, consecutive; empty: all seeds of the config
+    milestone: int | None = None  #: the encoder after this many epochs; None: the final encoder
 
     @property
     def name(self) -> str:
-        """The name in keys: `dtd`, or with only some of the seeds `dtd-seed3` or `dtd-seeds2-3`."""
-        dataset = dataset_folder(self.dataset)
-        if not self.seeds:
-            return dataset
-        first, last = self.seeds[0], self.seeds[-1]
-        return f"{dataset}-seed{first}" if first == last else f"{dataset}-seeds{first}-{last}"
+        """The name in keys: `dtd`, with only some of the seeds `dtd-seed3` or `dtd-seeds2-3`, at a milestone
+        `dtd@epoch-0010`."""
+        name = dataset_folder(self.dataset)
+        if self.seeds:
+            first, last = self.seeds[0], self.seeds[-1]
+            name += f"-seed{first}" if first == last else f"-seeds{first}-{last}"
+        return name if self.milestone is None else f"{name}{_AT}{milestone_name(self.milestone)}"
 
 
 @dataclass(frozen=True)
@@ -39,3 +44,13 @@ class TaskSpec:
     def keys(self) -> tuple[str, ...]:
         """The names of its state files and locks: one per item, such as `extract-dtd`, or the stage without items."""
         return tuple(f"{self.stage}-{item.name}" for item in self.items) or (self.stage,)
+
+    @property
+    def of_milestones(self) -> bool:
+        """Whether all its items are of milestones."""
+        return bool(self.items) and all(item.milestone is not None for item in self.items)
+
+
+def is_of_milestone(key: str) -> bool:
+    """Return whether a key belongs to the work at a milestone."""
+    return _AT in key

@@ -34,7 +34,7 @@ def plan(run: RunDir, config: Config, stages: Sequence[Stage]) -> Plan:
     wants_training = config.extract.weights == "trained" or tuple(stages) != STAGES  # or asked for by name
     trains = "train" in stages and wants_training and not is_trained(run)
     if "extract" in stages:
-        _refuse_other_features(run, config, to_be_trained=trains and config.extract.weights == "trained")
+        refuse_other_features(run, config, to_be_trained=trains and config.extract.weights == "trained")
     extracted: set[str] = set()
     for stage in (one for one in STAGES if one in stages):
         missing: tuple[Item, ...] = ()
@@ -43,7 +43,7 @@ def plan(run: RunDir, config: Config, stages: Sequence[Stage]) -> Plan:
             extracted = {item.dataset for item in missing}
         elif stage == "probe":
             missing = tuple(
-                item for item in items(stage, config) if item.dataset in extracted or not _is_probed(run, config, item)
+                item for item in items(stage, config) if item.dataset in extracted or not is_probed(run, config, item)
             )
         if missing or stage == "report" or (stage == "train" and trains):
             specs.append(TaskSpec(stage, str(run.root), missing))
@@ -57,7 +57,7 @@ def stages_of(name: str) -> tuple[Stage, ...]:
     return STAGES if name == "run" else tuple(stage for stage in STAGES if stage == name)
 
 
-def _refuse_other_features(run: RunDir, config: Config, to_be_trained: bool) -> None:
+def refuse_other_features(run: RunDir, config: Config, to_be_trained: bool) -> None:
     """Raise UserError if a feature file exists that other weights or settings made.
 
     This check is fast. The job itself also compares the images and the values of the weights.
@@ -79,7 +79,7 @@ def _refuse_other_features(run: RunDir, config: Config, to_be_trained: bool) -> 
             raise other_features(path, differences)
 
 
-def _is_probed(run: RunDir, config: Config, item: Item) -> bool:
+def is_probed(run: RunDir, config: Config, item: Item) -> bool:
     """Return whether all results of an item exist and were made from the present features.
 
     Deleted features do not matter: the results then count as they are.
@@ -91,10 +91,17 @@ def _is_probed(run: RunDir, config: Config, item: Item) -> bool:
         return True
     from trex.features.store import read_attributes
 
-    attributes = [read_attributes(path) for path in files]
+    try:
+        attributes = [read_attributes(path) for path in files]
+    except UserError:
+        if all(path.exists() for path in files):
+            raise
+        return True  # another job has deleted them in the meantime
     treatment = Treatment.of(item.dataset, config.probe)
     wanted = {kind.name: kind.provenance(treatment, *attributes) for kind in kinds_of(config.probe)}
-    return all(is_made_from(run.probe(item.dataset, kind, seed), wanted[kind]) for kind, seed in _results(config, item))
+    return all(
+        is_made_from(run.probe(item.dataset, kind, seed), wanted[kind]) for kind, seed in results_of(config, item)
+    )
 
 
 def items(stage: Stage, config: Config) -> tuple[Item, ...]:
@@ -110,14 +117,14 @@ def is_complete(run: RunDir, config: Config, stage: Stage, item: Item) -> bool:
     """Return whether all files of an item exist: the features of both splits, or all results of its probes."""
     if stage == "extract":
         return all(path.exists() for path in _feature_files(run, item.dataset))
-    return all(run.probe(item.dataset, kind, seed).exists() for kind, seed in _results(config, item))
+    return all(run.probe(item.dataset, kind, seed).exists() for kind, seed in results_of(config, item))
 
 
 def _feature_files(run: RunDir, dataset: str) -> tuple[Path, Path]:
     return run.features(dataset, "trainval"), run.features(dataset, "test")
 
 
-def _results(config: Config, item: Item) -> list[tuple[str, int]]:
+def results_of(config: Config, item: Item) -> list[tuple[str, int]]:
     """Return the kind and seed of each probe of an item."""
     seeds = item.seeds or range(config.probe.seeds)
     return [(kind, seed) for kind in config.probe.kinds for seed in seeds]
@@ -172,5 +179,6 @@ def is_reported(run: RunDir) -> bool:
     page = run.report_page
     if not page.exists():
         return False
-    sources = [run.metrics, *run.probe_results()]
+    at_milestones = [path for epoch in run.evaluated_milestones() for path in run.at(epoch).probe_results()]
+    sources = [run.metrics, *run.probe_results(), *at_milestones]
     return all(path.stat().st_mtime_ns <= page.stat().st_mtime_ns for path in sources if path.exists())

@@ -33,6 +33,7 @@ class Slurm:
     """Runs jobs through the queue of a Slurm cluster."""
 
     title = "Slurm"
+    has_queue = True
 
     def is_available(self) -> bool:
         """Return whether sbatch is installed and the controller answers."""
@@ -56,8 +57,8 @@ class Slurm:
             raise UserError(
                 "--processes works only on this machine; for Slurm, set nodes and tasks_per_node in the cluster file"
             )
-        if any(spec.stage == "probe" for spec in specs):
-            require_memory(config, cluster)
+        if probed := dict.fromkeys(item.dataset for spec in specs if spec.stage == "probe" for item in spec.items):
+            require_memory(config, cluster, probed)
         if missing := missing_data(config, specs):
             listed = ", ".join(f"{name} ({folder})" for name, folder in missing.items())
             _say(f"warning: these datasets were not found on this machine: {listed}")

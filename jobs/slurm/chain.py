@@ -3,6 +3,8 @@
     train ──success──▶ extract (array, one element per dataset) ──same element──▶ probe (array, one element per dataset,
     or per dataset and seed; each starts as soon as the same dataset is extracted) ──end──▶ report
 
+The work at milestones (probe.at) is extracted and probed in the same way, without waiting for the training.
+
 A job that is already in the queue is not submitted again; later jobs wait for it. If a job fails, Slurm cancels the
 jobs that need its success instead of leaving them in the queue forever. The report then shows the results that exist.
 """
@@ -11,10 +13,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from jobs.backend import QueuedJob, QueueState
 from jobs.plan.cluster import Cluster
-from jobs.plan.spec import Item, TaskSpec
+from jobs.plan.spec import TaskSpec
 from jobs.slurm.ids import JobId
 from jobs.slurm.work import After, Dependency, Work
 
@@ -49,7 +52,11 @@ class Chain:
             elif spec.stage == "report":
                 batches = [(new, _wait(After.END, self.jobs.values()))]
             else:
-                batches = [(new, _wait(After.SUCCESS, [self.jobs["train"]] if "train" in self.jobs else []))]
+                training = _wait(After.SUCCESS, [self.jobs["train"]] if "train" in self.jobs else [])
+                batches = [  # the checkpoints of milestones exist already
+                    ([one for one in new if one.of_milestones], ()),
+                    ([one for one in new if not one.of_milestones], training),
+                ]
             self.put(batches, self.cluster.stage(spec.stage).max_parallel)
 
     def new(self, specs: Sequence[TaskSpec]) -> list[TaskSpec]:
@@ -70,7 +77,7 @@ class Chain:
         groups: dict[tuple[str, tuple[int, ...]], dict[JobId | None, list[TaskSpec]]] = {}
         for probe in probes:
             item = probe.items[0]
-            parent = self.jobs.get(f"extract-{Item(item.dataset).name}")
+            parent = self.jobs.get(f"extract-{replace(item, seeds=()).name}")
             group = (parent.array, item.seeds) if parent else ("", ())
             groups.setdefault(group, {}).setdefault(parent, []).append(probe)
         batches: list[Batch] = []

@@ -144,7 +144,10 @@ class Submitter:
 
     def _before(self, code: Path) -> list[str]:
         own = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
+        # submit() takes these variables out of the job's environment. A job that submits others needs them again.
+        defaults = [f"export SBATCH_{option.upper()}={shlex.quote(value)}" for option, value in self.defaults.items()]
         return [
+            *defaults,
             f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
             "export SLURM_EXPORT_ENV=ALL  # pass this shell's environment on, even if sbatch ran with --export=NONE",
             f"rm -f -- {shlex.quote(str(self.folder))}/{own}_*.save_tmp  # left by a killed start; submitit would fail",
@@ -157,7 +160,7 @@ class Submitter:
         states = " ".join(shlex.quote(str(self.run.state_for_shell(key))) for key in work.keys)
         places = " ".join(shlex.quote(str(self.run.rendezvous_prefix(key))) for key in work.keys)
         lines = Path(__file__).with_name("requeue.sh").read_text(encoding="utf-8").rstrip().splitlines()
-        again = f"trex {work.stage} {shlex.quote(str(self.run.root))}"
+        again = work.command.format(shlex.quote(str(self.run.root)))
         return [
             "rc=$?",  # srun's exit code
             f"trex_states=({states})",

@@ -183,7 +183,8 @@ class Attempt:
     def _files(self, item: Item) -> Iterator[Path]:
         """Yield the files of an item. Results of other seeds belong to other jobs and are left out."""
         probe = self.spec.stage == "probe"
-        folder = self.run.probes(item.dataset) if probe else self.run.features(item.dataset, "test").parent
+        at = self.run.at(item.milestone)
+        folder = at.probes(item.dataset) if probe else at.features(item.dataset, "test").parent
         for path in folder.rglob("*"):
             seed = re.search(r"seed_(\d+)", path.name)
             if path.is_file() and not (item.seeds and seed and int(seed[1]) not in item.seeds):

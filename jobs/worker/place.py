@@ -1,4 +1,4 @@
-"""What a process gets from the back end that starts it: its place in the job, and two questions it can ask later."""
+"""What a process gets from the back end that starts it: its place in the job, and what it can ask later."""
 
 from __future__ import annotations
 
@@ -32,3 +32,5 @@ class Site:
     owner_is_alive: Callable[[LockOwner, Task], bool]
     #: Returns names and addresses by which other nodes may reach the node of this task, the most likely first.
     addresses: Callable[[Task], Sequence[str]]
+    #: Returns whether jobs that this task starts wait in a queue, so that the task need not wait for them.
+    has_queue: Callable[[Task], bool]

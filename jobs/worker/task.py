@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs import environment
+from jobs.plan.milestones import delete_features, is_evaluated
 from jobs.plan.spec import Item, Stage, TaskSpec
 from jobs.worker import rendezvous
 from jobs.worker.attempts import Attempt, Outcome, record_failure
+from jobs.worker.milestones import MilestoneJobs
 from jobs.worker.place import Site, Task
 from trex.errors import ExitCode, Interrupted, TrexError, UserError
 from trex.interruption import StopRequest
@@ -133,7 +135,7 @@ def _work(spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest
         if spec.stage == "train":
             from trex.training.trainer import train
 
-            train(run, config, ranks, stop)
+            train(run, config, ranks, stop, MilestoneJobs(run, task, site) if config.probe.at == "milestones" else None)
             return
         for item in spec.items:
             _one_dataset(spec.stage, run, config, item, ranks, stop)
@@ -142,6 +144,24 @@ def _work(spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest
 
 
 def _one_dataset(stage: Stage, run: RunDir, config: Config, item: Item, ranks: Ranks, stop: StopRequest) -> None:
+    if item.milestone is not None:
+        _one_at_milestone(stage, run.at(item.milestone), config, item, ranks, stop)
+    else:
+        _extract_or_probe(stage, run, config, item, ranks, stop)
+
+
+def _one_at_milestone(stage: Stage, at: RunDir, config: Config, item: Item, ranks: Ranks, stop: StopRequest) -> None:
+    """Do the work unless the results exist, which remain when the features are deleted. The last probe deletes them."""
+    whole = Item(item.dataset)
+    if ranks.broadcast(is_evaluated(at, config, whole if stage == "extract" else item) if ranks.is_main else None):
+        log.info("%s at epoch %d: the results exist already", item.dataset, at.milestone)
+    else:
+        _extract_or_probe(stage, at, config, item, ranks, stop)
+    if stage == "probe" and not config.probe.at_keep_features and is_evaluated(at, config, whole):
+        delete_features(at, item.dataset)
+
+
+def _extract_or_probe(stage: Stage, run: RunDir, config: Config, item: Item, ranks: Ranks, stop: StopRequest) -> None:
     if stage == "extract":
         from trex.features.extract import extract
 

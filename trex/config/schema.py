@@ -225,8 +225,22 @@ class ProbeConfig:
         above=0,
     )
 
+    at: Literal["final", "milestones"] = setting(
+        "final",
+        "final: probe the final encoder only; milestones: also probe the checkpoints of checkpoint.milestone_epochs, "
+        "with the same kinds and seeds, while the training continues (on this machine: between two epochs)",
+    )
+    at_datasets: tuple[str, ...] = setting(
+        (), "for milestones: the datasets to probe, some of extract.datasets; choose small ones", pattern=DATASET
+    )
+    at_keep_features: bool = setting(
+        False, "for milestones: keep the features; otherwise they are deleted as soon as all their probes are done"
+    )
+
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Names that match no kind of probe, or that occur twice."""
+        """Names that match no kind of probe, or that occur twice; milestones without datasets."""
+        if self.at == "milestones" and not self.at_datasets:
+            yield "at", "is milestones: expected the datasets to probe in probe.at_datasets, such as [dtd, pets]"
         if not self.kinds:
             yield "kinds", "is empty: expected at least one kind of probe, such as exact"
         for name in self.kinds:
@@ -260,3 +274,14 @@ class Config:
         if self.optimizer.warmup_epochs > self.train.epochs:
             warmup, epochs = self.optimizer.warmup_epochs, self.train.epochs
             yield "optimizer", f"warms up for {warmup} epochs: expected at most train.epochs, {epochs}"
+        if self.probe.at == "milestones":
+            yield from self._milestone_problems()
+
+    def _milestone_problems(self) -> Iterator[tuple[str, str]]:
+        if not self.checkpoint.milestone_epochs:
+            yield "probe", "has at: milestones: expected the epochs between them in checkpoint.milestone_epochs"
+        if self.extract.weights != "trained":
+            yield "probe", f"has at: milestones: expected extract.weights trained, got {self.extract.weights}"
+        for name in self.probe.at_datasets:
+            if name not in self.extract.datasets:
+                yield "probe", f"has {name} in at_datasets: expected only datasets that are in extract.datasets too"

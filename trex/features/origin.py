@@ -11,7 +11,7 @@ from trex.files import sha256
 from trex.model import widths
 from trex.model.preprocessing import preprocessing
 from trex.records.feature_provenance import FeatureProvenance
-from trex.records.manifest import newest_manifest
+from trex.records.manifest import manifest_at, newest_manifest
 from trex.records.run_dir import RunDir
 
 PIXELS = "raw pixels"
@@ -55,8 +55,11 @@ def _weights(run: RunDir, config: Config, read_states: bool) -> str:
     if weights == "untrained":
         return describe_untrained(config)
     if weights == "trained":
-        newest = newest_manifest(run.checkpoints, read_states)
-        return "no checkpoint" if newest is None else describe_checkpoint(newest[0], newest[1].sha256)
+        if run.milestone is None:
+            found = newest_manifest(run.checkpoints, read_states)
+        else:
+            found = manifest_at(run.checkpoints, run.milestone)
+        return "no checkpoint" if found is None else describe_checkpoint(found[0], found[1].sha256)
     try:
         return describe_weights_file(Path(weights))
     except OSError as error:

@@ -20,6 +20,7 @@ from trex.model.encoder import Encoder, build_encoder, initial_encoder
 from trex.model.preprocessing import preprocessing
 from trex.model.timm_names import TIMM
 from trex.model.weights import read_encoder
+from trex.records.manifest import checkpoint_name
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
 
@@ -36,7 +37,7 @@ class Source:
 
 
 def make_source(run: RunDir, config: Config, ranks: Ranks) -> Source:
-    """The source that `config.extract.weights` names.
+    """The source that `config.extract.weights` names. For `trained`: the run's newest checkpoint, or its milestone's.
 
     Raises:
         UserError: if the run has no checkpoint yet, the weights file or the crop does not fit the encoder of the
@@ -47,13 +48,13 @@ def make_source(run: RunDir, config: Config, ranks: Ranks) -> Source:
         dim = origin.pixels_dim(config)
         return Source(lambda images: images.flatten(1).float() / 255, dim, seen, origin.PIXELS, "pixels")
     if weights == "trained":
-        newest = ranks.broadcast(_newest(run) if ranks.is_main else None)
-        if newest is None:
+        found = ranks.broadcast(_checkpoint(run) if ranks.is_main else None)
+        if found is None:
             raise UserError(
                 f"{run.root}: there is no checkpoint to extract features with. Train first: trex train {run.name}. Or "
                 f"set extract.weights to untrained, pixels, or the path of a weights file."
             )
-        checkpoint = Checkpoints(run.checkpoints).at(Path(newest))
+        checkpoint = Checkpoints(run.checkpoints).at(Path(found))
         saved = checkpoint.load()["model"]
         state = {key.removeprefix("encoder."): value for key, value in saved.items() if key.startswith("encoder.")}
         return _encoder_source(config, state, origin.describe_checkpoint(checkpoint.path, checkpoint.sha256), ranks)
@@ -92,7 +93,9 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _newest(run: RunDir) -> str | None:
+def _checkpoint(run: RunDir) -> str | None:
+    if run.milestone is not None:
+        return str(run.checkpoints / checkpoint_name(run.milestone, 0))
     checkpoint = Checkpoints(run.checkpoints).newest()
     return None if checkpoint is None else str(checkpoint.path)
 

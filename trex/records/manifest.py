@@ -15,7 +15,7 @@ from trex.files import sha256
 from trex.records.base import Count, Record, RecordError
 from trex.records.typed import Bounds
 
-NAME = re.compile(r"epoch-[0-9]{4,}-step-[0-9]{8,}")
+NAME = re.compile(r"epoch-([0-9]{4,})-step-([0-9]{8,})")
 STATE = "checkpoint.pt"
 MANIFEST = "manifest.json"
 
@@ -47,6 +47,36 @@ def checkpoint_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), reverse=True)
+
+
+def epoch_of(name: str) -> int | None:
+    """The number of finished epochs of a checkpoint with this name; None if it is within an epoch, or no such name."""
+    found = NAME.fullmatch(name)
+    return int(found[1]) if found and not int(found[2]) else None
+
+
+def manifest_at(folder: Path, epoch: int) -> tuple[Path, Manifest] | None:
+    """Return the checkpoint in `folder` after `epoch` epochs, and its manifest; None if there is none.
+
+    The size of the state's file must match.
+    """
+    path = folder / checkpoint_name(epoch, 0)
+    try:
+        manifest = Manifest.read(path / MANIFEST)
+        return (path, manifest) if (path / STATE).stat().st_size == manifest.bytes else None
+    except (OSError, RecordError):
+        return None
+
+
+def milestones(folder: Path) -> list[int]:
+    """The epochs of the milestone checkpoints in `folder`, ascending, without the one at the end of the training."""
+    found = []
+    for path in reversed(checkpoint_folders(folder)):
+        epoch = epoch_of(path.name)
+        checkpoint = None if epoch is None else manifest_at(folder, epoch)
+        if epoch is not None and checkpoint and checkpoint[1].milestone and not checkpoint[1].finished:
+            found.append(epoch)
+    return found
 
 
 def newest_manifest(folder: Path, read_states: bool = False) -> tuple[Path, Manifest] | None:

@@ -126,6 +126,19 @@ def predictions_file(result: Path) -> Path:
     return result.with_suffix(".npz")
 
 
+def weights_of(path: Path) -> str | None:
+    """Where the weights came from, by the provenance of the result in `path`; None if it cannot be read.
+
+    Like `is_made_from`, this reads only format number and provenance.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        made_by = decode_dataclass(ProbeProvenance, value["provenance"])
+        return made_by.weights if value["format"] == ProbeResult.FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, Mismatch):
+        return None
+
+
 def is_made_from(path: Path, provenance: ProbeProvenance) -> bool:
     """Whether the file `path` holds a probe result with this provenance, and its file of predictions is intact.
 

@@ -7,17 +7,20 @@ runs/<name>/
   jobs/                                         batch scripts, logs, submitted jobs, job states, locks
   features/<dataset>/{trainval,test}.h5
   probes/<dataset>/<probe>/seed_<n>.json
+  milestones/epoch-0010/{features,probes}/…     the same two folders, for the checkpoint after 10 epochs
   report/index.html  report/results.csv
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trex.config.schema import DATASET, NAME, Config
 from trex.errors import UserError
+
+_MILESTONES = "milestones"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,13 @@ class RunDir:
     """Paths of one run. Creates no files."""
 
     root: Path
+    #: None: features and probe results of the run's final encoder. Otherwise of its encoder after this many epochs; all
+    #: other paths are the same.
+    milestone: int | None = None
+
+    def at(self, milestone: int | None) -> RunDir:
+        """The same run, with the features and probe results of a milestone; None: of the final encoder."""
+        return replace(self, milestone=milestone)
 
     @classmethod
     def of(cls, config: Config) -> RunDir:
@@ -97,6 +107,16 @@ class RunDir:
         return self.jobs / "cluster.yaml"
 
     @property
+    def local_cluster(self) -> Path:
+        """The cluster file that the run was last started with on this machine."""
+        return self.local_jobs / "cluster.yaml"
+
+    @property
+    def milestones_log(self) -> Path:
+        """What the training's requests to evaluate its milestones printed (jobs/milestones.py)."""
+        return self.jobs / "milestones.log"
+
+    @property
     def slurm_jobs(self) -> Path:
         """Batch scripts and logs of Slurm jobs."""
         return self.jobs / "slurm"
@@ -150,19 +170,33 @@ class RunDir:
 
     def features(self, dataset: str, split: str) -> Path:
         """Feature file of one split (`trainval` or `test`) of a dataset."""
-        return self.root / "features" / dataset_folder(dataset) / f"{_plain(split)}.h5"
+        return self._evaluation / "features" / dataset_folder(dataset) / f"{_plain(split)}.h5"
 
     def probes(self, dataset: str) -> Path:
         """Probe results of a dataset: one folder per kind of probe."""
-        return self.root / "probes" / dataset_folder(dataset)
+        return self._evaluation / "probes" / dataset_folder(dataset)
 
     def probe_results(self) -> list[Path]:
         """The existing results of all probes."""
-        return list(self.root.glob("probes/*/*/seed_*.json"))
+        return list(self._evaluation.glob("probes/*/*/seed_*.json"))
+
+    @property
+    def _evaluation(self) -> Path:
+        return self.root if self.milestone is None else self.root / _MILESTONES / milestone_name(self.milestone)
+
+    def evaluated_milestones(self) -> list[int]:
+        """The epochs for which a folder with features or probe results exists, ascending."""
+        found = (re.fullmatch(r"epoch-(\d{4,9})", path.name) for path in (self.root / _MILESTONES).glob("epoch-*"))
+        return sorted(int(name[1]) for name in found if name)
 
     def probe(self, dataset: str, probe: str, seed: int) -> Path:
         """Result of one probe (`exact`, `published`, `exact-5shot`, `knn20`, …) with one seed."""
         return self.probes(dataset) / _plain(probe) / f"seed_{seed}.json"
+
+
+def milestone_name(epoch: int) -> str:
+    """Name of a milestone in paths and job names, from the number of finished epochs: `epoch-0010`."""
+    return f"epoch-{epoch:04d}"
 
 
 def dataset_folder(dataset: str) -> str:

@@ -83,6 +83,8 @@ class RunData:
     events: tuple[Event, ...]
     environment: Environment | None
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)  #: by (kind of probe, dataset)
+    #: Results at milestones: by epoch, then as `cells`.
+    milestones: dict[int, dict[tuple[str, str], Cell]] = field(default_factory=dict)
     wanted: dict[tuple[str, str], int] = field(default_factory=dict)  #: seeds in the config, per cell
     damaged: list[str] = field(default_factory=list)  #: one message per file or line that was left out, with the reason
 
@@ -106,14 +108,16 @@ def collect(run: RunDir) -> RunData:
         pass
     except RecordError as error:
         data.damaged.append(str(error))
-    _collect_results(data)
+    data.cells = _results(run, data.damaged)
+    data.milestones = {epoch: _results(run.at(epoch), data.damaged) for epoch in run.evaluated_milestones()}
     data.wanted = _wanted(run)
     return data
 
 
-def _collect_results(data: RunData) -> None:
+def _results(run: RunDir, damaged: list[str]) -> dict[tuple[str, str], Cell]:
+    """Read the probe results of a run or of a milestone. Adds a message to `damaged` for each that is left out."""
     found: dict[tuple[str, str], list[ProbeResult]] = {}
-    for path in sorted(data.run.probe_results(), key=_seed):
+    for path in sorted(run.probe_results(), key=_seed):
         try:
             result = ProbeResult.read(path)
             others = found.setdefault((result.probe, result.dataset), [])
@@ -121,8 +125,8 @@ def _collect_results(data: RunData) -> None:
                 raise RecordError(f"{path}: {problem}")
             others.append(result)
         except (FileNotFoundError, RecordError) as error:
-            data.damaged.append(str(error))
-    data.cells = {key: Cell(tuple(results)) for key, results in found.items() if results}
+            damaged.append(str(error))
+    return {key: Cell(tuple(results)) for key, results in found.items() if results}
 
 
 def _misplaced(result: ProbeResult, path: Path, others: Sequence[ProbeResult]) -> str | None:

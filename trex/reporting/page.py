@@ -8,7 +8,7 @@ from html import escape
 from typing import TypeGuard
 
 from trex.records.events import AttemptEnded, CheckpointSaved, Event
-from trex.reporting import tables
+from trex.reporting import tables, transfer
 from trex.reporting.charts import Series, legend, line_chart, whisker_chart
 from trex.reporting.classes import HEAD, class_rows
 from trex.reporting.collect import Cell, RunData, average, datasets, probe_kinds
@@ -59,6 +59,8 @@ def _sections(runs: Sequence[RunData]) -> Iterator[str]:
     yield f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in tables.notes(runs))}</ul>'
     if len(runs) > 1:
         yield _comparison(runs)
+    if transfer.kinds(runs):
+        yield _section("Transfer against epoch", _transfer(runs))
     yield _section("Training", _training(runs))
     yield _section("Search", _searches(runs))
     yield _section("Classes", _classes(runs))
@@ -127,6 +129,17 @@ def _comparison(runs: Sequence[RunData]) -> str:
     )
     table = _html_table(("runs", "probe", "dataset", "difference, points", "p"), body)
     return _section("Differences", f"<details><summary>{len(body)} comparisons</summary>{note}{table}</details>")
+
+
+def _transfer(runs: Sequence[RunData]) -> str:
+    charts = "".join(
+        f"<figure>{chart}<figcaption>{escape(caption)}</figcaption></figure>"
+        for caption, chart in transfer.charts(runs)
+    )
+    tabled = "".join(
+        f"<h3>{escape(kind)}</h3>{_html_table(*tables.transfer_rows(runs, kind))}" for kind in transfer.kinds(runs)
+    )
+    return f'<div class="grid-two">{charts}</div><details><summary>table</summary>{tabled}</details>'
 
 
 def _training(runs: Sequence[RunData]) -> str:

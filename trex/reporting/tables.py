@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from trex.reporting import transfer
 from trex.reporting.collect import Average, Cell, RunData, average, datasets, probe_kinds
 
 MISSING = "–"
@@ -105,6 +106,9 @@ def text_table(runs: Sequence[RunData]) -> str:
         blocks.append("\n".join([f"probe: {kind}", *aligned([head, *body])]))
     if not blocks:
         blocks.append("no probe results yet")
+    for kind in transfer.kinds(runs):
+        head, body = transfer_rows(runs, kind)
+        blocks.append("\n".join([f"transfer against epoch, probe: {kind}", *aligned([head, *body])]))
     return "\n\n".join([*blocks, "\n".join(notes(runs))])
 
 
@@ -126,10 +130,31 @@ def markdown(runs: Sequence[RunData]) -> str:
     blocks = []
     for kind in probe_kinds(runs):
         head, body = rows(runs, kind)
-        lines = ["| " + " | ".join(_markdown(text) for text in line) + " |" for line in [head, *body]]
-        lines.insert(1, "|" + "---|" * len(head))
-        blocks.append(f"**{kind}**\n\n" + "\n".join(lines))
+        blocks.append(f"**{kind}**\n\n" + _markdown_table(head, body))
+    for kind in transfer.kinds(runs):
+        blocks.append(f"**{kind}, transfer against epoch**\n\n" + _markdown_table(*transfer_rows(runs, kind)))
     return "\n\n".join([*blocks, *notes(runs)]) + "\n"
+
+
+def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(_markdown(text) for text in line) + " |" for line in [head, *body]]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+def transfer_rows(runs: Sequence[RunData], kind: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of the table of accuracies by epoch for one kind of probe."""
+    head = ["run", "epoch", *transfer.datasets(runs, kind)]
+    return head, [[row.run, str(row.epoch), *map(cell_text, row.cells)] for row in transfer.rows(runs, kind)]
+
+
+def milestones_csv(runs: Sequence[RunData]) -> str:
+    """All results at milestones as CSV, one line per result."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["run", "epoch", "dataset", "probe", "seed", "top1", "mean_per_class", "weights"])
+    for row in transfer.csv_rows(runs):
+        writer.writerow([escape_formula(value) for value in row])
+    return out.getvalue()
 
 
 def latex(runs: Sequence[RunData]) -> str:

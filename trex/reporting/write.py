@@ -14,13 +14,16 @@ from trex.reporting.page import page
 
 
 def write_report(runs: Sequence[RunDir], folder: Path) -> Path:
-    """Write index.html, results.csv, table.md and table.tex to `folder`. Returns the path of the page.
+    """Write index.html, results.csv, table.md and table.tex to `folder`, and milestones.csv if there are any results at
+    milestones. Returns the path of the page.
 
     Raises:
         UserError: if one of the runs does not exist.
     """
     data = [collect(run) for run in runs]
     write_text(folder / "results.csv", tables.results_csv(data))
+    if any(one.milestones for one in data):
+        write_text(folder / "milestones.csv", tables.milestones_csv(data))
     write_text(folder / "table.md", tables.markdown(data))
     write_text(folder / "table.tex", tables.latex(data))
     write_text(folder / "index.html", page(data))

@@ -77,6 +77,11 @@ class Saving:
         """Whether the newest checkpoint has this position."""
         return position == self._last
 
+    def is_milestone(self, position: Position) -> bool:
+        """Whether the checkpoint at this position is kept permanently."""
+        every = self._settings.milestone_epochs
+        return bool(every) and position.step == 0 and position.epoch > 0 and position.epoch % every == 0
+
     def write(self, state: State, position: Position, reason: SaveReason) -> None:
         """Write a checkpoint. Every rank must call it.
 
@@ -88,8 +93,7 @@ class Saving:
         """
         started, problem = time.monotonic(), ""
         if self._ranks.is_main:
-            every = self._settings.milestone_epochs
-            milestone = bool(reason in ("epoch", "end") and every and position.epoch % every == 0)
+            milestone = reason in ("epoch", "end") and self.is_milestone(position)
             try:
                 made = self._checkpoints.write(
                     state, self._settings.keep, milestone=milestone, finished=reason == "end"

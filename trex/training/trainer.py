@@ -23,6 +23,7 @@ from trex.loading.training import Batch, TrainingBatches
 from trex.records.events import CheckpointSaved, SaveReason, TrainingResumed, TrainingStarted
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoint, Checkpoints
+from trex.training.evaluation import Evaluation
 from trex.training.metrics import Curves, Meter, duration
 from trex.training.network import Network, build_network
 from trex.training.saving import Request, Saving
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "off": None}
 
 
-def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest) -> None:
+def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluation: Evaluation | None = None) -> None:
     """Train to the last epoch, from the newest checkpoint if there is one. Does nothing if the training has finished.
 
     Args:
@@ -44,6 +45,7 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest) -> None:
         config: the config of the run.
         ranks: this process's rank and the collectives over all ranks.
         stop: true once a signal has asked to stop; checked after every step.
+        evaluation: evaluates milestone checkpoints, on every rank or on none. Its failures never end the training.
 
     Raises:
         Interrupted: a signal asked to stop and the state is saved. Call `train` again to continue.
@@ -58,10 +60,14 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest) -> None:
         return
     if ranks.is_main:
         Checkpoints(run.checkpoints).remove_unfinished()
-    trainer = Trainer(run, config, ranks, stop)
+    trainer = Trainer(run, config, ranks, stop, evaluation)
     try:
         trainer.resume(chosen[0] if chosen else None)
+        if chosen:
+            trainer.evaluate_milestones()  # what the last start could not ask for
         trainer.run_epochs()
+        if evaluation is not None and ranks.is_main:
+            evaluation.finish()
     finally:
         trainer.close()
 
@@ -69,8 +75,10 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest) -> None:
 class Trainer:
     """The training of one rank. The constructor builds everything; then call `resume`, `run_epochs` and `close`."""
 
-    def __init__(self, run: RunDir, config: Config, ranks: Ranks, stop: StopRequest) -> None:
-        self.run, self.config, self.ranks, self.stop = run, config, ranks, stop
+    def __init__(
+        self, run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluation: Evaluation | None = None
+    ) -> None:
+        self.run, self.config, self.ranks, self.stop, self.evaluation = run, config, ranks, stop, evaluation
         _set_up_device(ranks, config)
         self.images = load_split(config.data.dataset, "trainval", config.data)
         self.validation_images = load_split(config.data.dataset, "test", config.data)
@@ -143,6 +151,8 @@ class Trainer:
         """Stop the loader's workers and close the files."""
         self.batches.close()
         self.curves.close()
+        if self.evaluation is not None and self.ranks.is_main:
+            self.evaluation.stop()
 
     # ---- the loop
 
@@ -196,7 +206,7 @@ class Trainer:
             self.end_epoch()
 
     def end_epoch(self) -> None:
-        """Validate if it is due, count the epoch, and save."""
+        """Validate if it is due, count the epoch, save, and let a milestone be evaluated."""
         at, config = self.state.position, self.config
         last = at.epoch + 1 == config.train.epochs
         if last or (at.epoch + 1) % config.train.validate_every == 0:
@@ -205,6 +215,29 @@ class Trainer:
         self.save("end" if last else "epoch")
         if last:
             log.info("training has finished: %d epochs, %d steps", at.epoch, at.global_step)
+        elif self.saving.is_milestone(at):
+            self.evaluate_milestones()
+
+    def evaluate_milestones(self) -> None:
+        """Start the evaluation of the milestones that lack it, and wait for it where it shares this machine.
+
+        Every rank must call it, at a position that is saved.
+        """
+        if self.evaluation is None:
+            return
+        self.agreement.finish()
+        if self.ranks.is_main:
+            self.evaluation.start()
+        waited = False
+        while self.ranks.maximum(int(self.ranks.is_main and self.evaluation.holds_training())):
+            if self.ranks.maximum(int(bool(self.stop))):
+                self.save_and_stop()
+            if not waited and self.ranks.device.type == "cuda":
+                torch.cuda.empty_cache()  # for the processes that evaluate
+            waited = True
+            time.sleep(0.2)
+        if waited:
+            self.last_log = (self.state.position.global_step, time.monotonic())
 
     def validate(self) -> None:
         """Measure and record the accuracy on the test split."""
@@ -240,6 +273,8 @@ class Trainer:
     def log_progress(self) -> None:
         """Log one line of progress. This is the only place in the loop that waits for the device."""
         at, config = self.state.position, self.config
+        if self.evaluation is not None and self.ranks.is_main:
+            self.evaluation.holds_training()  # logs a failure
         means = self.meter.take()
         now, (step, since) = time.monotonic(), self.last_log
         rate = (at.global_step - step) / max(now - since, 1e-9)
