@@ -5,8 +5,13 @@ A path that ends in `.safetensors` is a safetensors file; any other path is a Py
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import re
+import threading
+import warnings
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +20,12 @@ from torch import Tensor
 
 from trex.errors import UserError
 from trex.files import atomic_path
+from trex.placeholders import PLACEHOLDERS
 
 SAFETENSORS = ".safetensors"
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_MAX_INFLATION = 10
+_LOCK = threading.Lock()  #: torch's list of allowed names belongs to the process
 
 
 def save(value: Any, path: Path) -> None:
@@ -39,32 +48,93 @@ def save(value: Any, path: Path) -> None:
             raise OSError(f"cannot write {path}: {_first_line(error)}") from error
 
 
-def load(path: Path, allowed: tuple[type, ...] = ()) -> Any:
+def load(path: Path) -> Any:
     """Read a file written by `save`, `torch.save` or safetensors.
 
-    Tensors are loaded to the CPU. Only weights and plain values are read, so the file cannot run code.
-
-    Args:
-        path: the file.
-        allowed: classes that the file may contain besides tensors and plain containers. They must only hold data, as
-            `argparse.Namespace` does.
+    Tensors are loaded to the CPU. Only tensors and plain values are read, so the file cannot run code. Numpy's scalars
+    become Python's numbers. Numpy's arrays, an `argparse.Namespace` and paths become placeholders
+    (`trex.placeholders`).
 
     Raises:
         UserError: if the file is missing, damaged, or holds anything else.
     """
+    _refuse_pointer(path)
     if path.suffix == SAFETENSORS:
         return _load_safetensors(path)
+    _refuse_inflated(path)
     try:
-        with torch.serialization.safe_globals(list(allowed)):
+        with _only_placeholders():
             return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: refused: {_refused(str(error))}") from error
+    except Exception as error:  # a damaged pickle or archive can raise almost any exception
+        raise UserError(f"{path}: not a readable PyTorch file ({_damage(error)})") from error
+
+
+@contextlib.contextmanager
+def _only_placeholders() -> Iterator[None]:
+    """Let torch's weights-only reader accept the placeholders, and nothing else that this process has allowed."""
+    with _LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of another pickle protocol, or a TorchScript archive: the error says it
+        before = torch.serialization.get_safe_globals()
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(list(PLACEHOLDERS))
+        try:
+            yield
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(before)
+
+
+def _refuse_pointer(path: Path) -> None:
+    """Raise UserError if the file is missing, or if git-lfs left a pointer in its place."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_POINTER))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except pickle.UnpicklingError as error:
-        what = re.search(r"GLOBAL (\S+)", str(error))
-        reason = what[1] if what else str(error).split("\n", 1)[0]
-        raise UserError(f"{path}: refused: it holds more than tensors and plain values ({reason})") from error
-    except Exception as error:  # a damaged pickle or archive can raise almost any exception
-        raise UserError(f"{path}: not a readable PyTorch file ({_first_line(error)})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if start == _POINTER:
+        raise UserError(
+            f"{path}: a git-lfs pointer: the file itself was never downloaded. Run `git lfs pull` in its repository"
+        )
+
+
+def _refuse_inflated(path: Path) -> None:
+    """Raise UserError if the file is an archive that would need far more memory than it has bytes.
+
+    `torch.save` does not compress, and weights can hardly be compressed. A damaged archive is reported later.
+    """
+    with (
+        contextlib.suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError),
+        zipfile.ZipFile(path) as file,
+    ):
+        size, unpacked = path.stat().st_size, sum(entry.file_size for entry in file.infolist())
+        if unpacked > _MAX_INFLATION * size:
+            raise UserError(f"{path}: refused: a compressed archive of {size} bytes that unpacks to {unpacked} bytes")
+
+
+def _refused(message: str) -> str:
+    """Return why torch's weights-only reader refuses a file, without its advice to read the file unsafely."""
+    if what := re.search(r"GLOBAL (\S+)", message):
+        return f"it holds more than tensors and plain values ({what[1]})"
+    if what := re.search(r"Unsupported operand (\d+)", message):
+        return (
+            f"it is no file of torch.save, or one with another pickle protocol than torch's default (instruction "
+            f"{what[1]})"
+        )
+    return "it holds more than tensors and plain values"
+
+
+def _damage(error: Exception) -> str:
+    """Return the first line of an error, without torch's advice to read the file unsafely."""
+    line = _first_line(error)
+    if "TorchScript" in line:
+        return "a TorchScript archive: save its state dict with torch.save"
+    if "weights_only" in line or "legacy .tar" in line:
+        return "a file of an old PyTorch: save its state dict with torch.save again"
+    return line
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -79,8 +149,6 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: safetensors is not installed; pip install safetensors") from None
     try:
         return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,8 +33,7 @@ def read_encoder(path: Path, encoder: str) -> dict[str, Tensor]:
     """Read an encoder's state dict from a file, complete and with the right shapes.
 
     Args:
-        path: a safetensors or PyTorch file, read weights-only. It may contain an `argparse.Namespace`, which cannot
-            run code; released checkpoints contain one.
+        path: a safetensors or PyTorch file, read weights-only.
         encoder: name of the architecture that the weights must fit.
 
     Raises:
@@ -47,7 +45,7 @@ def read_encoder(path: Path, encoder: str) -> dict[str, Tensor]:
 
 def read_file(path: Path) -> Any:
     """Read the content of a weights file, unchanged; see `read_encoder`."""
-    return tensor_files.load(path, allowed=(argparse.Namespace,))
+    return tensor_files.load(path)
 
 
 def encoder_state_dict(value: Any, encoder: str, path: Path) -> dict[str, Tensor]:
