@@ -1,7 +1,7 @@
 """A full checkpoint in the released layout, with random weights.
 
 It is made only from the layout's description: with modules of its own, real steps of torch's SGD and an
-`argparse.Namespace`.
+`argparse.Namespace` that holds a numpy array.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -17,26 +18,41 @@ from torch.nn import functional as F
 ENCODER, HIDDEN, OUTPUT, MEMORY, CLASSES, EPOCH = "resnet18", 32, 16, 96, 7, 1
 
 
-class Head(nn.Module):
-    def __init__(self, width: int, hidden_layers: int) -> None:
+class Unit(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=-1)
+
+
+class Hidden(nn.Module):
+    def __init__(self, width: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
+        self.fc = nn.Linear(width, HIDDEN)
+        self.bn = nn.BatchNorm1d(HIDDEN)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.bn(self.fc(x)))
+
+
+class Head(nn.Module):
+    def __init__(self, width: int, hidden_layers: int, normalized: bool) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [Unit()] if normalized else []
         for _ in range(hidden_layers):
-            layers += [nn.Linear(width, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.GELU()]
+            layers.append(Hidden(width))
             width = HIDDEN
         self.layers = nn.Sequential(*layers, nn.Linear(width, OUTPUT, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(F.normalize(x, dim=-1))
+        return self.layers(x)
 
 
 class Network(nn.Module):
-    def __init__(self, hidden_layers: int) -> None:
+    def __init__(self, hidden_layers: int, normalized: bool) -> None:
         super().__init__()
         self.encoder = torchvision.models.get_model(ENCODER)
         width = self.encoder.fc.in_features
         self.encoder.fc = nn.Identity()
-        self.head = Head(width, hidden_layers)
+        self.head = Head(width, hidden_layers, normalized)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.encoder(x))
@@ -57,13 +73,16 @@ class Classifier(nn.Module):
 
 
 class Released(nn.Module):
-    """A model in the released layout, with `memory`, `clf` or both, as in the recipes."""
+    """A model in the released layout, with `memory` (class means), `clf` (plain), or both.
 
-    def __init__(self, memory: bool = True, clf: bool = True, hidden_layers: int = 1) -> None:
+    `normalized` is False for models that were trained with `--pr_no_input_l2_norm`.
+    """
+
+    def __init__(self, memory: bool = True, clf: bool = False, hidden_layers: int = 1, normalized: bool = True) -> None:
         super().__init__()
-        self.model = Network(hidden_layers)
+        self.model = Network(hidden_layers, normalized)
         if memory:
-            self.model_ema = Network(hidden_layers).requires_grad_(False)
+            self.model_ema = Network(hidden_layers, normalized).requires_grad_(False)
             self.memory = Memory()
         if clf:
             self.clf = Classifier()
@@ -87,7 +106,15 @@ def two_groups(model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": decayed, "weight_decay": 1e-4}, {"params": others, "weight_decay": 0.0}]
 
 
-def released(**parts: Any) -> tuple[Wrapped, torch.optim.SGD, dict[str, Any]]:
+def arguments() -> argparse.Namespace:
+    """The kinds of values that are in the `args` of a real file, numpy's included."""
+    schedule = np.linspace(0, 0.1, 12)
+    return argparse.Namespace(
+        arch=ENCODER, lr_schedule=schedule, mc_global_scale=(0.4, 1.0), lr=schedule[3], seed=np.int64(7), output_dir="x"
+    )
+
+
+def released(amp: bool = True, **parts: Any) -> tuple[Wrapped, torch.optim.SGD, dict[str, Any]]:
     """A model after two training steps, its optimizer, and the checkpoint of both."""
     torch.manual_seed(1)
     model = Wrapped(Released(**parts))
@@ -97,14 +124,14 @@ def released(**parts: Any) -> tuple[Wrapped, torch.optim.SGD, dict[str, Any]]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
     checkpoint = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "epoch": EPOCH,
-        "args": argparse.Namespace(arch=ENCODER, lr=0.01, crops=[1, 8], output_dir="x"),
-        "fp16_scaler": scaler.state_dict(),
+        "args": arguments(),
     }
+    if amp:
+        checkpoint["fp16_scaler"] = torch.amp.GradScaler("cpu", init_scale=512.0).state_dict()
     return model, optimizer, checkpoint
 
 

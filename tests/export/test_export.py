@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,12 @@ from safetensors.torch import load_file
 from tests.records.examples import PROBE_RESULT
 from tests.released import HIDDEN, OUTPUT, Released, Wrapped, two_groups
 from trex.config import Config, load
+from trex.config.loader import to_yaml
 from trex.distributed import Ranks
 from trex.errors import UserError
 from trex.export.write import encoder_of, export, layout_of
 from trex.features.source import state_digest
-from trex.files import sha256
+from trex.files import sha256, write_text
 from trex.model.weights import read_encoder
 from trex.records.environment import Environment
 from trex.records.metrics import MetricsLine
@@ -38,16 +41,23 @@ METHODS = {
 }
 
 
-def trained(root: Path, name: str = "little", finished: bool = True, method: str = "trex_class_means") -> RunDir:
+def trained(
+    root: Path,
+    name: str = "little",
+    finished: bool = True,
+    method: str = "trex_class_means",
+    more: tuple[str, ...] = (),
+    scaler: torch.amp.GradScaler | None = None,
+) -> RunDir:
     """A run with a checkpoint after one training step on random images."""
     settings = [f"name={name}", f"runs={root}/runs", "data.dataset=digits_seen", "model.encoder=resnet18"]
-    config = load(None, Config, [*settings, *METHODS[method], "train.epochs=20", "optimizer.lr=0.0001"])
+    config = load(None, Config, [*settings, *METHODS[method], "train.epochs=20", "optimizer.lr=0.0001", *more])
     torch.manual_seed(0)
     model = build_network(config, len(CLASSES), Ranks(), seed=3)
     optimizer = make_optimizer(model, config.optimizer, torch.device("cpu"))
     model([torch.randn(4, 3, 32, 32)], torch.tensor([0, 1, 2, 3])).loss.backward()
     optimizer.step()
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
     at = Position(20, 0, 160) if finished else Position(3, 2, 26)
     state = TrainingState(model, optimizer, scaler, at).to_dict(Ranks(), config, CLASSES, "d" * 64)
     run = RunDir.of(config)
@@ -116,21 +126,100 @@ def test_exported_encoder_gives_the_same_features_in_torchvision_and_timm(run: R
         torch.testing.assert_close(in_timm.eval().double()(images), expected, rtol=1e-9, atol=1e-9)
 
 
+def read_full(path: Path) -> dict[str, Any]:
+    """Read a full checkpoint as another program does that trusts it with a Namespace and nothing else."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize("hidden_layers", [1, 3])
 @pytest.mark.parametrize("method", ["trex_class_means", "trex_plain"])
-def test_full_file_loads_into_the_released_model_and_optimizer(tmp_path: Path, method: str) -> None:
-    run = trained(tmp_path, method=method)
+def test_full_file_loads_into_the_released_model_and_optimizer(
+    tmp_path: Path, method: str, hidden_layers: int, normalized: bool
+) -> None:
+    more = (f"method.hidden_layers={hidden_layers}", f"method.normalize_input={normalized}")
+    run = trained(tmp_path, method=method, more=more)
     export(run, tmp_path / "x_checkpoint_full.pth", "full", license=None)
-    found = torch.load(tmp_path / "x_checkpoint_full.pth", weights_only=True)
-    assert {"model", "optimizer", "epoch", "args", "fp16_scaler"} <= found.keys()
+    found = read_full(tmp_path / "x_checkpoint_full.pth")
+    assert found.keys() == {"model", "optimizer", "epoch", "args", "trex"}
     assert found["epoch"] == 20
-    theirs = Wrapped(Released(memory=method == "trex_class_means", clf=method == "trex_plain"))
+    has_memory = method == "trex_class_means"
+    theirs = Wrapped(
+        Released(memory=has_memory, clf=not has_memory, hidden_layers=hidden_layers, normalized=normalized)
+    )
     theirs.load_state_dict(found["model"], strict=True)
     optimizer = torch.optim.SGD(two_groups(theirs), lr=0.1, momentum=0.9)
     optimizer.load_state_dict(found["optimizer"])
+    ours = momentum_by_name(run)
     for name, parameter in theirs.named_parameters():
         if parameter.requires_grad:
-            assert optimizer.state[parameter]["momentum_buffer"].shape == parameter.shape, name
+            found_momentum = optimizer.state[parameter]["momentum_buffer"]
+            assert found_momentum.any(), name
+            assert torch.equal(found_momentum, ours[name]), name
     assert optimizer.param_groups[1]["weight_decay"] == 0.0
+
+
+def momentum_by_name(run: RunDir) -> dict[str, torch.Tensor]:
+    """SGD's momentum of a run's parameters under their released names, found without the code that converts names."""
+    state = saved(run)
+    write_text(run.config, to_yaml(state["config"]))
+    config = load(run.config, Config)
+    model = build_network(config, len(CLASSES), Ranks(), seed=0)
+    optimizer = make_optimizer(model, config.optimizer, torch.device("cpu"))
+    optimizer.load_state_dict(state["optimizer"])
+    released = {"encoder": "model.encoder", "projector": "model.head.layers", "classifier": "clf.fc"}
+    made = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part, _, rest = name.partition(".")
+            made[f"module.{released[part]}.{rest}"] = optimizer.state[parameter]["momentum_buffer"]
+    return made
+
+
+def test_names_in_a_full_file_are_those_of_the_description(tmp_path: Path) -> None:
+    run = trained(tmp_path, more=("method.hidden_layers=3",))
+    export(run, tmp_path / "x_checkpoint_full.pth", "full", license=None)
+    model = read_full(tmp_path / "x_checkpoint_full.pth")["model"]
+    others = sorted(name for name in model if ".encoder." not in name)
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    layers = [f"{i}.fc.{k}" for i in (1, 2, 3) for k in ("weight", "bias")]
+    layers += [f"{i}.bn.{k}" for i in (1, 2, 3) for k in norm]
+    heads = [f"module.{net}.head.layers.{k}" for net in ("model", "model_ema") for k in [*layers, "4.weight"]]
+    assert others == sorted([*heads, *(f"module.memory.{k}" for k in ("features", "labels", "ptr"))])
+    resnet = [key for key in torchvision.models.resnet18().state_dict() if not key.startswith("fc.")]
+    for net in ("model", "model_ema"):
+        prefix = f"module.{net}.encoder."
+        assert [name.removeprefix(prefix) for name in model if name.startswith(prefix)] == resnet
+    assert model["module.memory.ptr"].shape == (1,)
+
+
+def test_arguments_of_a_full_file_are_a_namespace_of_plain_values(run: RunDir, tmp_path: Path) -> None:
+    export(run, tmp_path / "x_checkpoint_full.pth", "full", license=None)
+    found = read_full(tmp_path / "x_checkpoint_full.pth")["args"]
+    assert isinstance(found, argparse.Namespace)
+    assert (found.arch, found.memory_size, found.mc_global_scale) == ("resnet18", 96, (0.4, 1.0))
+    assert found.config == saved(run)["config"]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_scaler_is_in_a_full_file_if_there_was_one(tmp_path: Path, enabled: bool) -> None:
+    run = trained(tmp_path, scaler=torch.amp.GradScaler("cpu", init_scale=256.0, enabled=enabled))
+    export(run, tmp_path / "x_checkpoint_full.pth", "full", license=None)
+    found = read_full(tmp_path / "x_checkpoint_full.pth")
+    assert ("fp16_scaler" in found) == enabled
+    assert not enabled or found["fp16_scaler"]["scale"] == 256.0
+
+
+def test_code_in_the_card_of_a_full_file_runs_as_written(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = export(run, tmp_path / "x_checkpoint_full.pth", "full", license=None)
+    (code,) = re.findall(r"```python\n(.*?)```", done.card.read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["checkpoint"]["model"].keys() == read_full(tmp_path / "x_checkpoint_full.pth")["model"].keys()
 
 
 def test_card_describes_the_weights_their_origin_and_their_scores(run: RunDir, tmp_path: Path) -> None:

@@ -65,22 +65,23 @@ def test_error_for_an_unknown_encoder_suggests_the_nearest_name() -> None:
         build_encoder("resnet5")
 
 
+@pytest.mark.parametrize("normalized", [True, False])
 @pytest.mark.parametrize("layers", [0, 1, 3])
-def test_projector_is_linear_norm_gelu_then_linear_without_bias(layers: int) -> None:
-    projector = Projector(10, layers, 8, DIM, normalize_input=True).double()
+def test_projector_is_linear_norm_gelu_then_linear_without_bias(layers: int, normalized: bool) -> None:
+    projector = Projector(10, layers, 8, DIM, normalize_input=normalized).double()
     x = torch.randn(7, 10, dtype=torch.float64)
-    expected = x / x.norm(dim=1, keepdim=True)
+    expected = x / x.norm(dim=1, keepdim=True) if normalized else x
     weights = dict(projector.named_parameters())
     for layer in range(layers):
-        linear, norm = f"{3 * layer}", f"{3 * layer + 1}"
+        linear, norm = f"{layer + normalized}.fc", f"{layer + normalized}.bn"
         expected = expected @ weights[f"{linear}.weight"].T + weights[f"{linear}.bias"]
         expected = (expected - expected.mean(0)) / (expected.var(0, unbiased=False) + 1e-5).sqrt()
         expected = expected * weights[f"{norm}.weight"] + weights[f"{norm}.bias"]
         expected = expected * 0.5 * (1 + torch.erf(expected / math.sqrt(2)))
-    expected = expected @ weights[f"{3 * layers}.weight"].T
-    assert f"{3 * layers}.bias" not in weights
+    expected = expected @ weights[f"{layers + normalized}.weight"].T
+    assert f"{layers + normalized}.bias" not in weights
     assert torch.allclose(projector(x), expected, atol=1e-12)
-    linears = [m for m in Projector(500, 1, 400, 300, normalize_input=True) if isinstance(m, nn.Linear)]
+    linears = [m for m in Projector(500, 1, 400, 300, normalize_input=normalized).modules() if isinstance(m, nn.Linear)]
     assert all(abs(float(m.weight.detach().std()) - 0.02) < 5e-4 for m in linears)
     assert not linears[0].bias.any()
 

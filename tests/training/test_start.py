@@ -57,13 +57,17 @@ def read_start_of(config: Config) -> Start:
 def full(tmp_path_factory) -> tuple[Path, Any, dict[str, Any]]:
     """A released full checkpoint with all parts that such a file can have."""
     path = tmp_path_factory.mktemp("zoo") / "x_checkpoint_full.pth"
-    model, _, checkpoint = released()
+    model, _, checkpoint = released(clf=True)
     torch.save(checkpoint, path)
     return path, model, checkpoint
 
 
 def start_settings(path: Path, how: str, *more: str) -> list[str]:
     return [f"train.start={path}", f"train.start_with={how}", *more]
+
+
+def projector_settings(hidden_layers: int, normalized: bool) -> tuple[str, ...]:
+    return f"method.hidden_layers={hidden_layers}", f"method.normalize_input={normalized}"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -103,10 +107,14 @@ def test_start_with_weights_loads_encoder_and_projector_but_no_optimizer_state(t
 
 
 @pytest.mark.parametrize("clf", [True, False])
-def test_start_with_all_loads_all_parts_of_a_released_checkpoint(tiny, saved_run, tmp_path: Path, clf: bool) -> None:
-    model, optimizer, checkpoint = released(clf=clf)
+@pytest.mark.parametrize(("hidden_layers", "normalized"), [(1, True), (3, True), (1, False), (3, False)])
+def test_start_with_all_loads_all_parts_of_a_released_checkpoint(
+    tiny, saved_run, tmp_path: Path, hidden_layers: int, normalized: bool, clf: bool
+) -> None:
+    model, optimizer, checkpoint = released(clf=clf, hidden_layers=hidden_layers, normalized=normalized)
     torch.save(checkpoint, tmp_path / "full.pth")
-    config = tiny("a", *start_settings(tmp_path / "full.pth", "all", "train.precision=fp16"))
+    settings = ("train.precision=fp16", *projector_settings(hidden_layers, normalized))
+    config = tiny("a", *start_settings(tmp_path / "full.pth", "all", *settings))
     state = initial_state(saved_run(config), config)
     theirs = checkpoint["model"]
     for key, value in state.model.state_dict().items():
@@ -128,20 +136,42 @@ def test_start_with_all_loads_all_parts_of_a_released_checkpoint(tiny, saved_run
     assert state.position.global_step > 0
 
 
-def test_start_with_all_loads_the_learned_class_weights_of_a_plain_recipe(tiny, saved_run, tmp_path: Path) -> None:
-    _, _, checkpoint = released(memory=False)
-    checkpoint["fp16_scaler"] = None
+@pytest.mark.parametrize(("hidden_layers", "normalized"), [(1, True), (3, True), (1, False)])
+@pytest.mark.parametrize("amp", [True, False])
+def test_start_with_all_loads_the_learned_class_weights_of_a_plain_recipe(
+    tiny, saved_run, tmp_path: Path, hidden_layers: int, normalized: bool, amp: bool
+) -> None:
+    _, _, checkpoint = released(amp=amp, memory=False, clf=True, hidden_layers=hidden_layers, normalized=normalized)
+    assert ("fp16_scaler" in checkpoint) == amp
     torch.save(checkpoint, tmp_path / "full.pth")
-    config = tiny("a", *start_settings(tmp_path / "full.pth", "all"), method="trex_plain")
+    settings = ("train.precision=fp16", *projector_settings(hidden_layers, normalized))
+    config = tiny("a", *start_settings(tmp_path / "full.pth", "all", *settings), method="trex_plain")
     state = initial_state(saved_run(config), config)
     assert torch.equal(state.model.classifier.weight, checkpoint["model"]["module.clf.fc.weight"])
     assert state.model.classifier.weight in state.optimizer.state
+    assert state.scaler.get_scale() == (512.0 if amp else 65536.0)
 
 
-def test_projector_gives_the_same_outputs_as_the_released_one(tiny, saved_run, tmp_path: Path) -> None:
-    model, _, checkpoint = released(hidden_layers=3)
+def test_checkpoint_without_the_prefix_of_ddp_is_the_same(tiny, full, tmp_path: Path) -> None:
+    checkpoint = copy.deepcopy(shrunk(full[2]))
+    checkpoint["model"] = {key.removeprefix("module."): value for key, value in checkpoint["model"].items()}
+    torch.save(checkpoint, tmp_path / "bare.pth")
+    torch.save(shrunk(full[2]), tmp_path / "wrapped.pth")
+    bare, wrapped = (
+        read_start_of(tiny("a", *start_settings(tmp_path / name, "all"))) for name in ("bare.pth", "wrapped.pth")
+    )
+    assert bare.model.keys() == wrapped.model.keys()
+    assert bare.momentum.keys() == wrapped.momentum.keys()
+
+
+@pytest.mark.parametrize(("hidden_layers", "normalized"), [(1, True), (3, True), (1, False), (3, False)])
+def test_projector_gives_the_same_outputs_as_the_released_one(
+    tiny, saved_run, tmp_path: Path, hidden_layers: int, normalized: bool
+) -> None:
+    model, _, checkpoint = released(hidden_layers=hidden_layers, normalized=normalized)
     torch.save(checkpoint, tmp_path / "full.pth")
-    config = tiny("a", *start_settings(tmp_path / "full.pth", "weights", "method.hidden_layers=3"))
+    settings = projector_settings(hidden_layers, normalized)
+    config = tiny("a", *start_settings(tmp_path / "full.pth", "weights", *settings))
     ours, theirs = initial_state(saved_run(config), config).model.eval(), model.module.model.eval()
     images = torch.randn(4, 3, 32, 32)
     with torch.inference_mode():
@@ -312,6 +342,9 @@ def test_same_checkpoint_without_damage_is_accepted(tiny, full, tmp_path: Path) 
     ("how", "setting", "expected"),
     [
         ("all", "method.hidden_layers=3", "is not a training state of this config's model:\n  missing"),
+        ("all", "method.hidden_layers=3", r"\nThe file was made with method\.hidden_layers=1\. To load only"),
+        ("all", "method.normalize_input=false", r"The file was made with method\.normalize_input=true\. To"),
+        ("weights", "method.hidden_dim=64", r"The file was made with method\.hidden_dim=32\. To"),
         ("weights", "method.hidden_layers=3", "its projector does not match the config"),
         ("encoder", "model.encoder=resnet34", "does not hold the weights of a resnet34"),
         (

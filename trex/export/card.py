@@ -80,8 +80,11 @@ def _use(facts: Facts) -> str:
     encoder = facts.saved["config"]["model"]["encoder"]
     if facts.layout == "full":
         return (
-            f'`torch.load("{facts.file}", weights_only=True)` returns a dict of tensors and plain values with the keys '
-            f"`model`, `optimizer`, `epoch`, `args` and `fp16_scaler`. The toolkit can evaluate its encoder "
+            f"```python\nimport argparse\n\nimport torch\n\n"
+            f"with torch.serialization.safe_globals([argparse.Namespace]):  # the class of `args`\n"
+            f'    checkpoint = torch.load("{facts.file}", map_location="cpu", weights_only=True)\n```\n\n'
+            f"`checkpoint` is a dict in the layout of the released program: `model`, `optimizer`, `epoch` (epochs "
+            f"finished), `args` and, if mixed precision was used, `fp16_scaler`. The toolkit can evaluate its encoder "
             f"(`extract.weights={facts.file}`), and start or continue a training with it (`train.start={facts.file}`)."
         )
     load = f'torch.load("{facts.file}", weights_only=True)'

@@ -66,6 +66,13 @@ class Method(MethodSettings, ABC):
     def classify(self, parts: Parts, images: Tensor) -> Tensor:
         """Compute (N, classes) logits of (N, 3, H, W) normalized images, for the validation during training."""
 
+    def settings_of(self, state: Mapping[str, Tensor]) -> dict[str, object] | None:
+        """Return settings of this method that a checkpoint was trained with, if names and shapes show them.
+
+        Args:
+            state: the tensors of the checkpoint, under this project's names.
+        """
+
     def checkpoint_problem(self, state: Mapping[str, Tensor], classes: int) -> str | None:
         """Say why a checkpoint does not fit a dataset with `classes` classes, or return None if it fits.
 

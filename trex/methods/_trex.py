@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from trex.model.parts import Parts
     from trex.model.projector import Projector
 
-#: Released names of encoder and projector. In both layouts the encoder has torchvision's keys, and the projector is the
-#: same Sequential with the same indices.
+#: Released names of encoder and projector. In both layouts the encoder has torchvision's keys, and the projector the
+#: names of `trex.model.projector`.
 TRAINED_NAMES = {"encoder.": "module.model.encoder.", "projector.": "module.model.head.layers."}
 
 
@@ -41,6 +42,21 @@ class Trex(Method):
         return Projector(
             encoder.feature_dim, self.hidden_layers, self.hidden_dim, self.output_dim, self.normalize_input
         )
+
+    def settings_of(self, state: Mapping[str, Tensor]) -> dict[str, object] | None:
+        """Return the projector's settings."""
+        hidden = {key: value for key, value in state.items() if re.fullmatch(r"projector\.\d+\.fc\.weight", key)}
+        last = {key: value for key, value in state.items() if re.fullmatch(r"projector\.\d+\.weight", key)}
+        if len(last) != 1:
+            return None
+        ((key, output),) = last.items()
+        dims = {"hidden_dim": next(iter(hidden.values())).shape[0]} if hidden else {}
+        return {
+            "hidden_layers": len(hidden),
+            **dims,
+            "output_dim": output.shape[0],
+            "normalize_input": int(key.split(".")[1]) > len(hidden),
+        }
 
     def forward(self, parts: Parts, crops: Sequence[Tensor], labels: Tensor) -> Output:
         """Compute the mean cross-entropy over all crops. The projector runs once, the encoder once per resolution."""

@@ -1,13 +1,14 @@
 """Read and write full checkpoints in the layout of the released t-ReX program, and read this project's own ones.
 
-The layout is known from its published description (docs/zoo.md), not from a file. Its keys are `model`, `optimizer`
-(the state of torch's SGD over two groups of parameters, first those with weight decay), `epoch` (epochs finished),
-`args` and `fp16_scaler`. Files that this project writes in that layout also contain `trex`: the steps within the epoch
-and the class names. Each method lists the names of its parts in the layout (`released_names` in trex/methods/).
+Its keys (docs/zoo.md) are `model`, `optimizer` (the state of torch's SGD over two groups of parameters, first those
+with weight decay), `epoch` (epochs finished), `args` (an `argparse.Namespace`) and, with mixed precision,
+`fp16_scaler`. Files that this project writes in that layout also contain `trex`: the steps within the epoch and the
+class names. Each method lists the names of its parts in the layout (`released_names` in trex/methods/).
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,8 +107,7 @@ def _count(value: Any, name: str, path: Path) -> int:
 def to_released(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a state from `TrainingState.to_dict` to the released layout.
 
-    `args` is the config as plain dicts, because a file with an `argparse.Namespace` does not load with
-    `weights_only=True`.
+    `args` is an `argparse.Namespace`, as in the released files; `arguments` lists its names.
 
     Raises:
         UserError: if the layout has no place for the method of the state.
@@ -124,14 +124,42 @@ def to_released(saved: Mapping[str, Any]) -> dict[str, Any]:
     if (pointer := model.get(_POINTER)) is not None:
         model[_POINTER] = pointer.reshape(1)
     at = saved["position"]
-    return {
+    made = {
         "model": model,
         "optimizer": saved["optimizer"],
         "epoch": at["epoch"],
-        "args": saved["config"],
-        "fp16_scaler": saved["scaler"] or None,
+        "args": arguments(saved["config"]),
         "trex": {"step": at["step"], "global_step": at["global_step"], "classes": saved["classes"]},
     }
+    return made | ({"fp16_scaler": saved["scaler"]} if saved["scaler"] else {})
+
+
+def arguments(config: Mapping[str, Any]) -> argparse.Namespace:
+    """Return the settings that people look for in `args`, and the complete config, as plain values.
+
+    Args:
+        config: a config of a t-ReX method as plain dicts.
+    """
+    crops, method, optimizer, train = (config[section] for section in ("crops", "method", "optimizer", "train"))
+    return argparse.Namespace(
+        arch=config["model"]["encoder"],
+        epochs=train["epochs"],
+        batch_size=train["batch_size"],
+        seed=train["seed"],
+        lr=optimizer["lr"],
+        weight_decay=optimizer["weight_decay"],
+        momentum=optimizer["momentum"],
+        mc_global_number=crops["global_count"],
+        mc_global_scale=tuple(crops["global_scale"]),
+        mc_local_number=crops["local_count"],
+        mc_local_scale=tuple(crops["local_scale"]),
+        memory_size=method.get("memory_bank_size", 0),
+        pr_hidden_layers=method["hidden_layers"],
+        pr_hidden_dim=method["hidden_dim"],
+        pr_output_dim=method["output_dim"],
+        pr_no_input_l2_norm=not method["normalize_input"],
+        config=config,
+    )
 
 
 def _renamed(key: str, names: Mapping[str, str]) -> str | None:

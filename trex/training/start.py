@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -103,9 +104,16 @@ def _part(part: str, found: Mapping[str, Tensor], model: Network, path: Path) ->
     if difference := key_difference(mine, wanted):
         raise UserError(
             f"{path}: its {part} does not match the config (section method):\n"
-            f"{difference}\nTo load only the encoder, set train.start_with=encoder"
+            f"{difference}\n{_other_settings(found, model)}To load only the encoder, set train.start_with=encoder"
         )
     return {key: mine[key] for key in wanted if key in mine}
+
+
+def _other_settings(found: Mapping[str, Tensor], model: Network) -> str:
+    """Name the settings of the method that differ between a checkpoint and the config, as far as can be seen."""
+    settings = (model.method.settings_of(found) or {}).items()
+    differ = [f"method.{key}={json.dumps(value)}" for key, value in settings if getattr(model.method, key) != value]
+    return f"The file was made with {' '.join(differ)}. " if differ else ""
 
 
 def _start_with_all(
@@ -137,7 +145,10 @@ def _require_same_model(full: FullCheckpoint, model: Network, path: Path) -> Non
     used = model.method.released_names.values()
     unused = tuple(part for part in PARTS if not any(name.startswith(part) for name in used))
     if difference := key_difference(full.model, model.state_dict(), allowed=unused):
-        raise UserError(f"{path} is not a training state of this config's model:\n{difference}\n{_WEIGHTS_HINT}")
+        raise UserError(
+            f"{path} is not a training state of this config's model:\n{difference}\n"
+            f"{_other_settings(full.model, model)}{_WEIGHTS_HINT}"
+        )
     ignored = [part.rstrip(".") for part in unused if any(key.startswith(part) for key in full.model)]
     if ignored:
         log.info("%s: ignoring %s, which the method %s does not have", path.name, ", ".join(ignored), model.method.name)

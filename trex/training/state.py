@@ -16,7 +16,7 @@ from trex.distributed import Ranks
 from trex.errors import ResumeRefused
 from trex.training.network import Network
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass
