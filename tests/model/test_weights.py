@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,70 @@ def test_file_with_two_networks_gives_the_one_that_its_authors_evaluate_and_logs
     tmp_path: Path, resnet, caplog, taken: str, left: str
 ) -> None:
     torch.save({left: other(resnet), taken: prefixed("module.backbone.", resnet)}, tmp_path / "w.pth")
+    with caplog.at_level(logging.WARNING):
+        assert_read(tmp_path / "w.pth", resnet)
+    assert f"w.pth holds several networks: '{taken}.module.backbone.' is used, '{left}.' not" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("taken", "left"),
+    [
+        ("module.base_encoder.", "module.momentum_encoder."),  # MoCo v3
+        ("module.encoder_q.", "module.encoder_k."),  # MoCo
+        ("module.model.encoder.", "module.model_ema.encoder."),  # released full checkpoints
+        ("backbone.", "momentum_backbone."),
+    ],
+)
+def test_momentum_network_next_to_the_trained_one_is_left_out_and_the_log_says_so(
+    tmp_path: Path, resnet, caplog, taken: str, left: str
+) -> None:
+    torch.save({"state_dict": {**prefixed(left, other(resnet)), **prefixed(taken, resnet)}}, tmp_path / "w.pth")
+    with caplog.at_level(logging.WARNING):
+        assert_read(tmp_path / "w.pth", resnet)
+    assert f"w.pth holds several networks: '{taken}' is used, '{left}' not" in caplog.text
+
+
+def test_file_with_one_network_logs_no_choice(tmp_path: Path, resnet, caplog) -> None:
+    torch.save({"model": {**prefixed("module.", resnet), "model_ema.x": torch.zeros(1)}}, tmp_path / "w.pth")
     with caplog.at_level(logging.INFO):
         assert_read(tmp_path / "w.pth", resnet)
-    assert f"using {taken}" in caplog.text
-    assert left in caplog.text
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("first", ["", "module.", "backbone."])
+@pytest.mark.parametrize("second", ["encoder.", "model."])
+def test_two_networks_under_known_prefixes_are_a_question_and_its_answer_works(
+    tmp_path: Path, resnet, first: str, second: str
+) -> None:
+    path, lines = tmp_path / "w.pth", tmp_path / "map.yaml"
+    torch.save({**prefixed(first, resnet), **prefixed(second, other(resnet))}, path)
+    with pytest.raises(UserError, match=r"holds 2 complete networks[\s\S]*set extract\.key_map to a file") as caught:
+        read_encoder(path, "resnet18")
+    assert [f"'{prefix}'" in str(caught.value) for prefix in (first, second) if prefix] == [True] * len(
+        [prefix for prefix in (first, second) if prefix]
+    )
+    lines.write_text(re.split(r"leave out all others:\n", str(caught.value))[1])
+    found = read_encoder(path, "resnet18", lines)
+    assert all(torch.equal(found[key], resnet[key]) for key in found)
+    lines.write_text(f"'{second}': ''\n'': null\n")
+    assert not read_encoder(path, "resnet18", lines)["conv1.weight"].any()
+
+
+@pytest.mark.parametrize("place", ["net.", "module.module."])
+def test_network_under_an_unknown_prefix_is_named_in_the_error_and_its_answer_works(
+    tmp_path: Path, resnet, place: str
+) -> None:
+    torch.save(prefixed(place, resnet), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=f"holds a resnet18 under '{re.escape(place)}'") as caught:
+        read_encoder(tmp_path / "w.pth", "resnet18")
+    (tmp_path / "map.yaml").write_text(re.split(r"leave out all others:\n", str(caught.value))[1])
+    found = read_encoder(tmp_path / "w.pth", "resnet18", tmp_path / "map.yaml")
+    assert all(torch.equal(found[key], resnet[key]) for key in found)
+
+
+def test_state_dict_of_numpy_arrays_is_read(tmp_path: Path, resnet) -> None:
+    torch.save({"state_dict": {key: value.numpy() for key, value in resnet.items()}}, tmp_path / "w.pth")
+    assert_read(tmp_path / "w.pth", resnet)
 
 
 @pytest.mark.parametrize("part", ["fc.weight", "projection_head.0.weight", "prototypes.weight", "predictor.3.bias"])

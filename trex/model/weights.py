@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,13 @@ from torch import Tensor
 
 from trex import tensor_files
 from trex.errors import UserError
+from trex.model import networks
 from trex.model.encoder import build_encoder_on_meta, encoder_names
+from trex.model.key_map import KeyMap, suggestion
+from trex.wording import counted
 
 log = logging.getLogger(__name__)
 
-#: Keys under which toolkits store a state dict in a checkpoint. If a file has several, the first of this list is used:
-#: the trained network before its running average, as t-ReX is evaluated; DINO's teacher, as DINO is evaluated.
-_CONTAINERS = ("model", "state_dict", "teacher", "student", "model_ema", "state_dict_ema")
-#: Prefixes that toolkits put in front of an encoder's keys. Those of a momentum encoder (`module.model_ema.`,
-#: `encoder_k.`) are left out on purpose.
-_PREFIXES = ("module.", "model.", "backbone.", "encoder.", "base_encoder.", "encoder_q.", "_orig_mod.")
 #: Keys that may appear with the same prefix as the encoder's keys: the heads of classifiers and of pretext tasks.
 _HEADS = (
     "fc.", "head.", "heads.", "classifier.", "projector.", "projection_head.", "prototypes.", "predictor.",
@@ -29,18 +27,37 @@ _HEADS = (
 _MAX_SHOWN = 8
 
 
-def read_encoder(path: Path, encoder: str) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class EncoderWeights:
+    """An encoder's state dict from a file."""
+
+    state: dict[str, Tensor]
+    choice: str = ""  #: if the file holds several complete networks: which of them this is, in words
+
+
+@dataclass(frozen=True)
+class KeyMapSetting:
+    """The file that maps the names in a weights file, if there is one, and the setting that names it."""
+
+    path: Path | None = None
+    setting: str = "extract.key_map"
+
+
+def read_encoder(path: Path, encoder: str, key_map: Path | None = None) -> dict[str, Tensor]:
     """Read an encoder's state dict from a file, complete and with the right shapes.
+
+    If the file holds several complete networks, the log says which of them is used.
 
     Args:
         path: a safetensors or PyTorch file, read weights-only.
         encoder: name of the architecture that the weights must fit.
+        key_map: a file that maps the names in `path` to the encoder's (`trex.model.key_map`).
 
     Raises:
-        UserError: if the file cannot be read, or does not hold exactly this encoder's weights. Weights are never loaded
+        UserError: if a file cannot be read, or does not hold exactly this encoder's weights. Weights are never loaded
             partially.
     """
-    return encoder_state_dict(read_file(path), encoder, path)
+    return find_encoder(read_file(path), encoder, path, KeyMapSetting(key_map)).state
 
 
 def read_file(path: Path) -> Any:
@@ -48,40 +65,81 @@ def read_file(path: Path) -> Any:
     return tensor_files.load(path)
 
 
-def encoder_state_dict(value: Any, encoder: str, path: Path) -> dict[str, Tensor]:
-    """Return the encoder's state dict from `value`, the content of the file `path`; see `read_encoder`."""
+def find_encoder(value: Any, encoder: str, path: Path, key_map: KeyMapSetting | None = None) -> EncoderWeights:
+    """Return the encoder's weights in `value`, the content of the file `path`; see `read_encoder`."""
+    key_map = key_map or KeyMapSetting()
     wanted = build_encoder_on_meta(encoder).state_dict()
-    found = _best_part(state_dict(value, path), wanted)
+    states = networks.state_dicts(value, path)
+    if key_map.path:
+        found, choice = _mapped(states, path, KeyMap.read(key_map.path)), ""
+        hint = f"A name in the file that the encoder does not need is left out by a line `name: null` in {key_map.path}"
+    else:
+        found, choice, hint = _chosen(states, wanted, encoder, path, key_map)
     difference = key_difference(found, wanted, allowed=_HEADS)
     if difference:
         fitting = _fitting_encoder(found)
-        hint = f"The file holds a {fitting}: set model.encoder={fitting}" if fitting else "Check model.encoder."
+        if fitting:
+            hint = f"The file holds a {fitting}: set model.encoder={fitting}"
+        hint = hint or suggestion(found, wanted, key_map.setting) or "Check model.encoder."
         raise UserError(f"{path} does not hold the weights of a {encoder}:\n{difference}\n{hint}")
-    return {key: found[key] if key in found else torch.zeros((), dtype=torch.int64) for key in wanted}
+    if choice:
+        log.warning("%s holds several networks: %s", path.name, choice)
+    state = {key: found[key] if key in found else torch.zeros((), dtype=torch.int64) for key in wanted}
+    return EncoderWeights(state, choice)
 
 
-def state_dict(value: Any, path: Path) -> dict[str, Tensor]:
-    """Return the tensors of `value`, which is a state dict or a checkpoint that contains one.
+_States = Mapping[str, Mapping[str, Tensor]]
+
+
+def _mapped(states: _States, path: Path, mapping: KeyMap) -> dict[str, Tensor]:
+    """Return the weights under the names of a mapping file.
+
+    A line may name a state dict that is not used by default, such as `student.`; then its weights are included.
+    """
+    (_, default), *others = states.items()
+    named = {
+        f"{other}.{key}": value
+        for other, state in others
+        if any(line.startswith(f"{other}.") for line in mapping.lines)
+        for key, value in state.items()
+    }
+    return mapping.apply({**default, **named}, path)
+
+
+def _chosen(
+    states: _States, wanted: Mapping[str, Tensor], encoder: str, path: Path, key_map: KeyMapSetting
+) -> tuple[dict[str, Tensor], str, str]:
+    """Return the weights of the network that a file holds under known keys and prefixes; its name; a hint for errors.
 
     Raises:
-        UserError: if there is no state dict, or it contains no tensors.
+        UserError: if it holds several, and no convention says which of them the encoder is.
     """
-    if isinstance(value, Mapping):
-        inside = [key for key in _CONTAINERS if _holds_tensors(value.get(key))]
-        if len(inside) > 1:
-            log.info("%s contains %s: using %s", path.name, " and ".join(sorted(inside)), inside[0])
-        if inside:
-            value = value[inside[0]]
-    if not isinstance(value, Mapping):
-        raise UserError(f"{path}: expected a state dict, found a {type(value).__name__}")
-    tensors = {str(key): item for key, item in value.items() if isinstance(item, Tensor)}
-    if not tensors:
-        raise UserError(f"{path}: it contains no tensors")
-    return tensors
+    (container, state), *others = states.items()
+    complete = networks.complete_networks(state, wanted)
+    known = [prefix for prefix in complete if networks.is_known(prefix)]
+    if len(known) > 1:
+        raise UserError(f"{path} holds {counted(len(known), 'complete network')}. {_question(known, encoder, key_map)}")
+    prefix = known[0] if known else networks.best_prefix(state, wanted)
+    unused = [other for other in complete if other != prefix]
+    unused += [f"{name}.{other}" for name, inside in others for other in networks.complete_networks(inside, wanted)]
+    if not known and unused:
+        return networks.behind(prefix, state), "", _question(unused, encoder, key_map)
+    used = f"{container}.{prefix}" if others else prefix
+    choice = f"{_shown(used)} is used, {' and '.join(map(_shown, unused))} not" if unused else ""
+    return networks.behind(prefix, state), choice, ""
 
 
-def _holds_tensors(value: Any) -> bool:
-    return isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
+def _question(prefixes: list[str], encoder: str, key_map: KeyMapSetting) -> str:
+    first, *others = prefixes
+    lines = [f"'{first}': ''", "'': null"] if first else [f"'{other}': null" for other in others]
+    return (
+        f"It holds a {encoder} under {' and '.join(map(_shown, prefixes))}. To use the first, set {key_map.setting} to "
+        f"a file with these lines, which map its names and leave out all others:\n    " + "\n    ".join(lines)
+    )
+
+
+def _shown(prefix: str) -> str:
+    return f"'{prefix}'" if prefix else "the names without prefix"
 
 
 def key_difference(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], allowed: tuple[str, ...] = ()) -> str:
@@ -108,30 +166,6 @@ def _listed(title: str, lines: list[str]) -> str:
     shown = [f"    {line}" for line in lines[:_MAX_SHOWN]]
     more = [f"    … and {len(lines) - _MAX_SHOWN} more"] if len(lines) > _MAX_SHOWN else []
     return "\n".join([f"  {title}, {len(lines)}:", *shown, *more])
-
-
-def _best_part(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the keys that share the prefix with the most wanted keys, without that prefix.
-
-    Keys with other prefixes belong to other parts of the network: the projector, a momentum encoder, a memory bank. If
-    several prefixes have equally many wanted keys, the shortest is used.
-    """
-    parts: dict[str, dict[str, Tensor]] = {"": {}}
-    for key, value in state.items():
-        for prefix in _prefixes(key):
-            parts.setdefault(prefix, {})[key.removeprefix(prefix)] = value
-    best = max(parts, key=lambda prefix: (len(parts[prefix].keys() & wanted.keys()), -len(prefix)))
-    return parts[best]
-
-
-def _prefixes(key: str) -> Iterator[str]:
-    """Yield every prefix that may be removed from `key`: known prefixes in any order, each at most once."""
-    yield ""
-    taken, left = "", set(_PREFIXES)
-    while prefix := next((one for one in left if key.startswith(taken + one)), ""):
-        taken += prefix
-        left.remove(prefix)
-        yield taken
 
 
 def _fitting_encoder(found: Mapping[str, Tensor]) -> str | None:

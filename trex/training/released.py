@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trex.errors import UserError
 from trex.methods import Method, method_named
-from trex.model.weights import state_dict
+from trex.model.networks import state_dict
 from trex.training.state import FORMAT
 
 #: Prefixes of the keys of the layout's parts. A file may contain both a learned class weight and a memory bank.

@@ -16,7 +16,7 @@ from torch import Tensor
 from trex.config.schema import Config
 from trex.errors import UserError
 from trex.files import sha256
-from trex.model.weights import encoder_state_dict, key_difference, read_file
+from trex.model.weights import find_encoder, key_difference, read_file
 from trex.training.network import Network
 from trex.training.released import CLASS_WEIGHT, PARTS, FullCheckpoint, full_checkpoint
 from trex.training.state import Position, TrainingState
@@ -76,7 +76,7 @@ def read_start(config: Config, model: Network, classes: tuple[str, ...], steps_p
     if how == "all":
         full = full_checkpoint(value, path, model.method)
         return _start_with_all(path, digest, full, config, model, classes, steps_per_epoch)
-    parts = {"encoder": encoder_state_dict(value, config.model.encoder, path)}
+    parts = {"encoder": find_encoder(value, config.model.encoder, path).state}
     if how == "weights":
         parts |= _reusable(value, model, path)
     originals = {name: name for name in parts} | {
