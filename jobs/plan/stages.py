@@ -127,15 +127,16 @@ def _feature_files(run: RunDir, dataset: str) -> tuple[Path, Path]:
 def results_of(config: Config, item: Item) -> list[tuple[str, int]]:
     """Return the kind and seed of each probe of an item."""
     seeds = item.seeds or range(config.probe.seeds)
-    return [(kind, seed) for kind in config.probe.kinds for seed in seeds]
+    return [(kind.name, seed) for kind in kinds_of(config.probe) for seed in seeds if kind.runs(seed)]
 
 
 def _seeds_of_jobs(config: ProbeConfig) -> list[tuple[int, ...]]:
-    share_work = all(kind.seeds_share_work for kind in kinds_of(config))
-    size = config.seeds_per_job or (config.seeds if share_work else 1)
-    if size >= config.seeds:
+    kinds = kinds_of(config)
+    seeds = [seed for seed in range(config.seeds) if any(kind.runs(seed) for kind in kinds)]
+    share_work = all(kind.seeds_share_work for kind in kinds)
+    size = config.seeds_per_job or (len(seeds) if share_work else 1)
+    if size >= len(seeds):
         return [()]
-    seeds = range(config.seeds)
     return [tuple(seeds[start : start + size]) for start in seeds[::size]]
 
 

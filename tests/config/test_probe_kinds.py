@@ -9,7 +9,7 @@ import pytest
 from trex.config import Config, ConfigError, load
 from trex.config.probe_kinds import PROBE_KINDS, parse_probe_name
 
-FORMS = "exact, exact-<shots>shot, published, published-<shots>shot, knn<k>"
+FORMS = "exact, exact-<shots>shot, published, published-<shots>shot, knn<k>, knn<k>-t<temperature>"
 
 
 def mistake(tmp_path: Path, kinds: str) -> str:
@@ -24,7 +24,7 @@ def mistake(tmp_path: Path, kinds: str) -> str:
     ("name", "meant"),
     [
         ("exakt", "exact"), ("exact-5shots", "exact-5shot"), ("exact5-shot", "exact-5shot"), ("knn", "knn5"),
-        ("k-nn20", "knn20"), ("publishd-1shot", "published-1shot"), ("knn020", "knn20"),
+        ("k-nn20", "knn20"), ("publishd-1shot", "published-1shot"), ("knn020", "knn20"), ("knn-t0.1", "knn1-t1"),
     ],
 )  # fmt: skip
 def test_wrong_name_is_a_mistake_with_its_line_and_the_nearest_name(tmp_path: Path, name: str, meant: str) -> None:
@@ -32,7 +32,24 @@ def test_wrong_name_is_a_mistake_with_its_line_and_the_nearest_name(tmp_path: Pa
     assert found == (f"recipe.yaml:4:3: 'probe.kinds' has {name!r}: expected one of {FORMS}; did you mean {meant!r}?")
 
 
-@pytest.mark.parametrize("name", ["exact-0shot", "knn0", "knn1000000", "knn20 ", "Exact", "knn²", "'..'", "''"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "exact-0shot",
+        "knn0",
+        "knn1000000",
+        "knn20 ",
+        "knn20-t0",
+        "knn20-t0.0",
+        "knn20-t0.10",
+        "knn20-t",
+        "knn20-t.1",
+        "Exact",
+        "knn²",
+        "'..'",
+        "''",
+    ],
+)
 def test_name_that_matches_no_form_exactly_is_refused(tmp_path: Path, name: str) -> None:
     assert f"expected one of {FORMS}" in mistake(tmp_path, f'["{name}"]')
 
@@ -44,6 +61,6 @@ def test_empty_list_of_kinds_and_repeated_kinds_are_refused(tmp_path: Path) -> N
 
 def test_name_of_each_form_matches_this_form(tmp_path: Path) -> None:
     for form in PROBE_KINDS:
-        name = form.replace("<shots>", "7").replace("<k>", "7")
+        name = form.replace("<shots>", "7").replace("<k>", "7").replace("<temperature>", "7")
         assert parse_probe_name(name).form == form
         assert set(parse_probe_name(name).numbers.values()) <= {7}

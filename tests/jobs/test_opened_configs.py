@@ -111,6 +111,8 @@ def test_key_of_a_job_is_its_stage_dataset_and_seeds(item: Item, name: str) -> N
         (["probe.seeds=2", "probe.kinds=[published]"], [(0,), (1,)]),
         (["probe.seeds=2", "probe.kinds=[exact, published]"], [(0,), (1,)]),
         (["probe.seeds=1", "probe.kinds=[published]"], [()]),
+        (["probe.seeds=5", "probe.kinds=[knn10, knn20]", "probe.seeds_per_job=1"], [()]),
+        (["probe.seeds=2", "probe.kinds=[exact, knn20]", "probe.seeds_per_job=1"], [(0,), (1,)]),
     ],
 )
 def test_seeds_are_shared_out_among_the_jobs_of_a_dataset(settings: list[str], expected: list[tuple[int, ...]]) -> None:

@@ -30,7 +30,7 @@ name: evaluated
 data: {dataset: digits_seen, workers: 0}
 model: {encoder: resnet18}
 extract: {datasets: [digits_unseen, digits_seen], weights: pixels, resize: 8, crop: 8}
-probe: {seeds: 2}
+probe: {seeds: 2, kinds: [exact, knn5]}
 """
 
 

@@ -13,7 +13,7 @@ from trex.probing.memory import Size
 from trex.probing.treatment import Treatment
 from trex.records.feature_provenance import FeatureAttributes, FeatureProvenance
 
-NAMES = [form.replace("<shots>", "5").replace("<k>", "20") for form in PROBE_KINDS]
+NAMES = [form.replace("<shots>", "5").replace("<k>", "20").replace("<temperature>", "0.1") for form in PROBE_KINDS]
 PETS = Size(3680, 3669, 2048, 37)
 PLAIN = Treatment(normalize=False, sgd=False)
 
@@ -30,7 +30,15 @@ def test_number_in_a_name_becomes_a_field_of_the_kind() -> None:
     assert [getattr(kind_of(name), "shots", "none") for name in ("exact", "exact-5shot", "published-12shot")] == [
         None, 5, 12,
     ]  # fmt: skip
-    assert kind_of("knn20").k == 20
+    assert [(kind_of(name).k, kind_of(name).temperature) for name in ("knn20", "knn200-t0.1", "knn1-t2")] == [
+        (20, 0.07), (200, 0.1), (1, 2.0),
+    ]  # fmt: skip
+
+
+def test_only_kinds_that_differ_between_seeds_run_more_than_one() -> None:
+    once = [name for name in NAMES if [kind_of(name).runs(seed) for seed in range(3)] == [True, False, False]]
+    assert once == ["knn20", "knn20-t0.1"]
+    assert all(kind_of(name).runs(2) for name in NAMES if name not in once)
 
 
 def test_only_seeds_of_published_probes_share_no_work() -> None:

@@ -16,7 +16,7 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 from trex.errors import UserError
 from trex.interruption import StopRequest
 from trex.probing import published
-from trex.probing.knn import knn_logits
+from trex.probing.knn import nearest
 from trex.probing.predictions import LAST_RANK, Outcomes, outcomes, read_predictions, write_predictions
 from trex.probing.rows import Rows
 from trex.probing.scores import calibration_error, scores
@@ -102,7 +102,7 @@ def test_logits_of_lbfgs_give_the_probabilities_of_scikit_learn() -> None:
 def test_votes_of_neighbors_are_probabilities() -> None:
     logits, labels = random_logits(80, 6)
     rows = Rows(logits.numpy())
-    shares = torch.cat(list(knn_logits(rows, labels, rows, 20, 6, StopRequest()))).exp()
+    shares = torch.cat(list(nearest(rows, labels, rows, 20, StopRequest()).logits(20, 0.07, 6))).exp()
     assert torch.allclose(shares.sum(1), torch.ones(80))
     assert (shares == 0).any()
 

@@ -24,7 +24,6 @@ from trex.probing import exact, published
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
 from trex.probing.folds import few_shot, few_shot_folds, validation_fold
-from trex.probing.knn import knn_logits
 from trex.probing.partial import Partial
 from trex.probing.predictions import Outcomes
 from trex.probing.probe import probe
@@ -171,35 +170,6 @@ def test_chosen_c_is_the_smallest_within_half_a_standard_error(digits, partial) 
     assert choice.edge is None
 
 
-def knn_predict(*args) -> np.ndarray:
-    return torch.cat([piece.argmax(1) for piece in knn_logits(*args)]).numpy()
-
-
-def test_knn_votes_by_similarity(digits) -> None:
-    features, labels = digits[0].numpy(), digits[1].numpy()
-    stop = StopRequest()
-    predicted = knn_predict(Rows(features[:1400]), labels[:1400], Rows(features[1400:]), 20, 10, stop)
-    assert (predicted == labels[1400:]).mean() > 0.93
-    assert (knn_predict(Rows(features), labels, Rows(features), 1, 10, stop) == labels).all()
-
-
-def test_knn_equals_scikit_learns_also_in_pieces(digits, monkeypatch) -> None:
-    from sklearn.neighbors import KNeighborsClassifier
-
-    features, labels = digits[0].numpy(), digits[1].numpy()
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-
-    def weights(distances: np.ndarray) -> np.ndarray:  # cosine distance is 1 - similarity
-        return np.exp(-distances / 0.07)
-
-    reference = KNeighborsClassifier(20, metric="cosine", weights=weights).fit(unit[:1400], labels[:1400])
-    expected = reference.predict(unit[1400:])
-    for piece in (1 << 24, 64 * 100):
-        monkeypatch.setattr("trex.probing.memory.PIECE", piece)
-        found = knn_predict(Rows(features[:1400]), labels[:1400], Rows(features[1400:]), 20, 10, StopRequest())
-        assert (found == expected).mean() > 0.997  # ties are broken differently
-
-
 def test_scores_leave_out_classes_without_test_images() -> None:
     predicted, ones = np.array([0, 0, 2, 1]), np.ones(4, np.float32)
     found = scores(np.array([0, 0, 0, 1]), Outcomes(predicted, np.array([0, 0, 1, 0], np.uint8), -ones, ones), 3)
@@ -306,7 +276,10 @@ def test_one_result_per_kind_and_seed_with_all_trials(features_of_pixels) -> Non
     probe(run, config, "digits_unseen", range(2), StopRequest())
     found = results(run)
     kinds = ("exact", "exact-5shot", "knn20")
-    assert sorted(found) == sorted(f"digits_unseen/{kind}/seed_{seed}.json" for kind in kinds for seed in range(2))
+    seeds = {"exact": 2, "exact-5shot": 2, "knn20": 1}
+    assert sorted(found) == sorted(
+        f"digits_unseen/{kind}/seed_{seed}.json" for kind in kinds for seed in range(seeds[kind])
+    )
     one = found["digits_unseen/exact/seed_0.json"]
     assert one.test.top1 > 0.9
     assert one.counts == ImageCounts(train=344, validation=84, test=105)

@@ -205,6 +205,18 @@ def test_text_in_csv_is_never_a_formula(run: RunDir, text: str) -> None:
     assert row["encoder"] == f"'{text}"
 
 
+def test_kind_without_randomness_is_complete_with_one_seed(run: RunDir) -> None:
+    run.config.write_text("extract: {datasets: [dtd]}\nprobe: {seeds: 3, kinds: [exact, knn20]}\n")
+    result(run, "dtd", 0, 0.7)
+    folder = run.probe("dtd", "knn20", 0).parent
+    folder.mkdir(parents=True)
+    written = ProbeResult.read(run.probe("dtd", "exact", 0))
+    replace(written, probe="knn20").write(folder / "seed_0.json")
+    text = text_table([run])
+    assert "dtd (exact) has 1 of 3 seeds" in text
+    assert "dtd (knn20) has" not in text
+
+
 def test_two_runs_are_compared_by_a_paired_test_over_their_common_seeds(run: RunDir, tmp_path: Path) -> None:
     other = RunDir(tmp_path / "other")
     ours, theirs = [0.70, 0.72, 0.71, 0.75], [0.65, 0.70, 0.66, 0.69]

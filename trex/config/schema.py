@@ -200,9 +200,14 @@ class ProbeConfig:
     kinds: tuple[str, ...] = setting(
         ("exact",),
         "probes of each dataset: exact (certified optimum of a path over C), published (the paper's search), both also "
-        "with few training images per class (exact-5shot), and k nearest neighbors (knn20)",
+        "with few training images per class (exact-5shot), and k nearest neighbors (knn20; knn20-t0.1 with another "
+        "temperature than 0.07)",
     )
-    seeds: int = setting(5, "number of repetitions, each with its own validation images", at_least=1)
+    seeds: int = setting(
+        5,
+        "number of repetitions, each with its own validation images; k-NN has nothing random and runs once",
+        at_least=1,
+    )
     seeds_per_job: int = setting(
         0,
         "seeds of a dataset per Slurm job; 0: all seeds in one job if the seeds of every kind share work, one seed per "

@@ -11,6 +11,7 @@ from trex.errors import UserError
 from trex.features.store import open_features
 from trex.interruption import StopRequest
 from trex.probing.design import Basis, Design
+from trex.probing.knn import Neighbors, nearest
 from trex.probing.memory import Size, SolverMemory, solver_memory
 from trex.probing.predictions import Outcomes
 from trex.probing.rows import Rows
@@ -23,7 +24,9 @@ log = logging.getLogger(__name__)
 class ProbeDataset:
     """The data that a kind of probe fits."""
 
-    def __init__(self, run: RunDir, name: str, treatment: Treatment, limit: float, stop: StopRequest) -> None:
+    def __init__(
+        self, run: RunDir, name: str, treatment: Treatment, limit: float, stop: StopRequest, neighbors: int = 0
+    ) -> None:
         """Open the features of both splits.
 
         Args:
@@ -32,6 +35,7 @@ class ProbeDataset:
             treatment: how its features are treated.
             limit: RAM that a probe may use, bytes.
             stop: checked in every long loop.
+            neighbors: the most neighbors that a kind needs; one search finds them for all kinds.
 
         Raises:
             UserError: if the features are missing or damaged, or the two splits have different encoders or classes.
@@ -42,6 +46,7 @@ class ProbeDataset:
             raise UserError(
                 f"{folder}: trainval.h5 and test.h5 have different encoders or classes; delete both and extract again"
             )
+        self._neighbors = neighbors
         self.name, self.treatment, self.limit, self.stop = name, treatment, limit, stop
         self.attributes = (trainval.attributes, test.attributes)
         self.comparable = trainval.provenance.comparable and test.provenance.comparable
@@ -65,6 +70,11 @@ class ProbeDataset:
     def solver_memory(self) -> SolverMemory:
         """What the exact solver keeps in memory."""
         return solver_memory(self.size, self.limit)
+
+    @cached_property
+    def neighbors(self) -> Neighbors:
+        """The nearest training images of each test image, for the k-NN kinds."""
+        return nearest(self.rows, self.labels, self.test_rows, self._neighbors, self.stop)
 
     @cached_property
     def designs(self) -> tuple[Design, Design]:

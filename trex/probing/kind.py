@@ -48,6 +48,15 @@ class Kind(ABC):
     def seeds_change(self) -> str:
         """What differs between its seeds, in words that follow "seeds differ in"; "" if nothing does."""
 
+    @property
+    def neighbors(self) -> int:
+        """The nearest training images of each test image that it needs."""
+        return 0
+
+    def runs(self, seed: int) -> bool:
+        """Whether it is fitted with this seed. If the seeds change nothing, only seed 0 is."""
+        return seed == 0 or self.seeds_change != ""
+
     @abstractmethod
     def fitted_by(self, treatment: Treatment) -> str:
         """A text that names the solver. It is part of the provenance: if it changes, results are computed again."""

@@ -37,12 +37,13 @@ def probe(run: RunDir, config: Config, dataset: str, seeds: Sequence[int], stop:
         Interrupted: after a signal; finished results are kept, and the next call continues an unfinished search.
     """
     kinds, treatment = kinds_of(config.probe), Treatment.of(dataset, config.probe)
-    data = ProbeDataset(run, dataset, treatment, config.probe.memory_gb * 1e9, stop)
+    neighbors = max(kind.neighbors for kind in kinds)
+    data = ProbeDataset(run, dataset, treatment, config.probe.memory_gb * 1e9, stop, neighbors)
     for kind in kinds:
         kind.used_bytes(data.size, treatment, data.limit)
     for kind in kinds:
         provenance = kind.provenance(treatment, *data.attributes)
-        for seed in seeds:
+        for seed in filter(kind.runs, seeds):
             path = run.probe(dataset, kind.name, seed)
             if _is_current(path, provenance):
                 log.info("%s %s seed %d: the result exists already", dataset, kind.name, seed)

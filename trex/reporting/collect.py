@@ -10,6 +10,7 @@ from statistics import mean, stdev
 
 from trex.config import Config, load
 from trex.errors import TrexError, UserError
+from trex.probing.kind import kinds_of
 from trex.records.base import RecordError
 from trex.records.environment import Environment
 from trex.records.events import Event, read_events
@@ -147,7 +148,8 @@ def _wanted(run: RunDir) -> dict[tuple[str, str], int]:
         config = load(run.config, Config)
     except (OSError, TrexError):
         return {}
-    return {(kind, name): config.probe.seeds for kind in config.probe.kinds for name in config.extract.datasets}
+    seeds = {kind.name: sum(map(kind.runs, range(config.probe.seeds))) for kind in kinds_of(config.probe)}
+    return {(kind, name): count for kind, count in seeds.items() for name in config.extract.datasets}
 
 
 def probe_kinds(runs: Sequence[RunData]) -> list[str]:
