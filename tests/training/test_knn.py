@@ -15,6 +15,7 @@ from trex.distributed import Ranks
 from trex.errors import Interrupted
 from trex.images.evaluation import evaluation_image
 from trex.images.normalize import normalize
+from trex.images.preprocessing import Geometry
 from trex.interruption import StopRequest
 from trex.model.parts import Parts
 from trex.records.metrics import MetricsLine
@@ -81,10 +82,10 @@ def test_validation_measures_the_features_of_the_encoder(tiny, method: str) -> N
     config = tiny("unused", method=method)
     split = load_split("digits_seen", "test", config.data)
     model = build_network(config, len(split.classes), Ranks(), seed=3)
-    sizes = {"resize": 18, "crop": 16, "workers": 0, "amp": None, "batch_size": 64}
+    sizes = {"geometry": Geometry(18, 16), "workers": 0, "amp": None, "batch_size": 64}
     found = validate(model, split, Ranks(), StopRequest(), knn=5, **sizes)
     assert validate(model, split, Ranks(), StopRequest(), **sizes).knn is None
-    images = [torch.from_numpy(evaluation_image(split.read(i), 18, 16)) for i in range(len(split))]
+    images = [torch.from_numpy(evaluation_image(split.read(i), Geometry(18, 16))) for i in range(len(split))]
     model.eval()
     with torch.no_grad():
         features = torch.cat(
