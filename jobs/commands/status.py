@@ -100,15 +100,14 @@ def _stage_line(run: RunStatus, stage: StageStatus) -> str:
     names = {"open": "not started", "gone": "GONE", "failed": "FAILED"}
     state = names.get(stage.state, stage.state)
     job = next((part.job for part in stage.parts if part.state == stage.state and part.job), None)
-    width = 2 + max(6, *(len(one.stage) for one in run.stages))
+    width = 1 + max(7, *(len(one.stage) for one in run.stages))
     words = [f"{stage.stage:{width}}{state:12}"]
     if stage.stage == "train":
         words += _progress(run, stage.state == "running")
     elif len(stage.parts) > 1 or stage.stage in ("extract", "probe", MILESTONES):
         words.append(f"{stage.done}/{len(stage.parts)} done")
-    if stage.state not in ("done", "open"):
-        words.append(f"job {job}" if job else "")
-        words.append(stage.why)
+    if stage.state != "done":
+        words += [f"job {job}" if job else "", stage.why]
     return ", ".join(word for word in words if word).replace(" ,", "  ", 1).rstrip()
 
 

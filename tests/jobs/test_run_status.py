@@ -10,6 +10,8 @@ from jobs.plan.runs import open_config, save_config
 from jobs.run_status import RunStatus
 from tests.jobs.conftest import FakeSlurm, note_submission, queued
 from trex.records.events import AttemptStarted
+from trex.records.job_state import JobState, State
+from trex.records.manifest import MANIFEST, Manifest
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 
@@ -66,3 +68,32 @@ def test_job_of_an_earlier_submission_is_shown_if_it_is_in_the_queue(fake_slurm:
     fake_slurm.says("sacct")
     (status,) = collect(["mine"])
     assert (status.stages[0].state, status.stages[0].parts[0].job) == ("running", "7")
+
+
+def test_milestones_are_one_line_with_the_first_reason_and_the_command_that_continues_them(
+    fake_slurm: FakeSlurm,
+) -> None:
+    settings = ("probe.at=milestones", "probe.at_datasets=[dtd]", "checkpoint.milestone_epochs=5")
+    run = make_run("extract.datasets=[dtd, pets]", *settings)
+    assert "milestones" not in states(collect(["mine"])[0]), "none exists yet"
+    for epoch in (5, 10):
+        folder = run.checkpoints / f"epoch-{epoch:04d}-step-00000000"
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.pt").write_text("")
+        Manifest(7, 0, "0" * 64, milestone=True, finished=False).write(folder / MANIFEST)
+    text = as_text(collect(["mine"]))
+    assert "\n  milestones not started   0/2 done, trex probe mine --milestones" in text
+    assert "\n  train      not started" in text
+
+    note_submission(run, "a", **{"extract_dtd@epoch-0005": "7"})
+    note_submission(run, "b", **{"probe_dtd@epoch-0005": "8"})
+    fake_slurm.says("squeue", queued("7", "RUNNING", "a"), queued("8", "PENDING", "b"))
+    fake_slurm.says("sacct")
+    assert "\n  milestones running       0/2 done, job 7, on n1 for 0:01, 1:00 left" in as_text(collect(["mine"]))
+
+    failed = JobState(State.FAILED, 2, "no such folder", None, "7", 0, "nothing", 1, 0.0)
+    failed.save(run, "extract-dtd@epoch-0005")
+    fake_slurm.says("squeue")
+    text = as_text(collect(["mine"]))
+    assert "\n  milestones FAILED        0/2 done, job 7, no such folder" in text
+    assert "continue with: trex probe mine --milestones" in text

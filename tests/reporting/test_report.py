@@ -290,3 +290,40 @@ def test_class_table_without_results_is_an_error_that_names_datasets_with_result
     three_classes(run)
     with pytest.raises(UserError, match=r"no probe results for 'dtd'\. Datasets with results: pets"):
         class_tables([run], "dtd", tmp_path)
+
+
+def test_transfer_against_epoch_ends_with_the_final_result_and_is_in_page_table_and_csv(run: RunDir) -> None:
+    for epoch, top1 in ((10, 0.5), (5, 0.25)):
+        for seed in (0, 1):
+            result(run.at(epoch), "pets", seed, top1 + 0.02 * seed)
+    result(run.at(10), "dtd", 0, 0.125)
+    result(run, "pets", 0, 0.75, provenance=made_by(weights="epoch-0020-step-00000000, SHA-256 0123456789abcdef"))
+    result(run, "dtd", 0, 0.75, provenance=made_by(weights="resnet50.pth, SHA-256 0123456789abcdef"))
+    bad = run.at(5).probe("dtd", "exact", 0)
+    bad.parent.mkdir(parents=True)
+    bad.write_text("{")
+    text = text_table([run])
+    table = text.partition("transfer against epoch, probe: exact\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split() for line in table if not line.startswith("-")] == [
+        ["run", "epoch", "dtd", "pets"],
+        ["one", "5", "–", "26.0", "±", "1.4"],
+        ["one", "10", "12.5", "51.0", "±", "1.4"],
+        ["one", "20", "–", "75.0"],
+    ]
+    assert str(bad) in text, "the damaged result is listed"
+    write_report([run], run.report)
+    page = (run.report / "index.html").read_text()
+    assert "Transfer against epoch" in page
+    assert "one: 20, 75" in page, "the last point of the chart"
+    assert "| one | 20 | – | 75.0 |" in (run.report / "table.md").read_text()
+    rows = list(csv.DictReader(io.StringIO((run.report / "milestones.csv").read_text())))
+    assert [(row["epoch"], row["dataset"], row["seed"]) for row in rows] == [
+        ("5", "pets", "0"), ("5", "pets", "1"), ("10", "dtd", "0"), ("10", "pets", "0"), ("10", "pets", "1"),
+    ]  # fmt: skip
+
+
+def test_report_of_runs_without_milestones_says_nothing_about_them(run: RunDir) -> None:
+    result(run, "pets", 0, 0.75)
+    write_report([run], run.report)
+    assert "against epoch" not in text_table([run]) + (run.report / "index.html").read_text()
+    assert not (run.report / "milestones.csv").exists()
