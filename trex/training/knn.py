@@ -42,15 +42,16 @@ class EncoderOutputs:
     def _keep(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
         self._rows.append(F.normalize(output.detach().float(), dim=1))
 
-    def rows(self, dim: int, device: torch.device) -> Tensor:
-        """The outputs in the order of the calls, (n, dim); (0, dim) if there was no call."""
-        return torch.cat([torch.empty(0, dim, device=device), *self._rows])
+    def take(self, dim: int, device: torch.device) -> Tensor:
+        """Return the outputs in the order of the calls, (n, dim), and forget them; (0, dim) if there was no call."""
+        rows, self._rows = self._rows, []
+        return torch.cat([torch.empty(0, dim, device=device), *rows])
 
 
 def leave_one_out(mine: Tensor, labels: Tensor, k: int, model: Network, ranks: Ranks, stop: StopRequest) -> float:
     """Return the leave-one-out accuracy in %, the same on every rank and for any number of ranks up to rounding.
 
-    Every rank must call it. Each rank holds all features, twice for a moment: 2 * n * D * 4 bytes.
+    Every rank must call it. Each rank holds all features, for a moment twice: 8 * n * D bytes.
 
     Args:
         mine: (n_mine, D) float32, normalized features of the images rank, rank + world, rank + 2 * world, …
@@ -64,8 +65,7 @@ def leave_one_out(mine: Tensor, labels: Tensor, k: int, model: Network, ranks: R
         Interrupted: if any rank was asked to stop.
     """
     count, per_rank = len(labels), math.ceil(len(labels) / ranks.world)
-    padded = torch.zeros(per_rank, mine.shape[1], device=mine.device)
-    padded[: len(mine)] = mine
+    padded = F.pad(mine, (0, 0, 0, per_rank - len(mine))) if len(mine) < per_rank else mine
     # (world, per_rank, D) to the order of the dataset; the padding is at the end.
     bank = model.gather_rows(padded).view(ranks.world, per_rank, -1).transpose(0, 1).flatten(0, 1)[:count]
     places = torch.arange(ranks.rank, count, ranks.world, device=mine.device)

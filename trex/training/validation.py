@@ -67,7 +67,7 @@ def validate(
                 if ranks.maximum(int(bool(stop))):
                     raise Interrupted("asked to stop during validation")
         if outputs is not None:
-            rows = outputs.rows(model.encoder.feature_dim, ranks.device)
+            rows = outputs.take(model.encoder.feature_dim, ranks.device)
             labels = torch.as_tensor(split.labels, dtype=torch.int64, device=ranks.device)
             neighbors = leave_one_out(rows, labels, knn, model, ranks, stop)
     finally:
