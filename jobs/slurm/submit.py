@@ -72,7 +72,7 @@ class Submitter:
         make_private(self.run.jobs)
         self.folder.mkdir(exist_ok=True, mode=0o700)
         code = take_snapshot(self.run)
-        leave_allocation()
+        leave_allocation(to_submit=True)
         logging.getLogger("submitit").setLevel(logging.ERROR)
         comment = f"{self._label(work)}:{secrets.token_hex(6)}"
         ids = self._call_sbatch(work, self._executor(work, code, comment), comment)

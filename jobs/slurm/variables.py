@@ -8,6 +8,8 @@ from jobs import environment
 
 #: Variables of an allocation or a job step. They are removed before a submission so that the new job does not get them.
 _ALLOCATION_VARIABLES = re.compile(r"^(SLURM|SBATCH|SRUN|SUBMITIT|PMI|PMIX|MASTER_ADDR$|MASTER_PORT$)")
+#: Variables in which Slurm names the GPUs of an allocation. A job without GPUs would inherit them.
+_GPU_VARIABLES = {"CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"}
 #: Variables that say which Slurm to use and how to log in to it. They are kept.
 _SITE_VARIABLES = {"SLURM_CONF", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS", "SLURM_JWT"}
 #: Options that users set for all their jobs through SBATCH_ACCOUNT, SBATCH_PARTITION and so on. The toolkit writes them
@@ -24,8 +26,14 @@ def outside_allocation() -> dict[str, str]:
     }
 
 
-def leave_allocation() -> None:
-    """Remove the variables of an allocation from this process, so that it can submit a job from inside one."""
+def leave_allocation(to_submit: bool = False) -> None:
+    """Remove the variables of an allocation from this process, so that jobs which it starts do not get them.
+
+    With `to_submit`, also those that name the allocation's GPUs: the new job gets its own. Outside an allocation, the
+    user has set them and they stay.
+    """
+    if to_submit and environment.get("SLURM_JOB_ID"):
+        environment.remove(_GPU_VARIABLES)
     environment.remove(set(environment.variables()) - set(outside_allocation()))
 
 

@@ -96,6 +96,8 @@ class MilestoneJobs:
             self._wait(SECONDS_IF_INTERRUPTED)
         if self._process is None or self._process.poll() is not None:
             return
+        if self._has_queue:
+            self._warn("the training ended before they were submitted")
         self._process.terminate()
         with contextlib.suppress(programs.TimeoutExpired):
             self._process.wait(0.0 if self._has_queue else _SECONDS_TO_END)

@@ -98,6 +98,11 @@ def test_disk_that_is_too_small_is_found_before_the_first_checkpoint(
     assert (code, list(failed)) == (2, ["disk"])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**10, 0, 10**9))
     assert check(capsys) == (0, {})
+    code, failed = check(
+        capsys, "checkpoint.milestone_epochs=2"
+    )  # nine more: that of the last epoch is one of the three
+    assert (code, list(failed)) == (2, ["disk"])
+    assert "about 2.1 GB needed" in failed["disk"]
 
 
 def test_folder_that_cannot_be_written_is_found(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -247,8 +247,10 @@ def test_program_that_fails_costs_one_warning_with_its_reason_and_never_holds_a_
     [warning] = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
     assert "cluster.yaml" in warning
     assert "trex probe curve --milestones" in warning
+    caplog.clear()
     jobs.stop()
     jobs.finish()
+    assert caplog.text == ""
 
 
 def replaced(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[programs.Process]:
@@ -296,6 +298,21 @@ def test_request_during_a_submission_is_done_after_it_and_the_end_waits_for_both
     assert len(started) == 1
     jobs.finish()
     assert [one.returncode for one in started] == [0, 0]
+
+
+def test_submission_that_outlasts_the_training_is_ended_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, _ = configured(tmp_path)
+    checkpoint(run, 5)
+    run.jobs.mkdir(parents=True)
+    monkeypatch.setattr(worker, "SECONDS_IF_INTERRUPTED", 0.2)
+    started = replaced(monkeypatch, "sleep", "60")
+    jobs = MilestoneJobs(run, task("slurm"), SITE)
+    jobs.start()
+    jobs.stop()
+    assert started[0].wait(10) < 0
+    assert "the training ended before they were submitted" in caplog.text
 
 
 def test_training_on_this_machine_waits_and_a_stop_ends_the_program(
