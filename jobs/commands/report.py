@@ -10,6 +10,7 @@ from jobs.commands.stages import TARGET
 from jobs.plan.runs import open_run
 from trex.errors import ExitCode, UserError
 from trex.records.run_dir import RunDir
+from trex.reporting.metric import METRICS, TOP1
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -18,6 +19,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = commands.add_parser("report", help=about[0].lower() + about[1:-1], description=about)
     parser.add_argument("targets", nargs="+", metavar="RUN", help=TARGET)
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to write (default: report/ of the first run)")
+    parser.add_argument(
+        "--metric",
+        choices=METRICS,
+        default=TOP1.name,
+        help="the score in the tables (default: top1); the CSV files have all",
+    )
     parser.add_argument(
         "--classes",
         metavar="DATASET",
@@ -28,7 +35,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _report(args: argparse.Namespace) -> int:
-    from trex.reporting.write import class_tables, text_table, write_report
+    from trex.reporting.collect import collect
+    from trex.reporting.tables import text_table
+    from trex.reporting.write import class_tables, write_report
 
     runs: list[RunDir] = []
     for target in args.targets:
@@ -37,8 +46,9 @@ def _report(args: argparse.Namespace) -> int:
             raise UserError(f"{run.root}: this run does not exist yet")
         runs.append(run)
     folder = args.to or runs[0].report
-    page = write_report(runs, folder)
-    sys.stdout.write(f"{text_table(runs)}\nreport: {page}\n")
+    data, metric = [collect(run) for run in runs], METRICS[args.metric]
+    page = write_report(data, folder, metric)
+    sys.stdout.write(f"{text_table(data, metric)}\nreport: {page}\n")
     if args.classes:
-        sys.stdout.write(f"\n{class_tables(runs, args.classes, folder)}\n")
+        sys.stdout.write(f"\n{class_tables(data, args.classes, folder)}\n")
     return ExitCode.DONE

@@ -173,9 +173,10 @@ def _extract_or_probe(stage: Stage, run: RunDir, config: Config, item: Item, ran
 
 
 def _report(run: RunDir) -> None:
+    from trex.reporting.collect import collect
     from trex.reporting.write import write_report
 
-    page = write_report([run], run.report)
+    page = write_report([collect(run)], run.report)
     log.info("report: %s", page)
 
 

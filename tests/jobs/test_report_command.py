@@ -35,7 +35,7 @@ def test_report_of_one_run_is_written_into_it_and_printed(
     shown = capsys.readouterr().out
     assert ["70.0" in shown, str(runs[0].report_page) in shown] == [True, True]
     assert sorted(path.name for path in runs[0].report.iterdir()) == [
-        "index.html", "results.csv", "table.md", "table.tex",
+        "cells.csv", "index.html", "results.csv", "table.md", "table.tex",
     ]  # fmt: skip
     assert not runs[1].report.exists()
 

@@ -12,8 +12,9 @@ from tests.reporting.test_report import made_by, result
 from trex.records.probe_result import ImageCounts
 from trex.records.run_dir import RunDir
 from trex.reporting import tables
-from trex.reporting.charts import HEIGHT, WIDTH, Series, line_chart, whisker_chart
-from trex.reporting.collect import Average, Cell, average, collect
+from trex.reporting.cell import Cell
+from trex.reporting.charts import HEIGHT, WIDTH, Dot, Series, line_chart, whisker_chart
+from trex.reporting.collect import Average, average, collect
 
 NUMBER = re.compile(r'(?:x|y|x1|x2|y1|y2|cx|cy)="([^"]*)"|points="([^"]*)"')
 
@@ -61,14 +62,14 @@ def test_mark_outside_of_the_curve_is_not_drawn() -> None:
 def test_names_in_a_chart_stay_text() -> None:
     for svg in (
         line_chart([series((1.0, 1.0))], "<x>", "<y>"),
-        whisker_chart([("<dtd>", [("<run>", 50.0, 1.0, 0)])], "<x>"),
+        whisker_chart([("<dtd>", [Dot("<run>", 50.0, 49.0, 51.5, 0)])], "<x>"),
     ):
         coordinates(svg)
         assert "<x>" not in svg
 
 
 def test_whiskers_of_many_runs_have_a_row_each() -> None:
-    items = [(f"run{i}", 50.0 + i, 1.0, i) for i in range(10)]
+    items = [Dot(f"run{i}", 50.0 + i, 49.0 + i, 51.5 + i, i) for i in range(10)]
     svg = whisker_chart([("dtd", items), ("pets", items[:1])], "top-1")
     coordinates(svg)
     assert svg.count('class="whisker') == 11
@@ -96,15 +97,16 @@ def cell(run: RunDir, dataset: str = "dtd") -> Cell:
 
 def test_single_seed_has_no_spread(run: RunDir) -> None:
     result(run, "dtd", 0, 0.7)
-    assert (cell(run).spread, tables.cell_text(cell(run))) == (None, "70.0")
+    assert cell(run).estimates["top1"].spread is None
     result(run, "dtd", 1, 0.8)
-    assert tables.cell_text(cell(run)) == "75.0 ± 7.1"
+    assert cell(run).estimates["top1"].spread == pytest.approx(0.1 / 2**0.5)
+    assert tables.cell_text(cell(run)) == "75.0", "the spread over seeds is no uncertainty of the mean"
 
 
 def test_one_seed_of_a_subset_marks_the_whole_cell(run: RunDir) -> None:
     result(run, "dtd", 0, 0.7)
     result(run, "dtd", 1, 0.7, comparable=False)
-    assert tables.cell_text(cell(run)) == "70.0 ± 0.0*"
+    assert tables.cell_text(cell(run)) == "70.0*"
 
 
 @pytest.mark.parametrize(("top1", "images", "sign"), [(0.0, 50, -1), (1.0, 50, 1), (1.0, 0, 0), (0.5, 50, 0)])
@@ -120,7 +122,7 @@ def test_average_of_datasets_of_ones_own_is_over_all_of_them(run: RunDir) -> Non
     found = average(collect(run), "exact", ["birds", "cats", "dogs"])
     assert (found.mean, found.count, found.of) == (pytest.approx(0.6), 2, 3)
     assert tables.average_texts(found)[0] == "60.0 (2/3 datasets)"
-    assert tables.average_texts(Average(None, None, 0, 15)) == (tables.MISSING, tables.MISSING)
+    assert tables.average_texts(Average(None, None, None, 0, 15)) == (tables.MISSING, tables.MISSING)
 
 
 def test_seeds_are_in_the_order_of_their_numbers(run: RunDir) -> None:

@@ -15,6 +15,7 @@ from trex.reporting import tables
 from trex.reporting.classes import classes_text, confusion_csv
 from trex.reporting.collect import RunData, collect
 from trex.reporting.page import page
+from trex.reporting.spreadsheets import cells_csv, results_csv
 
 COUNT = 1200
 
@@ -55,7 +56,14 @@ def damaged(chance: random.Random, value: dict[str, Any]) -> bytes:
 def everything(data: RunData) -> str:
     """All texts of the report of a run."""
     data = [data]
-    texts = [page(data), tables.text_table(data), tables.results_csv(data), tables.latex(data), tables.markdown(data)]
+    texts = [
+        page(data),
+        tables.text_table(data),
+        results_csv(data),
+        cells_csv(data),
+        tables.latex(data),
+        tables.markdown(data),
+    ]
     return "\n".join([*texts, classes_text(data, "dtd"), confusion_csv(data, "dtd")])
 
 

@@ -8,12 +8,11 @@ from html import unescape
 from pathlib import Path
 
 from tests.records.examples import ENVIRONMENT
-from tests.reporting.test_report import made_by, result
+from tests.reporting.test_report import made_by, result, write_report
 from trex.records.events import AttemptEnded, CheckpointSaved
 from trex.records.metrics import MetricsLine
 from trex.records.probe_result import Scores, Search, Trial
 from trex.records.run_dir import RunDir
-from trex.reporting.write import write_report
 
 
 def make_run(folder: Path, **top1: float) -> RunDir:
@@ -29,8 +28,9 @@ def page(*runs: RunDir) -> str:
 
 
 def best(text: str) -> list[str]:
-    """The cells that stand out."""
-    return re.findall(r'<td class="best">(.*?)</td>', text)
+    """The cells that stand out, in the tables that are not folded away."""
+    shown = re.sub(r"<details.*?</details>", "", text, flags=re.DOTALL)
+    return re.findall(r'<td class="best">(.*?)</td>', shown)
 
 
 def section(text: str, title: str) -> str:
@@ -46,6 +46,11 @@ def test_highest_accuracy_of_each_dataset_stands_out(tmp_path: Path) -> None:
 
 def test_of_two_runs_of_one_name_only_the_better_one_stands_out(tmp_path: Path) -> None:
     assert best(page(make_run(tmp_path / "a/same", dtd=0.6), make_run(tmp_path / "b/same", dtd=0.7))) == ["70.0"]
+
+
+def test_nothing_stands_out_among_equal_runs(tmp_path: Path) -> None:
+    runs = make_run(tmp_path / "one", dtd=0.7), make_run(tmp_path / "two", dtd=0.7)
+    assert best(page(*runs)) == []
 
 
 def test_nothing_stands_out_where_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
@@ -67,12 +72,11 @@ def test_legend_and_differences_are_shown_for_several_runs_only(tmp_path: Path) 
     assert "<h2>Differences</h2>" not in page(one)
     both = page(one, two)
     assert both.count('class="swatch ') == 2
-    assert re.search(r"one − two +exact +dtd +\+10\.0 +–", section(both, "Differences"))
+    assert re.search(r"one − two +exact +dtd +\+10\.0 +predictions are missing +–", section(both, "Differences"))
 
 
-def test_runs_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
-    one, two = make_run(tmp_path / "one", dtd=0.7), make_run(tmp_path / "two")
-    result(two, "dtd", 1, 0.6)
+def test_runs_without_a_common_dataset_are_not_compared(tmp_path: Path) -> None:
+    one, two = make_run(tmp_path / "one", dtd=0.7), make_run(tmp_path / "two", pets=0.6)
     assert "<h2>Differences</h2>" not in page(one, two)
 
 

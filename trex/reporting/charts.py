@@ -62,14 +62,25 @@ def line_chart(
     return _svg(parts, HEIGHT, f"{y_label} against {x_label}")
 
 
-def whisker_chart(rows: Sequence[tuple[str, list[tuple[str, float, float, int]]]], x_label: str) -> str:
-    """A chart with one row per dataset, and in it one dot per run, with a whisker of one standard deviation.
+@dataclass(frozen=True)
+class Dot:
+    """A value with its interval. `color` is an index into the palette."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    color: int
+
+
+def whisker_chart(rows: Sequence[tuple[str, list[Dot]]], x_label: str) -> str:
+    """A chart with one row per dataset, and in it one dot per run, with a whisker from `low` to `high`.
 
     Args:
-        rows: (dataset, [(run, value, spread, color), …]).
+        rows: the datasets and their dots.
         x_label: label of the x axis, with its unit.
     """
-    values = [v for _, items in rows for _, value, spread, _ in items for v in (value - spread, value + spread)]
+    values = [v for _, items in rows for one in items for v in (one.low, one.value, one.high)]
     if not values:
         return '<p class="none">no data</p>'
     widest = max(len(name) for name, _ in rows)
@@ -90,11 +101,12 @@ def whisker_chart(rows: Sequence[tuple[str, list[tuple[str, float, float, int]]]
     for (name, items), row_height in zip(rows, heights, strict=True):
         middle = y + row_height / 2 + 4
         parts.append(f'<text class="label" x="{left - 10}" y="{middle:.1f}" text-anchor="end">{escape(name)}</text>')
-        for i, (run, value, spread, color) in enumerate(items):
+        for i, one in enumerate(items):
             dot_y = y + 7 + step * (i + 0.5)
-            ends = f'x1="{to_x(value - spread):.1f}" x2="{to_x(value + spread):.1f}"'
-            parts.append(f'<line class="whisker s{color % COLORS}" {ends} y1="{dot_y:.1f}" y2="{dot_y:.1f}"/>')
-            parts.append(_dot(to_x(value), dot_y, color, f"{run}, {name}: {value:.1f} ± {spread:.1f}"))
+            ends = f'x1="{to_x(one.low):.1f}" x2="{to_x(one.high):.1f}"'
+            parts.append(f'<line class="whisker s{one.color % COLORS}" {ends} y1="{dot_y:.1f}" y2="{dot_y:.1f}"/>')
+            title = f"{one.name}, {name}: {one.value:.4g} ({one.low:.4g} … {one.high:.4g})"
+            parts.append(_dot(to_x(one.value), dot_y, one.color, title))
         y += row_height
     parts.append(_axis_label((left + WIDTH - RIGHT) / 2, height - 6, x_label))
     return _svg(parts, height, x_label)

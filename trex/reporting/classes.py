@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from statistics import mean
 
 from trex.errors import UserError
-from trex.reporting.collect import Cell, RunData
-from trex.reporting.tables import aligned, escape_formula
+from trex.reporting.cell import Cell
+from trex.reporting.collect import RunData
+from trex.reporting.spreadsheets import escape_formula
+from trex.reporting.tables import aligned
 
 HEAD = ("class", "test images", "accuracy, %", "confused with (share of its images)")
 _MAX_CONFUSED = 3  #: the most classes that are named as confused with a class

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from trex.config import Config, load
 from trex.errors import TrexError, UserError
 from trex.probing.kind import kinds_of
+from trex.probing.predictions import Predictions, read_predictions
 from trex.records.base import RecordError
 from trex.records.environment import Environment
 from trex.records.events import Event, read_events
 from trex.records.metrics import MetricsLine
-from trex.records.probe_result import ProbeResult
+from trex.records.probe_result import ProbeResult, predictions_file
 from trex.records.run_dir import RunDir, dataset_folder
+from trex.reporting.cell import Cell
+from trex.reporting.metric import TOP1, Metric
+from trex.reporting.statistics import Interval, mean_of_intervals
 
 #: The datasets of the published average, in the order of the published table. Do not change this list: averages would
 #: no longer be comparable with those of other runs and of the paper. Tables also show other datasets.
@@ -27,51 +30,6 @@ PUBLISHED_AVERAGE = (
 
 #: The first columns of a table: the columns of the published table.
 FIRST_COLUMNS = ("in1k", *PUBLISHED_AVERAGE)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The results of one run on one dataset with one kind of probe, for all seeds."""
-
-    results: tuple[ProbeResult, ...]  #: one per seed, all with the same classes
-
-    @property
-    def top1(self) -> list[float]:
-        """Top-1 test accuracies, fractions, one per seed."""
-        return [result.test.top1 for result in self.results]
-
-    @property
-    def mean(self) -> float:
-        """Mean top-1 test accuracy over the seeds, a fraction."""
-        return mean(self.top1)
-
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation of the top-1 accuracy over the seeds, a fraction; None for a single seed."""
-        return stdev(self.top1) if len(self.results) > 1 else None
-
-    @property
-    def comparable(self) -> bool:
-        """Whether the dataset is the official one, so that the result is comparable with published numbers."""
-        return all(result.comparable for result in self.results)
-
-    @property
-    def mean_per_class(self) -> float:
-        """Mean per-class accuracy, a fraction, averaged over the seeds."""
-        return mean(result.test.mean_per_class for result in self.results)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the labels."""
-        return self.results[0].classes
-
-    @property
-    def log_odds(self) -> float:
-        """log(p / (1 - p)) of the mean accuracy p. For n test images, p is limited to 1/(2n) … 1 - 1/(2n), because the
-        log-odds of 100 % would be infinite."""
-        half = 0.5 / max(self.results[0].counts.test, 1)
-        p = min(max(self.mean, half), 1 - half)
-        return math.log(p / (1 - p))
 
 
 @dataclass
@@ -88,6 +46,7 @@ class RunData:
     milestones: dict[int, dict[tuple[str, str], Cell]] = field(default_factory=dict)
     wanted: dict[tuple[str, str], int] = field(default_factory=dict)  #: seeds in the config, per cell
     damaged: list[str] = field(default_factory=list)  #: one message per file or line that was left out, with the reason
+    untested: list[str] = field(default_factory=list)  #: one message per cell without predictions, with the reason
 
     @property
     def name(self) -> str:
@@ -109,14 +68,14 @@ def collect(run: RunDir) -> RunData:
         pass
     except RecordError as error:
         data.damaged.append(str(error))
-    data.cells = _results(run, data.damaged)
-    data.milestones = {epoch: _results(run.at(epoch), data.damaged) for epoch in run.evaluated_milestones()}
+    data.cells = _results(run, data)
+    data.milestones = {epoch: _results(run.at(epoch), data) for epoch in run.evaluated_milestones()}
     data.wanted = _wanted(run)
     return data
 
 
-def _results(run: RunDir, damaged: list[str]) -> dict[tuple[str, str], Cell]:
-    """Read the probe results of a run or of a milestone. Adds a message to `damaged` for each that is left out."""
+def _results(run: RunDir, data: RunData) -> dict[tuple[str, str], Cell]:
+    """Read the probe results of a run or of a milestone. Adds the messages to `data.damaged` and `data.untested`."""
     found: dict[tuple[str, str], list[ProbeResult]] = {}
     for path in sorted(run.probe_results(), key=_seed):
         try:
@@ -126,8 +85,31 @@ def _results(run: RunDir, damaged: list[str]) -> dict[tuple[str, str], Cell]:
                 raise RecordError(f"{path}: {problem}")
             others.append(result)
         except (FileNotFoundError, RecordError) as error:
-            damaged.append(str(error))
-    return {key: Cell(tuple(results)) for key, results in found.items() if results}
+            data.damaged.append(str(error))
+    return {
+        key: Cell(tuple(results), _predictions(run, results, data.untested))
+        for key, results in found.items()
+        if results
+    }
+
+
+def _predictions(run: RunDir, results: Sequence[ProbeResult], untested: list[str]) -> tuple[Predictions, ...]:
+    """The predictions of each result of a cell. Results with the same predictions share one object.
+
+    None, and a message in `untested`, if those of a result are missing or damaged, or if the test images differ.
+    """
+    shared: dict[str, Predictions] = {}
+    try:
+        if len({result.provenance.test_images for result in results}) > 1:
+            raise UserError("its seeds have different test images")
+        for one in results:
+            path = predictions_file(run.probe(one.dataset, one.probe, one.seed))
+            found = read_predictions(path, one.predictions, one.counts.test, len(one.classes))
+            shared.setdefault(one.predictions, found)
+    except UserError as error:
+        untested.append(f"{results[0].dataset} ({results[0].probe}): {error}")
+        return ()
+    return tuple(shared[one.predictions] for one in results)
 
 
 def _misplaced(result: ProbeResult, path: Path, others: Sequence[ProbeResult]) -> str | None:
@@ -166,22 +148,27 @@ def datasets(runs: Sequence[RunData], kind: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Average:
-    """Mean accuracy and mean log-odds over datasets."""
+    """The mean of a score over datasets, and the mean log-odds of the top-1 accuracy."""
 
-    mean: float | None  #: a fraction; None without results
+    mean: float | None  #: in the unit of `Scores`; None without results
+    interval: Interval | None  #: of `mean`, over the test images of the datasets; None if that of a dataset is missing
     log_odds: float | None
     count: int  #: datasets with results
     of: int  #: datasets in total, with and without results
 
 
-def average(run: RunData, kind: str, names: Sequence[str]) -> Average:
+def average(run: RunData, kind: str, names: Sequence[str], metric: Metric = TOP1) -> Average:
     """The average over the datasets that have results: those of the published average if `names` has a column of the
     published table, otherwise all of `names`."""
     wanted = PUBLISHED_AVERAGE if any(name in FIRST_COLUMNS for name in names) else tuple(names)
     cells = [run.cells[kind, name] for name in wanted if (kind, name) in run.cells]
-    if not cells:
-        return Average(None, None, 0, len(wanted))
-    return Average(mean(cell.mean for cell in cells), mean(cell.log_odds for cell in cells), len(cells), len(wanted))
+    found = [cell.estimates[metric.name] for cell in cells if metric.name in cell.estimates]
+    if not found:
+        return Average(None, None, None, 0, len(wanted))
+    intervals = [one.interval for one in found if one.interval is not None]
+    interval = mean_of_intervals(intervals) if len(intervals) == len(found) else None
+    log_odds = mean(cell.log_odds for cell in cells)
+    return Average(mean(one.value for one in found), interval, log_odds, len(found), len(wanted))
 
 
 def _seed(path: Path) -> tuple[str, int]:

@@ -9,56 +9,62 @@ from typing import TypeGuard
 
 from trex.records.events import AttemptEnded, CheckpointSaved, Event
 from trex.reporting import tables, transfer
-from trex.reporting.charts import Series, legend, line_chart, whisker_chart
+from trex.reporting.cell import Cell, Estimate
+from trex.reporting.charts import Dot, Series, legend, line_chart, whisker_chart
 from trex.reporting.classes import HEAD, class_rows
-from trex.reporting.collect import Cell, RunData, average, datasets, probe_kinds
+from trex.reporting.collect import RunData, average, datasets, probe_kinds
+from trex.reporting.compare import comparisons
+from trex.reporting.metric import METRICS, TOP1, Metric
 from trex.reporting.style import STYLE
 from trex.wording import counted
 
 WORST = 10  #: the most classes in the table of the lowest accuracies
 
 
-def page(runs: Sequence[RunData]) -> str:
-    """The complete page."""
+def page(runs: Sequence[RunData], metric: Metric = TOP1) -> str:
+    """The complete page. Its tables have the scores of `metric`; those of the others are folded away."""
     title = " · ".join(run.name for run in runs)
-    body = "".join(_sections(runs))
+    body = "".join(_sections(runs, metric))
     made = time.strftime("%Y-%m-%d %H:%M")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>"
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
-        f'<body><main><header><h1>{escape(title)}</h1><p class="lead">{escape(_summary(runs))}</p>'
+        f'<body><main><header><h1>{escape(title)}</h1><p class="lead">{escape(_summary(runs, metric))}</p>'
         f"{legend([run.name for run in runs]) if len(runs) > 1 else ''}</header>{body}"
         f"<footer>created {made}</footer></main></body></html>\n"
     )
 
 
-def _summary(runs: Sequence[RunData]) -> str:
-    """One sentence: the number of runs and datasets, and the run with the highest accuracy."""
+def _summary(runs: Sequence[RunData], metric: Metric) -> str:
+    """One sentence: the number of runs and datasets, and the run with the best mean."""
     kinds = probe_kinds(runs)
     if not kinds:
         return "No probe results yet."
     kind = kinds[0]
-    averages = [(average(run, kind, datasets(runs, kind)), run.name) for run in runs]
+    averages = [(average(run, kind, datasets(runs, kind), metric), run.name) for run in runs]
     means = [(found.mean, found.count, name) for found, name in averages if found.mean is not None]
     if not means:
         return f"Results of the {kind} probe on in1k only, which the mean does not include."
-    best, count, name = max(means)
+    best, count, name = max(means) if metric.highest_is_best else min(means)
     over = counted(count, "dataset")
+    number = f"{metric.text(best)} {metric.unit}"
     if len(runs) == 1:
-        return f"Mean accuracy {100 * best:.1f} % over {over} ({kind} probe)."
-    return f"{len(runs)} models; highest mean accuracy with the {kind} probe: {name}, {100 * best:.1f} % over {over}."
+        return f"Mean {metric.title} {number} over {over} ({kind} probe)."
+    order = "highest" if metric.highest_is_best else "lowest"
+    return f"{len(runs)} models; {order} mean {metric.title} with the {kind} probe: {name}, {number} over {over}."
 
 
-def _sections(runs: Sequence[RunData]) -> Iterator[str]:
+def _sections(runs: Sequence[RunData], metric: Metric) -> Iterator[str]:
     for kind in probe_kinds(runs):
-        yield _section(f"Probe: {kind}", _table(runs, kind) + _accuracies(runs, kind))
+        shown = _table(runs, kind, metric, tables.caption(runs, kind, metric)) + _scores(runs, kind, metric)
+        yield _section(f"Probe: {kind}", shown + _other_scores(runs, kind, metric))
     if not probe_kinds(runs):
         yield _section("Results", '<p class="none">no probe results yet</p>')
     yield f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in tables.notes(runs))}</ul>'
     if len(runs) > 1:
-        yield _comparison(runs)
+        yield _comparison(runs, metric)
     if transfer.kinds(runs):
         yield _section("Transfer against epoch", _transfer(runs))
     yield _section("Training", _training(runs))
@@ -85,50 +91,76 @@ def _html_table(head: Sequence[str], body: Sequence[Sequence[str]], best: Collec
     return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
-def _table(runs: Sequence[RunData], kind: str) -> str:
-    head, body = tables.rows(runs, kind)
-    leaders = _best_of_columns(runs, kind)
+def _table(runs: Sequence[RunData], kind: str, metric: Metric, about: str) -> str:
+    """A table of scores, and under it what they are."""
+    head, body = tables.rows(runs, kind, metric)
+    leaders = _best_of_columns(runs, kind, metric)
     best = {(leaders[name], j) for j, name in enumerate(head) if name in leaders}
-    return _html_table(head, body, best)
+    return _html_table(head, body, best) + _caption(about)
 
 
-def _best_of_columns(runs: Sequence[RunData], kind: str) -> dict[str, int]:
-    """The index of the run with the highest mean accuracy, for each dataset that at least two runs have results on."""
+def _caption(text: str) -> str:
+    return f'<p class="caption">{escape(text)}</p>'
+
+
+def _estimates(runs: Sequence[RunData], kind: str, name: str, metric: Metric) -> list[tuple[int, Estimate]]:
+    """The index of each run with this score on a dataset, and the score."""
+    cells = ((number, run.cells.get((kind, name))) for number, run in enumerate(runs))
+    return [
+        (number, cell.estimates[metric.name])
+        for number, cell in cells
+        if cell is not None and metric.name in cell.estimates
+    ]
+
+
+def _best_of_columns(runs: Sequence[RunData], kind: str, metric: Metric) -> dict[str, int]:
+    """The index of the run with the best mean score, for each dataset where it is better than that of another run."""
     best = {}
     for name in datasets(runs, kind):
-        means = [(run.cells[kind, name].mean, number) for number, run in enumerate(runs) if (kind, name) in run.cells]
-        if len(means) > 1:
-            best[name] = max(means)[1]
+        means = [(found.value, number) for number, found in _estimates(runs, kind, name, metric)]
+        if len({value for value, _ in means}) > 1:
+            best[name] = (max(means) if metric.highest_is_best else min(means))[1]
     return best
 
 
-def _accuracies(runs: Sequence[RunData], kind: str) -> str:
+def _scores(runs: Sequence[RunData], kind: str, metric: Metric) -> str:
+    """The chart of the scores with their intervals."""
     rows = []
     for name in datasets(runs, kind):
-        items = []
-        for color, run in enumerate(runs):
-            cell = run.cells.get((kind, name))
-            if cell is not None:
-                items.append((run.name, 100 * cell.mean, 100 * (cell.spread or 0.0), color))
-        if items:
-            rows.append((name, items))
-    chart = whisker_chart(rows, "top-1 accuracy, %; whisker: one standard deviation over seeds")
-    return f'<figure class="half">{chart}</figure>'
+        dots = []
+        for number, found in _estimates(runs, kind, name, metric):
+            ends = (found.value, found.value) if found.interval is None else (found.interval.low, found.interval.high)
+            value, low, high = (metric.scale * one for one in (found.value, *ends))
+            dots.append(Dot(runs[number].name, value, low, high, number))
+        if dots:
+            rows.append((name, dots))
+    label = f"{metric.title}, {metric.unit}; whisker: 95 % interval over test images"
+    return f'<figure class="half">{whisker_chart(rows, label)}</figure>'
 
 
-def _comparison(runs: Sequence[RunData]) -> str:
-    body = [
-        (one.names, one.kind, one.dataset, f"{one.gain:+.1f}", tables.MISSING if one.p is None else f"{one.p:.2g}")
-        for one in tables.comparisons(runs)
-    ]
+def _other_scores(runs: Sequence[RunData], kind: str, shown: Metric) -> str:
+    """The tables of the other metrics, and the spread of the shown one over the seeds, folded away."""
+    others = [metric for metric in METRICS.values() if metric is not shown]
+    parts = [_table(runs, kind, metric, tables.about(runs, kind, metric)) for metric in others]
+    names = datasets(runs, kind)
+    body = [[run.name, *(_spread(run.cells.get((kind, name)), shown) for name in names)] for run in runs]
+    about = f"Standard deviation of the {shown.title} over the seeds, {'points' if shown.unit == '%' else shown.unit}."
+    parts.append(_html_table(["run", *names], body) + _caption(about))
+    folded = f"<summary>other scores, and the spread over seeds</summary>{''.join(parts)}"
+    return f'<details class="scores">{folded}</details>'
+
+
+def _spread(cell: Cell | None, metric: Metric) -> str:
+    found = None if cell is None else cell.estimates.get(metric.name)
+    return tables.MISSING if found is None or found.spread is None else metric.text(found.spread)
+
+
+def _comparison(runs: Sequence[RunData], metric: Metric) -> str:
+    head, body = tables.difference_rows(comparisons(runs, metric.name), metric)
     if not body:
         return ""
-    note = (
-        "<p>Paired t-test over the seeds that both runs have. All seeds have the same test images, so p accounts for "
-        "the randomness of the probes, not for the choice of the test images.</p>"
-    )
-    table = _html_table(("runs", "probe", "dataset", "difference, points", "p"), body)
-    return _section("Differences", f"<details><summary>{len(body)} comparisons</summary>{note}{table}</details>")
+    table = _html_table(head, body) + _caption(tables.DIFFERENCES)
+    return _section("Differences", f"<details><summary>{len(body)} comparisons</summary>{table}</details>")
 
 
 def _transfer(runs: Sequence[RunData]) -> str:
@@ -137,7 +169,9 @@ def _transfer(runs: Sequence[RunData]) -> str:
         for caption, chart in transfer.charts(runs)
     )
     tabled = "".join(
-        f"<h3>{escape(kind)}</h3>{_html_table(*tables.transfer_rows(runs, kind))}" for kind in transfer.kinds(runs)
+        f"<h3>{escape(kind)}</h3>{_html_table(*tables.transfer_rows(runs, kind))}"
+        f"{_caption(tables.transfer_caption(runs, kind))}"
+        for kind in transfer.kinds(runs)
     )
     return f'<div class="grid-two">{charts}</div><details><summary>table</summary>{tabled}</details>'
 

@@ -24,6 +24,7 @@ details{margin:6px 0}
 summary{cursor:pointer;color:var(--soft)}
 summary:hover{color:var(--ink)}
 details td:nth-child(n+3){text-align:left}
+details.scores td:nth-child(n+3){text-align:right}
 .notes{color:var(--soft);font-size:13.5px;padding-left:18px;margin:18px 0 0}
 .grid-two{display:grid;grid-template-columns:repeat(auto-fit,minmax(430px,1fr));gap:22px 32px}
 figure{margin:0}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
 
+from trex.probing.kind import kind_of
 from trex.reporting import transfer
-from trex.reporting.collect import Average, Cell, RunData, average, datasets, probe_kinds
+from trex.reporting.cell import Cell
+from trex.reporting.collect import Average, RunData, average, datasets, probe_kinds
+from trex.reporting.compare import Comparison, comparisons
+from trex.reporting.metric import TOP1, Metric
+from trex.reporting.statistics import Interval
 
 MISSING = "–"
+Table = tuple[list[str], list[list[str]]]  #: header and rows
 
 #: Published averages: model, source, ImageNet-1K top-1 in %, mean log-odds over 15 datasets. From arXiv 2206.15369 and
 #: the release notes of its program.
@@ -24,42 +27,80 @@ PUBLISHED = (
 )
 
 
-def cell_text(cell: Cell | None, plus_minus: str = " ± ") -> str:
-    """Mean and standard deviation over seeds in %, with `*` if not comparable; a dash without results."""
-    if cell is None:
+def cell_text(cell: Cell | None, metric: Metric = TOP1) -> str:
+    """A score ± half of its interval, with `*` if the dataset is not comparable; a dash without results."""
+    if cell is None or metric.name not in cell.estimates:
         return MISSING
-    spread = "" if cell.spread is None else f"{plus_minus}{100 * cell.spread:.1f}"
-    return f"{100 * cell.mean:.1f}{spread}{'' if cell.comparable else '*'}"
+    found = cell.estimates[metric.name]
+    return f"{_value(metric, found.value, found.interval)}{'' if cell.comparable else '*'}"
 
 
-def average_texts(found: Average) -> tuple[str, str]:
-    """Mean in % and mean log-odds, with the number of datasets if some are missing."""
+def average_texts(found: Average, metric: Metric = TOP1) -> tuple[str, str]:
+    """The mean ± half of its interval and the mean log-odds, with the number of datasets if some are missing."""
     if found.mean is None or found.log_odds is None:
         return MISSING, MISSING
     over = "" if found.count == found.of else f" ({found.count}/{found.of} datasets)"
-    return f"{100 * found.mean:.1f}{over}", f"{found.log_odds:.3f}{over}"
+    return f"{_value(metric, found.mean, found.interval)}{over}", f"{found.log_odds:.3f}{over}"
 
 
-def rows(runs: Sequence[RunData], kind: str) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of the table for one kind of probe."""
+def _value(metric: Metric, value: float, interval: Interval | None) -> str:
+    return metric.text(value) + ("" if interval is None else f" ± {metric.text(interval.half)}")
+
+
+def rows(runs: Sequence[RunData], kind: str, metric: Metric = TOP1) -> Table:
+    """The header and the rows of the table for one kind of probe. Log-odds are shown for the top-1 accuracy."""
     names = datasets(runs, kind)
-    head = ["run", *names, "mean", "log-odds"]
+    columns = 2 if metric is TOP1 else 1
+    head = ["run", *names, *("mean", "log-odds")[:columns]]
     body = [
         [
             run.name,
-            *(cell_text(run.cells.get((kind, name))) for name in names),
-            *average_texts(average(run, kind, names)),
+            *(cell_text(run.cells.get((kind, name)), metric) for name in names),
+            *average_texts(average(run, kind, names, metric), metric)[:columns],
         ]
         for run in runs
     ]
     return head, body
 
 
+def caption(runs: Sequence[RunData], kind: str, metric: Metric = TOP1) -> str:
+    """What the numbers of a table are, what "±" is, and what differs between the seeds."""
+    changes = _seeds_change(kind)
+    spread = f" Seeds differ in {changes}. ± does not contain the spread over seeds; the report's cells.csv has it."
+    return about(runs, kind, metric) + (spread if changes else "")
+
+
+def about(runs: Sequence[RunData], kind: str, metric: Metric) -> str:
+    """What the numbers of a table are, and what "±" is."""
+    return _about([cell for run in runs for (one, _), cell in run.cells.items() if one == kind], kind, metric)
+
+
+def transfer_caption(runs: Sequence[RunData], kind: str) -> str:
+    """The same for the table of accuracies by epoch."""
+    cells = [cell for run in runs for at in run.milestones.values() for (one, _), cell in at.items() if one == kind]
+    return _about(cells, kind, TOP1)
+
+
+def _about(cells: Sequence[Cell], kind: str, metric: Metric) -> str:
+    text = f"{metric.title[0].upper()}{metric.title[1:]} on the test images in {metric.unit}"
+    if _seeds_change(kind):
+        text += ", mean over the seeds"
+    found = [cell.estimates.get(metric.name) for cell in cells]
+    if any(one is not None and one.interval is not None for one in found):
+        text += " ± half of the 95 % interval over test images"
+    return f"{text}."
+
+
+def _seeds_change(kind: str) -> str:
+    try:
+        return kind_of(kind).seeds_change
+    except ValueError:  # a result of another version
+        return ""
+
+
 def notes(runs: Sequence[RunData]) -> list[str]:
     """The notes below the tables: their units, and what is missing, not comparable or left out."""
-    lines = [
-        "Top-1 test accuracy in %, mean ± standard deviation over seeds. The columns mean and log-odds leave out in1k."
-    ]
+    lines = ["The columns mean and log-odds leave out in1k. The mean's ± takes the datasets as fixed."]
     cells = [cell for run in runs for cell in run.cells.values()]
     if any(not cell.comparable for cell in cells):
         lines.append("* measured on a subset of the dataset: not comparable with published numbers.")
@@ -81,6 +122,10 @@ def notes(runs: Sequence[RunData]) -> list[str]:
             lines.append(f"{run.name}: {text} with each other.")
         lines += [f"{run.name}: images: {transform}." for transform in transforms]
         lines += [f"{run.name}: left out: {problem}" for problem in run.damaged]
+        lines += [f"{run.name}: no interval and no test for {problem}" for problem in run.untested]
+        results = str(run.run.root / "probes")
+        if run.untested or any(problem.startswith(results) for problem in run.damaged):
+            lines.append(f"{run.name}: `trex probe` computes results again that are damaged or of another version.")
     return lines
 
 
@@ -98,18 +143,26 @@ def missing(run: RunData, runs: Sequence[RunData]) -> list[str]:
     return [f"{name} ({kind})" for kind, name in wanted if (kind, name) not in run.cells]
 
 
-def text_table(runs: Sequence[RunData]) -> str:
+def text_table(runs: Sequence[RunData], metric: Metric = TOP1) -> str:
     """All tables as plain text with aligned columns."""
     blocks = []
     for kind in probe_kinds(runs):
-        head, body = rows(runs, kind)
-        blocks.append("\n".join([f"probe: {kind}", *aligned([head, *body])]))
+        head, body = rows(runs, kind, metric)
+        blocks.append("\n".join([f"probe: {kind}", *aligned([head, *body]), *_wrapped(caption(runs, kind, metric))]))
     if not blocks:
         blocks.append("no probe results yet")
     for kind in transfer.kinds(runs):
         head, body = transfer_rows(runs, kind)
-        blocks.append("\n".join([f"transfer against epoch, probe: {kind}", *aligned([head, *body])]))
+        lines = [*aligned([head, *body]), *_wrapped(transfer_caption(runs, kind))]
+        blocks.append("\n".join([f"transfer against epoch, probe: {kind}", *lines]))
+    if found := comparisons(runs, metric.name):
+        head, body = difference_rows(found, metric)
+        blocks.append("\n".join(["differences", *aligned([head, *body], left=(0, 1, 2)), *_wrapped(DIFFERENCES)]))
     return "\n\n".join([*blocks, "\n".join(notes(runs))])
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, width=100)
 
 
 def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
@@ -125,109 +178,68 @@ def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[
     return [texts[0], "-" * max(map(len, texts)), *texts[1:]]
 
 
-def markdown(runs: Sequence[RunData]) -> str:
+def markdown(runs: Sequence[RunData], metric: Metric = TOP1) -> str:
     """All tables as Markdown."""
     blocks = []
     for kind in probe_kinds(runs):
-        head, body = rows(runs, kind)
-        blocks.append(f"**{kind}**\n\n" + _markdown_table(head, body))
+        table = _markdown_table(*rows(runs, kind, metric))
+        blocks.append(f"**{kind}**\n\n{table}\n\n{caption(runs, kind, metric)}")
+    if found := comparisons(runs, metric.name):
+        blocks.append(f"**Differences**\n\n{_markdown_table(*difference_rows(found, metric))}\n\n{DIFFERENCES}")
     for kind in transfer.kinds(runs):
-        blocks.append(f"**{kind}, transfer against epoch**\n\n" + _markdown_table(*transfer_rows(runs, kind)))
+        table = _markdown_table(*transfer_rows(runs, kind))
+        blocks.append(f"**{kind}, transfer against epoch**\n\n{table}\n\n{transfer_caption(runs, kind)}")
     return "\n\n".join([*blocks, *notes(runs)]) + "\n"
 
 
 def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(_markdown(text) for text in line) + " |" for line in [head, *body]]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+    lines.insert(1, "|" + "---|" * len(head))
+    return "\n".join(lines)
 
 
-def transfer_rows(runs: Sequence[RunData], kind: str) -> tuple[list[str], list[list[str]]]:
+def transfer_rows(runs: Sequence[RunData], kind: str) -> Table:
     """The header and the rows of the table of accuracies by epoch for one kind of probe."""
     head = ["run", "epoch", *transfer.datasets(runs, kind)]
     return head, [[row.run, str(row.epoch), *map(cell_text, row.cells)] for row in transfer.rows(runs, kind)]
 
 
-def milestones_csv(runs: Sequence[RunData]) -> str:
-    """All results at milestones as CSV, one line per result."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["run", "epoch", "dataset", "probe", "seed", "top1", "mean_per_class", "weights"])
-    for row in transfer.csv_rows(runs):
-        writer.writerow([escape_formula(value) for value in row])
-    return out.getvalue()
-
-
-def latex(runs: Sequence[RunData]) -> str:
+def latex(runs: Sequence[RunData], metric: Metric = TOP1) -> str:
     """All tables as LaTeX (booktabs)."""
     blocks = []
     for kind in probe_kinds(runs):
-        head, body = rows(runs, kind)
+        head, body = rows(runs, kind, metric)
         lines = [" & ".join(_latex(text) for text in line) + r" \\" for line in [head, *body]]
         columns = "l" + "r" * (len(head) - 1)
         inner = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
-        blocks.append("\n".join([f"% probe: {kind}", *inner, r"\end{tabular}"]))
+        title = [f"% probe: {kind}", f"% {caption(runs, kind, metric)}"]
+        blocks.append("\n".join([*title, *inner, r"\end{tabular}"]))
     return "\n\n".join([*blocks, *(f"% {line}" for line in notes(runs))]) + "\n"
 
 
-def results_csv(runs: Sequence[RunData]) -> str:
-    """All results as CSV, one line per result."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    head = ["run", "dataset", "probe", "seed", "top1", "mean_per_class", "chosen", "comparable", "encoder"]
-    writer.writerow([*head, "preprocessing"])
-    for run in runs:
-        for (kind, dataset), cell in sorted(run.cells.items()):
-            for result in cell.results:
-                chosen = " ".join(f"{key}={value:g}" for key, value in result.search.best.items())
-                line: list[object] = [run.name, dataset, kind, result.seed]
-                line += [result.test.top1, result.test.mean_per_class, chosen]
-                line += [result.comparable, result.provenance.encoder_digest, result.provenance.transform]
-                writer.writerow([escape_formula(value) for value in line])
-    return out.getvalue()
+#: What stands under a table of differences.
+DIFFERENCES = (
+    "Difference of the means over the seeds that both runs have, or over all seeds if they have none in common, "
+    "with its own 95 % interval. p: paired test over the test images, corrected by Holm's method over the datasets "
+    "of these two runs and this probe. Both contain the choice of the test images and, with several seeds, the "
+    "spread over them. They do not contain the choice of the datasets, nor that of the training images if all seeds "
+    "have the same."
+)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The difference of two runs on one dataset with one kind of probe."""
-
-    names: str  #: of both runs
-    kind: str
-    dataset: str
-    gain: float  #: difference of the mean top-1 accuracies over the common seeds, percentage points
-    p: float | None  #: p-value of a paired t-test over the common seeds; None if it is undefined
+def difference_rows(found: Sequence[Comparison], metric: Metric) -> Table:
+    """The header and the rows of a table of differences."""
+    head = ["runs", "probe", "dataset", f"difference, {'points' if metric.unit == '%' else metric.unit}"]
+    return [*head, "95 % interval", "p"], [_difference_row(one, metric) for one in found]
 
 
-def comparisons(runs: Sequence[RunData]) -> list[Comparison]:
-    """Compares each pair of runs on each dataset and kind of probe for which both have results with a common seed."""
-    found = []
-    for one, other in combinations(runs, 2):
-        for kind in probe_kinds(runs):
-            for name in datasets(runs, kind):
-                if (kind, name) in one.cells and (kind, name) in other.cells:
-                    compared = _compared(one.cells[kind, name], other.cells[kind, name])
-                    if compared is not None:
-                        found.append(Comparison(f"{one.name} − {other.name}", kind, name, *compared))
-    return found
-
-
-def _compared(one: Cell, other: Cell) -> tuple[float, float | None] | None:
-    """`gain` and `p` of a `Comparison`; None without a common seed."""
-    from scipy.stats import ttest_rel
-
-    a, b = ({result.seed: result.test.top1 for result in cell.results} for cell in (one, other))
-    both = sorted(a.keys() & b.keys())
-    if not both:
-        return None
-    differences = [a[seed] - b[seed] for seed in both]
-    p = None
-    if len(both) > 1 and len(set(differences)) > 1:
-        p = float(ttest_rel([a[seed] for seed in both], [b[seed] for seed in both]).pvalue)
-    return 100 * sum(differences) / len(both), p
-
-
-def escape_formula(value: object) -> object:
-    """Put an apostrophe before a string that a spreadsheet would evaluate as a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
+def _difference_row(one: Comparison, metric: Metric) -> list[str]:
+    gain = MISSING if one.gain is None else metric.text(one.gain, "+")
+    interval = one.problem or MISSING
+    if one.interval is not None:
+        interval = f"{metric.text(one.interval.low, '+')} … {metric.text(one.interval.high, '+')}"
+    p = MISSING if one.adjusted_p is None else "<1e-10" if one.adjusted_p < 1e-10 else f"{one.adjusted_p:.2g}"
+    return [one.names, one.kind, one.dataset, gain, interval, p]
 
 
 def _markdown(text: str) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from trex.records.manifest import epoch_of
+from trex.reporting.cell import Cell
 from trex.reporting.charts import Series, line_chart
-from trex.reporting.collect import FIRST_COLUMNS, Cell, RunData
+from trex.reporting.collect import FIRST_COLUMNS, RunData
+from trex.reporting.metric import METRICS
 
 Curve = list[tuple[int, Cell]]  #: results by number of finished epochs, ascending
 
@@ -58,13 +60,13 @@ def rows(runs: Sequence[RunData], kind: str) -> list[Row]:
     return found
 
 
-def csv_rows(runs: Sequence[RunData]) -> Iterator[list[object]]:
-    """One row per result at a milestone: run, epoch, dataset, kind, seed, top-1, mean per class, weights."""
+def csv_rows(runs: Sequence[RunData]) -> Iterator[list[str | int | float | None]]:
+    """One row per result at a milestone: run, epoch, dataset, kind, seed, all metrics, weights."""
     for run in runs:
         for epoch, cells in sorted(run.milestones.items()):
             for (kind, dataset), cell in sorted(cells.items()):
                 for one in cell.results:
-                    scores = [one.test.top1, one.test.mean_per_class]
+                    scores = [getattr(one.test, name) for name in METRICS]
                     yield [run.name, epoch, dataset, kind, one.seed, *scores, one.provenance.weights]
 
 

@@ -27,7 +27,7 @@ class Exact(Kind):
     def seeds_change(self) -> str:
         """The folds, and in the few-shot kinds the training images."""
         if self.shots is None:
-            return "the validation images alone, so they differ only through the chosen C: all fit all of trainval"
+            return "the validation images that choose C; the final fits use all of trainval"
         return "the training images and the folds"
 
     def fitted_by(self, treatment: Treatment) -> str:  # noqa: ARG002

@@ -1,0 +1,205 @@
+"""Confidence intervals and tests over the test images of a dataset.
+
+The test images are a sample of the images that the dataset stands for. Several seeds of a probe classify the same
+images, so the unit is the image, and the value of an image is its mean over the seeds. The interval of a score takes
+the fitted probes as fixed. A difference between two runs shall say something about their encoders, so it also has the
+variance over the seeds of the probes. All formulas are closed: nothing is drawn at random, so a report always has the
+same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, variance
+from typing import Self
+
+import numpy as np
+
+LEVEL = 0.95
+_Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+#: Smaller p-values are not computed exactly: the products of probabilities are rounded to about this.
+SMALLEST_P = 1e-12
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval of level LEVEL."""
+
+    low: float
+    high: float
+
+    @property
+    def half(self) -> float:
+        """Half of its width."""
+        return (self.high - self.low) / 2
+
+
+def share_interval(values: np.ndarray, strata: np.ndarray | None = None) -> Interval:
+    """The interval of a mean of numbers in 0 … 1: Wilson's (1927), with an effective number of images.
+
+    With one seed the values are 0 and 1, and this is Wilson's interval. The means of several seeds vary less than 0 and
+    1 do. Their design effect, variance / (p (1 - p)), divides the number of images (Korn and Graubard 1998). It is
+    computed with two right and two wrong images more, so that it is about 1 if there are hardly any errors.
+
+    Args:
+        values: (n,) float, n > 0.
+        strata: (n,) int, the class of each image: the interval of the mean of the classes' means. The number of images
+            of each class counts as fixed. A class with one image has the variance of the others. None: of the mean.
+    """
+    if strata is None:
+        value = float(values.mean())
+        images, variance = float(len(values)), float(values.var() / len(values))
+    else:
+        value, images, variance = _stratified(values, strata)
+    shrunk = (images * value + 2) / (images + 4)
+    squares = variance * images**2 + images * (value - shrunk) ** 2 + 2 * (1 - shrunk) ** 2 + 2 * shrunk**2
+    effect = squares / ((images + 4) * shrunk * (1 - shrunk))
+    return _wilson(value, images / max(effect, 1e-9))
+
+
+def _stratified(values: np.ndarray, strata: np.ndarray) -> tuple[float, float, float]:
+    """The mean of the classes' means, the images that would give it this accuracy if it were a plain mean (Kish), and
+    its variance."""
+    _, places, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    means = np.bincount(places, values) / counts
+    squares = np.bincount(places, (values - means[places]) ** 2)
+    several = counts > 1
+    pooled = squares.sum() / max(int((counts - 1).sum()), 1)
+    variances = np.where(several, squares / np.maximum(counts - 1, 1), pooled)
+    classes = len(counts)
+    return (
+        float(means.mean()),
+        float(classes**2 / (1 / counts).sum()),
+        float((variances / counts).sum() / classes**2),
+    )
+
+
+def _wilson(value: float, images: float) -> Interval:
+    center = (value + _Z**2 / (2 * images)) / (1 + _Z**2 / images)
+    half = _Z / (1 + _Z**2 / images) * math.sqrt(value * (1 - value) / images + _Z**2 / (4 * images**2))
+    return Interval(max(center - half, 0.0), min(center + half, 1.0))
+
+
+def mean_interval(values: np.ndarray) -> Interval:
+    """The interval of the mean of (n,) numbers without bounds, by the central limit theorem."""
+    center, half = (
+        float(values.mean()),
+        _Z * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0,
+    )
+    return Interval(center - half, center + half)
+
+
+@dataclass(frozen=True)
+class SeedVariance:
+    """The part of the variance of a difference of means that comes from the seeds of the probes."""
+
+    variance: float  #: 0 if it is not known, with one seed
+    freedom: float  #: degrees of freedom
+
+    @classmethod
+    def of(cls, one: Sequence[float], other: Sequence[float], paired: bool) -> Self:
+        """The variance of mean(one) - mean(other), of the scores of each seed; `paired`: of the same seeds in order."""
+        if paired:
+            differences = [a - b for a, b in zip(one, other, strict=True)]
+            return cls(variance(differences) / len(one), len(one) - 1) if len(one) > 1 else cls(0.0, math.inf)
+        parts = [(variance(seeds) / len(seeds), len(seeds) - 1) for seeds in (one, other) if len(seeds) > 1]
+        return cls(*_sum_of_variances(parts))
+
+
+def _sum_of_variances(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The sum of independent variances, and its degrees of freedom (Welch and Satterthwaite)."""
+    total = sum(part for part, _ in parts)
+    below = sum(part**2 / freedom for part, freedom in parts)
+    return total, total**2 / below if below else math.inf
+
+
+NO_SEEDS = SeedVariance(0.0, math.inf)
+
+
+def difference_interval(differences: np.ndarray, seeds: SeedVariance = NO_SEEDS) -> Interval:
+    """The interval of the mean of paired differences: Bonett and Price (2012), Wald's with two images more.
+
+    The two images have the differences 1 and -1. Without them the interval would be too short if few images differ.
+    The variance over the seeds is added to that over the images.
+
+    Args:
+        differences: (n,) float.
+        seeds: the variance over the seeds.
+    """
+    from scipy.stats import t
+
+    images = len(differences) + 2
+    center = float(differences.sum()) / images
+    over_images = ((float(np.square(differences).sum()) + 2) / images - center**2) / images
+    total, freedom = _sum_of_variances([(over_images, math.inf), (seeds.variance, seeds.freedom)])
+    half = float(t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(total)
+    return Interval(center - half, center + half)
+
+
+def mean_of_intervals(intervals: Sequence[Interval]) -> Interval:
+    """The interval of the mean over datasets, which are fixed and have different test images."""
+    count = len(intervals)
+    center = sum(one.low + one.high for one in intervals) / (2 * count)
+    half = math.sqrt(sum(one.half**2 for one in intervals)) / count
+    return Interval(center - half, center + half)
+
+
+def sign_flip_test(differences: np.ndarray) -> float:
+    """The two-sided p-value of the paired permutation test of whole numbers: exact, without drawing permutations.
+
+    If the two runs are equally good, each image's difference is as probable with the other sign. The p-value is the
+    share of all 2^n choices of signs whose sum is at least as far from 0. With one seed the differences are -1, 0 and
+    1, and this is McNemar's exact test.
+
+    Args:
+        differences: (n,) int.
+    """
+    from scipy.signal import fftconvolve
+    from scipy.stats import binom
+
+    sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
+    total = abs(int(differences.sum()))
+    if total == 0:
+        return 1.0
+    unit = int(np.gcd.reduce(sizes))
+    sizes, total = sizes // unit, total // unit
+    chances = np.ones(1)  # of each sum of the sizes whose sign is +
+    for size, count in zip(sizes, counts, strict=True):
+        one = np.zeros(int(size * count) + 1)
+        one[:: int(size)] = binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = fftconvolve(chances, one) if len(chances) > 1 else one
+    everything = int((sizes * counts).sum())
+    tail = float(chances[(everything + total + 1) // 2 :].clip(0).sum())  # 2 · sum - everything >= total
+    return min(max(2 * tail, SMALLEST_P), 1.0)
+
+
+def normal_test(differences: np.ndarray, seeds: SeedVariance = NO_SEEDS) -> float:
+    """The two-sided p-value of the same hypothesis for real numbers, with the variance over images and seeds.
+
+    It is a t-test, and without a variance over seeds the normal approximation of the permutation test. Two images with
+    the differences 1 and -1 are added, as in `difference_interval`.
+
+    Args:
+        differences: (n,) float.
+        seeds: the variance over the seeds.
+    """
+    from scipy.stats import t
+
+    images = len(differences) + 2
+    over_images = (float(np.square(differences).sum()) + 2) / images**2
+    total, freedom = _sum_of_variances([(over_images, math.inf), (seeds.variance, seeds.freedom)])
+    distance = abs(float(differences.sum())) / images / math.sqrt(total)
+    return min(max(2 * float(t.sf(distance, freedom)), SMALLEST_P), 1.0)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order of `values`. With them the chance of one or more false positives
+    among all of them is at most the level at which they are compared."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    adjusted, highest = [0.0] * len(values), 0.0
+    for place, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(values) - place) * values[index]))
+        adjusted[index] = highest
+    return adjusted
