@@ -69,12 +69,13 @@ class Ranks:
 
     def gather_texts(self, text: str) -> list[str]:
         """Return the `text` of every rank, in rank order, on every rank."""
-        mine = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        mine = torch.tensor(list(text.encode("utf-8", "surrogateescape")), dtype=torch.uint8)
         padded = torch.zeros(self.maximum(mine.numel()), dtype=torch.uint8)
         padded[: mine.numel()] = mine
         sizes = self.gather(torch.tensor([mine.numel()]))
         return [
-            bytes(data[: int(size)].tolist()).decode() for data, size in zip(self.gather(padded), sizes, strict=True)
+            bytes(data[: int(size)].tolist()).decode("utf-8", "surrogateescape")
+            for data, size in zip(self.gather(padded), sizes, strict=True)
         ]
 
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:

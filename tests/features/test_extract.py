@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,58 +13,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
-from sklearn.datasets import load_sample_images
 
-from jobs.plan.runs import save_config
+from tests.features.conftest import command, damaged, make_features
 from tests.stopping import StopAfter
 from trex.config import Config, load
-from trex.distributed import Ranks
 from trex.errors import Interrupted, UserError
-from trex.features.extract import extract
 from trex.features.store import open_features
-from trex.interruption import StopRequest
-from trex.records.run_dir import RunDir
-
-TEXT = """
-model: {encoder: resnet18}
-extract: {datasets: [photos], weights: untrained, resize: 64, crop: 56, batch_size: 8}
-data: {workers: 0}
-"""
-IMAGES = 44
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory) -> Path:
-    """Crops of two real photographs, as JPEG files in class folders."""
-    root = tmp_path_factory.mktemp("data")
-    chance = np.random.default_rng(0)
-    for split, count in (("train", IMAGES), ("val", 10)):
-        for i in range(count):
-            label = i % 2
-            image = Image.fromarray(load_sample_images().images[label])
-            left, top = int(chance.integers(0, 400)), int(chance.integers(0, 200))
-            folder = root / "photos" / split / f"class{label}"
-            folder.mkdir(parents=True, exist_ok=True)
-            image.crop((left, top, left + 150, top + 120)).save(folder / f"{i:03d}.jpg")
-    return root
-
-
-@pytest.fixture
-def setup(tmp_path: Path, photos: Path):
-    def make(name: str = "run", *overrides: str) -> tuple[RunDir, Config]:
-        path = tmp_path / "config.yaml"
-        path.write_text(TEXT)
-        config = load(path, Config, [f"name={name}", f"runs={tmp_path}/runs", f"data.root={photos}", *overrides])
-        run = RunDir.of(config)
-        save_config(run, config)
-        return run, config
-
-    return make
-
-
-def make_features(run: RunDir, config: Config, stop: StopRequest | None = None) -> None:
-    extract(run, config, "photos", Ranks(), StopRequest() if stop is None else stop)
 
 
 def test_features_are_those_of_a_plain_torchvision_loop(setup, photos: Path, tmp_path: Path) -> None:
@@ -221,20 +174,6 @@ def test_interrupted_extraction_resumes_to_the_same_content_and_leaves_no_other_
     assert sorted(path.name for path in again.features("photos", "test").parent.iterdir()) == ["test.h5", "trainval.h5"]
 
 
-def command(run: RunDir, processes: int) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "jobs.cli",
-        "extract",
-        str(run.root),
-        "--cluster",
-        "local",
-        "--processes",
-        str(processes),
-    ]
-
-
 @pytest.mark.slow
 def test_content_is_the_same_with_any_number_of_processes_and_after_a_kill(setup) -> None:
     digests = []
@@ -253,16 +192,6 @@ def test_content_is_the_same_with_any_number_of_processes_and_after_a_kill(setup
     assert done.returncode == 0, done.stdout + done.stderr
     digests.append(open_features(run.features("photos", "trainval")).digest)
     assert len(set(digests)) == 1
-
-
-def damaged(photos: Path, folder: Path) -> list[Path]:
-    """Copy the photographs to `folder` and truncate three of them; returns these three."""
-    shutil.copytree(photos, folder)
-    files = sorted((folder / "photos" / "train").rglob("*.jpg"))
-    broken = [files[1], files[20], files[-1]]
-    for path in broken:
-        path.write_bytes(path.read_bytes()[:300])
-    return broken
 
 
 def test_all_damaged_images_are_named_and_all_other_blocks_are_kept(setup, photos: Path, tmp_path: Path) -> None:

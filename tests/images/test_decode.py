@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -62,14 +65,79 @@ def test_damaged_file_is_an_error_that_names_it(
     content = {"empty": b"", "text": b"not an image", "truncated": data[: len(data) // 2], "header only": data[:20]}
     if damage != "missing":
         path.write_bytes(content[damage])
-    with pytest.raises(ImageFault, match=r"bad\.jpg"):
+    with pytest.raises(ImageFault, match=r"bad\.jpg") as error:
         reader(path)
+    assert error.value.broken == (damage != "missing")
+
+
+@pytest.mark.parametrize("reader", [read_rgb, read_rgb_fast])
+@pytest.mark.parametrize("obstacle", ["folder", "loop of links", "no permission", "error of the disk"])
+def test_fault_of_the_machine_is_not_a_broken_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader, obstacle: str
+) -> None:
+    path = tmp_path / "a.jpg"
+    if obstacle == "folder":
+        path.mkdir()
+    elif obstacle == "loop of links":
+        path.symlink_to(path)
+    else:  # root may read everything, and disks cannot be made to fail here
+        path.touch()
+        number = errno.EACCES if obstacle == "no permission" else errno.EIO
+
+        def fail(*_: object, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(Path, "read_bytes", fail)
+        monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ImageFault, match=r"a\.jpg: cannot be read \(") as error:
+        reader(path)
+    assert not error.value.broken
+
+
+def test_error_of_the_disk_in_the_middle_of_a_file_is_not_a_broken_image(
+    unusual_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(io.FileIO):
+        def read(self, size: int = -1) -> bytes:
+            if self.tell() > 4000:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(size)
+
+    opened = Image.open
+    with Failing(unusual_files["png named jpeg"]) as file:
+        monkeypatch.setattr(Image, "open", lambda _, **more: opened(file, **more))
+        with pytest.raises(ImageFault, match="cannot be read") as error:
+            read_rgb(unusual_files["png named jpeg"])
+    assert not error.value.broken
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
+def test_damaged_bytes_are_decoded_or_a_broken_image_and_nothing_else(
+    tmp_path: Path, photograph: np.ndarray, kind: str
+) -> None:
+    content = save(Image.fromarray(photograph[:60, :80]), tmp_path / f"a.{kind}").read_bytes()
+    chance = np.random.default_rng(0)
+    broken = 0
+    for number in range(150):
+        damaged = bytearray(content)
+        if number % 3 == 0:
+            del damaged[int(chance.integers(len(content))) :]
+        for place in chance.integers(len(damaged) if number % 2 else min(len(damaged), 120), size=number % 3 * 2):
+            damaged[place] = int(chance.integers(256))
+        (tmp_path / "b").write_bytes(damaged)
+        try:
+            assert read_rgb(tmp_path / "b").dtype == np.uint8
+        except ImageFault as fault:
+            assert fault.broken, fault
+            broken += 1
+    assert broken > 20
 
 
 def test_decompression_bomb_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = save(Image.new("1", (30000, 30000)), tmp_path / "bomb.png")
-    with pytest.raises(ImageFault, match=r"bomb.png"):
+    with pytest.raises(ImageFault, match=r"bomb.png") as error:
         read_rgb(path)
+    assert error.value.broken
 
 
 @pytest.mark.parametrize("reader", [read_rgb, read_rgb_fast])
@@ -91,5 +159,6 @@ def test_format_that_no_dataset_contains_is_refused(tmp_path: Path, photograph: 
 
 
 def test_image_fault_can_be_pickled(tmp_path: Path) -> None:
-    fault = ImageFault(tmp_path / "x.jpg", "truncated")
-    assert str(pickle.loads(pickle.dumps(fault))) == str(fault)
+    for fault in (ImageFault(tmp_path / "x.jpg", "truncated"), ImageFault(tmp_path / "x.jpg", "gone", broken=False)):
+        again = pickle.loads(pickle.dumps(fault))
+        assert (str(again), again.broken) == (str(fault), fault.broken)

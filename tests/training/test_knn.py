@@ -40,10 +40,13 @@ def clusters(count: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     return F.normalize(centers[labels] + 1.5 * torch.randn(count, 16, generator=generator), dim=1), labels
 
 
-def _accuracy(ranks: Ranks, features: torch.Tensor, labels: torch.Tensor, k: int) -> float:
+def _accuracy(
+    ranks: Ranks, features: torch.Tensor, labels: torch.Tensor, k: int, read: torch.Tensor | None = None
+) -> float:
     parts = Parts(nn.Identity(), {}, ranks)  # type: ignore[arg-type]
     mine = features[ranks.rank :: ranks.world]
-    return leave_one_out(mine, labels, k, parts, ranks, StopRequest())  # type: ignore[arg-type]
+    read = torch.ones(len(labels), dtype=torch.bool) if read is None else read
+    return leave_one_out(mine, labels, read, k, parts, ranks, StopRequest())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("count", "k"), [(1201, 20), (1201, 1), (8, 20)])
@@ -69,11 +72,27 @@ def test_ranks_measure_the_same_as_one_process(on_ranks, count: int) -> None:
     assert on_ranks(3, _accuracy, features, labels, 5) == [alone] * 3
 
 
+@pytest.mark.parametrize("k", [1, 20, 1000])
+def test_images_that_could_not_be_read_neither_vote_nor_count(k: int) -> None:
+    features, labels = clusters(600, 7)
+    read = torch.rand(600, generator=torch.Generator().manual_seed(1)) > 0.1
+    features[~read] = 0
+    assert _accuracy(Ranks(), features, labels, k, read) == _accuracy(Ranks(), features[read], labels[read], k)
+
+
+@pytest.mark.slow
+def test_ranks_measure_the_same_without_the_images_that_could_not_be_read(on_ranks) -> None:
+    features, labels = clusters(60, 7)
+    read = torch.arange(60) % 7 != 3
+    [alone] = on_ranks(1, _accuracy, features, labels, 5, read)
+    assert on_ranks(3, _accuracy, features, labels, 5, read) == [alone] * 3
+
+
 def test_stop_signal_ends_the_measurement() -> None:
     features, labels = clusters(10, 2)
     parts = Parts(nn.Identity(), {}, Ranks())  # type: ignore[arg-type]
     with pytest.raises(Interrupted):
-        leave_one_out(features, labels, 3, parts, Ranks(), Stopped())  # type: ignore[arg-type]
+        leave_one_out(features, labels, torch.ones(10, dtype=torch.bool), 3, parts, Ranks(), Stopped())  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -38,6 +38,13 @@ class DataConfig:
     subsets: tuple[str, ...] = setting(
         (), "datasets that may differ from the official image counts; results are marked as not comparable"
     )
+    broken_images: Literal["refuse", "skip"] = setting(
+        "refuse",
+        "what to do about a file that is not a readable image (truncated, empty, not an image, too many pixels). "
+        "refuse: end with an error that names it; skip: leave it out, and mark all results with the number of such "
+        "images. A file that is missing, or that the system cannot read, is always an error",
+        resumable=True,
+    )
     workers: int = setting(8, "processes per rank that decode and crop images", at_least=0, resumable=True)
 
 

@@ -107,7 +107,7 @@ class TorchvisionImages:
         """Image `index` as RGB: uint8 (H, W, 3). Raises ImageFault that names the dataset and the image."""
         import numpy as np
 
-        from trex.images.decode import ImageFault
+        from trex.images.decode import fault_of
 
         for argument in self.arguments:
             opened = _opened(self.name, self.folder, argument)
@@ -116,7 +116,7 @@ class TorchvisionImages:
                     return np.array(opened[index][0].convert("RGB"))
                 except Exception as error:  # each class reads images in its own way and may raise any exception
                     what = f"{self.name} in {self.folder}: {_split_name(argument)} image {index}"
-                    raise ImageFault(what, str(error) or type(error).__name__) from error
+                    raise fault_of(what, error) from error
             index -= len(opened)
         raise IndexError(index)
 

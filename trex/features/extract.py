@@ -4,6 +4,8 @@ A split is divided into blocks that do not depend on the number of ranks. Each f
 the name of the folder is a digest of everything that determines the content. So an interrupted extraction continues
 with the missing blocks, also with another number of ranks, and never uses blocks of another encoder or dataset. Rank 0
 joins the blocks into the feature file.
+
+With `data.broken_images=skip`, a broken image has no row. Each block names the images whose rows it has.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,21 +29,23 @@ from trex.datasets.registry import load_splits
 from trex.datasets.split import Split
 from trex.distributed import Ranks
 from trex.errors import Interrupted, UserError
-from trex.features.origin import describe_transform
+from trex.features.origin import describe_transform, unwanted_skips
 from trex.features.source import Source, make_source
 from trex.features.store import other_features, read_attributes, write_features
 from trex.files import atomic_path, remove_leftovers
 from trex.images.decode import ImageFault
 from trex.interruption import StopRequest
 from trex.loading.evaluation import evaluation_batches
-from trex.records.feature_provenance import FeatureProvenance
+from trex.records.feature_provenance import FeatureProvenance, names_digest
 from trex.records.run_dir import RunDir
 from trex.training.metrics import duration
+from trex.wording import counted
 
 log = logging.getLogger(__name__)
 
 MAX_BLOCK = 8192  #: the most images per block: a rank loses at most this work in an interruption
 MAX_NAMED = 20  #: the most images that an error message names
+_BLOCK_FORMAT = ", 2"  #: two arrays, the indices of the images and their rows
 MIN_BLOCKS = 32  #: small datasets are divided into about this many blocks, so that all ranks get some
 
 
@@ -57,7 +61,8 @@ def extract(run: RunDir, config: Config, dataset: str, ranks: Ranks, stop: StopR
     for name, split in load_splits(dataset, config.data).items():
         target = run.features(dataset, name)
         wanted = _provenance(run, config, split, source)
-        if ranks.broadcast(_is_done(target, wanted) if ranks.is_main else None):
+        may_skip = config.data.broken_images == "skip"
+        if ranks.broadcast(_is_done(target, wanted, may_skip) if ranks.is_main else None):
             log.info("%s %s: the features exist already, from the same weights", dataset, name)
             continue
         _Extraction(config, split, source, wanted, target, ranks, stop).run()
@@ -78,11 +83,12 @@ def _provenance(run: RunDir, config: Config, split: Split, source: Source) -> Fe
     )
 
 
-def _is_done(target: Path, wanted: FeatureProvenance) -> bool:
+def _is_done(target: Path, wanted: FeatureProvenance, may_skip: bool) -> bool:
     """Whether the file exists and has the wanted features. Raises UserError if it has other features."""
     if not target.exists():
         return False
-    if differences := wanted.differences(read_attributes(target).provenance):
+    found = read_attributes(target).provenance
+    if differences := [*wanted.differences(found), *unwanted_skips(found, may_skip)]:
         raise other_features(target, differences)
     return True
 
@@ -111,17 +117,31 @@ class _Extraction:
             faults += self.make_block(missing[mine] if mine < len(missing) else None)
             self.log_progress(min(first + self.ranks.world, len(missing)), len(missing), start)
         self.refuse_faults(
-            [line for text in self.ranks.gather_texts("\n".join(map(_named, faults))) for line in text.split("\n")]
+            [
+                line
+                for text in self.ranks.gather_texts("\n".join(fault.brief for fault in faults))
+                for line in text.split("\n")
+            ]
         )
         if self.ranks.is_main:
-            shape = (len(self.split), self.source.dim)
-            names = [self.split.name(i) for i in range(len(self.split))]
-            labels, classes = self.split.labels, self.split.classes
-            write_features(self.target, self.blocks(), shape, labels, names, classes, self.provenance)
-            for folder in self.target.parent.glob(f".{self.split.split_name}.parts-*"):
-                shutil.rmtree(folder)
-            log.info("%s: wrote %s", self.label, self.target)
+            self.join_blocks()
         self.ranks.barrier()
+
+    def join_blocks(self) -> None:
+        """Write the feature file and delete the blocks. Raises UserError if no image could be read."""
+        kept = np.concatenate([_kept(self.path(block)) for block in range(self.block_count)])
+        if not len(kept):
+            raise UserError(f"{self.label}: no image can be read")
+        skipped = [self.split.name(i) for i in np.setdiff1d(np.arange(len(self.split)), kept)]
+        provenance = replace(self.provenance, skipped=len(skipped), skipped_digest=names_digest(skipped))
+        shape, names = (len(kept), self.source.dim), [self.split.name(i) for i in kept]
+        labels, classes = self.split.labels[kept], self.split.classes
+        write_features(self.target, self.blocks(), shape, labels, names, classes, provenance, skipped)
+        for folder in self.target.parent.glob(f".{self.split.split_name}.parts-*"):
+            shutil.rmtree(folder)
+        if skipped:
+            log.warning("%s: %s skipped, see 'skipped' in the file", self.label, counted(len(skipped), "broken image"))
+        log.info("%s: wrote %s", self.label, self.target)
 
     @property
     def label(self) -> str:
@@ -143,6 +163,7 @@ class _Extraction:
         """The folder of the finished blocks; its name is a digest of everything that determines their content."""
         made_by = self.provenance
         parts = f"{made_by.split_digest}{made_by.encoder_digest}{made_by.transform}{made_by.dtype}{self.block_size}"
+        parts += _BLOCK_FORMAT
         key = hashlib.sha256(parts.encode()).hexdigest()[:16]
         return self.target.parent / f".{self.split.split_name}.parts-{key}"
 
@@ -153,7 +174,20 @@ class _Extraction:
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
         remove_leftovers(self.target.parent)
-        return [block for block in range(self.block_count) if not self.path(block).exists()]
+        return [block for block in range(self.block_count) if not self.is_finished(block)]
+
+    def is_finished(self, block: int) -> bool:
+        """Whether the block exists and has all its images, or may lack broken ones."""
+        path = self.path(block)
+        return path.exists() and (self.may_skip or len(_kept(path)) == len(self.images_of(block)))
+
+    @property
+    def may_skip(self) -> bool:
+        return self.config.data.broken_images == "skip"
+
+    def images_of(self, block: int) -> np.ndarray:
+        """The indices of the block's images, int64."""
+        return np.arange(block * self.block_size, min((block + 1) * self.block_size, len(self.split)))
 
     def make_block(self, block: int | None) -> list[ImageFault]:
         """Compute and write one block. If an image cannot be read, return it instead and write nothing.
@@ -162,12 +196,9 @@ class _Extraction:
         without a block (None), or with an image that cannot be read, takes part only in these decisions.
         """
         settings = self.config.extract
-        begin = 0 if block is None else block * self.block_size
-        end = begin if block is None else min(begin + self.block_size, len(self.split))
-        indices = np.arange(begin, end)
-        workers, geometry = self.config.data.workers, self.source.preprocessing.geometry
-        batches = evaluation_batches(self.split, indices, geometry, settings.batch_size, workers)
-        rows: list[np.ndarray] = []
+        batches = self.batches(np.zeros(0, np.int64) if block is None else self.images_of(block))
+        kept: list[np.ndarray] = [np.zeros(0, np.int64)]
+        rows: list[np.ndarray] = [np.zeros((0, self.source.dim), settings.dtype)]
         faults: list[ImageFault] = []
         for _ in range(self.block_size // settings.batch_size):
             batch = None
@@ -177,9 +208,10 @@ class _Extraction:
                 except ImageFault as fault:
                     log.warning("%s: %s", self.label, fault)
                     faults.append(fault)
-            if batch is not None:
+            if batch is not None and len(batch[0]):
                 images = batch[0].to(self.ranks.device, non_blocking=True)
                 rows.append(self.source.features(images).cpu().numpy().astype(settings.dtype))
+                kept.append(batch[2].numpy())
             if self.ranks.maximum(int(bool(self.stop))):
                 batches.close()
                 raise Interrupted(
@@ -187,8 +219,18 @@ class _Extraction:
                 )
         if block is not None and not faults:
             with atomic_path(self.path(block)) as temporary, temporary.open("wb") as file:
+                np.save(file, np.concatenate(kept))
                 np.save(file, np.concatenate(rows))
         return faults
+
+    def batches(self, indices: np.ndarray) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
+        """The images `indices`, without broken ones if these may be skipped."""
+        geometry, workers = self.source.preprocessing.geometry, self.config.data.workers
+        on_broken = self.log_broken if self.may_skip else None
+        return evaluation_batches(self.split, indices, geometry, self.config.extract.batch_size, workers, on_broken)
+
+    def log_broken(self, fault: ImageFault) -> None:
+        log.warning("%s: broken image skipped: %s", self.label, fault.brief)
 
     def refuse_faults(self, named: Sequence[str]) -> None:
         """Raise UserError on all ranks if there are images that cannot be read."""
@@ -199,12 +241,15 @@ class _Extraction:
                 f"{self.label}: images that cannot be read, the first one in each of {len(lines)} blocks:\n"
                 + "\n".join(shown)
                 + f"\nAll other blocks are kept. `trex data check {self.split.dataset}` lists all damaged images. "
-                "Restore them, and run the same command again."
+                "Restore them, and run the same command again. Or skip those that are damaged, and mark the results: "
+                "data.broken_images=skip"
             )
 
     def blocks(self) -> Iterator[np.ndarray]:
         for block in range(self.block_count):
-            yield np.load(self.path(block), allow_pickle=False)
+            with self.path(block).open("rb") as file:
+                np.load(file, allow_pickle=False)
+                yield np.load(file, allow_pickle=False)
 
     def log_progress(self, done: int, total: int, start: float) -> None:
         seconds = time.monotonic() - start
@@ -213,5 +258,8 @@ class _Extraction:
         log.info("%s: block %d/%d, %.0f images/s, %s left", self.label, done, total, images / max(seconds, 1e-9), left)
 
 
-def _named(fault: ImageFault) -> str:
-    return f"{fault.path}: {fault.problem}".replace("\n", " ")
+def _kept(path: Path) -> np.ndarray:
+    """The indices of the images whose rows a block has, int64."""
+    with path.open("rb") as file:
+        kept: np.ndarray = np.load(file, allow_pickle=False)
+    return kept

@@ -13,6 +13,7 @@ from trex.model.preprocessing import preprocessing
 from trex.records.feature_provenance import FeatureProvenance
 from trex.records.manifest import manifest_at, newest_manifest
 from trex.records.run_dir import RunDir
+from trex.wording import counted
 
 PIXELS = "raw pixels"
 DIGITS = 16  #: hexadecimal digits of a SHA-256 that are shown, enough to distinguish files
@@ -25,12 +26,14 @@ class Origin:
     weights: str  #: where the weights come from, for people
     transform: str  #: preprocessing and encoder, for people
     dtype: str
+    may_skip: bool  #: whether broken images may be left out
 
     def differences(self, found: FeatureProvenance) -> list[str]:
         """One line per field that differs: the value here and the value in `found`."""
         wanted = {"weights": self.weights, "transform": self.transform, "dtype": self.dtype}
         pairs = [(key, value, getattr(found, key)) for key, value in wanted.items()]
-        return [f"{key}: {mine} and {theirs}" for key, mine, theirs in pairs if mine != theirs]
+        lines = [f"{key}: {mine} and {theirs}" for key, mine, theirs in pairs if mine != theirs]
+        return [*lines, *unwanted_skips(found, self.may_skip)]
 
 
 def origin(run: RunDir, config: Config, read_states: bool = False) -> Origin:
@@ -45,7 +48,15 @@ def origin(run: RunDir, config: Config, read_states: bool = False) -> Origin:
     Raises:
         UserError: if the weights file cannot be read.
     """
-    return Origin(_weights(run, config, read_states), describe_transform(config), config.extract.dtype)
+    weights = _weights(run, config, read_states)
+    return Origin(weights, describe_transform(config), config.extract.dtype, config.data.broken_images == "skip")
+
+
+def unwanted_skips(found: FeatureProvenance, may_skip: bool) -> list[str]:
+    """A line that says that features lack broken images, if they do and `may_skip` is False."""
+    if may_skip or not found.skipped:
+        return []
+    return [f"data.broken_images: refuse and {counted(found.skipped, 'skipped image')}"]
 
 
 def _weights(run: RunDir, config: Config, read_states: bool) -> str:

@@ -2,6 +2,7 @@
 
     features  (n, D) float32 or float16, contiguous, uncompressed     labels  (n,) int64
     names     (n,) UTF-8, paths within the dataset                    classes (K,) UTF-8
+    skipped   (m,) UTF-8, paths of the broken images without a feature; mostly none
     attributes: the provenance (trex/records/feature_provenance.py)
 
 Files are not trusted: no content can make the reader open another file, or allocate more memory than the file's size.
@@ -12,7 +13,7 @@ In older formats, and in the heap of variable-length text, damage can crash the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class Features:
     labels: np.ndarray  #: (n,) int64
     encoded_names: np.ndarray  #: (n,) UTF-8, a memory map
     classes: tuple[str, ...]
+    skipped: tuple[str, ...]  #: paths of the broken images that have no feature
     attributes: FeatureAttributes
 
     @property
@@ -53,7 +55,7 @@ class Features:
 
 def write_features(
     path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], labels: np.ndarray, names: list[str],
-    classes: tuple[str, ...], provenance: FeatureProvenance,
+    classes: tuple[str, ...], provenance: FeatureProvenance, skipped: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """Write a feature file atomically from consecutive blocks of rows. Memory holds one block at a time.
 
@@ -64,11 +66,13 @@ def write_features(
         labels: (n,), the position of each image's class in `classes`.
         names: n paths within the dataset.
         classes: the names of the classes.
-        provenance: how the features were made, and their dtype.
+        provenance: how the features were made, their dtype, and the number of skipped images.
+        skipped: paths of the broken images that have no feature.
 
     Raises:
         ValueError: if the blocks do not have n rows together, or hold a number that is not finite.
     """
+    assert len(skipped) == provenance.skipped
     digest = hashlib.sha256()
     with atomic_path(path) as temporary, h5py.File(temporary, "w", libver=_VERSIONS, locking=False) as file:
         array = file.create_dataset("features", shape=shape, dtype=provenance.dtype)
@@ -83,7 +87,7 @@ def write_features(
             raise ValueError(f"{path}: got {row} rows of features, expected {shape[0]}")
         file["labels"] = labels.astype(np.int64)
         file["names"] = _encoded(names)
-        file["classes"] = _encoded(classes)
+        file["classes"], file["skipped"] = _encoded(classes), _encoded(skipped)
         for key, value in FeatureAttributes(provenance, digest.hexdigest()).to_attributes().items():
             file.attrs[key] = _encoded([value]).reshape(()) if isinstance(value, str) else value
 
@@ -99,16 +103,17 @@ def open_features(path: Path) -> Features:
         raise UserError(f"{path}: this feature file does not exist. Extract the features first.")
     try:
         with _opened(path) as file:
-            found = {key: _plain(file, key, path) for key in ("features", "labels", "names", "classes")}
+            found = {key: _plain(file, key, path) for key in ("features", "labels", "names", "classes", "skipped")}
             attributes = _attributes(file, path)
             labels = found["labels"][()]
             names = _mapped(path, found["names"])
             classes = tuple(name.decode() for name in found["classes"][()])
+            skipped = tuple(name.decode("utf-8", "surrogateescape") for name in found["skipped"][()])
             features = _mapped(path, found["features"])
     except _UNREADABLE as error:
         raise _not_readable(path, error) from error
     _check_shapes(path, features, labels, names, classes)
-    return Features(features, labels, names, classes, attributes)
+    return Features(features, labels, names, classes, skipped, attributes)
 
 
 def read_attributes(path: Path) -> FeatureAttributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from trex.datasets.split import Split
 from trex.images.decode import ImageFault
 from trex.images.evaluation import evaluation_image
 from trex.images.preprocessing import Geometry
-from trex.loading.workers import block_stop_signals, end_workers, fault_or, start_worker, worker_context
+from trex.loading.workers import block_stop_signals, end_workers, start_worker, worker_context
 
 Sample = tuple[Tensor, int, int]  #: image, label, index
 
@@ -35,15 +35,23 @@ class _Evaluated(Dataset[Sample | ImageFault]):
 
 
 def evaluation_batches(
-    split: Split, indices: Sequence[int] | np.ndarray, geometry: Geometry, batch_size: int, workers: int
+    split: Split,
+    indices: Sequence[int] | np.ndarray,
+    geometry: Geometry,
+    batch_size: int,
+    workers: int,
+    on_broken: Callable[[ImageFault], object] | None = None,
 ) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
     """Batches of the images `indices` of `split`, in that order.
+
+    If `on_broken` is given, it is called for each broken image, and the batch lacks that image; a batch may be empty.
 
     Yields:
         images uint8 (B, 3, crop, crop), labels int64 (B,), indices int64 (B,); the last batch may be smaller.
 
     Raises:
-        ImageFault: if an image cannot be read; the message names the file.
+        ImageFault: if an image cannot be read; the message names the file. With `on_broken`, only if the image is not
+            broken but its file is missing or cannot be read.
     """
     dataset = _Evaluated(split, np.asarray(indices, dtype=np.int64), geometry)
     workers = min(workers, len(dataset))
@@ -53,7 +61,7 @@ def evaluation_batches(
         num_workers=workers,
         multiprocessing_context=worker_context(workers),
         worker_init_fn=start_worker,
-        collate_fn=fault_or(default_collate),
+        collate_fn=_Collate(geometry.crop),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # not the global one, whose state is part of a training checkpoint
     )
@@ -61,8 +69,30 @@ def evaluation_batches(
         batches = iter(loader)
     try:
         for batch in batches:
-            if isinstance(batch, ImageFault):
-                raise batch
-            yield tuple(batch)
+            *tensors, faults = batch
+            for fault in faults:
+                if on_broken is None or not fault.broken:
+                    raise fault
+                on_broken(fault)
+            yield tuple(tensors)
     finally:
         end_workers(batches)
+
+
+class _Collate:
+    """Collates the images of a batch that could be read, and lists the faults of the others.
+
+    If a worker raised a fault instead, DataLoader would wrap its message in a traceback.
+    """
+
+    def __init__(self, crop: int) -> None:
+        self.crop = crop
+
+    def __call__(self, samples: list[Sample | ImageFault]) -> tuple[Tensor, Tensor, Tensor, list[ImageFault]]:
+        faults = [sample for sample in samples if isinstance(sample, ImageFault)]
+        read = [sample for sample in samples if not isinstance(sample, ImageFault)]
+        if read:
+            images, labels, indices = default_collate(read)
+            return images, labels, indices, faults
+        none = torch.zeros(0, dtype=torch.int64)
+        return torch.zeros(0, 3, self.crop, self.crop, dtype=torch.uint8), none, none, faults

@@ -22,7 +22,7 @@ from trex.loading.order import epoch_order
 from trex.loading.workers import block_stop_signals, end_workers, fault_or, start_worker, worker_context
 
 SampleIndex = tuple[int, int]  #: (epoch, image index)
-Sample = tuple[list[np.ndarray], int]  #: crops, label
+Sample = tuple[list[np.ndarray], int, list[ImageFault]]  #: crops, label, broken images that this one replaces
 
 
 class Batch(NamedTuple):
@@ -32,6 +32,7 @@ class Batch(NamedTuple):
     labels: Tensor  #: int64 (B,)
     epoch: int
     step: int  #: within the epoch
+    broken: tuple[ImageFault, ...] = ()  #: the images of this batch that others replace
 
 
 class TrainingBatches:
@@ -39,14 +40,19 @@ class TrainingBatches:
 
     Each global batch is divided into `world` equal consecutive parts, and rank r gets part r. So the batches of all
     ranks together are the batch of a single process.
+
+    With `skip_broken`, the next image of the split that can be read takes the place of a broken image. This depends on
+    the files only, so it is the same in every worker, rank and resumed run. In a split that is sorted by class, it is
+    mostly an image of the same class.
     """
 
     def __init__(
-        self, split: Split, crops: CropsConfig, seed: int, batch_size: int, rank: int, world: int, workers: int
-    ) -> None:
+        self, split: Split, crops: CropsConfig, seed: int, batch_size: int, rank: int, world: int, workers: int,
+        skip_broken: bool = False,
+    ) -> None:  # fmt: skip
         assert batch_size % world == 0, "the global batch must be divisible by the number of ranks"
         self.split, self.crops, self.seed, self.batch_size = split, crops, seed, batch_size
-        self.rank, self.world, self.workers = rank, world, workers
+        self.rank, self.world, self.workers, self.skip_broken = rank, world, workers, skip_broken
         self.steps_per_epoch = len(split) // batch_size
         self._context = worker_context(workers)  # here, so that its server is ready when the first batch is needed
         self._batches: object = None
@@ -55,11 +61,12 @@ class TrainingBatches:
         """Yields batches endlessly, beginning with step `step` of epoch `epoch`. Ends the workers of an earlier call.
 
         Raises:
-            ImageFault: if an image cannot be read; the message names the file.
+            ImageFault: if an image cannot be read; the message names the file. With `skip_broken`, only if the image
+                is not broken but its file is missing or cannot be read, or if all images are broken.
         """
         self.close()
         loader = DataLoader(
-            _Cropped(self.split, self.crops, self.seed),
+            _Cropped(self.split, self.crops, self.seed, self.skip_broken),
             batch_sampler=_BatchSampler(self, epoch, step),
             num_workers=self.workers,
             multiprocessing_context=self._context,
@@ -74,8 +81,8 @@ class TrainingBatches:
         for made in batches:
             if isinstance(made, ImageFault):
                 raise made
-            crops, labels = made
-            yield Batch(tuple(crops), labels, epoch, step)
+            crops, labels, broken = made
+            yield Batch(tuple(crops), labels, epoch, step, tuple(broken))
             step += 1
             if step == self.steps_per_epoch:
                 epoch, step = epoch + 1, 0
@@ -106,22 +113,31 @@ class _BatchSampler(Sampler[list[SampleIndex]]):
 
 
 class _Cropped(Dataset[Sample | ImageFault]):
-    def __init__(self, split: Split, crops: CropsConfig, seed: int) -> None:
-        self.split, self.crops, self.seed = split, crops, seed
+    def __init__(self, split: Split, crops: CropsConfig, seed: int, skip_broken: bool) -> None:
+        self.split, self.crops, self.seed, self.skip_broken = split, crops, seed, skip_broken
 
     def __getitem__(self, sample_index: SampleIndex) -> Sample | ImageFault:
         epoch, index = sample_index
-        try:
-            rgb = self.split.read(index, fast=True)
-        except ImageFault as fault:
-            return fault
-        return multi_crop(rgb, self.crops, self.seed, epoch, index), int(self.split.labels[index])
+        broken: list[ImageFault] = []
+        for place in range(index, index + len(self.split)):
+            shown = place % len(self.split)
+            try:
+                rgb = self.split.read(shown, fast=True)
+            except ImageFault as fault:
+                if not (self.skip_broken and fault.broken):
+                    return fault
+                broken.append(fault)
+            else:
+                # The augmentation is that of the replaced image, so that no crop occurs twice in an epoch.
+                return multi_crop(rgb, self.crops, self.seed, epoch, index), int(self.split.labels[shown]), broken
+        return broken[0]
 
 
-def _collate(samples: list[Sample]) -> tuple[list[Tensor], Tensor]:
+def _collate(samples: list[Sample]) -> tuple[list[Tensor], Tensor, list[ImageFault]]:
     """Stack the images' crops (count, 3, S, S) to one crop-major tensor (count * B, 3, S, S) per resolution."""
     crops = []
     for resolution in range(len(samples[0][0])):
         stacked = np.stack([sample[0][resolution] for sample in samples], axis=1)
         crops.append(torch.from_numpy(stacked.reshape(-1, *stacked.shape[2:])))
-    return crops, torch.tensor([sample[1] for sample in samples], dtype=torch.int64)
+    labels = torch.tensor([sample[1] for sample in samples], dtype=torch.int64)
+    return crops, labels, [fault for sample in samples for fault in sample[2]]

@@ -16,6 +16,8 @@ from trex.probing.memory import Size, SolverMemory, solver_memory
 from trex.probing.predictions import Outcomes
 from trex.probing.rows import Rows
 from trex.probing.treatment import Treatment
+from trex.records.feature_provenance import FeatureProvenance
+from trex.records.probe_result import SkippedImages
 from trex.records.run_dir import RunDir
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class ProbeDataset:
         self.name, self.treatment, self.limit, self.stop = name, treatment, limit, stop
         self.attributes = (trainval.attributes, test.attributes)
         self.comparable = trainval.provenance.comparable and test.provenance.comparable
+        self.skipped = _skipped(trainval.provenance, test.provenance)
         self.class_names = trainval.classes
         self.rows, self.test_rows = (Rows(split.features, treatment.normalize) for split in (trainval, test))
         self.labels: np.ndarray = trainval.labels  #: (n,) int64
@@ -85,3 +88,8 @@ class ProbeDataset:
         basis = Basis.of(self.rows)
         trainval, test = (Design.of(rows, basis, self.classes, in_memory) for rows in (self.rows, self.test_rows))
         return trainval, test
+
+
+def _skipped(trainval: FeatureProvenance, test: FeatureProvenance) -> SkippedImages:
+    digests = (trainval.skipped_digest, test.skipped_digest)
+    return SkippedImages(trainval.skipped, test.skipped, "-".join(digests) if any(digests) else "")

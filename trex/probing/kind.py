@@ -93,7 +93,7 @@ class Kind(ABC):
         return ProbeProvenance(
             trainval_digest=trainval.digest,
             test_digest=test.digest,
-            test_images=test.provenance.split_digest,
+            test_images=test.provenance.images_digest,
             encoder_digest=made_by.encoder_digest,
             weights=made_by.weights,
             transform=made_by.transform,

@@ -84,6 +84,7 @@ def _result(run: RunDir, data: ProbeDataset, kind: Kind, seed: int, provenance: 
         probe=kind.name,
         seed=seed,
         comparable=data.comparable,
+        skipped=data.skipped,
         classes=data.class_names,
         counts=ImageCounts(fitted.train, fitted.validation, len(data.test_labels)),
         search=fitted.search,

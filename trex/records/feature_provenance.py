@@ -5,12 +5,13 @@ This module does not read or write HDF5 itself.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
-from trex.records.base import Record, RecordError
+from trex.records.base import Count, Record, RecordError
 
 #: Features with different values in one of these fields are different features. Run name and versions do not matter.
 _DECISIVE = ("dataset", "split", "split_digest", "encoder_digest", "transform", "dtype")
@@ -20,7 +21,7 @@ _DECISIVE = ("dataset", "split", "split_digest", "encoder_digest", "transform", 
 class FeatureProvenance(Record):
     """How a feature file was made."""
 
-    FORMAT: ClassVar[int] = 3
+    FORMAT: ClassVar[int] = 4
 
     run: str
     dataset: str
@@ -32,6 +33,13 @@ class FeatureProvenance(Record):
     dtype: Literal["float32", "float16"]
     comparable: bool  #: False if the dataset's counts are not the official ones
     versions: dict[str, str]  #: library versions; stored as JSON text in the file
+    skipped: Count = 0  #: broken images that have no feature (`data.broken_images=skip`)
+    skipped_digest: str = ""  #: SHA-256 of their names; empty if there are none
+
+    @property
+    def images_digest(self) -> str:
+        """A text that is equal for two files only if they have the same images with the same labels in their rows."""
+        return f"{self.split_digest}-{self.skipped_digest}" if self.skipped else self.split_digest
 
     def differences(self, other: FeatureProvenance) -> list[str]:
         """One line per field that makes the features different, with the value here and the value of `other`."""
@@ -40,6 +48,13 @@ class FeatureProvenance(Record):
             for key in _DECISIVE
             if getattr(self, key) != getattr(other, key)
         ]
+
+
+def names_digest(names: Sequence[str]) -> str:
+    """SHA-256 of the names of skipped images; empty without any."""
+    if not names:
+        return ""
+    return hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 @dataclass(frozen=True)

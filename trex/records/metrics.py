@@ -15,6 +15,8 @@ from trex.records.typed import Bounds
 Phase = Literal["train", "validation"]
 #: Largest absolute value. The training never writes larger values, and a chart could not show them.
 LARGEST = 1e30
+#: Metric of both phases: images that are broken and were skipped (`data.broken_images=skip`). Not written if it is 0.
+SKIPPED = "skipped_images"
 
 
 @dataclass(frozen=True)

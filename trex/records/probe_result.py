@@ -76,6 +76,21 @@ class ImageCounts:
 
 
 @dataclass(frozen=True)
+class SkippedImages:
+    """The broken images that the features lack (`data.broken_images=skip`)."""
+
+    trainval: Count = 0
+    test: Count = 0
+    digest: str = (
+        ""  #: SHA-256 of the names in each split; empty if there are none. Equal digests mean the same images.
+    )
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self.trainval or self.test)
+
+
+@dataclass(frozen=True)
 class Scores:
     """The scores of a probe on the test images. A score that has no meaning for them is None."""
 
@@ -108,6 +123,7 @@ class ProbeResult(Record):
     seconds: Seconds
     provenance: ProbeProvenance
     versions: dict[str, str]  #: of libraries
+    skipped: SkippedImages = SkippedImages()
 
     def __post_init__(self) -> None:
         """Raises ValueError if classes, accuracies and confusion matrix are inconsistent."""

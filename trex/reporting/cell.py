@@ -11,7 +11,7 @@ import numpy as np
 
 from trex.probing.predictions import Predictions
 from trex.probing.scores import TOP
-from trex.records.probe_result import ProbeResult
+from trex.records.probe_result import ProbeResult, SkippedImages
 from trex.reporting.metric import METRICS
 from trex.reporting.statistics import Interval, mean_interval, share_interval
 
@@ -46,6 +46,11 @@ class Cell:
     def comparable(self) -> bool:
         """Whether the dataset is the official one, so that the result is comparable with published numbers."""
         return all(result.comparable for result in self.results)
+
+    @property
+    def skipped(self) -> SkippedImages:
+        """The broken images that the results lack: of any seed, which all have the same features."""
+        return next((result.skipped for result in self.results if result.skipped), SkippedImages())
 
     @property
     def mean_per_class(self) -> float:

@@ -20,7 +20,7 @@ Value = str | int | float | None
 def results_csv(runs: Sequence[RunData]) -> str:
     """All results, one line per run, dataset, probe and seed; each interval is that of this seed alone."""
     head = ["run", "dataset", "probe", "seed", *METRICS, *_ends(), "chosen", "comparable", "test_images", "encoder"]
-    head.append("preprocessing")
+    head += ["preprocessing", "skipped_trainval", "skipped_test"]
     lines: list[list[Value]] = []
     for run, kind, dataset, cell in _cells(runs):
         for number, result in enumerate(cell.results):
@@ -32,7 +32,7 @@ def results_csv(runs: Sequence[RunData]) -> str:
                     *(getattr(result.test, name) for name in METRICS),
                     *(end for name in _INTERVALS for end in _values(interval(own, name))),
                     chosen, result.comparable, result.counts.test, result.provenance.encoder_digest,
-                    result.provenance.transform,
+                    result.provenance.transform, result.skipped.trainval, result.skipped.test,
                 ]
             )  # fmt: skip
     return _csv(head, lines)

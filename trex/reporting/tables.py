@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 from trex.probing.kind import kind_of
-from trex.reporting import transfer
+from trex.reporting import skipping, transfer
 from trex.reporting.cell import Cell
 from trex.reporting.collect import Average, RunData, average, datasets, probe_kinds
 from trex.reporting.compare import Comparison, comparisons
@@ -15,6 +15,7 @@ from trex.reporting.metric import TOP1, Metric
 from trex.reporting.statistics import Interval
 
 MISSING = "–"
+SKIPPED_MARK = "†"
 Table = tuple[list[str], list[list[str]]]  #: header and rows
 
 #: Published averages: model, source, ImageNet-1K top-1 in %, mean log-odds over 15 datasets. From arXiv 2206.15369 and
@@ -28,11 +29,15 @@ PUBLISHED = (
 
 
 def cell_text(cell: Cell | None, metric: Metric = TOP1) -> str:
-    """A score ± half of its interval, with `*` if the dataset is not comparable; a dash without results."""
+    """A score ± half of its interval; a dash without results.
+
+    `*` means that it is not comparable, `†` that broken images were skipped.
+    """
     if cell is None or metric.name not in cell.estimates:
         return MISSING
     found = cell.estimates[metric.name]
-    return f"{_value(metric, found.value, found.interval)}{'' if cell.comparable else '*'}"
+    marks = ("" if cell.comparable else "*") + (SKIPPED_MARK if cell.skipped else "")
+    return f"{_value(metric, found.value, found.interval)}{marks}"
 
 
 def average_texts(found: Average, metric: Metric = TOP1) -> tuple[str, str]:
@@ -104,6 +109,7 @@ def notes(runs: Sequence[RunData]) -> list[str]:
     cells = [cell for run in runs for cell in run.cells.values()]
     if any(not cell.comparable for cell in cells):
         lines.append("* measured on a subset of the dataset: not comparable with published numbers.")
+    lines += skipping.notes(runs)
     if any(value in (0.0, 1.0) for cell in cells for value in cell.top1):
         lines.append("Log-odds count 100 % as 1 - 1/(2n) and 0 % as 1/(2n), for n test images.")
     for run in runs:

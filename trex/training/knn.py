@@ -48,15 +48,19 @@ class EncoderOutputs:
         return torch.cat([torch.empty(0, dim, device=device), *rows])
 
 
-def leave_one_out(mine: Tensor, labels: Tensor, k: int, model: Network, ranks: Ranks, stop: StopRequest) -> float:
+def leave_one_out(
+    mine: Tensor, labels: Tensor, read: Tensor, k: int, model: Network, ranks: Ranks, stop: StopRequest
+) -> float:
     """Return the leave-one-out accuracy in %, the same on every rank and for any number of ranks up to rounding.
 
     Every rank must call it. Each rank holds all features, for a moment twice: 8 * n * D bytes.
 
     Args:
         mine: (n_mine, D) float32, normalized features of the images rank, rank + world, rank + 2 * world, …
-        labels: (n,) int64 on the device of `mine`, the classes of all images; n is at least 2.
-        k: neighbors that vote, at least 1; all n - 1 others if there are fewer.
+        labels: (n,) int64 on the device of `mine`, the classes of all images.
+        read: (n,) bool on that device, whether an image could be read. At least two could; the rows of the others are
+            any numbers, and these images neither vote nor count.
+        k: neighbors that vote, at least 1; all others that could be read if there are fewer.
         model: the network, for its `gather_rows`.
         ranks: the ranks that divide the images among them.
         stop: true once a signal has asked to stop; checked after every product. All ranks stop together.
@@ -70,18 +74,20 @@ def leave_one_out(mine: Tensor, labels: Tensor, k: int, model: Network, ranks: R
     bank = model.gather_rows(padded).view(ranks.world, per_rank, -1).transpose(0, 1).flatten(0, 1)[:count]
     places = torch.arange(ranks.rank, count, ranks.world, device=mine.device)
     hits = torch.zeros(1, dtype=torch.float64, device=mine.device)
+    known = int(read.sum())
     for first in range(0, per_rank, _QUERIES):
         part = slice(first, first + _QUERIES)
-        hits += _hits(mine[part], places[part], bank, labels, min(k, count - 1))
+        hits += _hits(mine[part], places[part], bank, labels, read, min(k, known - 1))
         if ranks.maximum(int(bool(stop))):
             raise Interrupted("asked to stop during validation")
-    return 100 * float(ranks.sum_(hits).item()) / count
+    return 100 * float(ranks.sum_(hits).item()) / known
 
 
-def _hits(queries: Tensor, places: Tensor, bank: Tensor, labels: Tensor, k: int) -> Tensor:
+def _hits(queries: Tensor, places: Tensor, bank: Tensor, labels: Tensor, read: Tensor, k: int) -> Tensor:
     """Count the images that the others classify correctly. `places` are the rows of the queries in `bank`."""
     similarity = queries @ bank.T
     similarity.scatter_(1, places[:, None], -torch.inf)  # an image does not vote for itself
+    similarity[:, ~read] = -torch.inf
     nearest, neighbors = similarity.topk(k, dim=1)
     classes = labels[neighbors]
     weights = ((nearest - 1) / TEMPERATURE).exp()
@@ -89,4 +95,4 @@ def _hits(queries: Tensor, places: Tensor, bank: Tensor, labels: Tensor, k: int)
     # order would differ from run to run on a GPU.
     votes = ((classes[:, :, None] == classes[:, None, :]) * weights[:, None, :]).sum(2)
     predicted = classes.gather(1, votes.argmax(1, keepdim=True))[:, 0]
-    return (predicted == labels[places]).sum()
+    return ((predicted == labels[places]) & read[places]).sum()

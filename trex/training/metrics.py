@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trex.distributed import Ranks
 from trex.errors import TrexError
+from trex.images.decode import ImageFault
 from trex.model.loss import Output
 from trex.records.metrics import LARGEST, MetricsLine, Phase
 from trex.records.run_dir import RunDir
@@ -84,6 +85,25 @@ class Meter:
                 f"step. Usual causes: the learning rate is too high (optimizer.lr), the warm-up is too short "
                 f"(optimizer.warmup_epochs), or fp16 overflows (set train.precision=bf16)."
             )
+
+
+class BrokenImages:
+    """The training images of this rank that are broken and replaced. Each is logged once."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def add(self, faults: Iterable[ImageFault]) -> None:
+        """Add the broken images of a batch."""
+        for fault in faults:
+            if str(fault.path) not in self._names:
+                self._names.add(str(fault.path))
+                log.warning("broken image: the next takes its place: %s", fault.brief)
+
+    def count(self, ranks: Ranks) -> int:
+        """The number of different images of all ranks since the training started or resumed. Every rank must call."""
+        texts = ranks.gather_texts("\n".join(sorted(self._names)))
+        return len({name for text in texts for name in text.split("\n") if name})
 
 
 class Curves:

@@ -21,10 +21,11 @@ from trex.images.preprocessing import Geometry
 from trex.interruption import StopRequest
 from trex.loading.training import Batch, TrainingBatches
 from trex.records.events import CheckpointSaved, SaveReason, TrainingResumed, TrainingStarted
+from trex.records.metrics import SKIPPED
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoint, Checkpoints
 from trex.training.evaluation import Evaluation
-from trex.training.metrics import Curves, Meter, duration
+from trex.training.metrics import BrokenImages, Curves, Meter, duration
 from trex.training.network import Network, build_network
 from trex.training.saving import Request, Saving
 from trex.training.schedule import learning_rate
@@ -95,6 +96,7 @@ class Trainer:
         self.saving = Saving(Checkpoints(run.checkpoints), config.checkpoint, ranks, self._record_save)
         self.curves = Curves(run, ranks)
         self.meter = Meter(ranks)
+        self.broken = BrokenImages()
         self.agreement = Agreement(ranks)
         self.start: dict[str, str] | None = None
         self.last_log = (0, time.monotonic())  #: steps in total, and time, of the last log line
@@ -188,6 +190,7 @@ class Trainer:
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
         self.meter.add(at.global_step, output)
+        self.broken.add(batch.broken)
         at.step += 1
         at.global_step += 1
 
@@ -209,6 +212,8 @@ class Trainer:
         """Validate if it is due, count the epoch, save, and let a milestone be evaluated."""
         at, config = self.state.position, self.config
         last = at.epoch + 1 == config.train.epochs
+        if self.skip_broken:
+            self.record_broken()
         if last or (at.epoch + 1) % config.train.validate_every == 0:
             self.validate()
         at.epoch, at.step = at.epoch + 1, 0
@@ -239,6 +244,19 @@ class Trainer:
         if waited:
             self.last_log = (self.state.position.global_step, time.monotonic())
 
+    @property
+    def skip_broken(self) -> bool:
+        """Whether broken images are skipped."""
+        return self.config.data.broken_images == "skip"
+
+    def record_broken(self) -> None:
+        """Write the number of training images that others replace, if there are any."""
+        at = self.state.position
+        self.agreement.finish()
+        if count := self.broken.count(self.ranks):
+            self.curves.write("train", at.global_step, at.epoch + 1, {SKIPPED: count})
+            log.warning("%d training images are broken; the next image takes the place of each", count)
+
     def validate(self) -> None:
         """Measure and record the accuracy on the test split."""
         at, size = self.state.position, self.config.crops.global_size
@@ -254,12 +272,15 @@ class Trainer:
                 workers=self.config.data.workers,
                 amp=self.amp,
                 knn=self.config.train.validation_knn,
+                skip_broken=self.skip_broken,
             )
         except Interrupted:
             self.save_and_stop()
         values = {"top1": result.top1, "top5": result.top5, "loss": result.loss}
         if result.knn is not None:
             values["knn"] = result.knn
+        if result.skipped:
+            values[SKIPPED] = result.skipped
         self.curves.write("validation", at.global_step, at.epoch + 1, values)
         log.info(
             "epoch %d/%d validation: top-1 %.2f %%, top-5 %.2f %%, loss %.4f%s",
@@ -339,7 +360,10 @@ def make_batches(config: Config, images: Split, ranks: Ranks) -> TrainingBatches
         raise UserError(f"train.batch_size is {batch}: it must be a multiple of the number of processes, {ranks.world}")
     if batch > len(images):
         raise UserError(f"train.batch_size is {batch}, but {images.dataset} has only {len(images)} training images")
-    return TrainingBatches(images, config.crops, config.train.seed, batch, ranks.rank, ranks.world, config.data.workers)
+    return TrainingBatches(
+        images, config.crops, config.train.seed, batch, ranks.rank, ranks.world, config.data.workers,
+        skip_broken=config.data.broken_images == "skip",
+    )  # fmt: skip
 
 
 def _wrap(model: Network, ranks: Ranks) -> Network | DistributedDataParallel:
