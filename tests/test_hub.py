@@ -31,6 +31,14 @@ def test_released_full_checkpoint_is_loaded_as_an_encoder_in_eval_mode(tmp_path:
         torch.testing.assert_close(encoder(images), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_names_in_a_file_of_another_library_are_mapped(tmp_path: Path) -> None:
+    state = torchvision.models.resnet18().state_dict()
+    torch.save({f"net.{key}": value for key, value in state.items()}, tmp_path / "w.pth")
+    (tmp_path / "map.json").write_text('{"net.": ""}')
+    encoder = load(weights=str(tmp_path / "w.pth"), encoder="resnet18", key_map=str(tmp_path / "map.json"))
+    assert torch.equal(encoder.state_dict()["conv1.weight"], state["conv1.weight"])
+
+
 def test_encoder_without_weights_warns_that_it_is_untrained() -> None:
     with pytest.warns(UserWarning, match="untrained"):
         encoder = load()

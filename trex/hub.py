@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from trex.model.encoder import Encoder
 
 
-def load_encoder(weights: str | Path | None = None, encoder: str = "resnet50") -> Encoder:
+def load_encoder(
+    weights: str | Path | None = None, encoder: str = "resnet50", key_map: str | Path | None = None
+) -> Encoder:
     """Load an encoder in eval mode. It maps normalized images (N, 3, H, W) to features (N, feature_dim).
 
     Args:
@@ -18,6 +20,7 @@ def load_encoder(weights: str | Path | None = None, encoder: str = "resnet50") -
             `trexstar_checkpoint_full.pth`, …), or another toolkit's. None: initial weights, with a warning; no weights
             are downloaded.
         encoder: architecture: a ResNet or ViT of torchvision, or `timm/` and a name of timm if timm is installed.
+        key_map: YAML or JSON file that maps the names in `weights` to the encoder's, if they differ (docs/zoo.md).
 
     Returns:
         The encoder. Its attributes describe input and output: `feature_dim` (2048 for a ResNet-50), `image_size` (None:
@@ -35,5 +38,6 @@ def load_encoder(weights: str | Path | None = None, encoder: str = "resnet50") -
             "no weights were given, so this encoder is untrained; to load weights: weights='encoder.pth'", stacklevel=2
         )
     else:
-        made.load_state_dict(read_encoder(Path(weights).expanduser(), encoder))
+        names = None if key_map is None else Path(key_map).expanduser()
+        made.load_state_dict(read_encoder(Path(weights).expanduser(), encoder, names))
     return made.eval()

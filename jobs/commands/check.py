@@ -106,10 +106,14 @@ def _files(run: RunDir, config: Config) -> Iterator[Finding]:
 
 
 def _weights(config: Config) -> str:
-    from trex.model.weights import read_encoder
+    from trex.features.origin import describe_file
+    from trex.model.weights import KeyMapSetting, find_encoder, read_file
 
-    read_encoder(Path(config.extract.weights), config.model.encoder)
-    return f"weights: {config.extract.weights} contains all keys of a {config.model.encoder}"
+    path, key_map = Path(config.extract.weights), config.extract.key_map
+    found = find_encoder(read_file(path), config.model.encoder, path, KeyMapSetting(Path(key_map) if key_map else None))
+    mapped = f"; names mapped by {describe_file(key_map)}" if key_map else ""
+    choice = f" ({found.choice})" if found.choice else ""
+    return f"weights: {path} contains all keys of a {config.model.encoder}{choice}{mapped}"
 
 
 def _start(config: Config) -> str:
@@ -121,7 +125,12 @@ def _start(config: Config) -> str:
     start = read_start(
         config, network_on_meta(config, len(images.classes)), images.classes, len(images) // config.train.batch_size
     )
-    return f"start: {start.file}, {start.how}: all keys match; training starts at epoch {start.position.epoch + 1}"
+    details = f" ({start.choice})" if start.choice else ""
+    details += f"; names mapped by {start.key_map['key_map']}" if start.key_map else ""
+    return (
+        f"start: {start.file}, {start.how}: all keys match{details}; training starts at epoch "
+        f"{start.position.epoch + 1}"
+    )
 
 
 def _encoder_size(config: Config) -> tuple[int, int]:

@@ -66,8 +66,12 @@ def _with_absolute_files(config: Config) -> Config:
     train, extract = config.train, config.extract
     if train.start is not None:
         train = replace(train, start=_absolute(train.start))
+    if train.key_map is not None:
+        train = replace(train, key_map=_absolute(train.key_map))
     if extract.weights not in WEIGHTS_OF_RUN:
         extract = replace(extract, weights=_absolute(extract.weights))
+    if extract.key_map is not None:
+        extract = replace(extract, key_map=_absolute(extract.key_map))
     return replace(config, train=train, extract=extract)
 
 

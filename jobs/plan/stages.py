@@ -141,17 +141,17 @@ def _seeds_of_jobs(config: ProbeConfig) -> list[tuple[int, ...]]:
 
 
 def require_files(run: RunDir, config: Config, stage: str) -> None:
-    """Raise UserError if a weights file that the stage reads does not exist, so that no job fails after waiting for it.
+    """Raise UserError if a weights or mapping file that the stage reads does not exist, so that no job waits in vain.
 
     For `run`, all stages are checked. A training that has saved a checkpoint does not read its file again.
     """
-    wanted = {}
+    wanted: dict[str, str | None] = {}
     if stage in ("extract", "run") and config.extract.weights not in WEIGHTS_OF_RUN:
-        wanted["extract.weights"] = config.extract.weights
+        wanted |= {"extract.weights": config.extract.weights, "extract.key_map": config.extract.key_map}
     if stage in ("train", "run") and config.train.start and not checkpoint_folders(run.checkpoints):
-        wanted["train.start"] = config.train.start
+        wanted |= {"train.start": config.train.start, "train.key_map": config.train.key_map}
     for setting, path in wanted.items():
-        if not Path(path).is_file():
+        if path is not None and not Path(path).is_file():
             words = f"; expected {', '.join(WEIGHTS_OF_RUN)} or a file" if setting == "extract.weights" else ""
             raise UserError(f"{setting}: no such file: {path}{words}")
 

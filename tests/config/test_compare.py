@@ -49,3 +49,13 @@ def test_weights_and_not_the_datasets_of_the_evaluation_make_another_run() -> No
     assert differences(saved(), load(None, Config, ["extract.datasets=[dtd]", "extract.crop=64"])) == []
     (found,) = differences(saved(), load(None, Config, ["extract.weights=pixels"]))
     assert "extract.weights" in found
+
+
+def test_mapping_files_belong_to_the_run() -> None:
+    words = ["extract.weights=w.pth", "train.start=w.pth"]
+    saved = to_dict(load(None, Config, words))
+    changed = load(None, Config, [*words, "extract.key_map=m.yaml", "train.key_map=m.yaml"])
+    assert [change.partition(":")[0] for change in map(str, differences(saved, changed))] == [
+        "train.key_map",
+        "extract.key_map",
+    ]

@@ -143,3 +143,17 @@ def test_mistake_of_a_cluster_file_is_told_with_its_place(
     where, _, message = found.partition(": ")
     assert where == place
     assert [word for word in said if word not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["extract.key_map=m.yaml"], "'extract' has key_map, but weights is trained: expected a weights file"),
+        (["extract.key_map=m.yaml", "extract.weights=pixels"], "'extract' has key_map, but weights is pixels"),
+        (["train.key_map=m.yaml"], "'train' has key_map: expected train.start to be a file"),
+        (["train.key_map=m.yaml", "train.start=w.pth", "train.start_with=all"], "expected .* train.start_with encoder"),
+    ],
+)
+def test_mapping_file_needs_weights_of_which_it_maps_the_names(settings: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        load(None, Config, settings)

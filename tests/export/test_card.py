@@ -73,7 +73,7 @@ def test_full_checkpoint_says_how_it_is_evaluated_and_continued(run: RunDir) -> 
     use = section(card(run, facts(file="x_checkpoint_full.pth", layout="full")), "Use")
     assert "extract.weights=x_checkpoint_full.pth" in use
     assert "train.start=x_checkpoint_full.pth" in use
-    assert "load_state_dict" not in use
+    assert "safe_globals([argparse.Namespace])" in use
 
 
 def test_validation_after_the_checkpoint_is_not_told(run: RunDir) -> None:
@@ -95,10 +95,13 @@ def test_only_probes_of_these_very_weights_are_told(run: RunDir) -> None:
 
 
 def test_training_that_began_from_a_file_names_it_without_its_folder(run: RunDir) -> None:
-    start = {"file": "/home/me/secret/w.pth", "sha256": "a" * 64, "with": "weights"}
-    state = saved(train={"start": "/home/me/secret/w.pth"})
-    text = card(run, facts(saved={**state, "start": start}))
+    start = {"file": "/home/me/secret/w.pth", "sha256": "a" * 64, "with": "encoder"}
+    mapped = {"key_map": "/home/me/secret/map.yaml", "key_map_sha256": "b" * 64}
+    state = saved(train={"start": "/home/me/secret/w.pth", "key_map": "/home/me/secret/map.yaml"})
+    assert "mapped" not in card(run, facts(saved={**state, "start": start}))
+    text = card(run, facts(saved={**state, "start": {**start, **mapped}}))
     assert ["`w.pth`" in text, "a" * 64 in text, "start: w.pth" in text] == [True] * 3
+    assert ["`map.yaml` mapped its names" in text, "b" * 64 in text, "key_map: map.yaml" in text] == [True] * 3
     assert "secret" not in text
 
 

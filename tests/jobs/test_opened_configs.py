@@ -39,8 +39,10 @@ def test_run_folder_that_was_moved_or_renamed_is_the_run(home: Path) -> None:
 
 def test_weights_files_are_named_by_absolute_paths(home: Path) -> None:
     settings = ["extract.weights=~/w.pth", "train.start=zoo/x.pth"]
+    settings += ["extract.key_map=~/map.yaml", "train.key_map=zoo/map.json"]
     _, config = open_config("recipe.yaml", settings)
     assert (config.extract.weights, config.train.start) == (f"{home}/home/w.pth", f"{home}/zoo/x.pth")
+    assert (config.extract.key_map, config.train.key_map) == (f"{home}/home/map.yaml", f"{home}/zoo/map.json")
     for word in ("trained", "untrained", "pixels"):
         assert open_config("recipe.yaml", [f"extract.weights={word}"])[1].extract.weights == word
 
@@ -71,6 +73,22 @@ def test_weights_file_that_is_not_there_is_found_before_anything_is_made(
 ) -> None:
     assert main([*words, "extract.weights=gone.pth", "--cluster", "local"]) == 2
     assert f"{home}/gone.pth" in capsys.readouterr().err
+    assert not (home / "runs/mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [
+        ("extract", ["extract.weights=w.pth", "extract.key_map=gone.yaml"]),
+        ("train", ["train.start=w.pth", "train.key_map=gone.yaml"]),
+    ],
+)
+def test_mapping_file_that_is_not_there_is_found_before_anything_is_made(
+    home: Path, stage: str, settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_text(home / "w.pth", "")
+    assert main([stage, "recipe.yaml", *settings, "--cluster", "local"]) == 2
+    assert f"{stage}.key_map: no such file: {home}/gone.yaml" in capsys.readouterr().err
     assert not (home / "runs/mine").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from trex.distributed import Ranks
 from trex.errors import ResumeRefused, UserError
 from trex.features.extract import extract
 from trex.features.origin import describe_transform
+from trex.features.source import state_digest
+from trex.features.store import open_features
 from trex.files import sha256
 from trex.interruption import StopRequest
 from trex.model.encoder import build_encoder
@@ -106,6 +109,23 @@ def test_changed_content_of_the_weights_file_is_detected(tmp_path: Path) -> None
     assert planned(run, config, ("extract",)) == {}
     torch.save(build_encoder("resnet18").state_dict(), weights)
     with pytest.raises(UserError, match=r"weights: encoder\.pth, SHA-256 \w{16} and encoder\.pth, SHA-256 \w{16}"):
+        plan(run, config, ("extract",))
+
+
+def test_mapping_file_is_part_of_the_provenance_and_its_change_is_detected(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = build_encoder("resnet18").state_dict()
+    torch.save({f"net.{key}": value for key, value in state.items()}, tmp_path / "encoder.pth")
+    (tmp_path / "map.yaml").write_text("'net.': ''\n")
+    words = (f"extract.weights={tmp_path}/encoder.pth", f"extract.key_map={tmp_path}/map.yaml")
+    run, config = configured(tmp_path, *words, "extract.datasets=[digits_unseen]")
+    extract(run, config, "digits_unseen", Ranks(), StopRequest())
+    made_by = open_features(run.features("digits_unseen", "test")).provenance
+    assert re.fullmatch(r"encoder\.pth, SHA-256 \w{16}; names mapped by map\.yaml, SHA-256 \w{16}", made_by.weights)
+    assert made_by.encoder_digest == state_digest(state)
+    assert planned(run, config, ("extract",)) == {}
+    (tmp_path / "map.yaml").write_text("'net.': ''  # the same\n")
+    with pytest.raises(UserError, match=r"weights: encoder\.pth, SHA-256 \w{16}; names mapped by map\.yaml"):
         plan(run, config, ("extract",))
 
 

@@ -49,8 +49,15 @@ def test_check_refuses_weights_of_another_encoder_and_training_a_vit(home: Path)
         home, "check", "tiny.yaml", "--cluster", "local", *files, "method.memory_bank_size=96", "train.epochs=2"
     )
     assert fits.returncode == 0, fits.stdout + fits.stderr
-    assert f"ok    weights: {home}/x_checkpoint_full.pth contains all keys of a resnet18" in fits.stdout
+    choice = "('module.model.encoder.' is used, 'module.model_ema.encoder.' not)"
+    assert f"ok    weights: {home}/x_checkpoint_full.pth contains all keys of a resnet18 {choice}\n" in fits.stdout
     assert f"ok    start: {home}/x_checkpoint_full.pth, all: all keys match; training starts at epoch 2" in fits.stdout
+    (home / "map.yaml").write_text("'module.model_ema.encoder.': ''\n'': null\n")
+    mapped = trex(home, "check", "tiny.yaml", "--cluster", "local", *files[:2], "extract.key_map=map.yaml")
+    assert mapped.returncode == 0, mapped.stdout + mapped.stderr
+    assert re.search(
+        r"contains all keys of a resnet18; names mapped by map\.yaml, SHA-256 [0-9a-f]{16}\n", mapped.stdout
+    )
     wrong = trex(home, "check", "tiny.yaml", "--cluster", "local", *files, "model.encoder=resnet50")
     assert wrong.returncode == 2
     assert wrong.stdout.count("FAIL") == 2

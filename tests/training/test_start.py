@@ -178,6 +178,21 @@ def test_projector_gives_the_same_outputs_as_the_released_one(
         torch.testing.assert_close(ours.projector(ours.encoder(images)), theirs(images), rtol=1e-5, atol=1e-6)
 
 
+def test_names_of_the_start_file_are_mapped_and_the_record_says_so(tiny, full, tmp_path: Path) -> None:
+    theirs = shrunk(dict(full[1].module.model.encoder.state_dict()))
+    torch.save({f"net.{key}": value for key, value in theirs.items()}, tmp_path / "net.pth")
+    settings = start_settings(tmp_path / "net.pth", "encoder")
+    with pytest.raises(UserError, match=r"holds a resnet18 under 'net\.'\. To use the first, set train\.key_map to"):
+        read_start_of(tiny("a", *settings))
+    (tmp_path / "map.yaml").write_text("'net.': ''\n")
+    start = read_start_of(tiny("a", *settings, f"train.key_map={tmp_path}/map.yaml"))
+    assert torch.equal(start.model["encoder.layer1.0.conv1.weight"], theirs["layer1.0.conv1.weight"])
+    mapped = {"key_map": f"{tmp_path}/map.yaml", "key_map_sha256": sha256(tmp_path / "map.yaml")}
+    assert start.record == {
+        "file": f"{tmp_path}/net.pth", "sha256": sha256(tmp_path / "net.pth"), "with": "encoder", **mapped
+    }  # fmt: skip
+
+
 @pytest.mark.slow
 def test_released_checkpoint_continues_to_the_end_and_the_run_records_it(tiny, saved_run, full) -> None:
     path = full[0]

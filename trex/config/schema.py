@@ -126,6 +126,9 @@ class TrainConfig:
         "depend on the classes, such as a projector; all: everything, including optimizer, scaler and epoch, to "
         "continue that training. With encoder or weights, everything else is new and the first epoch is epoch 1",
     )
+    key_map: str | None = setting(
+        None, "as extract.key_map, for the encoder in train.start; only with train.start_with=encoder"
+    )
     seed: int = setting(
         0, "seed of the initial weights, the order of the images and the augmentation", at_least=0, at_most=2**32 - 1
     )
@@ -172,6 +175,9 @@ class ExtractConfig:
         "trained",
         "trained: this run's encoder; untrained: its initial weights; pixels: no encoder, the features are the pixels; "
         "anything else: path of a weights file",
+    )
+    key_map: str | None = setting(
+        None, "YAML or JSON file that maps the names in the weights file to the encoder's (docs/zoo.md)"
     )
     preprocess: Literal["published", "model"] = setting(
         "published",
@@ -288,6 +294,13 @@ class Config:
             yield "optimizer", f"warms up for {warmup} epochs: expected at most train.epochs, {epochs}"
         if self.probe.at == "milestones":
             yield from self._milestone_problems()
+        if self.extract.key_map and self.extract.weights in WEIGHTS_OF_RUN:
+            yield (
+                "extract",
+                f"has key_map, but weights is {self.extract.weights}: expected a weights file, or no key_map",
+            )
+        if self.train.key_map and not (self.train.start and self.train.start_with == "encoder"):
+            yield "train", "has key_map: expected train.start to be a file and train.start_with encoder, or no key_map"
 
     def _milestone_problems(self) -> Iterator[tuple[str, str]]:
         if not self.checkpoint.milestone_epochs:

@@ -74,6 +74,8 @@ def _introduction(facts: Facts) -> Iterator[str]:
     if start := saved.get("start"):
         name = Path(start["file"]).name
         yield f"Training started from `{name}` ({start['with']}), SHA-256 `{start['sha256']}`."
+        if "key_map" in start:
+            yield f"`{Path(start['key_map']).name}` mapped its names, SHA-256 `{start['key_map_sha256']}`."
 
 
 def _use(facts: Facts) -> str:
@@ -118,8 +120,9 @@ def _all_from(results: Sequence[ProbeResult], digest: str) -> bool:
 
 def _recipe(config: Mapping[str, Any]) -> str:
     recipe = {section: dict(config[section]) for section in _RECIPE}
-    if recipe["train"].get("start"):
-        recipe["train"]["start"] = Path(recipe["train"]["start"]).name
+    for key in ("start", "key_map"):
+        if recipe["train"].get(key):
+            recipe["train"][key] = Path(recipe["train"][key]).name
     return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
 
 

@@ -72,9 +72,9 @@ def _weights(run: RunDir, config: Config, read_states: bool) -> str:
             found = manifest_at(run.checkpoints, run.milestone)
         return "no checkpoint" if found is None else describe_checkpoint(found[0], found[1].sha256)
     try:
-        return describe_weights_file(Path(weights))
+        return describe_weights_file(config)
     except OSError as error:
-        raise UserError(f"extract.weights: cannot read {weights} ({error})") from error
+        raise UserError(f"extract.weights: cannot read {error.filename} ({error.strerror})") from error
 
 
 def feature_dim(config: Config) -> int:
@@ -101,9 +101,19 @@ def describe_checkpoint(folder: Path, digest: str) -> str:
     return f"{folder.name}, SHA-256 {digest[:DIGITS]}"
 
 
-def describe_weights_file(path: Path) -> str:
-    """A text that names a weights file, with the SHA-256 of its content. Raises OSError if it cannot be read."""
-    return f"{path.name}, SHA-256 {sha256(path)[:DIGITS]}"
+def describe_weights_file(config: Config) -> str:
+    """A text that names the weights file of a config and the file that maps its names, with the SHA-256 of each.
+
+    Raises:
+        OSError: if one of them cannot be read.
+    """
+    weights, key_map = describe_file(config.extract.weights), config.extract.key_map
+    return weights if key_map is None else f"{weights}; names mapped by {describe_file(key_map)}"
+
+
+def describe_file(path: str) -> str:
+    """A text that names a file, with the SHA-256 of its content. Raises OSError if it cannot be read."""
+    return f"{Path(path).name}, SHA-256 {sha256(Path(path))[:DIGITS]}"
 
 
 def describe_transform(config: Config) -> str:

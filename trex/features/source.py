@@ -61,8 +61,9 @@ def make_source(run: RunDir, config: Config, ranks: Ranks) -> Source:
     if weights == "untrained":
         start = initial_encoder(config.model.encoder, config.train.seed).state_dict()
         return _encoder_source(config, start, origin.describe_untrained(config), ranks)
-    path = Path(weights)
-    return _encoder_source(config, read_encoder(path, config.model.encoder), origin.describe_weights_file(path), ranks)
+    key_map = Path(config.extract.key_map) if config.extract.key_map else None
+    state = read_encoder(Path(weights), config.model.encoder, key_map)
+    return _encoder_source(config, state, origin.describe_weights_file(config), ranks)
 
 
 def require_crop(encoder: Encoder, config: Config) -> None:

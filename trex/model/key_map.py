@@ -9,7 +9,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trex.config.tree import Leaf, Mistake, read_tree
 from trex.errors import UserError
 
 _COUNTER = "num_batches_tracked"  #: of batch norms; no output depends on it
@@ -33,6 +32,8 @@ class KeyMap:
         Raises:
             UserError: if the file cannot be read, or holds anything but `name: name` lines.
         """
+        from trex.config.tree import Leaf, Mistake, read_tree  # PyYAML; torch.hub works without it
+
         mistakes: list[Mistake] = []
         tree = read_tree(path, mistakes)
         lines: dict[str, str | None] = {}

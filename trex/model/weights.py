@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trex import tensor_files
 from trex.errors import UserError
+from trex.files import sha256
 from trex.model import networks
 from trex.model.encoder import build_encoder_on_meta, encoder_names
 from trex.model.key_map import KeyMap, suggestion
@@ -41,6 +42,11 @@ class KeyMapSetting:
 
     path: Path | None = None
     setting: str = "extract.key_map"
+
+    @property
+    def record(self) -> dict[str, str]:
+        """The entry for checkpoints and events: the file and its SHA-256."""
+        return {} if self.path is None else {"key_map": str(self.path), "key_map_sha256": sha256(self.path)}
 
 
 def read_encoder(path: Path, encoder: str, key_map: Path | None = None) -> dict[str, Tensor]:

@@ -66,7 +66,9 @@ class TrainingStarted(Record):
     time: Time
     step: Count
     epoch: Count
-    start: dict[str, str] | None  #: the file that `train.start` names; keys: file, sha256, with
+    start: (
+        dict[str, str] | None
+    )  #: the file that `train.start` names; keys: file, sha256, with, and key_map, key_map_sha256
 
 
 @dataclass(frozen=True)

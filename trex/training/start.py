@@ -16,7 +16,7 @@ from torch import Tensor
 from trex.config.schema import Config
 from trex.errors import UserError
 from trex.files import sha256
-from trex.model.weights import find_encoder, key_difference, read_file
+from trex.model.weights import KeyMapSetting, find_encoder, key_difference, read_file
 from trex.training.network import Network
 from trex.training.released import CLASS_WEIGHT, PARTS, FullCheckpoint, full_checkpoint
 from trex.training.state import Position, TrainingState
@@ -39,11 +39,13 @@ class Start:
     momentum: dict[str, Tensor] = field(default_factory=dict)  #: SGD's momentum buffers by parameter name
     scaler: Mapping[str, Any] | None = None
     position: Position = field(default_factory=Position)
+    choice: str = ""  #: if the file holds several complete encoders: which of them this is, in words
+    key_map: Mapping[str, str] = field(default_factory=dict)  #: the file that mapped the names, and its SHA-256
 
     @property
     def record(self) -> dict[str, str]:
         """The entry for checkpoints and events."""
-        return {"file": self.file, "sha256": self.sha256, "with": self.how}
+        return {"file": self.file, "sha256": self.sha256, "with": self.how, **self.key_map}
 
     def apply(self, state: TrainingState) -> None:
         """Copy the content of the file into `state`, before its first step."""
@@ -76,14 +78,16 @@ def read_start(config: Config, model: Network, classes: tuple[str, ...], steps_p
     if how == "all":
         full = full_checkpoint(value, path, model.method)
         return _start_with_all(path, digest, full, config, model, classes, steps_per_epoch)
-    parts = {"encoder": find_encoder(value, config.model.encoder, path).state}
+    key_map = KeyMapSetting(Path(config.train.key_map) if config.train.key_map else None, "train.key_map")
+    found = find_encoder(value, config.model.encoder, path, key_map)
+    parts = {"encoder": found.state}
     if how == "weights":
         parts |= _reusable(value, model, path)
     originals = {name: name for name in parts} | {
         copy: original for copy, original in model.method.copies.items() if original in parts
     }
     weights = {f"{name}.{k}": v for name, original in originals.items() for k, v in parts[original].items()}
-    return Start(str(path), digest, how, weights)
+    return Start(str(path), digest, how, weights, choice=found.choice, key_map=key_map.record)
 
 
 def _reusable(value: Any, model: Network, path: Path) -> dict[str, dict[str, Tensor]]:

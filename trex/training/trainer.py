@@ -140,7 +140,7 @@ class Trainer:
     def _start_from_file(self) -> None:
         state, steps = self.state, self.batches.steps_per_epoch
         start = read_start(self.config, state.model, self.images.classes, steps)
-        if self.ranks.broadcast(start.sha256) != start.sha256:
+        if self.ranks.broadcast(start.record) != start.record:
             raise UserError(
                 f"{start.file} differs from the file with the same name on rank 0: put it on a file system that all "
                 f"nodes share"
@@ -148,6 +148,8 @@ class Trainer:
         start.apply(state)
         self.start = start.record
         log.info("training starts from %s, SHA-256 %s, train.start_with=%s", start.file, start.sha256, start.how)
+        if start.key_map:
+            log.info("its names are mapped by %s, SHA-256 %s", *start.key_map.values())
 
     def close(self) -> None:
         """Stop the loader's workers and close the files."""
