@@ -28,6 +28,7 @@ from trex.features.extract import extract
 from trex.files import read_json
 from trex.interruption import StopRequest
 from trex.model.encoder import build_encoder
+from trex.model.weights import read_encoder
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
 from trex.training.trainer import Trainer
@@ -275,3 +276,14 @@ def test_example_sorts_flat_validation_images_and_can_be_interrupted(archives: P
     assert_sorted(archives)
     assert not list((archives / "val").glob("*.JPEG"))
     assert np.array_equal((archives / "val/n01000000/ILSVRC2012_val_00000001.JPEG").read_bytes(), photo())
+
+
+def test_example_writes_all_lines_of_a_mapping_file(tmp_path: Path) -> None:
+    weights, lines = tmp_path / "w.pth", tmp_path / "lines.yaml"
+    state = build_encoder("resnet18").state_dict()
+    torch.save({key.replace("layer", "_stage"): value for key, value in state.items()}, weights)
+    paths = {"efficientnet-lite0.pth": str(weights), "timm/tf_efficientnet_lite0": "resnet18"}
+    run_snippet("zoo.md", 0, 4, {**paths, "lite0.yaml": str(lines)})
+    assert "\n_stage1.0.bn1.: layer1.0.bn1.\n" in lines.read_text()
+    found = read_encoder(weights, "resnet18", lines)
+    assert all(torch.equal(found[key], state[key]) for key in found)

@@ -23,9 +23,10 @@ from trex.interruption import StopRequest
 from trex.records.events import TrainingStarted, read_events
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
+from trex.training.checkpoint import Checkpoints
 from trex.training.network import build_network, network_on_meta
 from trex.training.start import Start, read_start
-from trex.training.state import TrainingState
+from trex.training.state import Position, TrainingState
 from trex.training.trainer import Trainer, train
 
 #: This project's names of the parts and the released ones, written by hand and not taken from the code.
@@ -219,6 +220,35 @@ def assert_same_training(one: dict, other: dict) -> None:
     parts = ("model", "optimizer", "scaler", "position")
     assert_same_bits({part: one[part] for part in parts}, {part: other[part] for part in parts})
     assert len(flat(one["model"])) > 100
+
+
+@pytest.mark.parametrize(("hidden_layers", "normalized"), [(1, True), (3, False)])
+@pytest.mark.parametrize("precision", ["fp16", "off"])
+@pytest.mark.parametrize("method", ["trex_class_means", "trex_plain"])
+def test_exported_state_is_read_back_with_the_same_bits(
+    tiny, saved_run, tmp_path: Path, method: str, precision: str, hidden_layers: int, normalized: bool
+) -> None:
+    settings = (f"train.precision={precision}", *projector_settings(hidden_layers, normalized))
+    config = tiny("first", *settings, method=method)
+    run = saved_run(config)
+    state = initial_state(run, config)
+    torch.manual_seed(5)
+    for buffer in (value["momentum_buffer"] for value in state.optimizer.state.values()):
+        buffer.copy_(torch.randn_like(buffer))
+    for key, value in state.model.state_dict().items():  # every tensor differs from its initial value
+        value.copy_(
+            torch.randint_like(value, 7) if key.endswith("labels") else value + (value.dtype.is_floating_point or 3)
+        )
+    if state.scaler.is_enabled():
+        scaler = {"scale": 128.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
+        state.scaler.load_state_dict({**scaler, "_growth_tracker": 3})
+    state.position = Position(1, 2, 9)
+    saved = state.to_dict(Ranks(), config, tuple(map(str, range(7))), "d" * 64)
+    Checkpoints(run.checkpoints).write({**saved, "start": None}, keep=1)
+    export(run, tmp_path / "x_checkpoint_full.pth", "full", license=None)
+    config = tiny("second", *start_settings(tmp_path / "x_checkpoint_full.pth", "all", *settings), method=method)
+    found = initial_state(saved_run(config), config).to_dict(Ranks(), config, tuple(map(str, range(7))), "d" * 64)
+    assert_same_training(saved, found)
 
 
 @pytest.mark.slow

@@ -150,8 +150,8 @@ def suggestion(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], settin
         return "\n".join(
             [
                 f"If these are the same weights under other names, write a file that maps the names and set {setting} "
-                f"to it. The shapes of all {len(wanted)} agree in their order, so it could begin (docs/zoo.md shows "
-                f"how to write all lines)",
+                f"to it. All shapes agree in their order, so it could begin as follows (docs/zoo.md shows how to write "
+                f"all lines):",
                 *(f"    {old}: {'null' if new is None else new}" for old, new in shown),
                 *more,
             ]
