@@ -38,7 +38,7 @@ INAT2018 = Size(437513, 24426, 2048, 8142)
 def solved(features: np.ndarray, labels: torch.Tensor, in_memory: bool, keep: bool) -> list[torch.Tensor]:
     rows = Rows(features, normalize=True)
     design = Design.of(rows, Basis.of(rows), 8, in_memory)
-    path = RegularizationPath(design, labels, 8, StopRequest(), keep_logits=keep)
+    path = RegularizationPath(design, labels.numpy(), 8, StopRequest(), keep_logits=keep)
     return [path.solve(c).weights for c in (1e-2, 1e-1, 1.0, 10.0, 100.0)]
 
 
@@ -58,13 +58,14 @@ def test_features_that_are_read_in_pieces_give_the_same_optimum(monkeypatch, dty
             objective = _objective(reference, labels, one, c)
             assert _objective(reference, labels, other, c) == pytest.approx(objective, rel=1e-3)
             distance = (one - other)[:, :-1].square().sum()
-            assert distance <= 2 * 2 * 1e-3 * objective * c * 700 * 2
+            assert distance <= 2 * 2 * 1e-3 * objective * c * 700 * 2 * reference.basis.scale**2
 
 
 def _objective(design: Design, labels: torch.Tensor, weights: torch.Tensor, c: float) -> float:
     assert design.rotated is not None
     loss = torch.nn.functional.cross_entropy(design.rotated.double() @ weights.double().T, labels)
-    return float(loss + weights[:, :-1].double().square().sum() / (2 * c * len(labels)))
+    strength = 1 / (c * len(labels) * design.basis.scale**2)
+    return float(loss + strength / 2 * weights[:, :-1].double().square().sum())
 
 
 def test_subsets_and_pieces_of_rows_are_the_rows_of_the_array() -> None:
@@ -208,7 +209,7 @@ stored = np.memmap(sys.argv[1], np.float16, "r", shape=(n, d))
 memory = solver_memory(Size(n, 100, d, k), limit)
 rows = Rows(stored, normalize=True)
 design = Design.of(rows, Basis.of(rows), k, memory.rows)
-path = RegularizationPath(design, torch.arange(n) % k, k, StopRequest(), memory.logits)
+path = RegularizationPath(design, np.arange(n) % k, k, StopRequest(), memory.logits)
 path.solve(1e-3)
 path.solve(1e-2)
 # not from getrusage: its maximum starts at that of the parent process

@@ -24,12 +24,14 @@ from trex.probing import exact, published
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
 from trex.probing.folds import few_shot, few_shot_folds, validation_fold
+from trex.probing.memory import is_small
 from trex.probing.partial import Partial
 from trex.probing.predictions import Outcomes
 from trex.probing.probe import probe
 from trex.probing.rows import Rows
 from trex.probing.scores import scores
-from trex.probing.solver import RELATIVE_GAP, RegularizationPath
+from trex.probing.solution import SEARCH
+from trex.probing.solver import RegularizationPath
 from trex.records.probe_result import ImageCounts, ProbeResult
 from trex.records.run_dir import RunDir
 
@@ -50,9 +52,9 @@ def synthetic(n: int, d: int, k: int, seed: int = 0) -> tuple[torch.Tensor, torc
     return ((means[labels] + torch.randn(n, d, generator=chance) * scale) @ mixing).relu(), labels
 
 
-def design_of(features: torch.Tensor, classes: int, in_memory: bool = True) -> Design:
+def design_of(features: torch.Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Design:
     rows = Rows(features.numpy())
-    return Design.of(rows, Basis.of(rows), classes, in_memory)
+    return Design.of(rows, Basis.of(rows), classes, True, dtype)
 
 
 @pytest.fixture
@@ -96,18 +98,19 @@ def test_few_shot_folds_validate_each_image_once() -> None:
 def test_rotation_preserves_distances_and_decorrelates() -> None:
     features, _ = synthetic(300, 40, 5)
     basis = Basis.of(Rows(features.numpy()))
-    rotated = basis.rotate(features)
-    assert torch.allclose(
-        torch.cdist(rotated[:9, :-1], rotated[:9, :-1]), torch.cdist(features[:9], features[:9]), atol=1e-4
-    )
+    rotated = basis.rotate(features, torch.float64)
+    distances = torch.cdist(rotated[:9, :-1], rotated[:9, :-1])
+    assert torch.allclose(distances * basis.scale, torch.cdist(features[:9], features[:9]).double(), atol=1e-4)
+    assert basis.values.sum() == pytest.approx(1)
+    assert rotated[:, :-1].norm(dim=1).max() == pytest.approx(basis.radius)
     covariance = rotated[:, :-1].T @ rotated[:, :-1] / len(rotated)
     assert torch.allclose(covariance, torch.diag(basis.values), atol=1e-4)
 
 
-def float64_optimum(rotated: torch.Tensor, labels: torch.Tensor, start: torch.Tensor, c: float) -> tuple[float, float]:
+def float64_optimum(design: Design, labels: torch.Tensor, start: torch.Tensor, c: float) -> tuple[float, float]:
     """The objective at `start`, and its minimum in float64, found from there with scipy's L-BFGS."""
-    inputs = rotated.double()
-    strength = 1 / (c * len(labels))
+    inputs = design.rotated.double()
+    strength = 1 / (c * len(labels) * design.basis.scale**2)
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         w = torch.from_numpy(flat).view(start.shape).requires_grad_()
@@ -131,13 +134,13 @@ def float64_optimum(rotated: torch.Tensor, labels: torch.Tensor, start: torch.Te
 def test_path_is_within_a_thousandth_of_the_float64_optimum(digits, data: str) -> None:
     features, labels = digits if data == "digits" else synthetic(1500, 2048, 12)
     classes = int(labels.max()) + 1
-    design = design_of(features, classes)
-    path = RegularizationPath(design, labels, classes, StopRequest())
+    design = design_of(features, classes, torch.float64 if is_small(*features.shape, classes) else torch.float32)
+    path = RegularizationPath(design, labels.numpy(), classes, StopRequest())
     for c in exact.GRID:
         solution = path.solve(c)
-        assert solution.gap <= RELATIVE_GAP
+        assert solution.gap <= SEARCH.gap
         if c in (1e-5, 1.0, 1e3, 1e6):
-            value, optimum = float64_optimum(design.rotated, labels, solution.weights, c)
+            value, optimum = float64_optimum(design, labels, solution.weights, c)
             assert (value - optimum) / optimum <= 1e-3, c
             assert solution.objective == pytest.approx(value, rel=1e-4)
 
@@ -148,11 +151,11 @@ def test_solver_agrees_with_scikit_learn_where_scikit_learn_converges(digits) ->
 
     features, labels = digits
     design = design_of(features, 10)
-    solution = RegularizationPath(design, labels, 10, StopRequest()).solve(0.1)
+    solution = RegularizationPath(design, labels.numpy(), 10, StopRequest()).solve(0.1)
     reference = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000).fit(features.numpy(), labels.numpy())
-    theirs = torch.from_numpy(reference.coef_).double() @ design.basis.vectors.double()
-    distance = (solution.weights[:, :-1].double() - theirs).square().sum()
-    allowed = 2 * RELATIVE_GAP * solution.objective * 0.1 * len(labels)
+    ours = solution.weights[:, :-1].double() @ design.basis.vectors.T
+    distance = (ours - torch.from_numpy(reference.coef_)).square().sum()
+    allowed = 2 * SEARCH.gap * solution.objective * 0.1 * len(labels)
     assert 0 < distance < allowed
     assert (design.predict(solution.weights) == reference.predict(features.numpy())).mean() > 0.998
 
@@ -191,12 +194,12 @@ def test_path_does_not_end_on_its_first_plateau(partial, counts: list[int]) -> N
     problem = Problem(design, labels, len(counts), True, StopRequest())
     fold = validation_fold(labels, 0)
     choice = exact.choose_c(problem, [fold], partial)
-    solver = RegularizationPath(design.subset(fold[0]), torch.from_numpy(labels[fold[0]]), len(counts), StopRequest())
+    solver = RegularizationPath(design.subset(fold[0]), labels[fold[0]], len(counts), StopRequest())
     hits = [design.subset(fold[1]).predict(solver.solve(c).weights) == labels[fold[1]] for c in exact.GRID]
     assert choice.validation_top1 is not None
     assert choice.validation_top1 >= max(hit.mean() for hit in hits) - 0.01
     assert choice.best["C"] > exact.GRID[0]
-    assert all(trial.gap <= RELATIVE_GAP for trial in choice.trials)
+    assert all(trial.gap <= SEARCH.gap for trial in choice.trials)
 
 
 @pytest.mark.parametrize("shape", [(40, 8), (20, 64)])

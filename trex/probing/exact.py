@@ -9,25 +9,33 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trex.interruption import StopRequest
 from trex.probing.design import Design
 from trex.probing.folds import Fold
+from trex.probing.memory import is_small
 from trex.probing.partial import Partial
-from trex.probing.solver import PathState, RegularizationPath
+from trex.probing.solution import APPROACH, FINAL, PathState, Solution
+from trex.probing.solver import RegularizationPath
 from trex.records.probe_result import Search, Trial
 
 #: C from 1e-5 to 1e6, two values per decade.
 GRID = tuple(float(f"{10 ** (power / 2):.6g}") for power in range(-10, 13))
-#: The path ends when the validation accuracy has gained less than a quarter of a standard error over the last PATIENCE
-#: values of C (1.5 decades), and the training loss before them was below LEARNED times the entropy of the class
-#: frequencies. With a higher loss the classes are not learned yet: a larger C only scales the logits, and the accuracy
-#: may stay constant for a while before it grows.
+#: The path ends if the validation accuracy has gained less than a quarter of a standard error over the last PATIENCE
+#: values of C (1.5 decades), and the classes are learned (`_ends`).
 PATIENCE = 3
-LEARNED = 0.9
-#: Values of C that the final fit solves on its way to the chosen one: a cold start at a large C is slow.
-STEPS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
+#: It ends at once if the accuracy is this number of standard errors of a difference below the best. With many
+#: validation images, this saves the values of C that take most of the time.
+CLEARLY = 4.0
+#: The training loss, as a share of that of the class frequencies, below which nothing is left to learn.
+SEPARATED = 0.01
+#: The training loss, as such a share, below which a growing validation loss means that the model learns the training
+#: images by heart. With a higher loss, it may still be learning what has the largest variance, not what tells classes.
+LEARNED = 0.5
+#: The validation loss has grown if it is this many times the smallest.
+GROWN = 1.05
 #: C if there are no validation images to choose it with, as in a dataset with one image per class.
 FALLBACK_C = 1.0
 
@@ -42,11 +50,29 @@ class Problem:
     keep_logits: bool  #: whether the solver keeps the logits of all images in memory
     stop: StopRequest
 
+    @property
+    def is_small(self) -> bool:
+        """Whether everything is computed in float64."""
+        return is_small(len(self.labels), self.design.width, self.classes)
+
+    def part(self, places: np.ndarray | None) -> Design:
+        """The features of the images at `places` (None: all), in memory in float64 if the problem is small."""
+        design = self.design if places is None else self.design.subset(places)
+        if not self.is_small:
+            return design
+        return Design.of(design.rows, design.basis, self.classes, in_memory=True, dtype=torch.float64)
+
     def path(self, places: np.ndarray | None, saved: PathState | None) -> RegularizationPath:
         """A path for the images at `places` (None: all). If `saved` is given, the path continues from there."""
-        labels = torch.from_numpy(self.labels if places is None else self.labels[places])
-        design = self.design if places is None else self.design.subset(places)
-        return RegularizationPath(design, labels, self.classes, self.stop, self.keep_logits, saved)
+        labels = self.labels if places is None else self.labels[places]
+        keep = self.keep_logits or self.is_small
+        return RegularizationPath(self.part(places), labels, self.classes, self.stop, keep, saved)
+
+    def precise_path(self, last: PathState) -> RegularizationPath:
+        """A path in float64 for all images, from the last solution of another one. It keeps nothing in memory."""
+        design = self.design.read_as(torch.float64)
+        state = last.restarted(torch.float64)
+        return RegularizationPath(design, self.labels, self.classes, self.stop, keep_logits=False, state=state)
 
 
 @dataclass(frozen=True)
@@ -54,7 +80,7 @@ class _Progress:
     """The progress of a search besides its trials; stored as `Partial.own`."""
 
     paths: tuple[PathState, ...] = ()  #: one per fold; none before the first C
-    refit: tuple[int, PathState] | None = None  #: number of STEPS done, and the path
+    refit: tuple[int, PathState] | None = None  #: number of values of C that the final fit has solved, and its path
 
     @classmethod
     def of(cls, partial: Partial) -> Self:
@@ -88,28 +114,31 @@ def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial) -> Searc
         return Search({"C": FALLBACK_C})
     saved = _Progress.of(partial).paths or (None,) * len(folds)
     paths = [problem.path(fold[0], one) for fold, one in zip(folds, saved, strict=True)]
-    validations = [problem.design.subset(fold[1]) for fold in folds]
-    shares = np.bincount(problem.labels) / len(problem.labels)
-    learned = LEARNED * float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
+    validations = [_Validation(problem.part(fold[1]), torch.from_numpy(problem.labels[fold[1]])) for fold in folds]
     trials = list(partial.trials)
     for c in GRID[len(trials) :]:
-        if _flat(trials, images, learned):
+        if _ends(trials, images, _entropy(problem.labels)):
             break
         start = time.monotonic()
-        hits, loss, gap = 0, 0.0, 0.0
+        hits, loss, lost, gap = 0, 0.0, 0.0, 0.0
         for path, validation, fold in zip(paths, validations, folds, strict=True):
+            for step in path.approach(c) if not trials else ():
+                path.solve(step, APPROACH)
             solution = path.solve(c)
-            hits += int((validation.predict(solution.weights) == problem.labels[fold[1]]).sum())
+            correct, missed = validation.measure(solution.weights)
+            hits, lost = hits + correct, lost + missed
             loss += solution.entropy * len(fold[0]) / trained
             gap = max(gap, solution.gap)
         seconds = round(time.monotonic() - start, 4)
-        trials.append(Trial({"C": c}, hits / images, seconds, train_loss=loss, gap=gap))
+        trials.append(Trial({"C": c}, hits / images, seconds, loss, gap, validation_loss=lost / images))
         partial.update(trials=trials, own=_Progress(tuple(path.state() for path in paths)).plain())
     return _search(trials, images)
 
 
 def fit(problem: Problem, c: float, partial: Partial) -> Tensor:
-    """Fit all images at C = `c`, along a coarse path up to it. Returns (K, r + 1) float32 weights.
+    """Fit all images at C = `c`, along a coarse path up to it, to FINAL accuracy. Returns (K, r + 1) weights.
+
+    If the problem is not small, the path computes in float32. What float32 cannot certify is computed in float64.
 
     Raises:
         Interrupted: if asked to stop; `partial` holds the progress.
@@ -117,24 +146,69 @@ def fit(problem: Problem, c: float, partial: Partial) -> Tensor:
     progress = _Progress.of(partial)
     done, state = progress.refit or (0, None)
     path = problem.path(None, state)
-    steps = [step for step in STEPS if step < c]
-    for number, step in enumerate(steps[done:], start=done + 1):
-        path.solve(step)
+    steps = [(step, APPROACH) for step in path.approach(c)] + [(c, FINAL)]
+    solution: Solution | None = None
+    for number, (step, accuracy) in enumerate(steps[done:], start=done + 1):
+        solution = path.solve(step, accuracy)
         partial.update(own=replace(progress, refit=(number, path.state())).plain())
-    return path.solve(c).weights
+    if solution is not None and problem.is_small:
+        return solution.weights
+    return problem.precise_path(path.state()).solve(c, FINAL).weights
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """The images that validate one fold."""
+
+    design: Design
+    labels: Tensor  #: (n,) int64
+
+    def measure(self, weights: Tensor) -> tuple[int, float]:
+        """How many images are classified correctly, and the sum of their cross-entropies."""
+        hits, loss = 0, 0.0
+        for logits, labels in zip(
+            self.design.logits(weights), torch.split(self.labels, self.design.piece), strict=True
+        ):
+            hits += int((logits.argmax(1) == labels).sum())
+            loss += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
+        return hits, loss
+
+
+def _entropy(labels: np.ndarray) -> float:
+    """The entropy of the class frequencies, nats: the training loss of a model without weights."""
+    shares = np.bincount(labels) / len(labels)
+    return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
 
 
 def _standard_error(accuracy: float, images: int) -> float:
     return float(np.sqrt(max(accuracy * (1 - accuracy), 0.25 / images) / images))
 
 
-def _flat(trials: Sequence[Trial], images: int, learned: float) -> bool:
-    """Whether the accuracy no longer grows with C; `learned`: the training loss at which the classes are learned."""
-    if len(trials) <= PATIENCE or (trials[-PATIENCE - 1].train_loss or 0.0) > learned:
+def _ends(trials: Sequence[Trial], images: int, entropy: float) -> bool:
+    """Whether a larger C than those of `trials` would not be chosen; `entropy` is that of the class frequencies."""
+    if len(trials) < 2:
         return False
-    accuracies = [trial.validation_top1 for trial in trials]
-    before = max(accuracies[:-PATIENCE])
-    return bool(max(accuracies[-PATIENCE:]) <= before + 0.25 * _standard_error(before, images))
+    best, last = max(trial.validation_top1 for trial in trials), trials[-1]
+    below = CLEARLY * 2**0.5 * _standard_error(best, images)
+    if last.validation_top1 < best - below and _learns_by_heart(trials[-2:], trials, entropy):
+        return True
+    if len(trials) <= PATIENCE:
+        return False
+    before = max(trial.validation_top1 for trial in trials[:-PATIENCE])
+    after = max(trial.validation_top1 for trial in trials[-PATIENCE:])
+    if after > before + 0.25 * _standard_error(before, images):
+        return False
+    recent = trials[-PATIENCE - 1 :]
+    return (recent[0].train_loss or 0.0) <= SEPARATED * entropy or _learns_by_heart(recent, trials, entropy)
+
+
+def _learns_by_heart(recent: Sequence[Trial], trials: Sequence[Trial], entropy: float) -> bool:
+    """Whether the classes were learned before the `recent` trials, or the training loss can no longer decrease, and the
+    validation loss has grown since. With a small C, neither loss changes and the accuracy may stay constant."""
+    then, now = recent[0].train_loss or 0.0, recent[-1].train_loss or 0.0
+    learned = then <= LEARNED * entropy or then - now <= SEPARATED * (entropy - now)
+    losses = [trial.validation_loss or 0.0 for trial in trials]
+    return learned and min(losses[len(losses) - len(recent) + 1 :]) >= GROWN * min(losses)
 
 
 def _search(trials: Sequence[Trial], images: int) -> Search:

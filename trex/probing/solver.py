@@ -4,75 +4,44 @@ The objective is scikit-learn's, C · Σ CE + ½‖W‖² with an intercept that
 
     f(W) = mean CE(W) + λ/2 ‖W‖²,   λ = 1 / (C · N).
 
-Features are centered and rotated into the eigenbasis of their covariance. This does not change an L2-penalized problem,
-and it makes the Hessian nearly diagonal. L-BFGS starts from an extrapolation of the last two solutions, with the
-inverse Hessian approximated by the diagonal 1 / (eigenvalue_j · κ_k + λ), κ_k = mean p_k (1 - p_k). The line search is
-Newton's method on the logits: with L = W Rᵀ and dL = d Rᵀ, a complete line search costs one product.
+With two classes, scikit-learn has a single weight vector w, the difference of ours, and ½‖w‖² is ‖W‖²: λ is twice as
+large. Classes without images are left out: their weights are zero and their intercept is -inf.
 
-The iteration ends when f is proven to be close to its minimum f*, not when a step is small. f is λ-strongly convex in
-the penalized weights, so f - f* ≤ ‖∇f‖² / (2λ) (Boyd and Vandenberghe, eq. 9.9). The intercepts have no penalty: for
-them λ is replaced by κ_k if that is smaller.
+Features are centered, divided by one number and rotated into the eigenbasis of their covariance (`Basis`). This changes
+an L2-penalized problem by a factor of λ only, and it makes the Hessian nearly diagonal. L-BFGS starts from an
+extrapolation of the last two solutions, with the inverse Hessian approximated by the diagonal
+1 / (eigenvalue_j · κ_k + λ), κ_k = mean p_k (1 - p_k). The line search is Newton's method on the logits: with L = W Rᵀ
+and dL = d Rᵀ, a complete line search costs one product.
+
+The iteration ends when f is proven to be close to its minimum f*, not when a step is small. With the best intercepts, f
+is a λ-strongly convex function of W, so f - f* ≤ ‖∇f‖² / (2λ) (Boyd and Vandenberghe, eq. 9.9); `_bound` adds what is
+missing to the best intercepts. The bound is compared with what the weights have changed (`Solution.gap`), and therefore
+does not depend on the scale of the features: at a small C, f hardly differs from the entropy of the class frequencies,
+and W = 0 would be within a thousandth of f.
 
 Images are processed in pieces. If the logits of all images do not fit into memory, they are computed again when needed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trex.interruption import StopRequest
 from trex.probing.design import Design
-from trex.probing.memory import PAIRS
+from trex.probing.lbfgs import Pair, direction, inner
+from trex.probing.memory import curvature_pairs
+from trex.probing.softmax import NEAR, cross_entropy, interpolated_zero, near_prior
+from trex.probing.solution import SEARCH, Accuracy, PathState, Point, Solution
 
-MAX_ITERATIONS = 400
-#: The largest accepted (f - f*) / f. The bound divides by λ, so at large C the rounding of a float32 gradient can keep
-#: it above this value; the iteration then ends when f no longer decreases in float32.
-RELATIVE_GAP = 1e-3
-
-
-@dataclass(frozen=True)
-class Solution:
-    """The solution at one value of C."""
-
-    c: float
-    weights: Tensor  #: (K, r + 1), the last column the intercept
-    objective: float  #: f, nats
-    entropy: float  #: the mean cross-entropy in f, nats
-    gap: float  #: an upper bound of (f - f*) / f
-    iterations: int
-
-
-@dataclass(frozen=True)
-class _Point:
-    """The result of one pass over the images at the current weights."""
-
-    entropy: float  #: mean cross-entropy
-    slope: Tensor  #: (K, r + 1), the gradient of the mean cross-entropy
-    spread: Tensor  #: (K, 1), mean p (1 - p), κ
-
-
-@dataclass(frozen=True)
-class PathState:
-    """Everything that the next solution of a path depends on."""
-
-    weights: Tensor  #: (K, r + 1), the last solution
-    previous: Tensor | None  #: the solution before the last
-    pairs: tuple[tuple[Tensor, Tensor], ...]  #: steps, and the change of the gradient over each
-
-    @classmethod
-    def of(cls, plain: Any) -> Self:
-        """The state from the value that `plain` returned."""
-        weights, previous, pairs = plain
-        return cls(weights, previous, tuple((step, change) for step, change in pairs))
-
-    def plain(self) -> tuple[object, ...]:
-        """The state as tensors in tuples and lists, for a file."""
-        return self.weights, self.previous, list(self.pairs)
+#: The iteration ends if the bound has not improved over this number of iterations and f no longer decreases: the
+#: rounding errors of the gradient are then larger than what the bound asks for.
+STALLED = 10
 
 
 class RegularizationPath:
@@ -82,76 +51,128 @@ class RegularizationPath:
     """
 
     def __init__(
-        self, design: Design, labels: Tensor, classes: int, stop: StopRequest, keep_logits: bool = True,
+        self, design: Design, labels: np.ndarray, classes: int, stop: StopRequest, keep_logits: bool = True,
         state: PathState | None = None,
     ) -> None:  # fmt: skip
-        self.design, self.labels, self.stop, self.keep_logits = design, labels, stop, keep_logits
-        self.eigenvalues = torch.cat([design.basis.values, torch.ones(1)])
-        self.penalized = torch.ones(design.width)
+        """A path for the images of `design`.
+
+        Args:
+            design: the features. Its type is that of all computations.
+            labels: (N,) int64, in 0 … `classes` - 1.
+            classes: number of classes; some may have no images.
+            stop: checked for each piece.
+            keep_logits: whether to keep the logits of all images in memory.
+            state: the state of another path, to continue from.
+        """
+        self.design, self.classes, self.stop, self.keep_logits = design, classes, stop, keep_logits
+        present, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        self.present, self.labels = torch.from_numpy(present), torch.from_numpy(places)
+        self.shares = torch.from_numpy(counts / len(labels)).to(design.dtype)
+        prior = torch.from_numpy(np.log(counts / counts.max()))  # 0 for the most frequent classes: their logits are W x
+        self.prior: Tensor | None = prior.to(design.dtype) if prior.any() else None
+        self.prior_entropy = float(-(counts / len(labels)) @ np.log(counts / len(labels)))
+        self.eigenvalues = torch.cat([design.basis.values, torch.ones(1)]).to(design.dtype)
+        self.penalized = torch.ones(design.width, dtype=design.dtype)
         self.penalized[-1] = 0
-        self.weights: Tensor = state.weights if state else torch.zeros(classes, design.width)
+        start = torch.zeros(len(present), design.width, dtype=design.dtype)
+        self.weights: Tensor = state.weights if state else start
         self.previous: Tensor | None = state.previous if state else None
-        self.pairs = [_Pair.of(step, change) for step, change in state.pairs] if state else []
-        self.kept: list[Tensor] = []  # logits at `weights`, one tensor per piece
+        self.pairs = [Pair.of(step, change) for step, change in state.pairs] if state else []
+        self.memory = curvature_pairs(len(present), design.width)
+        self.kept: list[Tensor] = []  # logits at `weights`, one tensor per piece, without `prior`
         self._before: list[Tensor] = []  # logits at `previous`, likewise
 
     def state(self) -> PathState:
         """The current state, to continue from later."""
         return PathState(self.weights, self.previous, tuple((pair.step, pair.change) for pair in self.pairs))
 
-    def solve(self, c: float) -> Solution:
-        """Solve for C = `c`, to a relative gap of at most RELATIVE_GAP, or as far as float32 allows.
+    def strength(self, c: float) -> float:
+        """λ for the features divided by their scale."""
+        return (2 if len(self.present) == 2 else 1) / (c * len(self.labels) * self.design.basis.scale**2)
+
+    def approach(self, c: float) -> list[float]:
+        """Values of C to solve before C = `c`, which is slow to solve from a cold start if λ is small. Ascending."""
+        steps: list[float] = []
+        while self.strength(c) < 0.1:
+            c /= 10
+            steps.append(c)
+        return steps[::-1]
+
+    def solve(self, c: float, accuracy: Accuracy = SEARCH) -> Solution:
+        """Solve for C = `c`, or as far as the type of the design allows.
 
         Raises:
             Interrupted: if asked to stop; the path cannot be used any more.
         """
-        strength = 1.0 / (c * len(self.labels))
+        if len(self.present) < 2:
+            return Solution(c, self.all_weights(), 0.0, 0.0, 0.0, 0.0, 0)
+        strength = self.strength(c)
         point = self._extrapolate(strength)
-        inverse = 1.0 / (self.eigenvalues * point.spread + self.penalized * strength).clamp_min(1e-30)
-        convexity = torch.full_like(self.weights, strength, dtype=torch.float64)
-        convexity[:, -1:] = point.spread.double().clamp_max(strength)
-        iteration, stalled = 0, 0
-        gradient = self._gradient(point, strength)
+        tiny = torch.finfo(self.design.dtype).tiny
+        inverse = 1.0 / (self.eigenvalues * point.spread + self.penalized * strength).clamp_min(tiny)
+        iteration, best, since, before = 0, (float("inf"), self.weights, point), 0, (0.0, 0.0)
         while True:
-            objective = self._objective(point, strength)
-            gap = float((gradient.double().square() / convexity).sum()) / 2
-            if gap <= RELATIVE_GAP * objective or iteration == MAX_ITERATIONS or stalled == 3:
-                relative = gap / objective if objective else 0.0  # f is 0 if there is only one class
-                return Solution(c, self.weights, objective, point.entropy, relative, iteration)
+            gradient = torch.addcmul(point.slope, self.weights, self.penalized, value=strength)
+            bound = self._bound(gradient, point, strength)
+            penalty = 0.5 * strength * inner(self.weights, self.weights)
+            now = (point.entropy + penalty, point.excess + penalty)
+            since = 0 if bound < 0.95 * best[0] or iteration == 0 or self._decreases(before, now) else since + 1
+            before = now
+            best = min(best, (bound, self.weights, point), key=lambda found: found[0])
+            solution = self._solution(c, strength, *best, iteration)
+            if solution.gap <= accuracy.gap or since >= STALLED or iteration == accuracy.iterations:
+                self.weights = best[1]
+                return solution
             weights, slope = self.weights, point.slope
             point = self._search(_Line(self, self._direction(gradient, inverse, strength), strength))
-            gradient = self._gradient(point, strength)
-            self.pairs = [*self.pairs, _Pair.of(self.weights - weights, point.slope - slope)][-PAIRS:]
+            self.pairs = [*self.pairs, Pair.of(self.weights - weights, point.slope - slope)][-self.memory :]
             iteration += 1
-            stalled = stalled + 1 if objective - self._objective(point, strength) <= 1e-7 * objective else 0
 
-    def _objective(self, point: _Point, strength: float) -> float:
-        return point.entropy + 0.5 * strength * _inner(self.weights, self.weights)
+    def _decreases(self, before: tuple[float, float], now: tuple[float, float]) -> bool:
+        """Whether f, from and to the given values with and without the entropy of the class frequencies, decreases by
+        more than its rounding error; of the two values, the smaller one has the smaller error."""
+        then, value = min(zip(before, now, strict=True), key=lambda pair: abs(pair[1]))
+        return then - value > torch.finfo(self.design.dtype).eps * abs(value)
 
-    def _gradient(self, point: _Point, strength: float) -> Tensor:
-        return torch.addcmul(point.slope, self.weights, self.penalized, value=strength)
+    def _bound(self, gradient: Tensor, point: Point, strength: float) -> float:
+        """An upper bound of f - f*.
+
+        For the best intercepts it is ‖∇f‖² / (2λ). A Newton step of the intercepts, whose Hessian is approximated by
+        its diagonal κ, decreases f by η / 2 and changes the probabilities by at most √η in root mean square, and so the
+        gradient by at most √(η T), T = mean ‖x‖².
+        """
+        intercepts = gradient[:, -1:].double().square() / point.spread.double()
+        missing = float(intercepts.sum())
+        variance = float(self.eigenvalues[:-1].double().sum())
+        length = float(gradient[:, :-1].double().norm()) + math.sqrt(missing * variance)
+        return missing + length * length / (2 * strength)
+
+    def _solution(
+        self, c: float, strength: float, bound: float, weights: Tensor, point: Point, iterations: int
+    ) -> Solution:
+        penalty = 0.5 * strength * inner(weights, weights)
+        objective, gain = point.entropy + penalty, -point.excess - penalty
+        whole = max(penalty, min(objective, gain) if gain > 1e-3 * self.prior_entropy else 0.0)
+        gap = bound / whole if whole else 0.0 if not bound else float("inf")
+        return Solution(c, self.all_weights(weights), objective, point.entropy, penalty, gap, iterations)
+
+    def all_weights(self, weights: Tensor | None = None) -> Tensor:
+        """The weights of all classes, also of those without images: (K, r + 1)."""
+        found = torch.zeros(self.classes, self.design.width, dtype=self.design.dtype)
+        found[:, -1] = -torch.inf
+        found[self.present] = self.weights if weights is None else weights
+        if self.prior is not None:
+            found[self.present, -1] += self.prior
+        return found
 
     def _direction(self, gradient: Tensor, inverse: Tensor, strength: float) -> Tensor:
-        """The L-BFGS two-loop recursion, starting with the diagonal `inverse` scaled by the last pair. Each pair stores
-        the loss and the penalty separately, because λ changes along the path."""
-        q = gradient.clone()
-        curvatures = [max(pair.curvature + strength * pair.penalty, 1e-30) for pair in self.pairs]
-        changes = [torch.addcmul(p.change, p.step, self.penalized, value=strength) for p in self.pairs]
-        alphas = []
-        for pair, change, curvature in zip(reversed(self.pairs), reversed(changes), reversed(curvatures), strict=True):
-            alphas.append(_dot(pair.step, q) / curvature)
-            q.add_(change, alpha=-alphas[-1])
-        q *= inverse
-        if changes:
-            q *= curvatures[-1] / max(_dot(changes[-1], changes[-1] * inverse), 1e-30)
-        for pair, change, curvature, alpha in zip(self.pairs, changes, curvatures, reversed(alphas), strict=True):
-            q.add_(pair.step, alpha=alpha - _dot(change, q) / curvature)
-        if _dot(gradient, q) > 0:
-            return q.neg_()
-        self.pairs = []  # not a descent direction: the pairs from other values of C do not fit here
+        found = direction(self.pairs, gradient, inverse, self.penalized * strength)
+        if found is not None:
+            return found
+        self.pairs = []  # the pairs from other values of C do not fit here
         return -gradient * inverse
 
-    def _extrapolate(self, strength: float) -> _Point:
+    def _extrapolate(self, strength: float) -> Point:
         """Move to the minimum along the line through the last two solutions.
 
         The logits of the last solution are computed again: a sum over many steps would accumulate rounding errors, and
@@ -167,7 +188,7 @@ class RegularizationPath:
             self._before = [logits.clone() for logits in self.kept]
         return self._evaluate() if before is None else self._search(_Line(self, self.weights - before, strength, along))
 
-    def _search(self, line: _Line) -> _Point:
+    def _search(self, line: _Line) -> Point:
         """Move to the minimum along a line."""
         length = line.newton() if self.keep_logits else line.interpolated()
         self.weights = self.weights + length * line.direction
@@ -189,22 +210,59 @@ class RegularizationPath:
         factor = self.design.piece_weights(weights)
         return [factor @ rows.T for _, rows, _ in self.pieces()]
 
-    def _evaluate(self) -> _Point:
+    def _evaluate(self) -> Point:
         """Loss and gradient at the current weights."""
+        if self._is_near_prior():
+            return self._evaluate_near_prior()
         factor = None if self.kept else self.design.piece_weights(self.weights)
-        entropy, slope = 0.0, None
-        spread = torch.zeros(len(self.weights), dtype=torch.float64)
+        entropy, slope = 0.0, torch.zeros(())
+        spread, intercepts = torch.zeros(2, len(self.weights), dtype=torch.float64)
         for number, rows, labels in self.pieces():
             logits = self.kept[number] if factor is None else factor @ rows.T
-            total, residual = _cross_entropy(logits, labels)
+            total, residual = cross_entropy(logits, labels, self.prior)
             entropy += total
-            slope = residual @ rows if slope is None else slope.addmm_(residual, rows)
-            absolute = residual.abs()
+            slope = slope.addmm_(residual, rows) if slope.ndim else residual @ rows
+            intercepts += residual.sum(1, dtype=torch.float64)  # more precise than the product with a column of ones
+            absolute = residual.abs_()
             spread += absolute.addcmul_(absolute, absolute, value=-1).sum(1)
-        assert slope is not None, "a problem has images"
         count = len(self.labels)
-        kappa = (spread / count).float().clamp_min_(1e-30)[:, None]
-        return _Point(entropy / count, self.design.basis_gradient(slope).div_(count), kappa)
+        tiny = torch.finfo(self.design.dtype).tiny
+        kappa = (spread / count).to(self.design.dtype).clamp_min_(tiny)[:, None]
+        entropy /= count
+        slope = self.design.basis_gradient(slope).div_(count)
+        slope[:, -1] = intercepts / count
+        return Point(entropy, entropy - self.prior_entropy, slope, kappa)
+
+    def _is_near_prior(self) -> bool:
+        """Whether no image has logits that differ by more than NEAR from those of the class frequencies."""
+        lengths = self.weights[:, :-1].double().norm(dim=1) * self.design.basis.radius + self.weights[:, -1].abs()
+        return float(lengths.max()) <= NEAR
+
+    def _evaluate_near_prior(self) -> Point:
+        """`_evaluate` for logits whose differences are smaller than the rounding error of the class frequencies."""
+        factor = None if self.kept else self.design.piece_weights(self.weights)
+        excess, slope = 0.0, torch.zeros(())
+        for number, rows, labels in self.pieces():
+            logits = self.kept[number] if factor is None else factor @ rows.T
+            total, change = near_prior(logits, labels, self.shares)
+            excess += total
+            slope = slope.addmm_(change, rows) if slope.ndim else change @ rows
+        count = len(self.labels)
+        slope = self.design.basis_gradient(slope).div_(count) + self._prior_slope
+        return Point(
+            self.prior_entropy + excess / count, excess / count, slope, (self.shares * (1 - self.shares))[:, None]
+        )
+
+    @cached_property
+    def _prior_slope(self) -> Tensor:
+        """The gradient of the mean cross-entropy at W = 0, (K, r + 1): mean (π - onehot) xᵀ, 0 for the intercepts."""
+        sums = torch.zeros(())
+        for _, rows, labels in self.pieces():
+            sums = sums if sums.ndim else torch.zeros(len(self.weights), rows.shape[1], dtype=torch.float64)
+            sums.index_add_(0, labels, rows.double())
+        slope = (self.shares.double()[:, None] * sums.sum(0) - sums) / len(self.labels)
+        slope[:, -1] = 0
+        return self.design.basis_gradient(slope).to(self.design.dtype)
 
 
 class _Line:
@@ -215,8 +273,8 @@ class _Line:
     ) -> None:
         self.path, self.direction = path, direction
         self.factor = path.design.piece_weights(direction)
-        self.linear = strength * _inner(path.weights, direction)
-        self.quadratic = strength * _inner(direction, direction)
+        self.linear = strength * inner(path.weights, direction)
+        self.quadratic = strength * inner(direction, direction)
         self.kept = along or []  # logits along the direction, one tensor per piece, if the path keeps logits
 
     def newton(self) -> float:
@@ -225,7 +283,7 @@ class _Line:
         for _ in range(8):
             ((slope, curvature),) = self.at([length])
             low, high = (low, length) if slope > 0 else (length, high)
-            wanted = length - slope / max(curvature, 1e-30)
+            wanted = length - slope / max(curvature, 1e-300)
             if not low < wanted < high:
                 wanted = 0.5 * (low + high) if high < float("inf") else 2 * length + 1e-3
             if high == float("inf"):
@@ -245,7 +303,7 @@ class _Line:
             if above == 0:  # no descent: f cannot decrease further in float32
                 return 0.0
             if above is not None:
-                return _zero(lengths[above - 1 : above + 1], found[above - 1 : above + 1])
+                return interpolated_zero((lengths[above - 1], lengths[above]), (found[above - 1], found[above]))
             lengths = [lengths[-1] * factor for factor in (1.0, 2.0, 4.0, 16.0)]
         return lengths[0]
 
@@ -259,7 +317,7 @@ class _Line:
             along = self._along(number, rows)
             margins = along - along[labels, torch.arange(len(labels))]
             for entry, length in zip(sums, lengths, strict=True):
-                residual = _cross_entropy(torch.add(logits, along, alpha=length), labels)[1]
+                residual = cross_entropy(torch.add(logits, along, alpha=length), labels, path.prior)[1]
                 weighted = residual.mul_(margins)  # 0 in the row of the label, whose margin is 0
                 mean = weighted.sum(0)
                 entry[0] += float(mean.double().sum())
@@ -277,60 +335,3 @@ class _Line:
         if self.path.keep_logits:
             self.kept.append(made)
         return made
-
-
-def _zero(lengths: Sequence[float], found: Sequence[tuple[float, float]]) -> float:
-    """The zero of the cubic polynomial with these values and derivatives at two lengths, by bisection."""
-    (low, high), ((f0, d0), (f1, d1)) = lengths, found
-    span = high - low
-    begin, end = 0.0, 1.0
-    for _ in range(30):
-        t = 0.5 * (begin + end)
-        value = (
-            f0 * (1 + 2 * t) * (1 - t) ** 2 + span * d0 * t * (1 - t) ** 2
-            + f1 * t * t * (3 - 2 * t) + span * d1 * t * t * (t - 1)
-        )  # fmt: skip
-        begin, end = (begin, t) if value > 0 else (t, end)
-    return low + span * 0.5 * (begin + end)
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A step, and the change of the gradient of the mean cross-entropy over it."""
-
-    step: Tensor
-    change: Tensor
-    curvature: float  #: step · change
-    penalty: float  #: step · step, without the intercepts
-
-    @classmethod
-    def of(cls, step: Tensor, change: Tensor) -> _Pair:
-        return cls(step, change, _dot(step, change), _inner(step, step))
-
-
-def _inner(a: Tensor, b: Tensor) -> float:
-    """The inner product without the intercepts."""
-    return _dot(a, b) - float(a[:, -1].double() @ b[:, -1].double())
-
-
-def _dot(a: Tensor, b: Tensor) -> float:
-    return float(torch.dot(a.reshape(-1), b.reshape(-1)))
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-    """The summed cross-entropy of (K, n) logits, and its gradient p - onehot, (K, n).
-
-    Computed from the margins M = L - L_y over the other classes, S = Σ exp M: CE = log(1 + S), p_y - 1 = -S / (1 + S).
-    The log_softmax of float32 has a resolution of only 1e-7, and at large C the loss can be as small as that.
-    """
-    places = torch.arange(len(labels))
-    margins = logits - logits[labels, places]
-    margins[labels, places] = -torch.inf
-    top = margins.amax(0).clamp_min_(0)
-    others = margins.sub_(top).exp_()
-    total = others.sum(0)
-    whole = torch.exp(-top) + total
-    entropy = top + torch.where(top == 0, torch.log1p(total), torch.log(whole))
-    residual = others.div_(whole)
-    residual[labels, places] = -(total / whole)
-    return float(entropy.double().sum()), residual

@@ -54,6 +54,7 @@ class Trial:
     seconds: Seconds
     train_loss: float | None = None  #: mean cross-entropy in nats; exact solver only
     gap: float | None = None  #: certified bound of the relative distance to the optimum; exact solver only
+    validation_loss: float | None = None  #: mean cross-entropy of the validation images in nats; exact solver only
 
 
 @dataclass(frozen=True)

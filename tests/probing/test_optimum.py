@@ -1,0 +1,102 @@
+"""The exact solver against tight float64 optima, on features of any scale, offset and number.
+
+tests/probing/optimum.py makes the problems and their optima.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.probing.optimum import Case, Optimum, Reference, random_case
+from trex.interruption import StopRequest
+from trex.probing import exact
+from trex.probing.design import Basis, Design
+from trex.probing.exact import Problem
+from trex.probing.partial import Partial
+from trex.probing.rows import Rows
+from trex.probing.softmax import cross_entropy
+from trex.probing.solution import APPROACH, FINAL, Solution
+from trex.probing.solver import RegularizationPath
+
+
+def gap_of(
+    case: Case, reference: Reference, weights: np.ndarray, intercepts: np.ndarray, best: Optimum, c: float
+) -> float:
+    """f(W) - f(W*). If the logits hardly differ, from the mean of log Σ p* exp Δ - Δ_y for the changes Δ of the logits;
+    otherwise from both values of f, which have small relative errors."""
+    x = case.train.astype(np.float64) - reference.mean
+    logits = x @ best.weights.T + best.intercepts
+    change = x @ (weights - best.weights).T + (intercepts - best.intercepts)
+    images, y = np.arange(len(x)), reference.y
+    if np.abs(change).max() < 1e-3:
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        loss = np.log1p((p * np.expm1(change)).sum(1)) - change[images, y]
+    else:
+        both = [
+            cross_entropy(torch.from_numpy(one.T.copy()), torch.from_numpy(y))[0] for one in (logits + change, logits)
+        ]
+        loss = np.array(both[0] - both[1]) / len(x)
+    strength = (2 if reference.k == 2 else 1) / (c * len(x))
+    return float(loss.mean() + strength / 2 * ((weights - best.weights) * (weights + best.weights)).sum())
+
+
+def solutions(case: Case, basis: Basis) -> list[Solution]:
+    design = Design.of(Rows(case.train), basis, case.classes, True, torch.float64)
+    path = RegularizationPath(design, case.labels, case.classes, StopRequest())
+    for c in path.approach(exact.GRID[0]):
+        path.solve(c, APPROACH)
+    return [path.solve(c, FINAL) for c in exact.GRID]
+
+
+def agreement(case: Case, reference: Reference, weights: torch.Tensor, best: Optimum, basis: Basis) -> tuple[int, int]:
+    """How many of the test images that the optimum decides are classified as by the optimum, and how many it decides:
+    those whose margin is a hundred times what the next Newton step would change."""
+    x = case.test.astype(np.float64) - reference.mean
+    logits, change = x @ best.weights.T + best.intercepts, x @ best.step[0].T + best.step[1]
+    ordered = np.sort(logits, axis=1)
+    decided = ordered[:, -1] - ordered[:, -2] > 200 * np.abs(change - change.mean(1, keepdims=True)).max(1)
+    predicted = Design.of(Rows(case.test), basis, case.classes, False).predict(weights)
+    same = reference.present[logits.argmax(1)] == predicted
+    return int(same[decided].sum()), int(decided.sum())
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_every_c_gives_the_predictions_and_the_objective_of_the_optimum(seed: int) -> None:
+    case = random_case(seed)
+    reference, basis = Reference(case), Basis.of(Rows(case.train))
+    same, decided = 0, 0
+    for c, solution, best in zip(exact.GRID, solutions(case, basis), reference.optima(exact.GRID), strict=True):
+        assert torch.isfinite(solution.weights[:, :-1]).all()
+        equal, of = agreement(case, reference, solution.weights, best, basis)
+        same, decided = same + equal, decided + of
+        if of > 0.99 * len(case.test):
+            kept = solution.weights[torch.from_numpy(reference.present)]
+            weights = (kept[:, :-1] @ basis.vectors.T).numpy()
+            gap = gap_of(case, reference, weights, kept[:, -1].numpy(), best, c)
+            whole = max(solution.penalty, min(solution.objective, -np.log(1 / case.classes)))
+            rounding = 1e-14 * solution.objective if gap > 1e-12 * solution.objective else 1e-12 * solution.penalty
+            assert gap <= solution.gap * whole * 1.01 + rounding, (case.name, c)
+    assert same >= 0.999 * decided, (case.name, same, decided)
+    assert decided >= 0.5 * len(exact.GRID) * len(case.test), case.name
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("seed", [1, 2, 8, 10, 14])
+def test_large_problems_end_at_the_same_optimum(seed: int, in_memory: bool, tmp_path: Path, monkeypatch) -> None:
+    """Their path computes in float32, and float64 finishes the fit."""
+    monkeypatch.setattr("trex.probing.memory.SMALL_PRODUCT", 0)
+    case = random_case(seed)
+    reference, basis = Reference(case), Basis.of(Rows(case.train))
+    design = Design.of(Rows(case.train), basis, case.classes, in_memory)
+    problem = Problem(design, case.labels, case.classes, in_memory, StopRequest())
+    same, decided = 0, 0
+    for c, best in zip(exact.GRID[::4], reference.optima(exact.GRID[::4]), strict=True):
+        weights = exact.fit(problem, c, Partial(tmp_path / f"{c}.json", key=""))
+        equal, of = agreement(case, reference, weights, best, basis)
+        same, decided = same + equal, decided + of
+    assert same >= 0.999 * decided > 0, (case.name, same, decided)

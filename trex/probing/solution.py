@@ -1,0 +1,75 @@
+"""What the exact solver computes at one value of C, and what it needs for the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """When a solution is accurate enough."""
+
+    gap: float  #: the largest accepted `Solution.gap`
+    iterations: int = 400  #: the iteration also ends after this number
+
+
+#: The search for C: the accuracies of two solutions with this gap differ by much less than their standard errors.
+SEARCH = Accuracy(1e-3)
+#: The final fit: at least 99.9 % of the predictions are those of the optimum (tests/probing/test_optimum.py).
+FINAL = Accuracy(1e-6, iterations=1000)
+#: Solutions on the way to the first one.
+APPROACH = Accuracy(1e-1)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The solution at one value of C."""
+
+    c: float
+    weights: Tensor  #: (K, r + 1), the last column the intercept
+    objective: float  #: f, nats
+    entropy: float  #: the mean cross-entropy in f, nats
+    penalty: float  #: λ/2 ‖W‖² in f
+    #: An upper bound of f - f*, divided by the smaller one of f and the decrease of f from its value at W = 0, but at
+    #: least by the penalty.
+    gap: float
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """The result of one pass over the images at the current weights."""
+
+    entropy: float  #: mean cross-entropy
+    excess: float  #: mean cross-entropy, minus that of the class frequencies; with a small relative error
+    slope: Tensor  #: (K, r + 1), the gradient of the mean cross-entropy
+    spread: Tensor  #: (K, 1), mean p (1 - p), κ
+
+
+@dataclass(frozen=True)
+class PathState:
+    """Everything that the next solution of a path depends on. K counts the classes that have images."""
+
+    weights: Tensor  #: (K, r + 1), the last solution; intercepts relative to the logarithms of the class frequencies
+    previous: Tensor | None  #: the solution before the last
+    pairs: tuple[tuple[Tensor, Tensor], ...]  #: steps, and the change of the gradient over each
+
+    @classmethod
+    def of(cls, plain: Any) -> Self:
+        """The state from the value that `plain` returned."""
+        weights, previous, pairs = plain
+        return cls(weights, previous, tuple((step, change) for step, change in pairs))
+
+    def plain(self) -> tuple[object, ...]:
+        """The state as tensors in tuples and lists, for a file."""
+        return self.weights, self.previous, list(self.pairs)
+
+    def restarted(self, dtype: torch.dtype) -> Self:
+        """The last solution and the pairs in another type, without the solution before the last: a path that is
+        created with this state starts from the last solution, not from an extrapolation."""
+        pairs = tuple((step.to(dtype), change.to(dtype)) for step, change in self.pairs)
+        return type(self)(self.weights.to(dtype), None, pairs)
