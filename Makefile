@@ -15,7 +15,7 @@ cluster = $(if $(CLUSTER),--cluster $(CLUSTER))
 dry     = $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train run extract probe report status transfer lint check test test-slurm test-others test-install \
+.PHONY: help setup demo showcase train run extract probe report status transfer lint check test test-slurm test-others test-install \
         prerequisites docs cluster-up cluster-down clean
 
 help:  ## list all targets
@@ -37,6 +37,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## all stages on real images on this machine: train, extract, probe, report
 	@$(BIN)/python tools/demo.py
+
+showcase: prerequisites $(READY)  ## evaluate a real encoder on real images, compare with scikit-learn, write docs/showcase.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tools/showcase.py
 
 train: $(READY)  ## train CONFIG (on Slurm if it is available)
 	@$(TREX) train $(CONFIG) $(cluster) $(dry) $(ARGS)

@@ -1,4 +1,4 @@
-"""Installs the Debian packages that the tests with a real Slurm need, or says in one line which are missing.
+"""Installs the Debian packages that the tests need (Slurm and a dataset), or says in one line which are missing.
 
     python3 tools/prerequisites.py
 
@@ -12,21 +12,25 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from sandbox_files.packages import PACKAGES, SYSTEM_PATH, missing_packages
 
+#: Packages of real images, each with one of its files (tools/real_images.py reads them).
+DATASETS = {"dataset-fashion-mnist": Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")}
 INSTALL = ("apt-get", "install", "--yes", "--no-install-recommends")
 
 
 def main() -> int:
     """Install missing packages if that needs no password. Returns the exit code."""
     missing = missing_packages(PACKAGES, os.environ["PATH"] + SYSTEM_PATH)
+    missing += [name for name, file in DATASETS.items() if not file.exists()]
     if not missing:
         return 0
     root = _becoming_root()
     if root is None:
         return _give_up(missing)
-    print(f"==> installing Debian packages for the tests with a real Slurm: {' '.join(missing)}", flush=True)
+    print(f"==> installing Debian packages for the tests: {' '.join(missing)}", flush=True)
     apt = [*root, "env", "DEBIAN_FRONTEND=noninteractive"]
     for words in (("apt-get", "update", "-qq"), (*INSTALL, "-qq", *missing)):
         if subprocess.run([*apt, *words], stdout=subprocess.DEVNULL, check=False).returncode:
@@ -49,7 +53,7 @@ def _becoming_root() -> list[str] | None:
 def _give_up(missing: list[str]) -> int:
     command = " ".join(("sudo", *INSTALL, *missing))
     print(
-        f"the tests need Slurm, but these packages are missing: {', '.join(missing)}. To install them on Debian or "
+        f"the tests need Debian packages that are missing: {', '.join(missing)}. To install them on Debian or "
         f"Ubuntu: {command}",
         file=sys.stderr,
     )
