@@ -15,8 +15,9 @@ from torch import Tensor
 from trex.interruption import StopRequest
 from trex.probing.design import Design
 from trex.probing.folds import Fold
-from trex.probing.memory import is_small
+from trex.probing.memory import is_small, piece_rows
 from trex.probing.partial import Partial
+from trex.probing.rows import Rows
 from trex.probing.solution import APPROACH, FINAL, PathState, Solution
 from trex.probing.solver import RegularizationPath
 from trex.records.probe_result import Search, Trial
@@ -36,8 +37,9 @@ SEPARATED = 0.01
 LEARNED = 0.5
 #: The validation loss has grown if it is this many times the smallest.
 GROWN = 1.05
-#: C if there are no validation images to choose it with, as in a dataset with one image per class.
-FALLBACK_C = 1.0
+#: C times the variance of the features, if there are no validation images, as in a dataset with one image per class
+#: (tools/study_few_shot.py).
+FALLBACK = 10.0
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,15 @@ class _Progress:
         return {"paths": [path.plain() for path in self.paths], "refit": refit}
 
 
-def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial) -> Search:
+def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial, few: bool = False) -> Search:
     """Choose the smallest C whose validation accuracy is within half a standard error of the best.
 
     Args:
         problem: the images.
-        folds: the images to train on and to validate on. Accuracies are means over all validation images of all folds.
-            If there are none, C is FALLBACK_C.
+        folds: the images to train on and to validate on. Accuracies and losses are means over all validation images of
+            all folds. If there are none, C is FALLBACK divided by the variance of the features.
+        few: whether there are so few images that their accuracies say little: then the C with the smallest validation
+            loss is chosen instead (tools/study_few_shot.py).
         partial: the progress of an interrupted call; this call continues it and stores its own progress in it.
 
     Raises:
@@ -111,13 +115,14 @@ def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial) -> Searc
     """
     trained, images = sum(len(fold[0]) for fold in folds), sum(len(fold[1]) for fold in folds)
     if not images:
-        return Search({"C": FALLBACK_C})
+        return Search({"C": _fallback(problem.design.rows)})
     saved = _Progress.of(partial).paths or (None,) * len(folds)
     paths = [problem.path(fold[0], one) for fold, one in zip(folds, saved, strict=True)]
     validations = [_Validation(problem.part(fold[1]), torch.from_numpy(problem.labels[fold[1]])) for fold in folds]
     trials = list(partial.trials)
+    entropy = _entropy(problem.labels)
     for c in GRID[len(trials) :]:
-        if _ends(trials, images, _entropy(problem.labels)):
+        if _ends_few(trials, entropy) if few else _ends(trials, images, entropy):
             break
         start = time.monotonic()
         hits, loss, lost, gap = 0, 0.0, 0.0, 0.0
@@ -132,7 +137,7 @@ def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial) -> Searc
         seconds = round(time.monotonic() - start, 4)
         trials.append(Trial({"C": c}, hits / images, seconds, loss, gap, validation_loss=lost / images))
         partial.update(trials=trials, own=_Progress(tuple(path.state() for path in paths)).plain())
-    return _search(trials, images)
+    return _search(trials, _best_loss(trials) if few else _smallest(trials, images))
 
 
 def fit(problem: Problem, c: float, partial: Partial) -> Tensor:
@@ -211,10 +216,39 @@ def _learns_by_heart(recent: Sequence[Trial], trials: Sequence[Trial], entropy: 
     return learned and min(losses[len(losses) - len(recent) + 1 :]) >= GROWN * min(losses)
 
 
-def _search(trials: Sequence[Trial], images: int) -> Search:
+def _ends_few(trials: Sequence[Trial], entropy: float) -> bool:
+    """Whether a larger C would not be chosen with few images: the smallest validation loss is PATIENCE values ago, and
+    the classes were learned by then, or the images were separated by then, so that a larger C only scales the logits.
+    """
+    if len(trials) <= PATIENCE:
+        return False
+    then = trials[-PATIENCE - 1].train_loss or 0.0
+    grows = _best_loss(trials) not in trials[-PATIENCE:]
+    return then <= SEPARATED * entropy or (then <= LEARNED * entropy and grows)
+
+
+def _best_loss(trials: Sequence[Trial]) -> Trial:
+    """The trial with the smallest validation loss; of equal ones that with the smallest C."""
+    return min(trials, key=lambda trial: trial.validation_loss or 0.0)
+
+
+def _smallest(trials: Sequence[Trial], images: int) -> Trial:
+    """The trial with the smallest C whose accuracy is within half a standard error of the best."""
     best = max(trial.validation_top1 for trial in trials)
     enough = best - 0.5 * _standard_error(best, images)
-    chosen = next(trial for trial in trials if trial.validation_top1 >= enough)
+    return next(trial for trial in trials if trial.validation_top1 >= enough)
+
+
+def _fallback(rows: Rows) -> float:
+    """FALLBACK divided by the mean squared distance of the features from their mean; FALLBACK if they are all equal."""
+    size = piece_rows(rows.dim, 1)
+    mean = sum((part.double().sum(0) for part in rows.pieces(size)), torch.zeros(rows.dim, dtype=torch.float64))
+    mean = mean / len(rows)
+    variance = sum(float((part.double() - mean).square().sum()) for part in rows.pieces(size)) / len(rows)
+    return float(f"{FALLBACK / variance:.6g}") if variance > 0 else FALLBACK
+
+
+def _search(trials: Sequence[Trial], chosen: Trial) -> Search:
     c = chosen.values["C"]
     edge: Literal["low", "high"] | None = "low" if c == GRID[0] else "high" if c == GRID[-1] else None
     return Search({"C": c}, chosen.validation_top1, edge, tuple(trials))

@@ -31,8 +31,8 @@ class Exact(Kind):
         return "the training images and the folds"
 
     def fitted_by(self, treatment: Treatment) -> str:  # noqa: ARG002
-        """The version of the solver."""
-        return f"exact solver {SOLVER}"
+        """The version of the solver, and the choice of C of the few-shot kinds."""
+        return f"exact solver {SOLVER}" + ("" if self.shots is None else ", C by likelihood")
 
     def least_bytes(self, size: Size, treatment: Treatment) -> int:  # noqa: ARG002
         """When everything is computed in pieces. Few-shot probes need as much: they use the basis of all images."""
@@ -57,7 +57,7 @@ class Exact(Kind):
         design = trainval if chosen is None else trainval.subset(chosen)
         problem = exact.Problem(design, labels, data.classes, data.solver_memory.logits, data.stop)
         folds = [validation_fold(labels, seed)] if chosen is None else few_shot_folds(labels, seed)
-        search = exact.choose_c(problem, folds, partial)
+        search = exact.choose_c(problem, folds, partial, few=chosen is not None)
         validation = len(folds[0][1]) if chosen is None else 0
         c = search.best["C"]
         found = data.refits.get(c) if chosen is None else None
