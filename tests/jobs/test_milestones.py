@@ -26,6 +26,7 @@ from trex.config.loader import ConfigError
 from trex.distributed import Ranks
 from trex.errors import UserError
 from trex.features.extract import extract
+from trex.features.origin import describe_transform
 from trex.files import sha256
 from trex.interruption import StopRequest
 from trex.probing.probe import probe
@@ -64,12 +65,14 @@ def checkpoint(run: RunDir, epoch: int, step: int = 0, content: str = "", **abou
 
 
 def make_features(run: RunDir, home: Path, dataset: str, weights: str) -> None:
-    """Write features of the pixels, and label them as made from `weights`."""
+    """Write features of the pixels, and label them as made from `weights` by the config's encoder."""
+    _, config = configured(home)
     _, pixels = configured(home, "extract.weights=pixels", "probe.at=final")
     extract(run, pixels, dataset, Ranks(), StopRequest())
     for split in ("trainval", "test"):
         with h5py.File(run.features(dataset, split), "a") as file:
             file.attrs["weights"] = weights
+            file.attrs["transform"] = describe_transform(config)
 
 
 def names(run: RunDir, config: Config) -> dict[str, list[str]]:
