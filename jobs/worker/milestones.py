@@ -39,9 +39,7 @@ class MilestoneJobs:
         self._again = False
 
     def start(self) -> None:
-        """Start the program, or start it again after the one that still runs."""
-        if not milestones(self._run.checkpoints):
-            return
+        """Start the program if there are milestones, or start it again after the one that still runs."""
         if self._process is not None:
             self._again = True
             return
@@ -49,6 +47,8 @@ class MilestoneJobs:
         words = [sys.executable, *safe_path, "-m", "jobs.milestones", str(self._run.root), self._task.backend]
         path = self._run.milestones_log
         try:
+            if not milestones(self._run.checkpoints):
+                return
             self._log_position = path.stat().st_size if path.exists() else 0
             self._process = programs.start([*words, str(self._task.world)], environment.variables(), path)
         except OSError as error:

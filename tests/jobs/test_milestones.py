@@ -286,6 +286,25 @@ def test_submission_that_takes_too_long_is_ended(
     assert "no success within 0.3 s" in caplog.text
 
 
+def test_file_system_that_fails_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, _ = configured(tmp_path)
+    checkpoint(run, 5)
+    jobs = MilestoneJobs(run, task("slurm"), SITE)
+    jobs.start()  # there is no folder for the log
+    assert "No such file" in caplog.text
+    caplog.clear()
+
+    def fails(_folder: Path) -> list[int]:
+        raise OSError("Stale file handle")
+
+    monkeypatch.setattr(worker, "milestones", fails)
+    jobs.start()
+    assert "Stale file handle" in caplog.text
+    assert not jobs.holds_training()
+
+
 def test_request_during_a_submission_is_done_after_it_and_the_end_waits_for_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
