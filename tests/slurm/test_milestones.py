@@ -79,9 +79,12 @@ def repeats_nothing(site: Site, run: Run, jobs: dict[str, str]) -> None:
     assert before
     said = site.trex("probe", "curve", "--milestones", "--cluster", "held.yaml").stderr
     assert "nothing is missing" in said
-    site.call("scontrol", "requeue", jobs["probe-digits_seen@epoch-0001"])
+    keys = ("extract-digits_seen@epoch-0001", "probe-digits_seen@epoch-0001")
+    for key in keys:
+        site.call("scontrol", "requeue", jobs[key])
     site.ended(*jobs.values())
-    assert site.accounting(jobs["probe-digits_seen@epoch-0001"], starts=2)[1:] == ["COMPLETED"]
+    assert [site.accounting(jobs[key], starts=2)[1:] for key in keys] == [["COMPLETED"]] * 2
+    assert not list((run.root / "milestones").rglob("*.h5")), "the deleted features are not made again"
     assert {path: path.stat().st_mtime_ns for path in (run.root / "milestones").rglob("*.json")} == before
 
 
