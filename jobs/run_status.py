@@ -124,11 +124,12 @@ def _milestones(run: RunDir, config: Config, jobs: _Jobs, status: RunStatus) -> 
     parts, wanted = [], at_milestones(config)
     for epoch in epochs(run, config):
         found = []
+        at = run.at(epoch)
         for item in probes_at(config, epoch):
-            keys = [f"extract-{replace(item, seeds=()).name}", f"probe-{item.name}"]
-            if is_evaluated(run.at(epoch), wanted, item) or is_complete(run.at(epoch), wanted, "extract", item):
-                keys = keys[1:]
-            finished = is_evaluated(run.at(epoch), wanted, item)
+            finished = is_evaluated(at, wanted, item)
+            keys = [f"probe-{item.name}"]
+            if not finished and not is_complete(at, wanted, "extract", item):
+                keys.insert(0, f"extract-{replace(item, seeds=()).name}")
             found += [_part(run, key, finished, jobs, _recorded(run, key, status)) for key in keys]
         worst = StageStatus(MILESTONES, found)
         job = next((part.job for part in found if part.state == worst.state), None)
