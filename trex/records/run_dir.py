@@ -6,9 +6,9 @@ runs/<name>/
   metrics.jsonl  events.jsonl  tensorboard/     metrics; attempts and why each ended
   jobs/                                         batch scripts, logs, submitted jobs, job states, locks
   features/<dataset>/{trainval,test}.h5
-  probes/<dataset>/<probe>/seed_<n>.json
+  probes/<dataset>/<probe>/seed_<n>.{json,npz}  result, and the predictions for its test images
   milestones/epoch-0010/{features,probes}/…     the same two folders, for the checkpoint after 10 epochs
-  report/index.html  report/results.csv
+  report/index.html  report/*.csv               (docs/report.md)
 """
 
 from __future__ import annotations
