@@ -107,4 +107,4 @@ def image_scores(predictions: tuple[Predictions, ...], metric: str) -> np.ndarra
     if metric == "nll":
         return -sum((one.log_probability.astype(np.float64) for one in predictions), np.zeros(1))
     enough = {"top1": 1, "mean_per_class": 1, "top5": TOP}[metric]
-    return sum(((one.rank < enough).astype(np.int64) for one in predictions), np.zeros(1, np.int64))
+    return sum((one.rank < enough for one in predictions), np.zeros(1, np.int64))

@@ -110,8 +110,9 @@ def _tested(
         return replace(start, problem="this score has no meaning here")
     scaled = differences / (len(one) * len(other))
     if metric == "mean_per_class":
-        _, places, counts = np.unique(one[0].label, return_inverse=True, return_counts=True)
-        scaled = scaled * (len(scaled) / (len(counts) * counts))[places]
+        counts = np.bincount(one[0].label)
+        weights = len(scaled) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        scaled = scaled * weights[one[0].label]
     p = normal_test(scaled, seeds)
     if metric in ("top1", "top5"):
         exact = sign_flip_test(differences)

@@ -21,6 +21,8 @@ LEVEL = 0.95
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 #: Smaller p-values are not computed exactly: the products of probabilities are rounded to about this.
 SMALLEST_P = 1e-12
+#: Numbers of signs that are more standard deviations than this from their mean are left out: their chance is 1e-23.
+_REACH = 10
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def share_interval(values: np.ndarray, strata: np.ndarray | None = None) -> Inte
 
     Args:
         values: (n,) float, n > 0.
-        strata: (n,) int, the class of each image: the interval of the mean of the classes' means. The number of images
+        strata: (n,) int, the class of each image, a small number: the interval of the mean of the classes' means. The number of images
             of each class counts as fixed. A class with one image has the variance of the others. None: of the mean.
     """
     if strata is None:
@@ -62,9 +64,10 @@ def share_interval(values: np.ndarray, strata: np.ndarray | None = None) -> Inte
 def _stratified(values: np.ndarray, strata: np.ndarray) -> tuple[float, float, float]:
     """The mean of the classes' means, the images that would give it this accuracy if it were a plain mean (Kish), and
     its variance."""
-    _, places, counts = np.unique(strata, return_inverse=True, return_counts=True)
-    means = np.bincount(places, values) / counts
-    squares = np.bincount(places, (values - means[places]) ** 2)
+    counts = np.bincount(strata)
+    means = np.bincount(strata, values) / np.maximum(counts, 1)
+    squares = np.bincount(strata, (values - means[strata]) ** 2)[counts > 0]
+    means, counts = means[counts > 0], counts[counts > 0]
     several = counts > 1
     pooled = squares.sum() / max(int((counts - 1).sum()), 1)
     variances = np.where(several, squares / np.maximum(counts - 1, 1), pooled)
@@ -154,24 +157,30 @@ def sign_flip_test(differences: np.ndarray) -> float:
     1, and this is McNemar's exact test.
 
     Args:
-        differences: (n,) int.
+        differences: (n,) int, small numbers.
     """
     from scipy.signal import fftconvolve
     from scipy.stats import binom
 
-    sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
+    counts = np.bincount(np.abs(differences))
+    sizes = np.flatnonzero(counts)
+    sizes = sizes[sizes > 0]
+    counts = counts[sizes]
     total = abs(int(differences.sum()))
     if total == 0:
         return 1.0
     unit = int(np.gcd.reduce(sizes))
     sizes, total = sizes // unit, total // unit
-    chances = np.ones(1)  # of each sum of the sizes whose sign is +
-    for size, count in zip(sizes, counts, strict=True):
-        one = np.zeros(int(size * count) + 1)
-        one[:: int(size)] = binom.pmf(np.arange(count + 1), count, 0.5)
-        chances = fftconvolve(chances, one) if len(chances) > 1 else one
+    chances, first = np.ones(1), 0  # chances of each sum, from `first`, of the sizes whose sign is +
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        reach = _REACH * math.sqrt(count) / 2
+        low, high = max(math.floor(count / 2 - reach), 0), min(math.ceil(count / 2 + reach), count)
+        one = np.zeros(size * (high - low) + 1)
+        one[::size] = binom.pmf(np.arange(low, high + 1), count, 0.5)
+        chances, first = fftconvolve(chances, one) if len(chances) > 1 else one, first + size * low
     everything = int((sizes * counts).sum())
-    tail = float(chances[(everything + total + 1) // 2 :].clip(0).sum())  # 2 · sum - everything >= total
+    begin = (everything + total + 1) // 2 - first  # 2 · sum - everything >= total
+    tail = float(chances[max(begin, 0) :].clip(0).sum())
     return min(max(2 * tail, SMALLEST_P), 1.0)
 
 
