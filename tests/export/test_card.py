@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.records.examples import ENVIRONMENT, METRICS, PROBE_RESULT
+from tests.reporting.test_comparisons import write_tested
 from trex.config import Config, load
 from trex.config.loader import to_dict
 from trex.export.card import Facts, card
+from trex.records.probe_result import predictions_file
 from trex.records.run_dir import RunDir
 
 SAVED: dict[str, Any] = {
@@ -92,6 +95,18 @@ def test_only_probes_of_these_very_weights_are_told(run: RunDir) -> None:
     scores = section(card(run, facts()), "Scores")
     assert "| pets |" in scores
     assert f"images: {PROBE_RESULT.provenance.transform}." in scores
+
+
+def test_scores_say_what_plus_minus_is_and_name_no_path(run: RunDir) -> None:
+    write_tested(run, "pets", 0, np.arange(200) >= 20, encoder="e" * 64)
+    scores = section(card(run, facts()), "Scores")
+    assert "| 90.0 ± 4.2 |" in scores
+    assert "± half of the 95 % interval over test images. Seeds differ in" in scores
+    predictions_file(run.probe("pets", "exact", 0)).unlink()
+    scores = section(card(run, facts()), "Scores")
+    assert "| 90.0 |" in scores
+    assert "no interval and no test for pets (exact): predictions are missing" in scores
+    assert str(run.root) not in scores
 
 
 def test_training_that_began_from_a_file_names_it_without_its_folder(run: RunDir) -> None:

@@ -52,6 +52,20 @@ def test_report_of_several_runs_goes_into_the_first_or_where_it_is_asked_for(run
     assert not runs[0].report.exists()
 
 
+def test_metric_chooses_the_score_of_the_tables_and_several_runs_have_a_file_of_differences(
+    runs: tuple[RunDir, RunDir], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", "one", "two", "--metric", "nll"]) == 0
+    shown = capsys.readouterr().out
+    assert ["0.500" in shown, "70.0" in shown, "Negative log-likelihood" in shown] == [True, False, True]
+    assert "0.500" in (runs[0].report / "table.md").read_text()
+    rows = list(csv.DictReader(io.StringIO((runs[0].report / "differences.csv").read_text())))
+    assert (rows[0]["metric"], rows[0]["problem"]) == ("top1", "predictions are missing")
+    with pytest.raises(SystemExit):
+        main(["report", "one", "--metric", "accuracy"])
+    assert "invalid choice: 'accuracy'" in capsys.readouterr().err
+
+
 def test_classes_of_a_dataset_are_printed_and_written_beside_the_report(
     runs: tuple[RunDir, RunDir], capsys: pytest.CaptureFixture[str]
 ) -> None:

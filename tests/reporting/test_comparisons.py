@@ -22,7 +22,7 @@ from trex.interruption import StopRequest
 from trex.probing.predictions import Outcomes, write_predictions
 from trex.probing.probe import probe
 from trex.probing.scores import scores
-from trex.records.probe_result import ImageCounts, ProbeProvenance, predictions_file
+from trex.records.probe_result import ImageCounts, predictions_file
 from trex.records.run_dir import RunDir
 from trex.reporting import tables
 from trex.reporting.cell import Cell
@@ -35,13 +35,10 @@ from trex.reporting.spreadsheets import cells_csv, differences_csv, results_csv
 CLASSES = 7
 
 
-def images_digest(images: str) -> ProbeProvenance:
-    return replace(made_by(), test_images=images)
-
-
 def write_tested(
-    run: RunDir, dataset: str, seed: int, correct: np.ndarray, kind: str = "exact", images: str = "i"
-) -> None:
+    run: RunDir, dataset: str, seed: int, correct: np.ndarray, kind: str = "exact", images: str = "i",
+    encoder: str = "abc",
+) -> None:  # fmt: skip
     """Write a result and its predictions; `correct` is (n,) bool."""
     labels = np.arange(len(correct)) % CLASSES
     predicted = np.where(correct, labels, (labels + 1) % CLASSES)
@@ -52,7 +49,8 @@ def write_tested(
     digest = write_predictions(predictions_file(path), labels, found, CLASSES)
     result(
         run, dataset, seed, float(correct.mean()), probe=kind, classes=tuple("abcdefg"), predictions=digest,
-        counts=ImageCounts(8, 2, len(correct)), test=scores(labels, found, CLASSES), provenance=images_digest(images),
+        counts=ImageCounts(8, 2, len(correct)), test=scores(labels, found, CLASSES),
+        provenance=replace(made_by(encoder), test_images=images),
     )  # fmt: skip
 
 

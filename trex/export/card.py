@@ -111,7 +111,9 @@ def _scores(data: RunData, facts: Facts) -> Iterator[str]:
         scores = ", ".join(f"{wanted[name]} {line.values[name]:.2f} %" for name in wanted if name in line.values)
         yield f"Validation on {dataset} after epoch {line.epoch:g}: {scores}."
     cells = {key: cell for key, cell in data.cells.items() if _all_from(cell.results, facts.encoder_digest)}
-    yield markdown([replace(data, cells=cells)]).rstrip() if cells else "No probe results for these weights yet."
+    untested = {key: "predictions are missing" for key in data.untested if key in cells}  # without paths
+    shown = replace(data, cells=cells, untested=untested)
+    yield markdown([shown]).rstrip() if cells else "No probe results for these weights yet."
 
 
 def _all_from(results: Sequence[ProbeResult], digest: str) -> bool:

@@ -46,7 +46,8 @@ class RunData:
     milestones: dict[int, dict[tuple[str, str], Cell]] = field(default_factory=dict)
     wanted: dict[tuple[str, str], int] = field(default_factory=dict)  #: seeds in the config, per cell
     damaged: list[str] = field(default_factory=list)  #: one message per file or line that was left out, with the reason
-    untested: list[str] = field(default_factory=list)  #: one message per cell without predictions, with the reason
+    #: Why a cell has no predictions. At a milestone, the name of the dataset ends with it.
+    untested: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -93,7 +94,9 @@ def _results(run: RunDir, data: RunData) -> dict[tuple[str, str], Cell]:
     }
 
 
-def _predictions(run: RunDir, results: Sequence[ProbeResult], untested: list[str]) -> tuple[Predictions, ...]:
+def _predictions(
+    run: RunDir, results: Sequence[ProbeResult], untested: dict[tuple[str, str], str]
+) -> tuple[Predictions, ...]:
     """The predictions of each result of a cell. Results with the same predictions share one object.
 
     None, and a message in `untested`, if those of a result are missing or damaged, or if the test images differ.
@@ -107,7 +110,8 @@ def _predictions(run: RunDir, results: Sequence[ProbeResult], untested: list[str
             found = read_predictions(path, one.predictions, one.counts.test, len(one.classes))
             shared.setdefault(one.predictions, found)
     except UserError as error:
-        untested.append(f"{results[0].dataset} ({results[0].probe}): {error}")
+        at = "" if run.milestone is None else f" after epoch {run.milestone}"
+        untested[results[0].probe, results[0].dataset + at] = str(error)
         return ()
     return tuple(shared[one.predictions] for one in results)
 

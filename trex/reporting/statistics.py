@@ -47,8 +47,9 @@ def share_interval(values: np.ndarray, strata: np.ndarray | None = None) -> Inte
 
     Args:
         values: (n,) float, n > 0.
-        strata: (n,) int, the class of each image, a small number: the interval of the mean of the classes' means. The number of images
-            of each class counts as fixed. A class with one image has the variance of the others. None: of the mean.
+        strata: (n,) int, the class of each image, small numbers: the interval of the mean of the classes' means. The
+            number of images of each class counts as fixed. A class with one image has the variance of the others.
+            None: the interval of the mean.
     """
     if strata is None:
         value = float(values.mean())

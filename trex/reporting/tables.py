@@ -128,7 +128,8 @@ def notes(runs: Sequence[RunData]) -> list[str]:
             lines.append(f"{run.name}: {text} with each other.")
         lines += [f"{run.name}: images: {transform}." for transform in transforms]
         lines += [f"{run.name}: left out: {problem}" for problem in run.damaged]
-        lines += [f"{run.name}: no interval and no test for {problem}" for problem in run.untested]
+        for (kind, name), problem in sorted(run.untested.items()):
+            lines.append(f"{run.name}: no interval and no test for {name} ({kind}): {problem}")
         results = str(run.run.root / "probes")
         if run.untested or any(problem.startswith(results) for problem in run.damaged):
             lines.append(f"{run.name}: `trex probe` computes results again that are damaged or of another version.")
