@@ -311,9 +311,10 @@ def test_learning_rate_warms_up_to_the_peak_and_falls_as_a_cosine() -> None:
     assert rates[499] == pytest.approx(peak)
     assert rates[250] == pytest.approx(peak * 250 / 499)
     assert rates[500] == pytest.approx(peak)
-    half = 500 + (4999 - 500) / 2
-    assert rates[math.floor(half)] == pytest.approx((peak + 1e-6) / 2, rel=1e-3)
-    assert rates[-1] == pytest.approx(1e-6)
+    assert rates[500 + 4500 // 2] == pytest.approx((peak + 1e-6) / 2)
+    cosine = [1e-6 + (peak - 1e-6) * (1 + math.cos(math.pi * k / 4500)) / 2 for k in range(4500)]
+    assert rates[500:] == pytest.approx(cosine)
+    assert 1e-6 < rates[-1] < 1.1e-6
     assert all(a >= b for a, b in pairwise(rates[499:]))
 
 

@@ -189,7 +189,7 @@ def test_validation_is_resize_256_and_center_crop_224_of_each_image_once(
     found = on_ranks(world, _validation, config)[0]
     ours = trainer(config)
     net = ours.state.model.double().eval()
-    transform = T.Compose([T.Resize(resize, T.InterpolationMode.BICUBIC), T.CenterCrop(size), T.PILToTensor()])
+    transform = T.Compose([T.Resize(resize), T.CenterCrop(size), T.PILToTensor()])  # bilinear, torchvision's default
     split = load_split("photos", "test", config.data)
     images = torch.stack([transform(Image.open(split.folder / split.name(i))) for i in range(len(split))])
     with torch.no_grad():

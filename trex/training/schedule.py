@@ -20,13 +20,14 @@ def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: Optimize
         batch_size: images per step over all ranks; the peak is scaled by batch_size / 256 (arXiv 1706.02677).
 
     Returns:
-        The rate of this step: 0 at the first step of the warm-up, the peak at its last step, and `final_lr` at the last
-        step of the training.
+        The rate of this step: 0 at the first step of the warm-up, the peak at its last step and again at the first of
+        the n steps after it, and just above `final_lr` at the last, as the released program has it: its n steps are
+        the cosine at π k / n for k = 0 … n - 1.
     """
     peak = config.lr * batch_size / 256
     total = epochs * steps_per_epoch
     warmup = round(config.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return peak * step / (warmup - 1) if warmup > 1 else peak
-    done = (step - warmup) / max(total - warmup - 1, 1)
+    done = (step - warmup) / (total - warmup)
     return config.final_lr + 0.5 * (peak - config.final_lr) * (1.0 + math.cos(math.pi * done))

@@ -269,7 +269,7 @@ class Trainer:
                 self.validation_images,
                 self.ranks,
                 self.stop,
-                geometry=Geometry(resize=round(size * 256 / 224), crop=size),
+                geometry=Geometry(resize=round(size * 256 / 224), crop=size, interpolation="bilinear"),
                 batch_size=self.config.train.batch_size // self.ranks.world,
                 workers=self.config.data.workers,
                 amp=self.amp,
