@@ -27,10 +27,11 @@ def test_part_of_a_dataset_is_refused_unless_it_is_a_declared_subset(tmp_path: P
     for split in splits.values():
         assert len(split) >= 2
         assert not split.comparable
-        assert all(split.read(index).shape == (32, 48, 3) for index in range(len(split)))
+        size = (32, 48) if split.images is None else (32, 32)
+        assert all(split.read(index).shape == (*size, 3) for index in range(len(split)))
 
 
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", [name for name in TREES if not name.startswith("cifar")])  # one file per image
 @pytest.mark.parametrize("which", [0, -1])
 def test_any_image_of_a_subset_may_be_missing(tmp_path: Path, name: str, which: int) -> None:
     make(name, tmp_path)
@@ -40,9 +41,12 @@ def test_any_image_of_a_subset_may_be_missing(tmp_path: Path, name: str, which: 
     assert before.folder is not None
     (before.folder / gone).unlink()
     after = load_splits(name, data)["trainval"]
-    assert [after.name(i) for i in range(len(after))] == [
-        before.name(i) for i in range(len(before)) if before.name(i) != gone
-    ]
+    kept = [before.name(i) for i in range(len(before)) if before.name(i) != gone]
+    found = [after.name(i) for i in range(len(after))]
+    if name == "caltech101":  # 30 images per category, of those that are there
+        assert set(kept) < set(found)
+    else:
+        assert found == kept
 
 
 @pytest.mark.parametrize("name", ["sun397", "eurosat", "pets", "in1k", "inat2018", "cog_l3"])

@@ -91,6 +91,53 @@ def _inat(base: Path, year: int) -> None:
         put(base, *(str(image["file_name"]) for image in images))
 
 
+def _dtd_splits(base: Path) -> None:
+    """Split n has image n of each class as its training image."""
+    for partition in range(1, 11):
+        for split, number in (("train", partition), ("val", partition % 10 + 1), ("test", (partition + 1) % 10 + 1)):
+            names = [f"{label}/{label}_{number}.jpg" for label in ("banded", "dotted")]
+            write(base / f"labels/{split}{partition}.txt", *names)
+            put(base / "images", *names)
+
+
+def _caltech101(base: Path) -> None:
+    for name, count in (("accordion", 55), ("BACKGROUND_Google", 33)):
+        put(base / "101_ObjectCategories", *(f"{name}/image_{i:04d}.jpg" for i in range(1, count + 1)))
+
+
+def _places365(base: Path) -> None:
+    names = ("a/airfield", "a/apartment_building/outdoor")
+    put(base, *(f"{split}/{name}/{i}.jpg" for split in ("train", "val") for name in names for i in (1, 2)))
+
+
+def cifar_images(count: int, seed: int) -> np.ndarray:
+    """Noise: uint8 (count, 32, 32, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def cifar_file(images: np.ndarray, *labels: list[int]) -> bytes:
+    """A file of the binary version; `labels` has one list per label byte."""
+    records = [
+        bytes(column[i] for column in labels) + images[i].transpose(2, 0, 1).tobytes() for i in range(len(images))
+    ]
+    return b"".join(records)
+
+
+def _cifar10(base: Path) -> None:
+    inner = base / "cifar-10-batches-bin"
+    write(inner / "batches.meta.txt", "airplane", "automobile", "")
+    for number in range(1, 6):
+        (inner / f"data_batch_{number}.bin").write_bytes(cifar_file(cifar_images(2, number), [0, 1]))
+    (inner / "test_batch.bin").write_bytes(cifar_file(cifar_images(3, 6), [1, 0, 1]))
+
+
+def _cifar100(base: Path) -> None:
+    inner = base / "cifar-100-binary"
+    write(inner / "fine_label_names.txt", "apple", "aquarium_fish", "baby")
+    (inner / "train.bin").write_bytes(cifar_file(cifar_images(4, 0), [9, 9, 8, 8], [2, 1, 0, 2]))
+    (inner / "test.bin").write_bytes(cifar_file(cifar_images(2, 1), [9, 8], [1, 0]))
+
+
 #: Folder in `data.root` and function that writes the tree there, by dataset.
 TREES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "in1k": ("in1k", _in1k),
@@ -98,6 +145,11 @@ TREES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "aircraft": ("aircraft", _aircraft),
     "cars196": ("cars196", _cars),
     "dtd": ("dtd", _dtd),
+    **{f"dtd_{partition}": ("dtd", _dtd_splits) for partition in range(2, 11)},
+    "caltech101": ("caltech101", _caltech101),
+    "places365": ("places365", _places365),
+    "cifar10": ("cifar10", _cifar10),
+    "cifar100": ("cifar100", _cifar100),
     "eurosat": ("eurosat", _eurosat),
     "flowers": ("flowers", _flowers),
     "pets": ("pets", _pets),
