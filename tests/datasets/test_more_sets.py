@@ -57,6 +57,76 @@ def test_cifar100_has_the_fine_labels(tmp_path: Path, load) -> None:
     assert np.array_equal(splits["test"].read(1), cifar_images(2, 1)[1])
 
 
+def write_python_version(base: Path, protocol: int = 2) -> None:
+    """CIFAR-10 for Python, as numpy pickles it; from other images than the binary version's small tree."""
+    inner = base / "cifar-10-batches-py"
+    inner.mkdir(parents=True)
+    meta = {"label_names": ["airplane", "automobile"], "num_vis": 3072, "num_cases_per_batch": 2}
+    (inner / "batches.meta").write_bytes(pickle.dumps(meta, protocol))
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        data = cifar_images(2, sum(name.encode())).transpose(0, 3, 1, 2).reshape(2, 3072)
+        value = {"batch_label": name, "labels": [1, 0], "data": data, "filenames": ["a.png", "b.png"]}
+        content = pickle.dumps(value, protocol)
+        if protocol == 2:  # numpy in Python 3 writes text; Python 2, which made the official files, wrote the bytes
+            content = python2_pickle(value, data.tobytes())
+        (inner / name).write_bytes(content)
+
+
+def python2_pickle(value: dict[str, object], content: bytes) -> bytes:
+    """The pickle that Python 2 makes of a batch: byte strings (opcodes T and U) instead of text."""
+
+    def text(one: str) -> bytes:
+        return b"U" + bytes([len(one)]) + one.encode()
+
+    def texts(many: object) -> bytes:
+        return b"](" + b"".join(map(text, many)) + b"e"  # type: ignore[call-overload]
+
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
+        b"(K\x01K\x02M\x00\x0c\x86cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff"
+        b"K\x00tb\x89T" + len(content).to_bytes(4, "little") + content + b"tb"
+    )
+    labels = b"](K\x01K\x00e"
+    pairs = [("batch_label", text(str(value["batch_label"]))), ("labels", labels), ("data", array),
+             ("filenames", texts(value["filenames"]))]  # fmt: skip
+    return b"\x80\x02}(" + b"".join(text(key) + made for key, made in pairs) + b"u."
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_cifar10_for_python_has_the_images_of_its_arrays(tmp_path: Path, load, protocol: int) -> None:
+    write_python_version(tmp_path / "cifar10", protocol)
+    splits = load("cifar10")
+    assert splits["test"].classes == ("airplane", "automobile")
+    assert splits["trainval"].labels.tolist() == [1, 0] * 5
+    assert np.array_equal(splits["test"].read(1), cifar_images(2, sum(b"test_batch"))[1])
+    assert np.array_equal(splits["trainval"].read(9), cifar_images(2, sum(b"data_batch_5"))[1])
+    with (tmp_path / "cifar10/cifar-10-batches-py/test_batch").open("rb") as file:
+        official = pickle.load(file, encoding="bytes")
+    assert np.array_equal(
+        np.asarray(official.get(b"data", official.get("data")))[1].reshape(3, 32, 32).transpose(1, 2, 0),
+        splits["test"].read(1),
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps({"labels": [0, 1], "data": np.zeros((1, 3072), np.uint8)}),
+        pickle.dumps({"labels": [0, 1], "data": np.zeros((2, 3072))}),
+        pickle.dumps({"data": np.zeros((2, 3072), np.uint8)}),
+        pickle.dumps({"labels": [0, 10**12], "data": np.zeros((2, 3072), np.uint8)}),
+        pickle.dumps([1]),
+        pickle.dumps({"labels": [0, print], "data": 1}),
+        b"",
+    ],
+)
+def test_damaged_or_hostile_file_of_cifar_for_python_is_named(tmp_path: Path, load, content: bytes) -> None:
+    write_python_version(tmp_path / "cifar10")
+    (tmp_path / "cifar10/cifar-10-batches-py/data_batch_3").write_bytes(content)
+    with pytest.raises(UserError, match="data_batch_3"):
+        load("cifar10")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -1,4 +1,6 @@
-"""The only reader of pickles. It reads the two files of the CoG benchmark: lists, dicts, strings and string arrays.
+"""The only reader of pickles: lists, dicts, strings, integers, and arrays of strings or bytes.
+
+Such are the two files of the CoG benchmark, and CIFAR's version for Python.
 
 `_ALLOWED` lists every name that a pickle may use. Any other name is refused before it is called. Arrays are rebuilt as
 plain lists, so that not even numpy's own reconstruction runs on the file's content.
@@ -34,12 +36,15 @@ class _Array:
 
     def __init__(self, *_shape: object) -> None:
         self.items: list[str] = []
+        self.content: bytes | None = None  #: of an array of bytes
 
     def __setstate__(self, state: object) -> None:
         if not (isinstance(state, tuple) and len(state) == 5 and isinstance(state[2], _Type)):
             raise pickle.UnpicklingError("it holds an array in an unknown form")
         _, _, kind, _, content = state
-        if isinstance(content, list):
+        if kind.code == "u1" and isinstance(content, str | bytes):
+            self.content = content.encode("latin-1") if isinstance(content, str) else content
+        elif isinstance(content, list):
             self.items = content
         elif isinstance(content, bytes) and kind.code[:1] in "US" and kind.code[1:].isdecimal():
             self.items = _texts(content, kind.code)
@@ -107,8 +112,10 @@ class _Reader(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to an object outside the file")
 
 
-def read_plain_pickle(path: Path) -> Any:
-    """Returns the content as lists, dicts, strings and integers; string arrays become lists.
+def read_plain_pickle(path: Path, what: str = "a file of the CoG benchmark with lists and strings only") -> Any:
+    """Returns the content as lists, dicts, strings and integers; string arrays become lists, byte arrays bytes.
+
+    Strings of Python 2 are taken as Latin-1. `what` says what the file should be, for the error message.
 
     Raises:
         UserError: if the file is not a pickle or holds anything else. No code from the file is run.
@@ -118,11 +125,10 @@ def read_plain_pickle(path: Path) -> Any:
     try:
         content = path.read_bytes()
         _check_opcodes(content)
-        return _Plain().of(_Reader(io.BytesIO(content)).load(), MAX_DEPTH)
+        return _Plain().of(_Reader(io.BytesIO(content), encoding="latin-1").load(), MAX_DEPTH)
     except Exception as error:  # a malicious pickle can raise any exception
         raise UserError(
-            f"{path}: refused, expected a file of the CoG benchmark with lists and strings only ({error}). "
-            f"Download the file again from the benchmark's page."
+            f"{path}: refused, expected {what} ({error}). Download the file again from its official page."
         ) from error
 
 
@@ -147,6 +153,8 @@ class _Plain:
             raise pickle.UnpicklingError("it is nested too deeply")
         if isinstance(value, str | int) and not isinstance(value, bool):
             return value
+        if isinstance(value, _Array) and value.content is not None:
+            return value.content
         if isinstance(value, _Array):
             return [self.of(item, depth - 1) for item in value.items]
         if isinstance(value, list | tuple):
