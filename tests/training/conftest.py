@@ -7,13 +7,18 @@ take.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.pictures import write_digits
+from tests.released import released
 from trex.config import Config, load
+from trex.datasets.registry import load_split
 from trex.records.run_dir import RunDir
+from trex.training.network import network_on_meta
+from trex.training.start import Start, read_start
 
 TINY = """
 data: {dataset: few_digits, workers: 0}
@@ -87,3 +92,22 @@ def assert_same_bits(one: dict, other: dict) -> None:
             assert torch.equal(value, b[key]), f"{key} differs"
         else:
             assert value == b[key], f"{key}: {value} and {b[key]}"
+
+
+def read_start_of(config: Config) -> Start:
+    """Read the start file of a config, with a network that needs no memory."""
+    images = load_split(config.data.dataset, "trainval", config.data)
+    return read_start(config, network_on_meta(config, len(images.classes)), images.classes, 8)
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory) -> tuple[Path, Any, dict[str, Any]]:
+    """A released full checkpoint with all parts that such a file can have."""
+    path = tmp_path_factory.mktemp("zoo") / "x_checkpoint_full.pth"
+    model, _, checkpoint = released(clf=True)
+    torch.save(checkpoint, path)
+    return path, model, checkpoint
+
+
+def start_settings(path: Path, how: str, *more: str) -> list[str]:
+    return [f"train.start={path}", f"train.start_with={how}", *more]

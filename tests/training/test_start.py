@@ -1,22 +1,20 @@
-"""Training that starts from a file: which parts are loaded, and which files are refused."""
+"""Training that starts from a file: which parts are loaded, and how an exported run continues."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from tests.released import EPOCH, released, shrunk
 from tests.stopping import StopAfter
-from tests.training.conftest import METHODS, assert_same_bits, flat
+from tests.training.conftest import METHODS, assert_same_bits, flat, read_start_of, start_settings
 from tests.training.test_resume import final_state, finish, run_to_end
 from trex.config import Config
-from trex.datasets.registry import load_split
 from trex.distributed import Ranks
-from trex.errors import Interrupted, ResumeRefused, UserError
+from trex.errors import Interrupted, UserError
 from trex.export.write import export
 from trex.files import sha256
 from trex.interruption import StopRequest
@@ -24,8 +22,7 @@ from trex.records.events import TrainingStarted, read_events
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
-from trex.training.network import build_network, network_on_meta
-from trex.training.start import Start, read_start
+from trex.training.network import build_network
 from trex.training.state import Position, TrainingState
 from trex.training.trainer import Trainer, train
 
@@ -46,25 +43,6 @@ def initial_state(run: RunDir, config: Config) -> TrainingState:
         return trainer.state
     finally:
         trainer.close()
-
-
-def read_start_of(config: Config) -> Start:
-    """Read the start file of a config, with a network that needs no memory."""
-    images = load_split(config.data.dataset, "trainval", config.data)
-    return read_start(config, network_on_meta(config, len(images.classes)), images.classes, 8)
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory) -> tuple[Path, Any, dict[str, Any]]:
-    """A released full checkpoint with all parts that such a file can have."""
-    path = tmp_path_factory.mktemp("zoo") / "x_checkpoint_full.pth"
-    model, _, checkpoint = released(clf=True)
-    torch.save(checkpoint, path)
-    return path, model, checkpoint
-
-
-def start_settings(path: Path, how: str, *more: str) -> list[str]:
-    return [f"train.start={path}", f"train.start_with={how}", *more]
 
 
 def projector_settings(hidden_layers: int, normalized: bool) -> tuple[str, ...]:
@@ -292,133 +270,3 @@ def test_two_ranks_continued_from_a_file_end_with_the_same_bits(tiny, saved_run)
     saved_run(second)
     run_to_end(second, 2)
     assert_same_training(final_state(run), final_state(RunDir.of(second)))
-
-
-# ---- files that do not fit
-
-
-def test_run_with_another_start_is_refused(tiny, saved_run, full, tmp_path: Path) -> None:
-    saved_run(tiny("a", *start_settings(full[0], "encoder")))
-    with pytest.raises(ResumeRefused, match=r"train\.start_with: was encoder, is now all"):
-        saved_run(tiny("a", *start_settings(full[0], "all")))
-    with pytest.raises(ResumeRefused, match=r"train\.start: was .*x_checkpoint_full\.pth, is now None"):
-        saved_run(tiny("a"))
-
-
-def _labels(checkpoint: dict[str, Any]) -> None:
-    checkpoint["model"]["module.memory.labels"][3] = 7
-
-
-def _missing(checkpoint: dict[str, Any]) -> None:
-    del checkpoint["model"]["module.model_ema.encoder.conv1.weight"]
-
-
-def _unknown(checkpoint: dict[str, Any]) -> None:
-    checkpoint["model"]["module.model.head.last.weight"] = torch.zeros(3)
-
-
-def _momentum(checkpoint: dict[str, Any]) -> None:
-    checkpoint["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(64, 3, 3, 3)
-
-
-def _no_momentum(checkpoint: dict[str, Any]) -> None:
-    del checkpoint["optimizer"]["state"][5]
-
-
-def _group(checkpoint: dict[str, Any]) -> None:
-    checkpoint["optimizer"]["param_groups"][1]["params"].pop()
-
-
-def _adam(checkpoint: dict[str, Any]) -> None:
-    checkpoint["optimizer"] = [1, 2]
-
-
-def _finished(checkpoint: dict[str, Any]) -> None:
-    checkpoint["epoch"] = 2
-
-
-def _no_epoch(checkpoint: dict[str, Any]) -> None:
-    del checkpoint["epoch"]
-
-
-def _bad_epoch(checkpoint: dict[str, Any]) -> None:
-    checkpoint["epoch"] = "last"
-
-
-def _bad_step(checkpoint: dict[str, Any]) -> None:
-    checkpoint["trex"] = {"step": -1, "global_step": 0}
-
-
-def _scaler(checkpoint: dict[str, Any]) -> None:
-    checkpoint["fp16_scaler"] = {"scale": 2.0}
-
-
-@pytest.mark.parametrize(
-    ("damage", "expected"),
-    [
-        (_labels, "its memory bank holds labels from 0 to 7, but few_digits has 7 classes"),
-        (_missing, "missing, 1:\n    - momentum_encoder.conv1.weight"),
-        (_unknown, r"unexpected, 1:\n    \+ module.model.head.last.weight"),
-        (_momentum, r"momentum of encoder.conv1.weight is \(64, 3, 3, 3\), expected \(64, 3, 7, 7\)"),
-        (_no_momentum, "momentum of encoder.layer2.0.conv1.weight is none"),
-        (_group, r"its optimizer has 23 \+ 42 parameters, the model has 22 \+ 43"),
-        (_adam, "its optimizer is not a state of torch's SGD"),
-        (_finished, "2 epochs are finished and train.epochs is 2"),
-        (_no_epoch, "it has no epoch"),
-        (_bad_epoch, "its epoch is 'last'"),
-        (_bad_step, "its step is -1"),
-        (_scaler, "its scaler is not a state of torch's GradScaler"),
-    ],
-)
-def test_checkpoint_that_cannot_be_continued_says_why(tiny, full, tmp_path, damage, expected: str) -> None:
-    checkpoint = copy.deepcopy(shrunk(full[2]))
-    damage(checkpoint)
-    torch.save(checkpoint, tmp_path / "damaged.pth")
-    with pytest.raises(UserError, match=f"(?s)damaged.pth.*{expected}"):
-        read_start_of(tiny("a", *start_settings(tmp_path / "damaged.pth", "all")))
-
-
-def test_same_checkpoint_without_damage_is_accepted(tiny, full, tmp_path: Path) -> None:
-    torch.save(shrunk(full[2]), tmp_path / "good.pth")
-    assert len(read_start_of(tiny("a", *start_settings(tmp_path / "good.pth", "all"))).momentum) == 65
-
-
-@pytest.mark.parametrize(
-    ("how", "setting", "expected"),
-    [
-        ("all", "method.hidden_layers=3", "is not a training state of this config's model:\n  missing"),
-        ("all", "method.hidden_layers=3", r"\nThe file was made with method\.hidden_layers=1\. To load only"),
-        ("all", "method.normalize_input=false", r"The file was made with method\.normalize_input=true\. To"),
-        ("weights", "method.hidden_dim=64", r"The file was made with method\.hidden_dim=32\. To"),
-        ("weights", "method.hidden_layers=3", "its projector does not match the config"),
-        ("encoder", "model.encoder=resnet34", "does not hold the weights of a resnet34"),
-        (
-            "all",
-            "data.dataset=digits_unseen",
-            "its memory bank holds labels from 0 to 6, but digits_unseen has 3 classes",
-        ),
-    ],
-)
-def test_checkpoint_of_another_recipe_is_refused(tiny, full, tmp_path, how: str, setting: str, expected: str) -> None:
-    torch.save(shrunk(full[2]), tmp_path / "other.pth")
-    with pytest.raises(UserError, match=expected):
-        read_start_of(tiny("a", *start_settings(tmp_path / "other.pth", how, setting)))
-
-
-@pytest.mark.parametrize(
-    ("how", "expected"),
-    [
-        ("weights", "the method supervised has no part besides the encoder that does not depend on the classes"),
-        ("all", "the layout of the released full checkpoints has no place for the method supervised"),
-    ],
-)
-def test_supervised_loads_only_the_encoder_of_a_released_checkpoint(tiny, full, how: str, expected) -> None:
-    with pytest.raises(UserError, match=expected):
-        read_start_of(tiny("a", *start_settings(full[0], how), method="supervised"))
-
-
-@pytest.mark.parametrize("how", ["weights", "all"])
-def test_encoder_file_is_refused_for_all_but_the_encoder(tiny, full, tmp_path: Path, how: str) -> None:
-    torch.save(shrunk(dict(full[1].module.model.encoder.state_dict())), tmp_path / "trex.pth")
-    with pytest.raises(UserError, match=r"trex\.pth is not a full checkpoint.*train\.start_with=encoder"):
-        read_start_of(tiny("a", *start_settings(tmp_path / "trex.pth", how)))
