@@ -16,6 +16,7 @@ from trex.interruption import StopRequest
 from trex.probing import exact
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
+from trex.probing.folds import validation_fold
 from trex.probing.partial import Partial
 from trex.probing.rows import Rows
 from trex.probing.softmax import cross_entropy
@@ -100,3 +101,65 @@ def test_large_problems_end_at_the_same_optimum(seed: int, in_memory: bool, tmp_
         equal, of = agreement(case, reference, weights, best, basis)
         same, decided = same + equal, decided + of
     assert same >= 0.999 * decided > 0, (case.name, same, decided)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_c_is_that_of_scikit_learn_also_with_two_classes(classes: int) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    chance = np.random.default_rng(0)
+    labels = np.arange(90) % classes
+    features = (chance.normal(size=(classes, 6))[labels] + chance.normal(size=(90, 6))).astype(np.float32)
+    rows = Rows(features)
+    design = Design.of(rows, Basis.of(rows), classes, True, torch.float64)
+    solution = RegularizationPath(design, labels, classes, StopRequest()).solve(0.1, FINAL)
+    reference = LogisticRegression(C=0.1, tol=1e-10, max_iter=5000).fit(features, labels)
+    logits = torch.cat(list(design.logits(solution.weights))).numpy()
+    theirs = reference.decision_function(features)
+    ours = logits[:, 1] - logits[:, 0] if classes == 2 else logits - logits.mean(1, keepdims=True)
+    assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
+
+
+def test_class_without_images_is_left_out_of_the_fit() -> None:
+    """Its weights are zero, its intercept -inf; the others are those of a problem without it."""
+    chance = np.random.default_rng(0)
+    labels = np.array([0, 1, 3] * 20)
+    rows = Rows(chance.normal(size=(60, 5)).astype(np.float32))
+    design = Design.of(rows, Basis.of(rows), 4, True, torch.float64)
+    weights = RegularizationPath(design, labels, 4, StopRequest()).solve(1.0, FINAL).weights
+    others = RegularizationPath(design, np.array([0, 1, 2] * 20), 3, StopRequest()).solve(1.0, FINAL).weights
+    assert torch.equal(weights[[0, 1, 3]], others)
+    assert (weights[2, :-1] == 0).all()
+    assert weights[2, -1] == -torch.inf
+
+
+def test_search_does_not_end_before_the_classes_are_learned(tmp_path: Path) -> None:
+    """The features have a large variance that tells nothing and a small one that tells the classes. The training loss
+    falls, the validation loss grows and the accuracy stays at chance, until C is large enough for the small one."""
+    chance = np.random.default_rng(1)
+    labels = np.arange(120) % 5
+    noise, signal = chance.normal(size=(120, 12)), np.eye(5)[labels] + 0.3 * chance.normal(size=(120, 5))
+    rows = Rows((np.concatenate([noise, 0.003 * signal], 1) + 20).astype(np.float32))
+    problem = Problem(Design.of(rows, Basis.of(rows), 5, True), labels, 5, True, StopRequest())
+    for seed in range(3):
+        search = exact.choose_c(problem, [validation_fold(labels, seed)], Partial(tmp_path / f"{seed}.json", key=""))
+        assert search.validation_top1 is not None
+        assert search.validation_top1 > 0.7
+        assert search.trials[0].validation_top1 < 0.5
+
+
+def test_search_ends_early_where_a_larger_c_is_clearly_worse(tmp_path: Path) -> None:
+    """With many validation images, the best C is certain after few larger ones."""
+    chance = np.random.default_rng(0)
+    labels = np.arange(6000) % 3
+    means = 0.35 * chance.normal(size=(3, 40))
+    train = np.concatenate([means[labels] + chance.normal(size=(6000, 40)), 3 * chance.normal(size=(6000, 10))], 1)
+    rows = Rows(train.astype(np.float32))
+    problem = Problem(Design.of(rows, Basis.of(rows), 3, True), labels, 3, True, StopRequest())
+    trials = exact.choose_c(problem, [few_for_training(labels)], Partial(tmp_path / "s.json", key="")).trials
+    best = max(range(len(trials)), key=lambda number: trials[number].validation_top1)
+    assert len(trials) <= best + 1 + exact.PATIENCE < len(exact.GRID)
+
+
+def few_for_training(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.arange(100), np.arange(100, len(labels))

@@ -326,3 +326,15 @@ def test_report_of_runs_without_milestones_says_nothing_about_them(run: RunDir) 
     write_report([run], run.report)
     assert "against epoch" not in text_table([run]) + (run.report / "index.html").read_text()
     assert not (run.report / "milestones.csv").exists()
+
+
+def test_table_marks_choices_at_an_end_of_the_range_and_classes_without_training_images(run: RunDir) -> None:
+    result(run, "dtd", 0, 0.7)
+    assert "‡" not in text_table([run])
+    low = Search({"C": 0.1}, 0.6, "low", (Trial({"C": 0.1}, 0.6, 0.1), Trial({"C": 1.0}, 0.5, 0.1)))
+    result(run, "dtd", 1, 0.7, search=low, counts=ImageCounts(8, 2, 50, classes_without_training_images=1))
+    text = text_table([run])
+    assert "70.0‡" in text
+    assert "‡ one: dtd (exact): chosen value at an end of the range: seed 1: low." in text
+    assert "one: dtd (exact): 1 of its classes have no training images." in text
+    assert "‡" in tables.latex([collect(run)])

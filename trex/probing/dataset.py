@@ -65,6 +65,11 @@ class ProbeDataset:
         return len(self.class_names)
 
     @property
+    def classes_without_training_images(self) -> int:
+        """The number of classes that have no image in trainval. Linear probes and k-NN never predict them."""
+        return self.classes - len(np.unique(self.labels))
+
+    @property
     def size(self) -> Size:
         """The sizes that the memory of a probe depends on."""
         return Size(len(self.labels), len(self.test_labels), self.rows.dim, self.classes)

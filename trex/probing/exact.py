@@ -37,6 +37,8 @@ SEPARATED = 0.01
 LEARNED = 0.5
 #: The validation loss has grown if it is this many times the smallest.
 GROWN = 1.05
+#: The largest gap that a trial records; float32 cannot certify one with extreme features and C.
+UNKNOWN_GAP = 1e9
 #: C times the variance of the features, if there are no validation images, as in a dataset with one image per class
 #: (tools/study_few_shot.py).
 FALLBACK = 10.0
@@ -133,7 +135,7 @@ def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial, few: boo
             correct, missed = validation.measure(solution.weights)
             hits, lost = hits + correct, lost + missed
             loss += solution.entropy * len(fold[0]) / trained
-            gap = max(gap, solution.gap)
+            gap = max(gap, min(solution.gap, UNKNOWN_GAP))
         seconds = round(time.monotonic() - start, 4)
         trials.append(Trial({"C": c}, hits / images, seconds, loss, gap, validation_loss=lost / images))
         partial.update(trials=trials, own=_Progress(tuple(path.state() for path in paths)).plain())

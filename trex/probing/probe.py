@@ -22,6 +22,7 @@ from trex.probing.treatment import Treatment
 from trex.records.base import RecordError
 from trex.records.probe_result import ImageCounts, ProbeProvenance, ProbeResult, predictions_file
 from trex.records.run_dir import RunDir
+from trex.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ def probe(run: RunDir, config: Config, dataset: str, seeds: Sequence[int], stop:
     data = ProbeDataset(run, dataset, treatment, config.probe.memory_gb * 1e9, stop, neighbors)
     for kind in kinds:
         kind.used_bytes(data.size, treatment, data.limit)
+    if absent := data.classes_without_training_images:
+        log.warning("%s: no training images of %s: never predicted", dataset, counted(absent, "class"))
     for kind in kinds:
         provenance = kind.provenance(treatment, *data.attributes)
         for seed in filter(kind.runs, seeds):
@@ -86,7 +89,9 @@ def _result(run: RunDir, data: ProbeDataset, kind: Kind, seed: int, provenance: 
         comparable=data.comparable,
         skipped=data.skipped,
         classes=data.class_names,
-        counts=ImageCounts(fitted.train, fitted.validation, len(data.test_labels)),
+        counts=ImageCounts(
+            fitted.train, fitted.validation, len(data.test_labels), data.classes_without_training_images
+        ),
         search=fitted.search,
         test=scores(data.test_labels, fitted.outcomes, data.classes),
         predictions=write_predictions(predictions_file(path), data.test_labels, fitted.outcomes, data.classes),

@@ -122,6 +122,21 @@ class _OfScikitLearn:
 
 
 @dataclass(frozen=True)
+class _Constant:
+    """Always the same class. scikit-learn refuses to fit images of one class."""
+
+    label: int
+
+    def __call__(self, images: Rows) -> np.ndarray:
+        return np.full(len(images), self.label)
+
+    def logits(self, images: Rows, classes: int) -> Iterator[Tensor]:
+        logits = torch.full((len(images), classes), -torch.inf)
+        logits[:, self.label] = 0
+        yield logits
+
+
+@dataclass(frozen=True)
 class _Linear:
     """A linear layer."""
 
@@ -141,6 +156,8 @@ def fit_lbfgs(rows: Rows, labels: np.ndarray, values: dict[str, float]) -> Class
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    if (labels == labels[0]).all():
+        return _Constant(int(labels[0]))
     model = LogisticRegression(C=values["C"], max_iter=2000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

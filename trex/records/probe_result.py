@@ -74,6 +74,7 @@ class ImageCounts:
     train: Count
     validation: Count  #: 0 if none are held out: for k-NN, and for few-shot probes that are cross-validated
     test: Count
+    classes_without_training_images: Count = 0  #: these are never predicted: their accuracy is 0
 
 
 @dataclass(frozen=True)

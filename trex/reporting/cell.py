@@ -53,6 +53,11 @@ class Cell:
         return next((result.skipped for result in self.results if result.skipped), SkippedImages())
 
     @property
+    def edges(self) -> list[str]:
+        """The seeds that chose a hyper-parameter at an end of its range, such as `seed 0: high`."""
+        return [f"seed {one.seed}: {one.search.edge}" for one in self.results if one.search.edge]
+
+    @property
     def mean_per_class(self) -> float:
         """Mean per-class accuracy, a fraction, averaged over the seeds."""
         return mean(result.test.mean_per_class for result in self.results)

@@ -232,7 +232,7 @@ def _search(runs: Sequence[RunData], kind: str, name: str) -> str:
             series.append(Series(run.name, points, color))
             picked = [point for point in points if point[0] == search.best[label]]
             chosen += [(x, y, color) for x, y in picked[:1]]
-        edges += [f"{run.name} seed {one.seed}: {one.search.edge}" for one in cell.results if one.search.edge]
+        edges += [f"{run.name} {edge}" for edge in cell.edges]
     if not series:
         return ""
     chart = line_chart(series, label, "validation top-1, %", log_x=True, dots=True, chosen=chosen)

@@ -16,6 +16,7 @@ from trex.reporting.statistics import Interval
 
 MISSING = "–"
 SKIPPED_MARK = "†"
+EDGE_MARK = "‡"
 Table = tuple[list[str], list[list[str]]]  #: header and rows
 
 #: Published averages: model, source, ImageNet-1K top-1 in %, mean log-odds over 15 datasets. From arXiv 2206.15369 and
@@ -31,12 +32,14 @@ PUBLISHED = (
 def cell_text(cell: Cell | None, metric: Metric = TOP1) -> str:
     """A score ± half of its interval; a dash without results.
 
-    `*` means that it is not comparable, `†` that broken images were skipped.
+    `*` means that it is not comparable, `†` that broken images were skipped, `‡` that a seed chose a value at an end of
+    its range.
     """
     if cell is None or metric.name not in cell.estimates:
         return MISSING
     found = cell.estimates[metric.name]
     marks = ("" if cell.comparable else "*") + (SKIPPED_MARK if cell.skipped else "")
+    marks += EDGE_MARK if cell.edges else ""
     return f"{_value(metric, found.value, found.interval)}{marks}"
 
 
@@ -113,12 +116,16 @@ def notes(runs: Sequence[RunData]) -> list[str]:
     if any(value in (0.0, 1.0) for cell in cells for value in cell.top1):
         lines.append("Log-odds count 100 % as 1 - 1/(2n) and 0 % as 1/(2n), for n test images.")
     for run in runs:
-        absent = missing(run, runs)
-        if absent:
-            lines.append(f"{run.name}: no results for {', '.join(absent)}.")
+        if results := missing(run, runs):
+            lines.append(f"{run.name}: no results for {', '.join(results)}.")
         for (kind, name), cell in sorted(run.cells.items()):
             if len(cell.results) < run.wanted.get((kind, name), 0):
                 lines.append(f"{run.name}: {name} ({kind}) has {len(cell.results)} of {run.wanted[kind, name]} seeds.")
+            if cell.edges:
+                ends = ", ".join(cell.edges)
+                lines.append(f"{EDGE_MARK} {run.name}: {name} ({kind}): chosen value at an end of the range: {ends}.")
+            if absent := max(one.counts.classes_without_training_images for one in cell.results):
+                lines.append(f"{run.name}: {name} ({kind}): {absent} of its classes have no training images.")
         encoders = {result.provenance.encoder_digest for cell in run.cells.values() for result in cell.results}
         if len(encoders) > 1:
             text = f"its results come from {len(encoders)} different encoders and are not comparable with each other"
@@ -130,8 +137,8 @@ def notes(runs: Sequence[RunData]) -> list[str]:
         lines += [f"{run.name}: left out: {problem}" for problem in run.damaged]
         for (kind, name), problem in sorted(run.untested.items()):
             lines.append(f"{run.name}: no interval and no test for {name} ({kind}): {problem}")
-        results = str(run.run.root / "probes")
-        if run.untested or any(problem.startswith(results) for problem in run.damaged):
+        folder = str(run.run.root / "probes")
+        if run.untested or any(problem.startswith(folder) for problem in run.damaged):
             lines.append(f"{run.name}: `trex probe` computes results again that are damaged or of another version.")
     return lines
 
