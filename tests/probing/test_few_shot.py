@@ -27,11 +27,11 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 def problem_of(x: np.ndarray, y: np.ndarray, shots: int, seed: int) -> tuple[Problem, Design]:
     """The few-shot problem on the first 1000 images, as the probe builds it, and the test images."""
-    rows = Rows(x[:1000])
-    basis = Basis.of(rows)
-    trainval, test = (Design.of(one, basis, 10, in_memory=True) for one in (rows, Rows(x[1000:])))
     chosen = few_shot(y[:1000], shots, seed)
-    return Problem(trainval.subset(chosen), y[:1000][chosen], 10, keep_logits=True, stop=StopRequest()), test
+    rows = Rows(x[:1000]).subset(chosen)
+    basis = Basis.of(rows)
+    design, test = Design.of(rows, basis, 10, in_memory=True), Design.of(Rows(x[1000:]), basis, 10, in_memory=False)
+    return Problem(design, y[:1000][chosen], 10, keep_logits=True, stop=StopRequest()), test
 
 
 def searched(problem: Problem, seed: int, folder: Path) -> Search:
@@ -52,6 +52,22 @@ def test_no_seed_loses_much_to_the_best_c(digits, tmp_path: Path) -> None:
         found = top1(problem, test, y, searched(problem, seed, tmp_path).best["C"], tmp_path)
         best = max(top1(problem, test, y, c, tmp_path) for c in (0.1, 1.0, 10.0, 100.0))
         assert found > best - 0.015, seed
+
+
+def test_basis_of_the_few_images_gives_the_probabilities_of_the_basis_of_all(digits, tmp_path: Path) -> None:
+    x, y = digits
+    problem, test = problem_of(x, y, 2, 0)
+    assert problem.design.width <= 20
+    chosen, basis = few_shot(y[:1000], 2, 0), Basis.of(Rows(x[:1000]))
+    whole, whole_test = (Design.of(Rows(one), basis, 10, in_memory=True) for one in (x[:1000], x[1000:]))
+    reference = Problem(whole.subset(chosen), problem.labels, 10, keep_logits=True, stop=StopRequest())
+    for c in (0.1, 10.0):
+        few, all_ = (
+            torch.cat(list(images.logits(exact.fit(one, c, Partial(tmp_path / "z.json", "key"))))).softmax(1)
+            for one, images in ((problem, test), (reference, whole_test))
+        )
+        assert torch.allclose(few, all_, atol=0.01)
+        assert (few.argmax(1) == all_.argmax(1)).double().mean() > 0.995
 
 
 def test_search_ends_after_the_smallest_validation_loss_and_chooses_it(digits, tmp_path: Path) -> None:

@@ -94,6 +94,17 @@ class ProbeDataset:
         trainval, test = (Design.of(rows, basis, self.classes, in_memory) for rows in (self.rows, self.test_rows))
         return trainval, test
 
+    def designs_of(self, places: np.ndarray) -> tuple[Design, Design]:
+        """The features of some images of trainval, int64 indices, in a basis of their own, and those of test.
+
+        With fewer images than dimensions, the basis has one vector per image, so that the problem is much smaller. The
+        features of test stay in the file, because they are needed only once.
+        """
+        rows = self.rows.subset(places)
+        basis = Basis.of(rows)
+        few = Design.of(rows, basis, self.classes, self.solver_memory.rows)
+        return few, Design.of(self.test_rows, basis, self.classes, in_memory=False)
+
 
 def _skipped(trainval: FeatureProvenance, test: FeatureProvenance) -> SkippedImages:
     digests = (trainval.skipped_digest, test.skipped_digest)

@@ -19,7 +19,7 @@ SOLVER = 3
 
 @dataclass(frozen=True)
 class Exact(Kind):
-    """All seeds, also those of the few-shot kinds, share the basis of the features and the rotated features."""
+    """All seeds share the basis and the rotated features; few images have a small basis of their own."""
 
     shots: int | None = None  #: training images per class; None: all
 
@@ -35,7 +35,7 @@ class Exact(Kind):
         return f"exact solver {SOLVER}" + ("" if self.shots is None else ", C by likelihood")
 
     def least_bytes(self, size: Size, treatment: Treatment) -> int:  # noqa: ARG002
-        """When everything is computed in pieces. Few-shot probes need as much: they use the basis of all images."""
+        """When everything is computed in pieces. Few-shot probes need less, except with many images."""
         return least_solver_memory(size).bytes
 
     def used_bytes(self, size: Size, treatment: Treatment, limit: float) -> int:  # noqa: ARG002
@@ -51,10 +51,9 @@ class Exact(Kind):
         from trex.probing.folds import few_shot, few_shot_folds, validation_fold
         from trex.probing.predictions import outcomes
 
-        trainval, test = data.designs
         chosen = None if self.shots is None else few_shot(data.labels, self.shots, seed)
         labels = data.labels if chosen is None else data.labels[chosen]
-        design = trainval if chosen is None else trainval.subset(chosen)
+        design, test = data.designs if chosen is None else data.designs_of(chosen)
         problem = exact.Problem(design, labels, data.classes, data.solver_memory.logits, data.stop)
         folds = [validation_fold(labels, seed)] if chosen is None else few_shot_folds(labels, seed)
         search = exact.choose_c(problem, folds, partial, few=chosen is not None)
