@@ -11,6 +11,7 @@ import numpy as np
 from scipy.io import savemat
 
 from tests.datasets.conftest import put, struct, write
+from trex.datasets.sets.voc2007 import CLASSES as VOC_CLASSES
 
 
 def _in1k(base: Path) -> None:
@@ -138,6 +139,19 @@ def _cifar100(base: Path) -> None:
     (inner / "test.bin").write_bytes(cifar_file(cifar_images(2, 1), [9, 8], [1, 0]))
 
 
+def _voc2007(base: Path) -> None:
+    """Image n shows class n, is ignored for class n + 1, and also shows a person."""
+    inner = base / "VOCdevkit/VOC2007"
+    for split, first in (("trainval", 0), ("test", 10)):
+        for label, name in enumerate(VOC_CLASSES):
+            lines = []
+            for image in range(first, first + 10):
+                value = 1 if label == image or name == "person" else 0 if label == image + 1 else -1
+                lines.append(f"{image:06d} {value:2d}")
+            write(inner / f"ImageSets/Main/{name}_{split}.txt", *lines)
+        put(inner, *(f"JPEGImages/{image:06d}.jpg" for image in range(first, first + 10)))
+
+
 #: Folder in `data.root` and function that writes the tree there, by dataset.
 TREES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "in1k": ("in1k", _in1k),
@@ -148,6 +162,7 @@ TREES: dict[str, tuple[str, Callable[[Path], None]]] = {
     **{f"dtd_{partition}": ("dtd", _dtd_splits) for partition in range(2, 11)},
     "caltech101": ("caltech101", _caltech101),
     "places365": ("places365", _places365),
+    "voc2007": ("voc2007", _voc2007),
     "cifar10": ("cifar10", _cifar10),
     "cifar100": ("cifar100", _cifar100),
     "eurosat": ("eurosat", _eurosat),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,9 @@ class SplitListing(NamedTuple):
     """The images of one split, as a reader returns them."""
 
     names: list[str]  #: paths relative to the folder, with forward slashes
-    labels: list[int]  #: index of each image's class
+    #: int, the index of each image's class; or, in a multi-label dataset, a tuple for each image, with 1 (shown),
+    #: -1 (not shown) or 0 (ignored) for each class.
+    labels: list[Any]
     images: Images | None = None  #: reads the images, if they are not in files with these names
 
 

@@ -44,7 +44,8 @@ class Split:
     dataset: str
     split_name: SplitName
     classes: tuple[str, ...]
-    labels: np.ndarray  #: (n,) int64
+    #: (n,) int64; or (n, K) int8 in a multi-label dataset: 1 for a class that is shown, -1 for others, 0: ignored
+    labels: np.ndarray
     names: Names  #: paths relative to `folder`, with forward slashes
     folder: Path | None = None
     problem: str = ""  #: how the dataset differs from the official one; empty if it does not
@@ -63,10 +64,16 @@ class Split:
     ) -> Split:
         """The split that a reader returned as `listed`."""
         labels = np.asarray(listed.labels, dtype=np.int64)
+        labels = labels.astype(np.int8) if labels.ndim == 2 else labels
         return cls(dataset, split_name, classes, labels, Names(listed.names), folder, problem, listed.images)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several classes."""
+        return self.labels.ndim == 2
 
     @property
     def comparable(self) -> bool:

@@ -1,6 +1,6 @@
 """Feature files: plain HDF5, one per split, always complete (docs/features.md).
 
-    features  (n, D) float32 or float16, contiguous, uncompressed     labels  (n,) int64
+    features  (n, D) float32 or float16, contiguous, uncompressed     labels  (n,) int64 or (n, K) int8
     names     (n,) UTF-8, paths within the dataset                    classes (K,) UTF-8
     skipped   (m,) UTF-8, paths of the broken images without a feature; mostly none
     attributes: the provenance (trex/records/feature_provenance.py)
@@ -31,7 +31,7 @@ class Features:
     """A feature file that is open for reading; `features` is a memory map."""
 
     features: np.ndarray  #: (n, D) float32 or float16, read-only
-    labels: np.ndarray  #: (n,) int64
+    labels: np.ndarray  #: (n,) int64; (n, K) int8 in a multi-label dataset: 1 shown, -1 not shown, 0 ignored
     encoded_names: np.ndarray  #: (n,) UTF-8, a memory map
     classes: tuple[str, ...]
     skipped: tuple[str, ...]  #: paths of the broken images that have no feature
@@ -63,7 +63,7 @@ def write_features(
         path: the file.
         blocks: arrays of D columns.
         shape: (n, D) of all blocks together.
-        labels: (n,), the position of each image's class in `classes`.
+        labels: (n,), the position of each image's class in `classes`; or (n, K), as `Features.labels`.
         names: n paths within the dataset.
         classes: the names of the classes.
         provenance: how the features were made, their dtype, and the number of skipped images.
@@ -85,7 +85,7 @@ def write_features(
             row += len(block)
         if row != shape[0]:
             raise ValueError(f"{path}: got {row} rows of features, expected {shape[0]}")
-        file["labels"] = labels.astype(np.int64)
+        file["labels"] = labels.astype(np.int64 if labels.ndim == 1 else np.int8)
         file["names"] = _encoded(names)
         file["classes"], file["skipped"] = _encoded(classes), _encoded(skipped)
         for key, value in FeatureAttributes(provenance, digest.hexdigest()).to_attributes().items():
@@ -214,11 +214,13 @@ def _check_shapes(
     if (
         features.ndim != 2
         or features.dtype.kind != "f"
-        or labels.shape != (n,)
+        or labels.shape not in ((n,), (n, len(classes)))
+        or labels.dtype != (np.int64 if labels.ndim == 1 else np.int8)
         or names.shape != (n,)
         or names.dtype.kind != "S"
     ):
         found = f"features {features.shape}, labels {labels.shape} and {len(names)} names"
         raise UserError(f"{path}: damaged: {found} do not fit together")
-    if n and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
-        raise UserError(f"{path}: damaged: labels from {labels.min()} to {labels.max()} for {len(classes)} classes")
+    low, high = (0, len(classes) - 1) if labels.ndim == 1 else (-1, 1)
+    if n and (int(labels.min()) < low or int(labels.max()) > high):
+        raise UserError(f"{path}: damaged: labels from {labels.min()} to {labels.max()}, expected {low} to {high}")

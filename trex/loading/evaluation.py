@@ -15,7 +15,7 @@ from trex.images.evaluation import evaluation_image
 from trex.images.preprocessing import Geometry
 from trex.loading.workers import block_stop_signals, end_workers, start_worker, worker_context
 
-Sample = tuple[Tensor, int, int]  #: image, label, index
+Sample = tuple[Tensor, Tensor, int]  #: image, label or (K,) labels, index
 
 
 class _Evaluated(Dataset[Sample | ImageFault]):
@@ -31,7 +31,7 @@ class _Evaluated(Dataset[Sample | ImageFault]):
             image = evaluation_image(self.split.read(index), self.geometry)
         except ImageFault as fault:
             return fault
-        return torch.from_numpy(image), int(self.split.labels[index]), index
+        return torch.from_numpy(image), torch.as_tensor(self.split.labels[index]), index
 
 
 def evaluation_batches(
@@ -47,7 +47,8 @@ def evaluation_batches(
     If `on_broken` is given, it is called for each broken image, and the batch lacks that image; a batch may be empty.
 
     Yields:
-        images uint8 (B, 3, crop, crop), labels int64 (B,), indices int64 (B,); the last batch may be smaller.
+        images uint8 (B, 3, crop, crop), labels int64 (B,) or int8 (B, K), indices int64 (B,); the last
+        batch may be smaller.
 
     Raises:
         ImageFault: if an image cannot be read; the message names the file. With `on_broken`, only if the image is not

@@ -49,6 +49,11 @@ class ProbeDataset:
                 f"{folder}: trainval.h5 and test.h5 have different encoders or classes; delete both and extract again"
             )
         self._neighbors = neighbors
+        if trainval.labels.ndim == 2 or test.labels.ndim == 2:
+            raise UserError(
+                f"{name}: an image may have several classes, and no kind of probe supports this. Its features are in "
+                f"{run.features(name, 'test').parent}; leave {name} out of extract.datasets to run the other probes"
+            )
         self.name, self.treatment, self.limit, self.stop = name, treatment, limit, stop
         self.attributes = (trainval.attributes, test.attributes)
         self.comparable = trainval.provenance.comparable and test.provenance.comparable

@@ -358,6 +358,10 @@ def make_batches(config: Config, images: Split, ranks: Ranks) -> TrainingBatches
         UserError: if the batch size is not a multiple of the number of ranks, or exceeds the number of images.
     """
     batch = config.train.batch_size
+    if images.multi_label:
+        raise UserError(
+            f"data.dataset is {images.dataset}: its images may have several classes, and training needs one"
+        )
     if batch % ranks.world:
         raise UserError(f"train.batch_size is {batch}: it must be a multiple of the number of processes, {ranks.world}")
     if batch > len(images):
