@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from trex.probing.kind import kind_of
 from trex.reporting import skipping, transfer
@@ -115,32 +115,46 @@ def notes(runs: Sequence[RunData]) -> list[str]:
     lines += skipping.notes(runs)
     if any(value in (0.0, 1.0) for cell in cells for value in cell.top1):
         lines.append("Log-odds count 100 % as 1 - 1/(2n) and 0 % as 1/(2n), for n test images.")
-    for run in runs:
-        if results := missing(run, runs):
-            lines.append(f"{run.name}: no results for {', '.join(results)}.")
-        for (kind, name), cell in sorted(run.cells.items()):
-            if len(cell.results) < run.wanted.get((kind, name), 0):
-                lines.append(f"{run.name}: {name} ({kind}) has {len(cell.results)} of {run.wanted[kind, name]} seeds.")
-            if cell.edges:
-                ends = ", ".join(cell.edges)
-                lines.append(f"{EDGE_MARK} {run.name}: {name} ({kind}): chosen value at an end of the range: {ends}.")
-            if absent := max(one.counts.classes_without_training_images for one in cell.results):
-                lines.append(f"{run.name}: {name} ({kind}): {absent} of its classes have no training images.")
-        encoders = {result.provenance.encoder_digest for cell in run.cells.values() for result in cell.results}
-        if len(encoders) > 1:
-            text = f"its results come from {len(encoders)} different encoders and are not comparable with each other"
-            lines.append(f"{run.name}: {text}.")
-        if len(transforms := _transforms(run)) > 1:
-            text = f"its results come from {len(transforms)} different preprocessings and are not comparable"
-            lines.append(f"{run.name}: {text} with each other.")
-        lines += [f"{run.name}: images: {transform}." for transform in transforms]
-        lines += [f"{run.name}: left out: {problem}" for problem in run.damaged]
-        for (kind, name), problem in sorted(run.untested.items()):
-            lines.append(f"{run.name}: no interval and no test for {name} ({kind}): {problem}")
-        folder = str(run.run.root / "probes")
-        if run.untested or any(problem.startswith(folder) for problem in run.damaged):
-            lines.append(f"{run.name}: `trex probe` computes results again that are damaged or of another version.")
-    return lines
+    return [*lines, *(note for run in runs for note in (*_cells(run, runs), *_images(run), *_left_out(run)))]
+
+
+def _cells(run: RunData, runs: Sequence[RunData]) -> Iterator[str]:
+    """The notes about the results of one run: what is missing, and what they say about a cell."""
+    if results := missing(run, runs):
+        yield f"{run.name}: no results for {', '.join(results)}."
+    for (kind, name), cell in sorted(run.cells.items()):
+        if len(cell.results) < run.wanted.get((kind, name), 0):
+            yield f"{run.name}: {name} ({kind}) has {len(cell.results)} of {run.wanted[kind, name]} seeds."
+        if cell.edges:
+            ends = ", ".join(cell.edges)
+            yield f"{EDGE_MARK} {run.name}: {name} ({kind}): chosen value at an end of the range: {ends}."
+        if absent := max(one.counts.classes_without_training_images for one in cell.results):
+            yield f"{run.name}: {name} ({kind}): {absent} of its classes have no training images."
+
+
+def _images(run: RunData) -> Iterator[str]:
+    """The notes about the encoders and the preprocessings of the results of one run."""
+    encoders = {result.provenance.encoder_digest for cell in run.cells.values() for result in cell.results}
+    transforms = _transforms(run)
+    for found, what in ((encoders, "encoders"), (transforms, "preprocessings")):
+        if len(found) > 1:
+            yield (
+                f"{run.name}: its results come from {len(found)} different {what} and are not comparable with each "
+                f"other."
+            )
+    for transform in transforms:
+        yield f"{run.name}: images: {transform}."
+
+
+def _left_out(run: RunData) -> Iterator[str]:
+    """The notes about the files of one run that are damaged or missing."""
+    for problem in run.damaged:
+        yield f"{run.name}: left out: {problem}"
+    for (kind, name), problem in sorted(run.untested.items()):
+        yield f"{run.name}: no interval and no test for {name} ({kind}): {problem}"
+    folder = str(run.run.root / "probes")
+    if run.untested or any(problem.startswith(folder) for problem in run.damaged):
+        yield f"{run.name}: `trex probe` computes results again that are damaged or of another version."
 
 
 def _transforms(run: RunData) -> list[str]:
