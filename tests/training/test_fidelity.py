@@ -106,7 +106,7 @@ def test_trainer_steps_follow_the_equations(tiny, method: str) -> None:
     peak, total, warmup = 0.8 * 16 / 256, 2 * (224 // 16), 3
     for step in range(STEPS):
         batch = next(batches)
-        cosine = 1e-6 + (peak - 1e-6) * (1 + math.cos(math.pi * (step - warmup) / (total - warmup - 1))) / 2
+        cosine = 1e-6 + (peak - 1e-6) * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
         rate = peak * step / (warmup - 1) if step < warmup else cosine
         expected = reference_step(net, [pixels(crop) for crop in batch.crops], batch.labels, rate, velocity)
         ours.step(batch)
@@ -134,7 +134,7 @@ def test_learning_rate_is_set_at_every_step_and_peaks_at_the_last_warmup_step(ti
     steps, peak = 224 // 32, 0.2 * 32 / 256
     rest = 2 * steps
     expected = [peak * i / (steps - 1) for i in range(steps)]
-    expected += [1e-6 + (peak - 1e-6) * (1 + math.cos(math.pi * i / (rest - 1))) / 2 for i in range(rest)]
+    expected += [1e-6 + (peak - 1e-6) * (1 + math.cos(math.pi * i / rest)) / 2 for i in range(rest)]
     assert rates == pytest.approx(expected, rel=1e-9)
 
 
