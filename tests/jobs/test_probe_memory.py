@@ -26,7 +26,7 @@ def test_sixteen_datasets_fit_into_the_default_memory() -> None:
 
 
 def test_too_little_probe_memory_is_refused_with_the_dataset_and_the_memory_it_needs() -> None:
-    with pytest.raises(UserError, match=r"inat2018: probe\.memory_gb is 2, .* set probe\.memory_gb=4\.\d or more"):
+    with pytest.raises(UserError, match=r"inat2018: probe\.memory_gb is 2, .* set probe\.memory_gb=5\.\d or more"):
         require_memory(config("probe.memory_gb=2"), cluster(0))
     require_memory(config("probe.memory_gb=2", "extract.datasets=[pets, dtd]"), cluster(2))
 
