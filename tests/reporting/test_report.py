@@ -249,6 +249,15 @@ def test_damaged_result_is_listed_with_line_and_reason(run: RunDir) -> None:
     assert f"one: left out: {path}:{where}: counts.test: found 'many', expected a whole number" in text
 
 
+def test_result_of_an_older_format_is_named_with_what_to_do(run: RunDir) -> None:
+    result(run, "dtd", 0, 0.7)
+    path = run.probe("dtd", "exact", 0)
+    path.write_text(path.read_text().replace('"format": 3', '"format": 2'))
+    text = text_table([run])
+    assert f"one: left out: {path}:2: format: found 2, expected 3" in text
+    assert "one: `trex probe` computes results again that are damaged or of another version." in text
+
+
 def test_run_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere: this run does not exist"):
         write_report([RunDir(tmp_path / "nowhere")], tmp_path / "report")

@@ -73,9 +73,13 @@ def rows(runs: Sequence[RunData], kind: str, metric: Metric = TOP1) -> Table:
 
 def caption(runs: Sequence[RunData], kind: str, metric: Metric = TOP1) -> str:
     """What the numbers of a table are, what "±" is, and what differs between the seeds."""
-    changes = _seeds_change(kind)
-    spread = f" Seeds differ in {changes}. ± does not contain the spread over seeds; the report's cells.csv has it."
-    return about(runs, kind, metric) + (spread if changes else "")
+    text, changes = about(runs, kind, metric), _seeds_change(kind)
+    if not changes:
+        return text
+    spread = "± does not contain the spread over seeds; the report's cells.csv has it."
+    if "±" not in text:
+        spread = "The report's cells.csv has the spread over seeds."
+    return f"{text} Seeds differ in {changes}. {spread}"
 
 
 def about(runs: Sequence[RunData], kind: str, metric: Metric) -> str:
