@@ -27,7 +27,7 @@ optimizer: {lr: 0.05, warmup_epochs: 0}
 train: {epochs: 3, batch_size: 128, precision: "off", log_every: 2}
 checkpoint: {milestone_epochs: 1}
 extract: {datasets: [digits_unseen], resize: 16, crop: 16}
-probe: {kinds: [knn5], seeds: 2, at: milestones, at_datasets: [digits_unseen]}
+probe: {kinds: [exact-1shot], seeds: 2, at: milestones, at_datasets: [digits_unseen]}
 """
 
 
