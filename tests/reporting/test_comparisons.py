@@ -257,6 +257,7 @@ def test_runs_of_one_encoder_that_differ_by_nothing_are_not_significantly_differ
     assert all(one.gain == 0 and one.p in (None, 1.0) for one in comparisons([data, data], "top1"))
     chosen = {result.search.best["C"] for result in data.cells["exact", "digits"].results}
     assert len(chosen) > 1, "the seeds differ"
+    outside = 0
     for number in range(20):
         report = comparisons([only(number), only(number + 2)], "top1")
         tests = {(one.kind, one.dataset): one for one in report if one.p is not None}
@@ -264,4 +265,5 @@ def test_runs_of_one_encoder_that_differ_by_nothing_are_not_significantly_differ
         assert min(one.adjusted_p for one in tests.values()) > 0.05
         means = [one.interval for one in report if one.dataset == MEAN]
         assert len(means) == 2
-        assert all(one.low < 0 < one.high for one in means)
+        outside += sum(not one.low < 0 < one.high for one in means)
+    assert outside < 5, "of 40 intervals of 95 %, two are expected to leave out 0; five or more have a probability of 5 %"
