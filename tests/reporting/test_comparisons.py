@@ -266,4 +266,6 @@ def test_runs_of_one_encoder_that_differ_by_nothing_are_not_significantly_differ
         means = [one.interval for one in report if one.dataset == MEAN]
         assert len(means) == 2
         outside += sum(not one.low < 0 < one.high for one in means)
-    assert outside < 5, "of 40 intervals of 95 %, two are expected to leave out 0; five or more have a probability of 5 %"
+    assert outside < 5, (
+        "of 40 intervals of 95 %, two are expected to leave out 0; five or more have a probability of 5 %"
+    )
