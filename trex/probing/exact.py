@@ -18,7 +18,7 @@ from trex.probing.folds import Fold
 from trex.probing.memory import is_small, piece_rows
 from trex.probing.partial import Partial
 from trex.probing.rows import Rows
-from trex.probing.solution import APPROACH, FINAL, PathState, Solution
+from trex.probing.solution import APPROACH, CONFIRMED, FINAL, FINAL_FLOAT32, PathState, Solution
 from trex.probing.solver import RegularizationPath
 from trex.records.probe_result import Search, Trial
 
@@ -143,9 +143,10 @@ def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial, few: boo
 
 
 def fit(problem: Problem, c: float, partial: Partial) -> Tensor:
-    """Fit all images at C = `c`, along a coarse path up to it, to FINAL accuracy. Returns (K, r + 1) weights.
+    """Fit all images at C = `c`, along a coarse path up to it. Returns (K, r + 1) weights.
 
-    If the problem is not small, the path computes in float32. What float32 cannot certify is computed in float64.
+    A small problem is solved to FINAL accuracy. The path of a larger one computes in float32, and float64 confirms its
+    last solution or continues from there.
 
     Raises:
         Interrupted: if asked to stop; `partial` holds the progress.
@@ -153,14 +154,14 @@ def fit(problem: Problem, c: float, partial: Partial) -> Tensor:
     progress = _Progress.of(partial)
     done, state = progress.refit or (0, None)
     path = problem.path(None, state)
-    steps = [(step, APPROACH) for step in path.approach(c)] + [(c, FINAL)]
+    steps = [(step, APPROACH) for step in path.approach(c)] + [(c, FINAL if problem.is_small else FINAL_FLOAT32)]
     solution: Solution | None = None
     for number, (step, accuracy) in enumerate(steps[done:], start=done + 1):
         solution = path.solve(step, accuracy)
         partial.update(own=replace(progress, refit=(number, path.state())).plain())
     if solution is not None and problem.is_small:
         return solution.weights
-    return problem.precise_path(path.state()).solve(c, FINAL).weights
+    return problem.precise_path(path.state()).solve(c, CONFIRMED).weights
 
 
 @dataclass(frozen=True)

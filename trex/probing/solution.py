@@ -21,6 +21,9 @@ class Accuracy:
 SEARCH = Accuracy(1e-3)
 #: The final fit: at least 99.9 % of the predictions are those of the optimum (tests/probing/test_optimum.py).
 FINAL = Accuracy(1e-6, iterations=1000)
+#: The same for problems that are computed in float32, which often reaches no smaller gap than the second one. Float64
+#: confirms the second one, or continues from there.
+FINAL_FLOAT32, CONFIRMED = Accuracy(1e-5), Accuracy(1e-4, iterations=1000)
 #: Solutions on the way to the first one.
 APPROACH = Accuracy(1e-1)
 

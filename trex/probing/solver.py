@@ -24,7 +24,6 @@ Images are processed in pieces. If the logits of all images do not fit into memo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -137,14 +136,15 @@ class RegularizationPath:
     def _bound(self, gradient: Tensor, point: Point, strength: float) -> float:
         """An upper bound of f - f*.
 
-        For the best intercepts it is ‖∇f‖² / (2λ). A Newton step of the intercepts, whose Hessian is approximated by
-        its diagonal κ, decreases f by η / 2 and changes the probabilities by at most √η in root mean square, and so the
-        gradient by at most √(η T), T = mean ‖x‖².
+        f - λ/2 ‖W‖² is convex, so f decreases by at most |∇W| w + |∇b| b - λ/2 w² on the way to the optimum, where w
+        and b are the changes of weights and intercepts. Either b ≤ 2 ρ w, with the greatest length ρ of a feature: then
+        this is at most (|∇W| + 2 ρ |∇b|)² / (2λ). Or the intercepts change more than half of each logit: then their
+        curvature, approximated by the diagonal κ of their Hessian, limits it to |∇W|² / (2λ) + 2 Σ ∇b² / κ.
         """
-        intercepts = gradient[:, -1:].double().square() / point.spread.double()
-        missing = float(intercepts.sum())
-        variance = float(self.eigenvalues[:-1].double().sum())
-        length = float(gradient[:, :-1].double().norm()) + math.sqrt(missing * variance)
+        intercepts = gradient[:, -1].double()
+        missing = 2 * float((intercepts.square() / point.spread[:, 0].double()).sum())
+        shift = 2 * self.design.basis.radius * float(intercepts.norm())
+        length = float(gradient[:, :-1].double().norm()) + shift
         return missing + length * length / (2 * strength)
 
     def _solution(
