@@ -1,6 +1,6 @@
 """PASCAL VOC 2007, the classification task: each image may have several of the twenty classes.
 
-Counts: http://host.robots.ox.ac.uk/pascal/VOC/voc2007/dbstats.html, 5011 trainval and 4952 test images.
+Counts: https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/dbstats.html, 5011 trainval and 4952 test images.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _column(path: Path) -> dict[str, int]:
     return labels
 
 
-_SITE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2007"
+_SITE = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2007"
 
 DATASETS = (
     Dataset(
