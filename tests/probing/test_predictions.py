@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import random
 import zipfile
@@ -201,9 +202,21 @@ def bomb() -> bytes:
     ],
 )
 def test_file_with_the_right_digest_and_the_wrong_content_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
-    import hashlib
-
     path = tmp_path / "seed_0.npz"
     path.write_bytes(content)
     with pytest.raises(UserError, match=said):
         read_predictions(path, hashlib.sha256(content).hexdigest(), 3, 2)
+
+
+def test_any_damage_under_the_right_digest_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    path, content = tmp_path / "seed_0.npz", archive(good())
+    refused = 0
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            read_predictions(path, hashlib.sha256(damaged).hexdigest(), 3, 2)
+        except UserError as error:
+            refused += str(error).startswith(str(path))
+    assert refused > len(content) // 2

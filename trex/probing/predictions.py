@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,7 @@ def read_predictions(path: Path, digest: str, images: int, classes: int) -> Pred
         arrays = _arrays(content, expected, images)
     except FileNotFoundError:
         raise UserError(f"{path}: this file of predictions does not exist") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise UserError(f"{path}: not a readable file of predictions ({error})") from error
     found = Predictions(**arrays)
     if max(int(found.label.max(initial=0)), int(found.predicted.max(initial=0))) >= max(classes, 1):
