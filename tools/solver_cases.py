@@ -18,7 +18,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from trex.interruption import StopRequest
-from trex.probing import exact
+from trex.probing import choice, exact
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
 from trex.probing.folds import validation_fold
@@ -114,7 +114,7 @@ def line(name: str, case: Case) -> str:
             partial = Partial(Path(folder) / "seed.json", key="")
             chosen.append(exact.choose_c(problem, [validation_fold(labels, seed)], partial).best["C"])
             predicted.append(images.predict(exact.fit(problem, chosen[-1], partial)))
-    theirs = {c: _scikit_learn(train, labels, test, c) for c in exact.GRID}
+    theirs = {c: _scikit_learn(train, labels, test, c) for c in choice.GRID}
     best = max(theirs, key=lambda c: float((theirs[c] == truth).mean()))
     top1 = 100 * float(np.mean([(one == truth).mean() for one in predicted]))
     same = 100 * float(np.mean([(one == theirs[c]).mean() for c, one in zip(chosen, predicted, strict=True)]))

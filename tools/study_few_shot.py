@@ -23,8 +23,9 @@ from sklearn.datasets import load_digits
 
 from trex.features.store import open_features
 from trex.interruption import StopRequest
+from trex.probing.choice import GRID
 from trex.probing.design import Basis, Design
-from trex.probing.exact import GRID, Problem
+from trex.probing.exact import Problem
 from trex.probing.folds import few_shot, few_shot_folds
 from trex.probing.rows import Rows
 from trex.records.run_dir import RunDir

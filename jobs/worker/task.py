@@ -169,7 +169,7 @@ def _extract_or_probe(stage: Stage, run: RunDir, config: Config, item: Item, ran
     else:
         from trex.probing.probe import probe
 
-        probe(run, config, item.dataset, item.seeds or range(config.probe.seeds), stop)
+        probe(run, config, item.dataset, item.seeds or range(config.probe.seeds), stop, ranks.device)
 
 
 def _report(run: RunDir) -> None:

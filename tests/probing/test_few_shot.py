@@ -11,8 +11,9 @@ from sklearn.datasets import load_digits
 
 from trex.interruption import StopRequest
 from trex.probing import exact
+from trex.probing.choice import GRID, PATIENCE
 from trex.probing.design import Basis, Design
-from trex.probing.exact import GRID, PATIENCE, Problem
+from trex.probing.exact import Problem
 from trex.probing.folds import few_shot, few_shot_folds
 from trex.probing.partial import Partial
 from trex.probing.rows import Rows

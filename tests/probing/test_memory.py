@@ -26,6 +26,7 @@ from trex.probing.memory import Size, solver_memory
 from trex.probing.partial import Partial
 from trex.probing.probe import probe
 from trex.probing.rows import Rows
+from trex.probing.solution import SEARCH
 from trex.probing.solver import RegularizationPath
 from trex.probing.treatment import Treatment
 from trex.records.probe_result import Search, Trial
@@ -35,9 +36,10 @@ IN1K = Size(1281167, 50000, 2048, 1000)
 INAT2018 = Size(437513, 24426, 2048, 8142)
 
 
-def solved(features: np.ndarray, labels: torch.Tensor, in_memory: bool, keep: bool) -> list[torch.Tensor]:
+def solved(features: np.ndarray, labels: torch.Tensor, place: str, keep: bool) -> list[torch.Tensor]:
     rows = Rows(features, normalize=True)
-    design = Design.of(rows, Basis.of(rows), 8, in_memory)
+    basis = Basis.of(rows)
+    design = Design.in_half(rows, basis, 8) if place == "half" else Design.of(rows, basis, 8, place == "rotated")
     path = RegularizationPath(design, labels.numpy(), 8, StopRequest(), keep_logits=keep)
     return [path.solve(c).weights for c in (1e-2, 1e-1, 1.0, 10.0, 100.0)]
 
@@ -46,19 +48,20 @@ def solved(features: np.ndarray, labels: torch.Tensor, in_memory: bool, keep: bo
 def test_features_that_are_read_in_pieces_give_the_same_optimum(monkeypatch, dtype: type) -> None:
     features, labels = synthetic(700, 60, 8)
     stored = features.numpy().astype(dtype)
-    expected = solved(stored, labels, in_memory=True, keep=True)
+    expected = solved(stored, labels, "rotated", keep=True)
     monkeypatch.setattr("trex.probing.memory.PIECE", 61 * 128)
     rows = Rows(stored, normalize=True)
     reference = Design.of(rows, Basis.of(rows), 8, in_memory=True)
-    for in_memory, keep in ((True, False), (False, True), (False, False)):
+    monkeypatch.setattr("trex.probing.solver.SAMPLE", 100)  # for a line search
+    for place, keep in (("rotated", False), ("half", True), ("half", False), ("file", True), ("file", False)):
         for c, one, other in zip(
-            (1e-2, 1e-1, 1.0, 10.0, 100.0), expected, solved(stored, labels, in_memory, keep), strict=True
+            (1e-2, 1e-1, 1.0, 10.0, 100.0), expected, solved(stored, labels, place, keep), strict=True
         ):
-            # both gaps are at most a thousandth of f, and f - f* >= λ/2 ‖W - W*‖²
+            # both gaps are at most SEARCH.gap times f, and f - f* >= λ/2 ‖W - W*‖²
             objective = _objective(reference, labels, one, c)
-            assert _objective(reference, labels, other, c) == pytest.approx(objective, rel=1e-3)
+            assert _objective(reference, labels, other, c) == pytest.approx(objective, rel=SEARCH.gap)
             distance = (one - other)[:, :-1].square().sum()
-            assert distance <= 2 * 2 * 1e-3 * objective * c * 700 * 2 * reference.basis.scale**2
+            assert distance <= 2 * 2 * SEARCH.gap * objective * c * 700 * 2 * reference.basis.scale**2
 
 
 def _objective(design: Design, labels: torch.Tensor, weights: torch.Tensor, c: float) -> float:
@@ -166,13 +169,11 @@ def test_interrupted_probe_keeps_its_search_file_until_it_has_finished(features_
 
 def test_solver_keeps_in_memory_as_much_as_fits() -> None:
     pets = Size(3680, 3669, 2048, 37)
-    assert solver_memory(pets, 16e9).rows
-    assert solver_memory(pets, 16e9).logits
-    for limit in (64e9, 32e9, 16e9, 4e9):
-        assert solver_memory(IN1K, limit).bytes <= limit
-    assert not solver_memory(IN1K, 4e9).rows
-    assert solver_memory(IN1K, 64e9).rows
-    assert solver_memory(IN1K, 64e9).logits
+    found = {limit: solver_memory(IN1K, limit) for limit in (64e9, 32e9, 16e9, 8e9, 4e9)}
+    assert all(memory.bytes <= limit for limit, memory in found.items())
+    assert [(memory.rows, memory.logits) for memory in (solver_memory(pets, 16e9), *found.values())] == [
+        ("rotated", True), ("rotated", True), ("half", True), ("half", True), ("half", False), ("file", False),
+    ]  # fmt: skip
 
 
 def test_too_little_memory_is_an_error_that_names_the_least_sufficient_value() -> None:
@@ -208,8 +209,10 @@ n, d, k, limit = 30000, 256, 1500, float(sys.argv[2])
 stored = np.memmap(sys.argv[1], np.float16, "r", shape=(n, d))
 memory = solver_memory(Size(n, 100, d, k), limit)
 rows = Rows(stored, normalize=True)
-design = Design.of(rows, Basis.of(rows), k, memory.rows)
-path = RegularizationPath(design, np.arange(n) % k, k, StopRequest(), memory.logits)
+basis = Basis.of(rows)
+in_half = memory.rows == "half"
+design = Design.in_half(rows, basis, k) if in_half else Design.of(rows, basis, k, memory.rows == "rotated")
+path = RegularizationPath(design, np.arange(n) % k, k, StopRequest(), memory.logits, fast=memory.rows != "file")
 path.solve(1e-3)
 path.solve(1e-2)
 # not from getrusage: its maximum starts at that of the parent process

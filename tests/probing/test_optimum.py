@@ -13,7 +13,7 @@ import torch
 
 from tests.probing.optimum import Case, Optimum, Reference, random_case
 from trex.interruption import StopRequest
-from trex.probing import exact
+from trex.probing import choice, exact
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
 from trex.probing.folds import validation_fold
@@ -39,7 +39,8 @@ def gap_of(
         loss = np.log1p((p * np.expm1(change)).sum(1)) - change[images, y]
     else:
         both = [
-            cross_entropy(torch.from_numpy(one.T.copy()), torch.from_numpy(y))[0] for one in (logits + change, logits)
+            float(cross_entropy(torch.from_numpy(one.T.copy()), torch.from_numpy(y))[0])
+            for one in (logits + change, logits)
         ]
         loss = np.array(both[0] - both[1]) / len(x)
     strength = (2 if reference.k == 2 else 1) / (c * len(x))
@@ -49,9 +50,9 @@ def gap_of(
 def solutions(case: Case, basis: Basis) -> list[Solution]:
     design = Design.of(Rows(case.train), basis, case.classes, True, torch.float64)
     path = RegularizationPath(design, case.labels, case.classes, StopRequest())
-    for c in path.approach(exact.GRID[0]):
+    for c in path.approach(choice.GRID[0]):
         path.solve(c, APPROACH)
-    return [path.solve(c, FINAL) for c in exact.GRID]
+    return [path.solve(c, FINAL) for c in choice.GRID]
 
 
 def agreement(case: Case, reference: Reference, weights: torch.Tensor, best: Optimum, basis: Basis) -> tuple[int, int]:
@@ -71,7 +72,7 @@ def test_every_c_gives_the_predictions_and_the_objective_of_the_optimum(seed: in
     case = random_case(seed)
     reference, basis = Reference(case), Basis.of(Rows(case.train))
     same, decided = 0, 0
-    for c, solution, best in zip(exact.GRID, solutions(case, basis), reference.optima(exact.GRID), strict=True):
+    for c, solution, best in zip(choice.GRID, solutions(case, basis), reference.optima(choice.GRID), strict=True):
         assert torch.isfinite(solution.weights[:, :-1]).all()
         equal, of = agreement(case, reference, solution.weights, best, basis)
         same, decided = same + equal, decided + of
@@ -83,20 +84,25 @@ def test_every_c_gives_the_predictions_and_the_objective_of_the_optimum(seed: in
             rounding = 1e-14 * solution.objective if gap > 1e-12 * solution.objective else 1e-12 * solution.penalty
             assert gap <= solution.gap * whole * 1.01 + rounding, (case.name, c)
     assert same >= 0.999 * decided, (case.name, same, decided)
-    assert decided >= 0.5 * len(exact.GRID) * len(case.test), case.name
+    assert decided >= 0.5 * len(choice.GRID) * len(case.test), case.name
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize(("place", "fast"), [("rotated", False), ("rotated", True), ("half", True), ("file", False)])
 @pytest.mark.parametrize("seed", [1, 2, 8, 10, 14])
-def test_large_problems_end_at_the_same_optimum(seed: int, in_memory: bool, tmp_path: Path, monkeypatch) -> None:
-    """Their path computes in float32, and float64 finishes the fit."""
+def test_large_problems_end_at_the_same_optimum(seed: int, place: str, fast: bool, tmp_path: Path, monkeypatch) -> None:
+    """Their path computes in bfloat16 or float32, and float64 finishes the fit. The line search uses a sample."""
     monkeypatch.setattr("trex.probing.memory.SMALL_PRODUCT", 0)
+    monkeypatch.setattr("trex.probing.solver.SAMPLE", 50)
     case = random_case(seed)
     reference, basis = Reference(case), Basis.of(Rows(case.train))
-    design = Design.of(Rows(case.train), basis, case.classes, in_memory)
-    problem = Problem(design, case.labels, case.classes, in_memory, StopRequest())
+    rows = Rows(case.train)
+    in_half = place == "half"
+    design = (Design.in_half if in_half else Design.of)(
+        rows, basis, case.classes, *(() if in_half else (place == "rotated",))
+    )
+    problem = Problem(design, case.labels, case.classes, place != "file", StopRequest(), fast)
     same, decided = 0, 0
-    for c, best in zip(exact.GRID[::4], reference.optima(exact.GRID[::4]), strict=True):
+    for c, best in zip(choice.GRID[::4], reference.optima(choice.GRID[::4]), strict=True):
         weights = exact.fit(problem, c, Partial(tmp_path / f"{c}.json", key=""))
         equal, of = agreement(case, reference, weights, best, basis)
         same, decided = same + equal, decided + of
@@ -158,7 +164,7 @@ def test_search_ends_early_where_a_larger_c_is_clearly_worse(tmp_path: Path) -> 
     problem = Problem(Design.of(rows, Basis.of(rows), 3, True), labels, 3, True, StopRequest())
     trials = exact.choose_c(problem, [few_for_training(labels)], Partial(tmp_path / "s.json", key="")).trials
     best = max(range(len(trials)), key=lambda number: trials[number].validation_top1)
-    assert len(trials) <= best + 1 + exact.PATIENCE < len(exact.GRID)
+    assert best + 1 < len(trials) <= best + 1 + choice.PATIENCE < len(choice.GRID)
 
 
 def few_for_training(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ from trex.errors import Interrupted
 from trex.features.extract import extract
 from trex.interruption import StopRequest
 from trex.probing import exact, published
+from trex.probing.choice import GRID
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
 from trex.probing.folds import few_shot, few_shot_folds, validation_fold
@@ -30,7 +31,7 @@ from trex.probing.predictions import Outcomes
 from trex.probing.probe import probe
 from trex.probing.rows import Rows
 from trex.probing.scores import scores
-from trex.probing.solution import SEARCH
+from trex.probing.solution import APPROACH, SEARCH
 from trex.probing.solver import RegularizationPath
 from trex.records.probe_result import ImageCounts, ProbeResult
 from trex.records.run_dir import RunDir
@@ -136,7 +137,7 @@ def test_path_is_within_a_thousandth_of_the_float64_optimum(digits, data: str) -
     classes = int(labels.max()) + 1
     design = design_of(features, classes, torch.float64 if is_small(*features.shape, classes) else torch.float32)
     path = RegularizationPath(design, labels.numpy(), classes, StopRequest())
-    for c in exact.GRID:
+    for c in GRID:
         solution = path.solve(c)
         assert solution.gap <= SEARCH.gap
         if c in (1e-5, 1.0, 1e3, 1e6):
@@ -195,11 +196,12 @@ def test_path_does_not_end_on_its_first_plateau(partial, counts: list[int]) -> N
     fold = validation_fold(labels, 0)
     choice = exact.choose_c(problem, [fold], partial)
     solver = RegularizationPath(design.subset(fold[0]), labels[fold[0]], len(counts), StopRequest())
-    hits = [design.subset(fold[1]).predict(solver.solve(c).weights) == labels[fold[1]] for c in exact.GRID]
+    hits = [design.subset(fold[1]).predict(solver.solve(c).weights) == labels[fold[1]] for c in GRID]
     assert choice.validation_top1 is not None
     assert choice.validation_top1 >= max(hit.mean() for hit in hits) - 0.01
-    assert choice.best["C"] > exact.GRID[0]
-    assert all(trial.gap <= SEARCH.gap for trial in choice.trials)
+    assert choice.best["C"] > GRID[0]
+    assert all(trial.gap <= SEARCH.gap for trial in choice.trials[:-1])
+    assert choice.trials[-1].gap <= APPROACH.gap, "the search may end with a rough solution that is clearly worse"
 
 
 @pytest.mark.parametrize("shape", [(40, 8), (20, 64)])

@@ -18,7 +18,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from trex.config.schema import DEFAULT_DATASETS, ProbeConfig
 from trex.datasets.registry import known
 from trex.interruption import StopRequest
-from trex.probing import exact, published
+from trex.probing import published
+from trex.probing.choice import GRID
 from trex.probing.folds import validation_fold
 from trex.probing.partial import Partial
 from trex.probing.rows import Rows
@@ -47,8 +48,8 @@ def test_each_seed_draws_its_validation_images_uniformly() -> None:
 
 def test_c_goes_from_1e_minus_5_to_1e6_in_both_searches() -> None:
     assert published.C_RANGE == (1e-5, 1e6)
-    assert (exact.GRID[0], exact.GRID[-1]) == (1e-5, 1e6)
-    steps = np.diff(np.log10(exact.GRID))
+    assert (GRID[0], GRID[-1]) == (1e-5, 1e6)
+    steps = np.diff(np.log10(GRID))
     assert np.allclose(steps, 0.5, atol=1e-5)
 
 

@@ -242,6 +242,9 @@ class ProbeConfig:
         "RAM that a probe may use, in GB; larger data is read and processed in pieces, which is slower",
         above=0,
     )
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "where the exact probes compute; auto: on the GPU, if their job has one", resumable=True
+    )
 
     at: Literal["final", "milestones"] = setting(
         "final",

@@ -6,11 +6,13 @@ import logging
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from trex.errors import UserError
 from trex.features.store import open_features
 from trex.interruption import StopRequest
-from trex.probing.design import Basis, Design
+from trex.probing.design import CPU, Basis, Design
+from trex.probing.hardware import memory_of, multiplies_bfloat16
 from trex.probing.knn import Neighbors, nearest
 from trex.probing.memory import Size, SolverMemory, solver_memory
 from trex.probing.predictions import Outcomes
@@ -27,8 +29,9 @@ class ProbeDataset:
     """The data that a kind of probe fits."""
 
     def __init__(
-        self, run: RunDir, name: str, treatment: Treatment, limit: float, stop: StopRequest, neighbors: int = 0
-    ) -> None:
+        self, run: RunDir, name: str, treatment: Treatment, limit: float, stop: StopRequest, neighbors: int = 0,
+        device: torch.device = CPU,
+    ) -> None:  # fmt: skip
         """Open the features of both splits.
 
         Args:
@@ -38,6 +41,7 @@ class ProbeDataset:
             limit: RAM that a probe may use, bytes.
             stop: checked in every long loop.
             neighbors: the most neighbors that a kind needs; one search finds them for all kinds.
+            device: where the exact solver computes.
 
         Raises:
             UserError: if the features are missing or damaged, or the two splits have different encoders or classes.
@@ -54,7 +58,8 @@ class ProbeDataset:
                 f"{name}: an image may have several classes, and no kind of probe supports this. Its features are in "
                 f"{run.features(name, 'test').parent}; leave {name} out of extract.datasets to run the other probes"
             )
-        self.name, self.treatment, self.limit, self.stop = name, treatment, limit, stop
+        self.name, self.treatment, self.limit, self.stop, self.device = name, treatment, limit, stop, device
+        self.fast = multiplies_bfloat16(device)
         self.attributes = (trainval.attributes, test.attributes)
         self.comparable = trainval.provenance.comparable and test.provenance.comparable
         self.skipped = _skipped(trainval.provenance, test.provenance)
@@ -81,8 +86,8 @@ class ProbeDataset:
 
     @cached_property
     def solver_memory(self) -> SolverMemory:
-        """What the exact solver keeps in memory."""
-        return solver_memory(self.size, self.limit)
+        """What the exact solver keeps in memory, that of the GPU if it computes there."""
+        return solver_memory(self.size, memory_of(self.device, self.limit))
 
     @cached_property
     def neighbors(self) -> Neighbors:
@@ -92,12 +97,14 @@ class ProbeDataset:
     @cached_property
     def designs(self) -> tuple[Design, Design]:
         """The features of trainval and test in the basis of trainval, for the exact solver."""
-        in_memory = self.solver_memory.rows
-        if not in_memory:
-            log.info("%s: the features do not fit into %g GB and are read in pieces", self.name, self.limit / 1e9)
-        basis = Basis.of(self.rows)
-        trainval, test = (Design.of(rows, basis, self.classes, in_memory) for rows in (self.rows, self.test_rows))
-        return trainval, test
+        place = self.solver_memory.rows
+        if place == "file":
+            log.info("%s: the features do not fit into memory and are read in pieces, which is slower", self.name)
+        basis = Basis.of(self.rows, self.device)
+        test = Design.of(self.test_rows, basis, self.classes, place == "rotated")
+        if place == "half":
+            return Design.in_half(self.rows, basis, self.classes), test
+        return Design.of(self.rows, basis, self.classes, place == "rotated"), test
 
     def designs_of(self, places: np.ndarray) -> tuple[Design, Design]:
         """The features of some images of trainval, int64 indices, in a basis of their own, and those of test.
@@ -106,8 +113,8 @@ class ProbeDataset:
         features of test stay in the file, because they are needed only once.
         """
         rows = self.rows.subset(places)
-        basis = Basis.of(rows)
-        few = Design.of(rows, basis, self.classes, self.solver_memory.rows)
+        basis = Basis.of(rows, self.device)
+        few = Design.of(rows, basis, self.classes, self.solver_memory.rows != "file")
         return few, Design.of(self.test_rows, basis, self.classes, in_memory=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from trex.probing.rows import Rows
 #: Directions with less than this share of the largest variance are left out if there are fewer images than dimensions:
 #: in float64 they cannot be told from rounding errors.
 NEGLIGIBLE = 1e-13
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -32,23 +34,26 @@ class Basis:
     radius: float  #: the greatest distance of a feature from the mean, divided by s
 
     @classmethod
-    def of(cls, rows: Rows) -> Basis:
+    def of(cls, rows: Rows, device: torch.device = CPU) -> Basis:
         """The basis of N rows of D numbers: from the covariance if N >= D, else from the Gram matrix."""
         n, d = len(rows), rows.dim
         piece = piece_rows(d, 1)
-        mean = sum((part.double().sum(0) for part in rows.pieces(piece)), torch.zeros(d, dtype=torch.float64)) / n
-        square = 0.0
+        mean = torch.zeros(d, dtype=torch.float64, device=device)
+        for part in rows.pieces(piece):
+            mean += part.to(device).double().sum(0)
+        mean /= n
+        square = torch.zeros((), dtype=torch.float64, device=device)
         if n >= d:
-            covariance = torch.zeros(d, d, dtype=torch.float64)
+            covariance = torch.zeros(d, d, dtype=torch.float64, device=device)
             for part in rows.pieces(piece):
-                centered = part.double() - mean
-                square = max(square, float(centered.square().sum(1).max()))
+                centered = part.to(device).double() - mean
+                square = torch.maximum(square, centered.square().sum(1).max())
                 covariance.addmm_(centered.T, centered)
             values, vectors = torch.linalg.eigh(covariance / n)
             values, vectors = values.flip(0), vectors.flip(1)
         else:
-            centered = rows.take(slice(None)).double() - mean
-            square = float(centered.square().sum(1).max())
+            centered = rows.take(slice(None)).to(device).double() - mean
+            square = centered.square().sum(1).max()
             values, left = torch.linalg.eigh(centered @ centered.T / n)
             values, left = values.flip(0), left.flip(1)
             kept = values > values[0] * NEGLIGIBLE
@@ -58,44 +63,67 @@ class Basis:
         variance = float(values.clamp_min(0).sum())
         scale = variance**0.5 if variance > 0 else 1.0
         values = (values / scale**2).clamp_min(float(values[0]) / scale**2 * 1e-12 + 1e-30)
-        return cls(mean, (vectors / scale).contiguous(), values, scale, square**0.5 / scale)
+        return cls(mean, (vectors / scale).contiguous(), values, scale, float(square) ** 0.5 / scale)
 
     def rotate(self, features: Tensor, dtype: torch.dtype) -> Tensor:
         """Rotate (N, D) features: (N, r + 1) coordinates in the basis, and a last column of ones for the intercept."""
-        rotated = torch.empty(len(features), self.vectors.shape[1] + 1, dtype=dtype)
-        centered = features.to(dtype) - self.mean.to(dtype)
+        rotated = torch.ones(len(features), self.vectors.shape[1] + 1, dtype=dtype, device=self.mean.device)
+        centered = features.to(self.mean.device, dtype) - self.mean.to(dtype)
         torch.mm(centered, self.vectors.to(dtype), out=rotated[:, :-1])
-        rotated[:, -1] = 1
         return rotated
+
+    def divide(self, features: Tensor) -> Tensor:
+        """Center (N, D) features and divide them by the scale: (N, D + 1) float16, the last column ones.
+
+        float16 has 11 significant bits, and no number overflows, because the mean squared length is 1.
+        """
+        divided = torch.ones(len(features), features.shape[1] + 1, dtype=torch.float16, device=self.mean.device)
+        mean = self.mean.float()
+        divided[:, :-1] = (features.to(mean.device) - mean) / self.scale
+        return divided
 
 
 @dataclass(frozen=True)
 class Design:
     """The matrix R of N images in a basis, (N, r + 1); its last column is constant.
 
-    If R is in memory, its pieces are rows of R. Otherwise they are the centered features with the constant column,
-    (n, D + 1), read from the file, and the weights are rotated instead: W Rᵀ = (W Vᵀ) (X - μ)ᵀ.
+    `rotated` is R in memory; `half` is what `Basis.divide` returns, in memory, with half the bytes. If both are None,
+    the features are read from the file. Without `rotated`, the pieces are the centered features with the constant
+    column, (n, D + 1), and the weights are rotated instead: W Rᵀ = (W Vᵀ) (X - μ)ᵀ.
     """
 
     basis: Basis
     rows: Rows
-    rotated: Tensor | None  #: R, if it is in memory
+    rotated: Tensor | None  #: (N, r + 1)
     piece: int  #: images per piece
     dtype: torch.dtype = torch.float32  #: of the pieces
+    half: Tensor | None = None  #: (M, D + 1) float16; the images are its rows `order`
+    order: Tensor | None = None  #: (N,) int64; None: all
 
     @classmethod
     def of(
         cls, rows: Rows, basis: Basis, classes: int, in_memory: bool, dtype: torch.dtype = torch.float32
     ) -> Design:  # fmt: skip
-        """The design matrix of all of `rows`, for problems with this number of classes."""
+        """The design matrix of all of `rows`, for problems with this number of classes; `in_memory`: rotated."""
         rotated = None
         if in_memory:
-            rotated = torch.empty(len(rows), basis.vectors.shape[1] + 1, dtype=dtype)
+            shape = (len(rows), basis.vectors.shape[1] + 1)
+            rotated = torch.empty(shape, dtype=dtype, device=basis.mean.device)
             begin = 0
             for part in rows.pieces(piece_rows(rows.dim, 1)):
                 rotated[begin : begin + len(part)] = basis.rotate(part, dtype)
                 begin += len(part)
         return cls(basis, rows, rotated, piece_rows(rows.dim, classes), dtype)
+
+    @classmethod
+    def in_half(cls, rows: Rows, basis: Basis, classes: int, dtype: torch.dtype = torch.float32) -> Design:
+        """The same with `half` in memory."""
+        half = torch.empty(len(rows), rows.dim + 1, dtype=torch.float16, device=basis.mean.device)
+        begin = 0
+        for part in rows.pieces(piece_rows(rows.dim, 1)):
+            half[begin : begin + len(part)] = basis.divide(part)
+            begin += len(part)
+        return cls(basis, rows, None, piece_rows(rows.dim, classes), dtype, half)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -105,39 +133,78 @@ class Design:
         """The number of columns, r + 1."""
         return self.basis.vectors.shape[1] + 1
 
+    @property
+    def device(self) -> torch.device:
+        """Where the pieces are."""
+        return self.basis.mean.device
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the pieces come from memory, in any order at the same speed."""
+        return self.rotated is not None or self.half is not None
+
     def subset(self, places: np.ndarray) -> Design:
-        """The design matrix of the images at `places`, int64 indices into this one."""
-        rotated = None if self.rotated is None else self.rotated[torch.from_numpy(places)]
-        return replace(self, rows=self.rows.subset(places), rotated=rotated)
+        """The design matrix of the images at `places`, int64 indices into this one, in that order."""
+        where = torch.from_numpy(places).to(self.device)
+        rotated = None if self.rotated is None else self.rotated[where]
+        order = None if self.half is None else where if self.order is None else self.order[where]
+        return replace(self, rows=self.rows.subset(places), rotated=rotated, order=order)
+
+    def sample(self, places: np.ndarray) -> Design:
+        """The images at `places`, int64 indices into this design, in memory."""
+        if self.in_memory:
+            return self.subset(places)
+        rows = self.rows.subset(places)
+        return replace(self.in_half(rows, self.basis, 1, self.dtype), piece=self.piece)
 
     def read_as(self, dtype: torch.dtype) -> Design:
         """The same matrix with pieces of another type, read from the file."""
-        return self if dtype == self.dtype else replace(self, rotated=None, dtype=dtype)
+        return self if dtype == self.dtype else replace(self, rotated=None, half=None, order=None, dtype=dtype)
 
-    def pieces(self) -> Iterator[Tensor]:
-        """All rows in order, in pieces of n <= `piece`: (n, r + 1) if R is in memory, else (n, D + 1)."""
+    def pieces(self, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
+        """All rows in order, in pieces of n <= `piece`: (n, r + 1) if R is in memory, else (n, D + 1).
+
+        Args:
+            dtype: of the pieces, if it is another one than that of the matrix.
+        """
+        dtype = dtype or self.dtype
         mean = self.basis.mean.to(self.dtype)
         for begin in range(0, len(self), self.piece):
+            where = slice(begin, begin + self.piece)
             if self.rotated is not None:
-                yield self.rotated[begin : begin + self.piece]
-                continue
-            part = self.rows.take(slice(begin, begin + self.piece))
-            columns = torch.ones(len(part), part.shape[1] + 1, dtype=self.dtype)
-            torch.sub(part.to(self.dtype), mean, out=columns[:, :-1])
-            yield columns
+                yield (self._low if dtype == torch.bfloat16 else self.rotated)[where].to(dtype)
+            elif self.half is not None:
+                part = self.half[where] if self.order is None else self.half[self.order[where]]
+                yield part.float().to(dtype)
+            else:
+                part = self.rows.take(where).to(self.device)
+                columns = torch.ones(len(part), part.shape[1] + 1, dtype=self.dtype, device=self.device)
+                torch.sub(part.to(self.dtype), mean, out=columns[:, :-1])
+                yield columns.to(dtype)
+
+    @cached_property
+    def _low(self) -> Tensor:
+        """`rotated` in bfloat16."""
+        assert self.rotated is not None
+        return self.rotated.bfloat16()
+
+    @cached_property
+    def _vectors(self) -> Tensor:
+        """(D, r), the basis of the pieces if R is not in memory."""
+        return self.basis.vectors if self.half is None else self.basis.vectors * self.basis.scale
 
     def piece_weights(self, weights: Tensor) -> Tensor:
         """Convert (K, r + 1) weights W to (K, width of a piece) weights, whose product with a piece is its logits."""
         if self.rotated is not None:
             return weights
-        factor = (weights[:, :-1].double() @ self.basis.vectors.T).to(weights.dtype)
+        factor = (weights[:, :-1].double() @ self._vectors.T).to(weights.dtype)
         return torch.cat([factor, weights[:, -1:]], dim=1)
 
     def basis_gradient(self, gradient: Tensor) -> Tensor:
         """Convert the gradient with respect to `piece_weights(W)` to that with respect to W, (K, r + 1)."""
         if self.rotated is not None:
             return gradient
-        factor = (gradient[:, :-1].double() @ self.basis.vectors).to(gradient.dtype)
+        factor = (gradient[:, :-1].double() @ self._vectors).to(gradient.dtype)
         return torch.cat([factor, gradient[:, -1:]], dim=1)
 
     def logits(self, weights: Tensor) -> Iterator[Tensor]:
@@ -152,5 +219,5 @@ class Design:
 
     def predict(self, weights: Tensor) -> np.ndarray:
         """The class with the highest logit for each image, (N,) int64, with (K, r + 1) weights."""
-        found = [logits.argmax(1) for logits in self.logits(weights)]
+        found = [logits.argmax(1).cpu() for logits in self.logits(weights)]
         return torch.cat([torch.zeros(0, dtype=torch.int64), *found]).numpy()

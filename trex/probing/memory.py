@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from trex.errors import UserError
 
@@ -10,6 +11,8 @@ from trex.errors import UserError
 PIECE = 16 << 20
 #: The most logits per piece, so that they fit into the processor's caches.
 LOGITS = 2 << 20
+#: Images of the exact solver's line search; up to four times as many if their logits are kept.
+SAMPLE = 1 << 13
 #: Curvature pairs that the exact solver keeps for L-BFGS: as many as PAIR_NUMBERS numbers hold, within these limits.
 #: With many pairs it needs a tenth of the iterations if there is little regularization.
 PAIRS, MANY_PAIRS, PAIR_NUMBERS = 12, 100, 2_000_000
@@ -19,6 +22,9 @@ PROGRAM = 700 << 20
 FLOAT = 4
 #: The exact solver computes in float64 if images x dimensions x classes, and images x dimensions, are at most this.
 SMALL_PRODUCT, SMALL_ROWS = 10**8, 10**7
+
+#: Where the exact solver has the features: rotated in memory, in float16 in memory, or in the file.
+Place = Literal["rotated", "half", "file"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,8 @@ class Size:
 class SolverMemory:
     """What the exact solver keeps in memory. It computes the rest again in every pass, in pieces."""
 
-    rows: bool  #: whether it keeps the rotated features; otherwise it reads the features from the file
-    logits: bool  #: whether it keeps the logits of all images; otherwise each step takes two more products
+    rows: Place
+    logits: bool  #: whether it keeps the logits of all images
     bytes: int  #: RAM in total
 
 
@@ -61,8 +67,7 @@ def solver_memory(size: Size, limit: float) -> SolverMemory:
     Raises:
         UserError: if even the smallest choice does not fit.
     """
-    for rows, logits in ((True, True), (True, False), (False, True)):
-        found = _solver_memory(size, rows, logits)
+    for found in choices(size):
         if found.bytes <= limit:
             return found
     least = least_solver_memory(size)
@@ -70,9 +75,22 @@ def solver_memory(size: Size, limit: float) -> SolverMemory:
     return least
 
 
+def choices(size: Size) -> list[SolverMemory]:
+    """What the exact solver may keep in memory, the fastest choice first, each with less RAM than that before it."""
+    found: list[SolverMemory] = []
+    wanted: tuple[tuple[Place, bool], ...] = (
+        ("rotated", True), ("half", True), ("rotated", False), ("half", False), ("file", False),
+    )  # fmt: skip
+    for rows, logits in wanted:
+        one = SolverMemory(rows, logits, _bytes(size, rows, logits))
+        if not found or one.bytes < found[-1].bytes:
+            found.append(one)
+    return found
+
+
 def least_solver_memory(size: Size) -> SolverMemory:
     """The choice for the exact solver that needs the least RAM."""
-    return _solver_memory(size, rows=False, logits=False)
+    return choices(size)[-1]
 
 
 def require(least: int, limit: float) -> int:
@@ -85,12 +103,18 @@ def require(least: int, limit: float) -> int:
     return least
 
 
-def _solver_memory(size: Size, rows: bool, logits: bool) -> SolverMemory:
+def _bytes(size: Size, rows: Place, logits: bool) -> int:
     n, d, k = size.trainval, size.dim + 1, size.classes
     number = 2 * FLOAT if is_small(n, d, k) else FLOAT
     weights = (3 * curvature_pairs(k, d) + 24) * k * d * number
     basis = 4 * size.dim * min(size.dim, max(n, 1)) * 8
     pieces = 4 * FLOAT * PIECE + 10 * FLOAT * max(LOGITS, 64 * k)
-    kept_rows = (9 * n // 5 + size.test) * d * number if rows else 0  # of trainval, its training images, test
-    kept_logits = 3 * n * k * number if logits else 0
-    return SolverMemory(rows, logits, PROGRAM + weights + basis + pieces + kept_rows + kept_logits)
+    kept = {
+        # all of trainval, a copy of the images that it trains on, also in bfloat16, and test
+        "rotated": (2 * n + size.test) * d * number + n * d * FLOAT // 2,
+        "half": n * d * FLOAT // 2,
+        "file": min(n, SAMPLE) * d * FLOAT // 2,
+    }[rows]
+    of_line = min(n, 4 * SAMPLE if logits else SAMPLE) * k * number  # the changes of the logits in a line search
+    kept += n * k * number + of_line if logits else 2 * of_line
+    return PROGRAM + weights + basis + pieces + kept

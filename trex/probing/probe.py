@@ -14,6 +14,8 @@ from trex.config.schema import Config
 from trex.errors import Interrupted, UserError
 from trex.interruption import StopRequest
 from trex.probing.dataset import ProbeDataset
+from trex.probing.design import CPU
+from trex.probing.hardware import device_of
 from trex.probing.kind import Fitted, Kind, kinds_of
 from trex.probing.partial import Partial
 from trex.probing.predictions import read_predictions, write_predictions
@@ -27,19 +29,22 @@ from trex.wording import counted
 log = logging.getLogger(__name__)
 
 
-def probe(run: RunDir, config: Config, dataset: str, seeds: Sequence[int], stop: StopRequest) -> None:
+def probe(
+    run: RunDir, config: Config, dataset: str, seeds: Sequence[int], stop: StopRequest, device: torch.device = CPU
+) -> None:
     """Fit and test all probes of a dataset on the run's features.
 
     An existing result is kept if it was made from the same features in the same way; otherwise it is computed again.
 
     Raises:
-        UserError: if the features are missing, the two splits have different encoders or classes, or
-            `probe.memory_gb` is too small.
+        UserError: if the features are missing, the two splits have different encoders or classes,
+            `probe.memory_gb` is too small, or `probe.device` is cuda and `device`, that of this process, is not.
         Interrupted: after a signal; finished results are kept, and the next call continues an unfinished search.
     """
     kinds, treatment = kinds_of(config.probe), Treatment.of(dataset, config.probe)
     neighbors = max(kind.neighbors for kind in kinds)
-    data = ProbeDataset(run, dataset, treatment, config.probe.memory_gb * 1e9, stop, neighbors)
+    device = device_of(config.probe.device, device)
+    data = ProbeDataset(run, dataset, treatment, config.probe.memory_gb * 1e9, stop, neighbors, device)
     for kind in kinds:
         kind.used_bytes(data.size, treatment, data.limit)
     if absent := data.classes_without_training_images:

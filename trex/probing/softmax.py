@@ -14,8 +14,8 @@ from torch import Tensor
 NEAR = 0.05
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, prior: Tensor | None = None) -> tuple[float, Tensor]:
-    """The summed cross-entropy of (K, n) logits, and its gradient p - onehot, (K, n).
+def cross_entropy(logits: Tensor, labels: Tensor, prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The summed cross-entropy of (K, n) logits, () float64, and its gradient p - onehot, (K, n).
 
     Computed from the margins M = L - L_y over the other classes, S = Σ exp M: CE = log(1 + S), p_y - 1 = -S / (1 + S).
     The log_softmax of float32 has a resolution of only 1e-7, and at large C the loss can be as small as that.
@@ -38,10 +38,10 @@ def cross_entropy(logits: Tensor, labels: Tensor, prior: Tensor | None = None) -
     entropy = top + torch.where(top == 0, torch.log1p(total), torch.log(whole))
     residual = others.div_(whole)
     residual[labels, places] = -(total / whole)
-    return float(entropy.double().sum()), residual
+    return entropy.double().sum(), residual
 
 
-def near_prior(logits: Tensor, labels: Tensor, shares: Tensor) -> tuple[float, Tensor]:
+def near_prior(logits: Tensor, labels: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
     """How cross-entropy and probabilities differ from those of the class frequencies, for |logits| <= NEAR.
 
     With p_k = π_k exp z_k / Σ π_j exp z_j and m = Σ π_j expm1 z_j: p_k - π_k = π_k (expm1 z_k - m) / (1 + m), and the
@@ -53,25 +53,10 @@ def near_prior(logits: Tensor, labels: Tensor, shares: Tensor) -> tuple[float, T
         shares: π, (K,), the class frequencies.
 
     Returns:
-        The sum of log(1 + m) - z_y, and p - π, (K, n).
+        The sum of log(1 + m) - z_y, () float64, and p - π, (K, n).
     """
     correct = logits.gather(0, labels[None])[0]
     powers = torch.expm1(logits)
     mean = shares @ powers
-    excess = float((torch.log1p(mean) - correct).double().sum())
+    excess = (torch.log1p(mean) - correct).double().sum()
     return excess, powers.sub_(mean).mul_(shares[:, None]).div_(1 + mean)
-
-
-def interpolated_zero(lengths: tuple[float, float], found: tuple[tuple[float, float], tuple[float, float]]) -> float:
-    """The zero of the cubic polynomial with these values and derivatives at two lengths, by bisection."""
-    (low, high), ((f0, d0), (f1, d1)) = lengths, found
-    span = high - low
-    begin, end = 0.0, 1.0
-    for _ in range(30):
-        t = 0.5 * (begin + end)
-        value = (
-            f0 * (1 + 2 * t) * (1 - t) ** 2 + span * d0 * t * (1 - t) ** 2
-            + f1 * t * t * (3 - 2 * t) + span * d1 * t * t * (t - 1)
-        )  # fmt: skip
-        begin, end = (begin, t) if value > 0 else (t, end)
-    return low + span * 0.5 * (begin + end)

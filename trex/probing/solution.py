@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -18,12 +18,12 @@ class Accuracy:
 
 
 #: The search for C: the accuracies of two solutions with this gap differ by much less than their standard errors.
-SEARCH = Accuracy(1e-3)
+SEARCH = Accuracy(1e-2)
 #: The final fit: at least 99.9 % of the predictions are those of the optimum (tests/probing/test_optimum.py).
 FINAL = Accuracy(1e-6, iterations=1000)
 #: The same for problems that are computed in float32, which often reaches no smaller gap than the second one. Float64
 #: confirms the second one, or continues from there.
-FINAL_FLOAT32, CONFIRMED = Accuracy(1e-5), Accuracy(1e-4, iterations=1000)
+FINAL_FLOAT32, CONFIRMED = Accuracy(5e-5), Accuracy(1e-4, iterations=1000)
 #: Solutions on the way to the first one.
 APPROACH = Accuracy(1e-1)
 
@@ -60,19 +60,36 @@ class PathState:
     weights: Tensor  #: (K, r + 1), the last solution; intercepts relative to the logarithms of the class frequencies
     previous: Tensor | None  #: the solution before the last
     pairs: tuple[tuple[Tensor, Tensor], ...]  #: steps, and the change of the gradient over each
+    point: Point | None  #: of the last solution
+    fast: bool  #: whether the path computes its products in bfloat16
 
     @classmethod
     def of(cls, plain: Any) -> Self:
         """The state from the value that `plain` returned."""
-        weights, previous, pairs = plain
-        return cls(weights, previous, tuple((step, change) for step, change in pairs))
+        weights, previous, pairs, point, fast = plain
+        found = None if point is None else Point(*point)
+        return cls(weights, previous, tuple((step, change) for step, change in pairs), found, fast)
 
     def plain(self) -> tuple[object, ...]:
-        """The state as tensors in tuples and lists, for a file."""
-        return self.weights, self.previous, list(self.pairs)
+        """The state as tensors and numbers in tuples and lists, for a file."""
+        point = self.point and (self.point.entropy, self.point.excess, self.point.slope, self.point.spread)
+        return self.weights, self.previous, list(self.pairs), point, self.fast
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        pairs = tuple((step.to(device), change.to(device)) for step, change in self.pairs)
+        previous = None if self.previous is None else self.previous.to(device)
+        point = self.point and replace(
+            self.point, slope=self.point.slope.to(device), spread=self.point.spread.to(device)
+        )
+        return type(self)(self.weights.to(device), previous, pairs, point, self.fast)
+
+    def moved(self) -> Self:
+        """For a path of other images with the same classes: it starts from the last solution and the pairs."""
+        return replace(self, previous=None, point=None)
 
     def restarted(self, dtype: torch.dtype) -> Self:
         """The last solution and the pairs in another type, without the solution before the last: a path that is
         created with this state starts from the last solution, not from an extrapolation."""
         pairs = tuple((step.to(dtype), change.to(dtype)) for step, change in self.pairs)
-        return type(self)(self.weights.to(dtype), None, pairs)
+        return type(self)(self.weights.to(dtype), None, pairs, None, False)

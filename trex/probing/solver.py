@@ -10,8 +10,8 @@ large. Classes without images are left out: their weights are zero and their int
 Features are centered, divided by one number and rotated into the eigenbasis of their covariance (`Basis`). This changes
 an L2-penalized problem by a factor of λ only, and it makes the Hessian nearly diagonal. L-BFGS starts from an
 extrapolation of the last two solutions, with the inverse Hessian approximated by the diagonal
-1 / (eigenvalue_j · κ_k + λ), κ_k = mean p_k (1 - p_k). The line search is Newton's method on the logits: with L = W Rᵀ
-and dL = d Rᵀ, a complete line search costs one product.
+1 / (eigenvalue_j · κ_k + λ), κ_k = mean p_k (1 - p_k). The line search is exact (trex/probing/line.py). An iteration
+takes two products of N x D x K numbers: of W or of the direction with the features, and of the residuals with them.
 
 The iteration ends when f is proven to be close to its minimum f*, not when a step is small. With the best intercepts, f
 is a λ-strongly convex function of W, so f - f* ≤ ‖∇f‖² / (2λ) (Boyd and Vandenberghe, eq. 9.9); `_bound` adds what is
@@ -19,12 +19,14 @@ missing to the best intercepts. The bound is compared with what the weights have
 does not depend on the scale of the features: at a small C, f hardly differs from the entropy of the class frequencies,
 and W = 0 would be within a thousandth of f.
 
-Images are processed in pieces. If the logits of all images do not fit into memory, they are computed again when needed.
+Images are processed in pieces. If the logits are kept in memory, the first product is that of the direction: the logits
+of W then follow by an addition, and their rounding errors are those of a step, not those of W. So a fast path may
+compute its products in bfloat16. It changes to the type of its design, for good, where bfloat16 ends its progress.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -32,15 +34,18 @@ import torch
 from torch import Tensor
 
 from trex.interruption import StopRequest
-from trex.probing.design import Design
-from trex.probing.lbfgs import Pair, direction, inner
-from trex.probing.memory import curvature_pairs
-from trex.probing.softmax import NEAR, cross_entropy, interpolated_zero, near_prior
+from trex.probing.design import CPU, Design
+from trex.probing.lbfgs import Pair, direction, dot, inner
+from trex.probing.line import Line, Part
+from trex.probing.memory import SAMPLE, curvature_pairs
+from trex.probing.softmax import NEAR, cross_entropy, near_prior
 from trex.probing.solution import SEARCH, Accuracy, PathState, Point, Solution
 
 #: The iteration ends if the bound has not improved over this number of iterations and f no longer decreases: the
 #: rounding errors of the gradient are then larger than what the bound asks for.
 STALLED = 10
+#: The same for a fast path, without regard to f; it then changes to a more precise type.
+STALLED_FAST = 8
 
 
 class RegularizationPath:
@@ -51,7 +56,7 @@ class RegularizationPath:
 
     def __init__(
         self, design: Design, labels: np.ndarray, classes: int, stop: StopRequest, keep_logits: bool = True,
-        state: PathState | None = None,
+        state: PathState | None = None, fast: bool = False,
     ) -> None:  # fmt: skip
         """A path for the images of `design`.
 
@@ -62,28 +67,30 @@ class RegularizationPath:
             stop: checked for each piece.
             keep_logits: whether to keep the logits of all images in memory.
             state: the state of another path, to continue from.
+            fast: whether the products are computed in bfloat16, as far as that is precise enough.
         """
         self.design, self.classes, self.stop, self.keep_logits = design, classes, stop, keep_logits
+        device, dtype = design.device, design.dtype
         present, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        self.present, self.labels = torch.from_numpy(present), torch.from_numpy(places)
-        self.shares = torch.from_numpy(counts / len(labels)).to(design.dtype)
+        self.present, self.labels = torch.from_numpy(present).to(device), torch.from_numpy(places).to(device)
+        self.shares = torch.from_numpy(counts / len(labels)).to(device, dtype)
         prior = torch.from_numpy(np.log(counts / counts.max()))  # 0 for the most frequent classes: their logits are W x
-        self.prior: Tensor | None = prior.to(design.dtype) if prior.any() else None
+        self.prior: Tensor | None = prior.to(device, dtype) if prior.any() else None
         self.prior_entropy = float(-(counts / len(labels)) @ np.log(counts / len(labels)))
-        self.eigenvalues = torch.cat([design.basis.values, torch.ones(1)]).to(design.dtype)
-        self.penalized = torch.ones(design.width, dtype=design.dtype)
+        self.eigenvalues = torch.cat([design.basis.values, design.basis.values.new_ones(1)]).to(dtype)
+        self.penalized = torch.ones(design.width, dtype=dtype, device=device)
         self.penalized[-1] = 0
-        start = torch.zeros(len(present), design.width, dtype=design.dtype)
-        self.weights: Tensor = state.weights if state else start
-        self.previous: Tensor | None = state.previous if state else None
-        self.pairs = [Pair.of(step, change) for step, change in state.pairs] if state else []
+        start = PathState(torch.zeros(len(present), design.width, dtype=dtype), None, (), None, fast)
+        state = (state or start).to(device)
+        self.weights, self.previous, self.point, self.fast = state.weights, state.previous, state.point, state.fast
+        self.pairs = [Pair.of(step, change) for step, change in state.pairs]
         self.memory = curvature_pairs(len(present), design.width)
         self.kept: list[Tensor] = []  # logits at `weights`, one tensor per piece, without `prior`
-        self._before: list[Tensor] = []  # logits at `previous`, likewise
 
     def state(self) -> PathState:
         """The current state, to continue from later."""
-        return PathState(self.weights, self.previous, tuple((pair.step, pair.change) for pair in self.pairs))
+        pairs = tuple((pair.step, pair.change) for pair in self.pairs)
+        return PathState(self.weights, self.previous, pairs, self.point, self.fast).to(CPU)
 
     def strength(self, c: float) -> float:
         """λ for the features divided by their scale."""
@@ -106,30 +113,66 @@ class RegularizationPath:
         if len(self.present) < 2:
             return Solution(c, self.all_weights(), 0.0, 0.0, 0.0, 0.0, 0)
         strength = self.strength(c)
-        point = self._extrapolate(strength)
-        tiny = torch.finfo(self.design.dtype).tiny
-        inverse = 1.0 / (self.eigenvalues * point.spread + self.penalized * strength).clamp_min(tiny)
+        point = self.point
+        if point is not None:  # the last solution may be accurate enough here, too
+            _, bound = self._gradient(point, strength)
+            solution = self._solution(c, strength, bound, self.weights, point, 0)
+            if solution.gap <= accuracy.gap:
+                return solution
+        return self._iterate(c, strength, self._extrapolate(point, strength), accuracy)
+
+    def _iterate(self, c: float, strength: float, point: Point, accuracy: Accuracy) -> Solution:
+        """L-BFGS from the given point."""
+        inverse = self._inverse(point, strength)
         iteration, best, since, before = 0, (float("inf"), self.weights, point), 0, (0.0, 0.0)
         while True:
-            gradient = torch.addcmul(point.slope, self.weights, self.penalized, value=strength)
-            bound = self._bound(gradient, point, strength)
-            penalty = 0.5 * strength * inner(self.weights, self.weights)
-            now = (point.entropy + penalty, point.excess + penalty)
-            since = 0 if bound < 0.95 * best[0] or iteration == 0 or self._decreases(before, now) else since + 1
-            before = now
+            gradient, bound = self._gradient(point, strength)
+            now = self._values(point, strength)
+            better = bound < 0.95 * best[0] or (not self.fast and self._decreases(before, now))
+            since, before = 0 if better or iteration == 0 else since + 1, now
             best = min(best, (bound, self.weights, point), key=lambda found: found[0])
             solution = self._solution(c, strength, *best, iteration)
-            if solution.gap <= accuracy.gap or since >= STALLED or iteration == accuracy.iterations:
-                self.weights = best[1]
-                return solution
+            if solution.gap <= accuracy.gap or iteration == accuracy.iterations:
+                break
+            if since >= (STALLED_FAST if self.fast else STALLED):
+                if not self.fast:
+                    break
+                point = self.become_precise(best[1])
+                best, since, before = (float("inf"), self.weights, point), 0, (0.0, 0.0)
+                continue
             weights, slope = self.weights, point.slope
-            point = self._search(_Line(self, self._direction(gradient, inverse, strength), strength))
+            point = self._search(point, self._direction(gradient, inverse, strength), strength)
             self.pairs = [*self.pairs, Pair.of(self.weights - weights, point.slope - slope)][-self.memory :]
             iteration += 1
+        self.weights, self.point = best[1:]
+        return solution
+
+    def become_precise(self, weights: Tensor | None = None) -> Point:
+        """Compute in the type of the design from now on, starting from `weights` (None: from the last solution)."""
+        self.fast = False
+        self.weights = self.weights if weights is None else weights
+        self.kept = self._logits(self.weights) if self.keep_logits else []
+        self.point = self._evaluate()
+        return self.point
+
+    def _inverse(self, point: Point, strength: float) -> Tensor:
+        """The diagonal approximation of the inverse Hessian, (K, r + 1)."""
+        tiny = torch.finfo(self.design.dtype).tiny
+        return 1.0 / (self.eigenvalues * point.spread + self.penalized * strength).clamp_min(tiny)
+
+    def _gradient(self, point: Point, strength: float) -> tuple[Tensor, float]:
+        """The gradient of f at `weights`, whose `point` is given, and an upper bound of f - f*."""
+        gradient = torch.addcmul(point.slope, self.weights, self.penalized, value=strength)
+        return gradient, self._bound(gradient, point, strength)
+
+    def _values(self, point: Point, strength: float) -> tuple[float, float]:
+        """f at `weights`, with and without the entropy of the class frequencies."""
+        penalty = 0.5 * strength * inner(self.weights, self.weights)
+        return point.entropy + penalty, point.excess + penalty
 
     def _decreases(self, before: tuple[float, float], now: tuple[float, float]) -> bool:
-        """Whether f, from and to the given values with and without the entropy of the class frequencies, decreases by
-        more than its rounding error; of the two values, the smaller one has the smaller error."""
+        """Whether f, from and to the given `_values`, decreases by more than its rounding error; of the two values, the
+        smaller one has the smaller error."""
         then, value = min(zip(before, now, strict=True), key=lambda pair: abs(pair[1]))
         return then - value > torch.finfo(self.design.dtype).eps * abs(value)
 
@@ -158,7 +201,7 @@ class RegularizationPath:
 
     def all_weights(self, weights: Tensor | None = None) -> Tensor:
         """The weights of all classes, also of those without images: (K, r + 1)."""
-        found = torch.zeros(self.classes, self.design.width, dtype=self.design.dtype)
+        found = torch.zeros(self.classes, self.design.width, dtype=self.design.dtype, device=self.design.device)
         found[:, -1] = -torch.inf
         found[self.present] = self.weights if weights is None else weights
         if self.prior is not None:
@@ -172,166 +215,157 @@ class RegularizationPath:
         self.pairs = []  # the pairs from other values of C do not fit here
         return -gradient * inverse
 
-    def _extrapolate(self, strength: float) -> Point:
+    def _extrapolate(self, point: Point | None, strength: float) -> Point:
         """Move to the minimum along the line through the last two solutions.
 
         The logits of the last solution are computed again: a sum over many steps would accumulate rounding errors, and
         a resumed path would differ.
         """
-        before, self.previous = self.previous, self.weights
-        along: list[Tensor] = []
-        if self.keep_logits:
-            if before is not None and not self._before:
-                self._before = self._logits(before)
-            self.kept = self._logits(self.weights)
-            along = [now - then for now, then in zip(self.kept, self._before, strict=before is not None)]
-            self._before = [logits.clone() for logits in self.kept]
-        return self._evaluate() if before is None else self._search(_Line(self, self.weights - before, strength, along))
+        before, self.previous = self.previous, self.weights if point is not None else None
+        self.kept = self._logits(self.weights) if self.keep_logits else []
+        if point is None:
+            return self._evaluate()
+        return point if before is None else self._search(point, self.weights - before, strength)
 
-    def _search(self, line: _Line) -> Point:
-        """Move to the minimum along a line."""
-        length = line.newton() if self.keep_logits else line.interpolated()
-        self.weights = self.weights + length * line.direction
-        for kept, along in zip(self.kept, line.kept, strict=True):
-            kept.add_(along, alpha=length)
+    def _search(self, point: Point, direction: Tensor, strength: float) -> Point:
+        """Move from `weights`, whose `point` is given, to the minimum along a direction."""
+        linear, quadratic = strength * inner(self.weights, direction), strength * inner(direction, direction)
+        parts = self._parts(direction)
+        slope = dot(point.slope, direction) if self.is_sampled else None
+        length = Line(parts, self.prior, linear, quadratic, slope, self.stop).minimum()
+        self.weights = self.weights + length * direction
+        if not self.keep_logits:
+            return self._evaluate()
+        if self.is_sampled:
+            return self._evaluate(length * direction)
+        for part in parts:
+            part.logits.add_(part.along, alpha=length)
         return self._evaluate()
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether a line search uses a sample of the images."""
+        return len(self._places) < len(self.labels)
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        """The images of a line search, int64: all if there are few, else about SAMPLE at equal distances."""
+        few = self.keep_logits and len(self.labels) <= 4 * SAMPLE
+        return np.arange(0, len(self.labels), 1 if few else -(-len(self.labels) // SAMPLE))
+
+    @cached_property
+    def _sample(self) -> tuple[Design, Tensor]:
+        """The features and labels of the images of a line search."""
+        return self.design.sample(self._places), self.labels[torch.from_numpy(self._places).to(self.labels.device)]
+
+    def _parts(self, direction: Tensor) -> list[Part]:
+        """The images of a line search."""
+        if not self.is_sampled and self.keep_logits:
+            along = self._logits(direction, self.type)
+            targets = torch.split(self.labels, self.design.piece)
+            return [Part(*all_of) for all_of in zip(self.kept, along, targets, strict=True)]
+        design, labels = self._sample
+        factors = [design.piece_weights(weights) for weights in (self.weights, direction)]
+        found = []
+        for rows, part in zip(design.pieces(), torch.split(labels, design.piece), strict=True):
+            self.stop.check()
+            found.append(Part(factors[0] @ rows.T, factors[1] @ rows.T, part))
+        return found
 
     # ---- passes over the images
 
-    def pieces(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+    @property
+    def type(self) -> torch.dtype:
+        """The type of the products."""
+        return torch.bfloat16 if self.fast else self.design.dtype
+
+    def pieces(self, dtype: torch.dtype | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Number, rows and labels of each piece. Raises Interrupted if asked to stop."""
         labels = torch.split(self.labels, self.design.piece)
-        for number, (rows, targets) in enumerate(zip(self.design.pieces(), labels, strict=True)):
+        for number, (rows, targets) in enumerate(zip(self.design.pieces(dtype or self.type), labels, strict=True)):
             self.stop.check()
             yield number, rows, targets
 
-    def _logits(self, weights: Tensor) -> list[Tensor]:
-        """The (K, n) logits of each piece."""
-        factor = self.design.piece_weights(weights)
-        return [factor @ rows.T for _, rows, _ in self.pieces()]
+    def _logits(self, weights: Tensor, dtype: torch.dtype | None = None) -> list[Tensor]:
+        """The (K, n) logits of each piece; the product is computed in `dtype` (None: the type of the design)."""
+        dtype = dtype or self.design.dtype
+        factor = self.design.piece_weights(weights).to(dtype)
+        return [(factor @ rows.T).to(weights.dtype) for _, rows, _ in self.pieces(dtype)]
 
-    def _evaluate(self) -> Point:
-        """Loss and gradient at the current weights."""
+    def _pieces_with_logits(self, step: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Logits, rows and labels of each piece, at the current weights.
+
+        Args:
+            step: the last change of the weights, if the kept logits do not have it yet.
+        """
+        if self.kept:
+            factor = None if step is None else self.design.piece_weights(step).to(self.type)
+            for number, rows, labels in self.pieces():
+                if factor is not None:
+                    self.kept[number].add_(factor @ rows.T)
+                yield self.kept[number], rows, labels
+            return
+        factor = self.design.piece_weights(self.weights)
+        for _, rows, labels in self.pieces(self.design.dtype):
+            yield factor @ rows.T, rows.to(self.type), labels
+
+    def _evaluate(self, step: Tensor | None = None) -> Point:
+        """Loss and gradient at the current weights; `step` as in `_pieces_with_logits`."""
         if self._is_near_prior():
-            return self._evaluate_near_prior()
-        factor = None if self.kept else self.design.piece_weights(self.weights)
-        entropy, slope = 0.0, torch.zeros(())
-        spread, intercepts = torch.zeros(2, len(self.weights), dtype=torch.float64)
-        for number, rows, labels in self.pieces():
-            logits = self.kept[number] if factor is None else factor @ rows.T
+            return self._evaluate_near_prior(step)
+        entropy = torch.zeros((), dtype=torch.float64, device=self.design.device)
+        slope = torch.zeros(())
+        spread, intercepts = entropy.new_zeros(2, len(self.weights))
+        for logits, rows, labels in self._pieces_with_logits(step):
             total, residual = cross_entropy(logits, labels, self.prior)
             entropy += total
-            slope = slope.addmm_(residual, rows) if slope.ndim else residual @ rows
+            slope = _add_product(slope, residual, rows)
             intercepts += residual.sum(1, dtype=torch.float64)  # more precise than the product with a column of ones
             absolute = residual.abs_()
             spread += absolute.addcmul_(absolute, absolute, value=-1).sum(1)
         count = len(self.labels)
         tiny = torch.finfo(self.design.dtype).tiny
         kappa = (spread / count).to(self.design.dtype).clamp_min_(tiny)[:, None]
-        entropy /= count
+        mean = float(entropy) / count
         slope = self.design.basis_gradient(slope).div_(count)
         slope[:, -1] = intercepts / count
-        return Point(entropy, entropy - self.prior_entropy, slope, kappa)
+        return Point(mean, mean - self.prior_entropy, slope, kappa)
 
     def _is_near_prior(self) -> bool:
         """Whether no image has logits that differ by more than NEAR from those of the class frequencies."""
         lengths = self.weights[:, :-1].double().norm(dim=1) * self.design.basis.radius + self.weights[:, -1].abs()
         return float(lengths.max()) <= NEAR
 
-    def _evaluate_near_prior(self) -> Point:
+    def _evaluate_near_prior(self, step: Tensor | None) -> Point:
         """`_evaluate` for logits whose differences are smaller than the rounding error of the class frequencies."""
-        factor = None if self.kept else self.design.piece_weights(self.weights)
-        excess, slope = 0.0, torch.zeros(())
-        for number, rows, labels in self.pieces():
-            logits = self.kept[number] if factor is None else factor @ rows.T
+        excess = torch.zeros((), dtype=torch.float64, device=self.design.device)
+        slope = torch.zeros(())
+        for logits, rows, labels in self._pieces_with_logits(step):
             total, change = near_prior(logits, labels, self.shares)
             excess += total
-            slope = slope.addmm_(change, rows) if slope.ndim else change @ rows
+            slope = _add_product(slope, change, rows)
         count = len(self.labels)
         slope = self.design.basis_gradient(slope).div_(count) + self._prior_slope
-        return Point(
-            self.prior_entropy + excess / count, excess / count, slope, (self.shares * (1 - self.shares))[:, None]
-        )
+        mean, spread = float(excess) / count, (self.shares * (1 - self.shares))[:, None]
+        return Point(self.prior_entropy + mean, mean, slope, spread)
 
     @cached_property
     def _prior_slope(self) -> Tensor:
         """The gradient of the mean cross-entropy at W = 0, (K, r + 1): mean (π - onehot) xᵀ, 0 for the intercepts."""
         sums = torch.zeros(())
-        for _, rows, labels in self.pieces():
-            sums = sums if sums.ndim else torch.zeros(len(self.weights), rows.shape[1], dtype=torch.float64)
+        for _, rows, labels in self.pieces(self.design.dtype):
+            zeros = (len(self.weights), rows.shape[1])
+            sums = sums if sums.ndim else torch.zeros(zeros, dtype=torch.float64, device=rows.device)
             sums.index_add_(0, labels, rows.double())
         slope = (self.shares.double()[:, None] * sums.sum(0) - sums) / len(self.labels)
         slope[:, -1] = 0
         return self.design.basis_gradient(slope).to(self.design.dtype)
 
 
-class _Line:
-    """The function f along a search direction from the weights of a path. One pass over the images gives f' and f''."""
-
-    def __init__(
-        self, path: RegularizationPath, direction: Tensor, strength: float, along: list[Tensor] | None = None
-    ) -> None:
-        self.path, self.direction = path, direction
-        self.factor = path.design.piece_weights(direction)
-        self.linear = strength * inner(path.weights, direction)
-        self.quadratic = strength * inner(direction, direction)
-        self.kept = along or []  # logits along the direction, one tensor per piece, if the path keeps logits
-
-    def newton(self) -> float:
-        """The step length at which f' is zero, by Newton's method within a bracket."""
-        length, low, high = 1.0, 0.0, float("inf")
-        for _ in range(8):
-            ((slope, curvature),) = self.at([length])
-            low, high = (low, length) if slope > 0 else (length, high)
-            wanted = length - slope / max(curvature, 1e-300)
-            if not low < wanted < high:
-                wanted = 0.5 * (low + high) if high < float("inf") else 2 * length + 1e-3
-            if high == float("inf"):
-                wanted = min(wanted, 4 * length + 1)
-            if abs(wanted - length) < 0.15 * abs(length):
-                return length
-            length = wanted
-        return length
-
-    def interpolated(self) -> float:
-        """The same if each pass is expensive: evaluate several lengths in one pass, and interpolate f' between the two
-        where it changes its sign, with the cubic Hermite polynomial through f' and f''."""
-        lengths = [0.0, 0.25, 0.5, 1.0, 2.0, 4.0]
-        for _ in range(6):
-            found = self.at(lengths)
-            above = next((i for i, (slope, _) in enumerate(found) if slope > 0), None)
-            if above == 0:  # no descent: f cannot decrease further in float32
-                return 0.0
-            if above is not None:
-                return interpolated_zero((lengths[above - 1], lengths[above]), (found[above - 1], found[above]))
-            lengths = [lengths[-1] * factor for factor in (1.0, 2.0, 4.0, 16.0)]
-        return lengths[0]
-
-    def at(self, lengths: Sequence[float]) -> list[tuple[float, float]]:
-        """f' and f'' at each of the step lengths."""
-        path, count = self.path, len(self.path.labels)
-        factor = None if path.kept else path.design.piece_weights(path.weights)
-        sums = [[0.0, 0.0] for _ in lengths]
-        for number, rows, labels in path.pieces():
-            logits = path.kept[number] if factor is None else factor @ rows.T
-            along = self._along(number, rows)
-            margins = along - along[labels, torch.arange(len(labels))]
-            for entry, length in zip(sums, lengths, strict=True):
-                residual = cross_entropy(torch.add(logits, along, alpha=length), labels, path.prior)[1]
-                weighted = residual.mul_(margins)  # 0 in the row of the label, whose margin is 0
-                mean = weighted.sum(0)
-                entry[0] += float(mean.double().sum())
-                entry[1] += float(weighted.mul_(margins).sum(0).sub_(mean * mean).double().sum())
-        return [
-            (slope / count + self.linear + length * self.quadratic, curvature / count + self.quadratic)
-            for (slope, curvature), length in zip(sums, lengths, strict=True)
-        ]
-
-    def _along(self, number: int, rows: Tensor) -> Tensor:
-        """(K, n) logits along the direction."""
-        if number < len(self.kept):
-            return self.kept[number]
-        made = self.factor @ rows.T
-        if self.path.keep_logits:
-            self.kept.append(made)
-        return made
+def _add_product(total: Tensor, residual: Tensor, rows: Tensor) -> Tensor:
+    """Add residual @ rows, computed in the type of `rows`, to `total`; an empty `total` is zero."""
+    if not total.ndim:
+        return (residual.to(rows.dtype) @ rows).to(residual.dtype)
+    if residual.dtype == rows.dtype:
+        return total.addmm_(residual, rows)
+    return total.add_(residual.to(rows.dtype) @ rows)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trex.probing.partial import Partial
 
 #: Version of the solver and of the search: results of another version are computed again.
-SOLVER = 3
+SOLVER = 4
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class Exact(Kind):
         chosen = None if self.shots is None else few_shot(data.labels, self.shots, seed)
         labels = data.labels if chosen is None else data.labels[chosen]
         design, test = data.designs if chosen is None else data.designs_of(chosen)
-        problem = exact.Problem(design, labels, data.classes, data.solver_memory.logits, data.stop)
+        problem = exact.Problem(design, labels, data.classes, data.solver_memory.logits, data.stop, data.fast)
         folds = [validation_fold(labels, seed)] if chosen is None else few_shot_folds(labels, seed)
         search = exact.choose_c(problem, folds, partial, few=chosen is not None)
         validation = len(folds[0][1]) if chosen is None else 0
         c = search.best["C"]
         found = data.refits.get(c) if chosen is None else None
         if found is None:
-            found = outcomes(test.logits(exact.fit(problem, c, partial)), data.test_labels)
+            found = outcomes((part.cpu() for part in test.logits(exact.fit(problem, c, partial))), data.test_labels)
         if chosen is None:
             data.refits[c] = found
         return Fitted(search, found, len(labels) - validation, validation)
