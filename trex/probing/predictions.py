@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,17 +92,13 @@ def write_predictions(path: Path, labels: np.ndarray, found: Outcomes, classes: 
     small = np.min_scalar_type(max(classes - 1, 0))
     lowest = float(np.finfo(np.float16).min)
     log_probability = np.where(np.isneginf(found.log_probability), -np.inf, found.log_probability.clip(lowest, 0))
-    content = io.BytesIO()
-    np.savez_compressed(
-        content,
-        label=labels.astype(small),
-        predicted=found.predicted.astype(small),
-        rank=found.rank,
-        log_probability=log_probability.astype(np.float16),
-    )
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content.getvalue())
-    return hashlib.sha256(content.getvalue()).hexdigest()
+    arrays = {
+        "label": labels.astype(small),
+        "predicted": found.predicted.astype(small),
+        "rank": found.rank,
+        "log_probability": log_probability.astype(np.float16),
+    }
+    return write_arrays(path, arrays)
 
 
 def read_predictions(path: Path, digest: str, images: int, classes: int) -> Predictions:
@@ -118,18 +115,7 @@ def read_predictions(path: Path, digest: str, images: int, classes: int) -> Pred
     """
     small = np.min_scalar_type(max(classes - 1, 0))
     expected = {"label": small, "predicted": small, "rank": np.dtype(np.uint8), "log_probability": np.dtype(np.float16)}
-    try:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise UserError(
-                f"{path}: its SHA-256 is not the one in the result file: it is damaged or of another result"
-            )
-        arrays = _arrays(content, expected, images)
-    except FileNotFoundError:
-        raise UserError(f"{path}: this file of predictions does not exist") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
-        raise UserError(f"{path}: not a readable file of predictions ({error})") from error
-    found = Predictions(**arrays)
+    found = Predictions(**read_arrays(path, digest, expected, (images,)))
     if max(int(found.label.max(initial=0)), int(found.predicted.max(initial=0))) >= max(classes, 1):
         raise UserError(f"{path}: it has classes beyond the {classes} of the result")
     if not (found.log_probability <= 0).all():
@@ -137,17 +123,47 @@ def read_predictions(path: Path, digest: str, images: int, classes: int) -> Pred
     return found
 
 
-def _arrays(content: bytes, expected: dict[str, np.dtype], images: int) -> dict[str, np.ndarray]:
-    """The arrays of a `.npz` file. Raises ValueError unless each has the expected dtype and one number per image."""
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
+    """Write a compressed `.npz` file atomically. The same arrays give the same bytes. Returns its SHA-256."""
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.getvalue())
+    return hashlib.sha256(content.getvalue()).hexdigest()
+
+
+def read_arrays(
+    path: Path, digest: str, expected: Mapping[str, np.dtype], shape: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """Read a `.npz` file that holds exactly the arrays `expected`, all of this shape.
+
+    Raises:
+        UserError: if the file is missing, has another digest than `digest`, or holds anything else.
+    """
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise UserError(
+                f"{path}: its SHA-256 is not the one in the result file: it is damaged or of another result"
+            )
+        return _arrays(content, expected, shape)
+    except FileNotFoundError:
+        raise UserError(f"{path}: this file of predictions does not exist") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        raise UserError(f"{path}: not a readable file of predictions ({error})") from error
+
+
+def _arrays(content: bytes, expected: Mapping[str, np.dtype], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz` file. Raises ValueError unless each has the expected dtype and this shape."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:  # before numpy allocates what a header claims
         for entry in archive.infolist():
-            if entry.file_size > _HEADER + 8 * images:
-                raise ValueError(f"{entry.filename} has {entry.file_size} bytes for {images} images")
+            if entry.file_size > _HEADER + 8 * math.prod(shape):
+                raise ValueError(f"{entry.filename} has {entry.file_size} bytes for {shape[0]} images")
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         if set(file.files) != set(expected):
             raise ValueError(f"found {', '.join(sorted(file.files))}, expected {', '.join(expected)}")
         arrays = {key: file[key] for key in expected}
     for key, dtype in expected.items():
-        if arrays[key].dtype != dtype or arrays[key].shape != (images,):
-            raise ValueError(f"{key} is {arrays[key].dtype} {arrays[key].shape}, expected {dtype} ({images},)")
+        if arrays[key].dtype != dtype or arrays[key].shape != shape:
+            raise ValueError(f"{key} is {arrays[key].dtype} {arrays[key].shape}, expected {dtype} {shape}")
     return arrays
