@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -18,7 +19,6 @@ from trex.errors import UserError
 from trex.features.extract import extract
 from trex.features.store import open_features
 from trex.interruption import StopRequest
-from trex.probing.probe import probe
 from trex.records.run_dir import RunDir
 from trex.training.trainer import make_batches
 
@@ -73,15 +73,13 @@ def test_odd_line_is_named(config: Config, lines: str, message: str) -> None:
         load_split("voc2007", "test", config.data)
 
 
-def test_features_are_stored_with_the_labels_of_all_classes_and_no_probe_takes_them(config: Config) -> None:
+def test_features_are_stored_with_the_labels_of_all_classes(config: Config) -> None:
     run = RunDir.of(config)
     save_config(run, config)
     extract(run, config, "voc2007", Ranks(), StopRequest())
     found = open_features(run.features("voc2007", "test"))
     assert np.array_equal(found.labels, expected(10))
     assert found.classes == CLASSES
-    with pytest.raises(UserError, match="voc2007: an image may have several classes, and no kind of probe supports"):
-        probe(run, config, "voc2007", [0], StopRequest())
     with h5py.File(run.features("voc2007", "test"), "r+") as file:
         file["labels"][0, 0] = 2
     with pytest.raises(UserError, match=r"test\.h5: damaged: labels from -1 to 2"):
@@ -91,3 +89,13 @@ def test_features_are_stored_with_the_labels_of_all_classes_and_no_probe_takes_t
 def test_training_on_it_is_refused(config: Config) -> None:
     with pytest.raises(UserError, match=r"data\.dataset is voc2007: its images may have several classes"):
         make_batches(config, load_split("voc2007", "trainval", config.data), Ranks())
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("voc2007", "one label"), ("digits_seen", "a tuple of labels")])
+def test_record_that_contradicts_its_reader_is_refused(
+    config: Config, monkeypatch: pytest.MonkeyPatch, name: str, wanted: str
+) -> None:
+    wrong = replace(known()[name], multi_label=name != "voc2007")
+    monkeypatch.setattr("trex.datasets.registry.known", lambda: {name: wrong})
+    with pytest.raises(UserError, match=f"'{name}': its record has multi_label={wrong.multi_label}, .* {wanted} for"):
+        load_split(name, "test", config.data)

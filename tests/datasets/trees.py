@@ -141,15 +141,22 @@ def _cifar100(base: Path) -> None:
 
 def _voc2007(base: Path) -> None:
     """Image n shows class n, is ignored for class n + 1, and also shows a person."""
-    inner = base / "VOCdevkit/VOC2007"
     for split, first in (("trainval", 0), ("test", 10)):
-        for label, name in enumerate(VOC_CLASSES):
-            lines = []
-            for image in range(first, first + 10):
-                value = 1 if label == image or name == "person" else 0 if label == image + 1 else -1
-                lines.append(f"{image:06d} {value:2d}")
-            write(inner / f"ImageSets/Main/{name}_{split}.txt", *lines)
-        put(inner, *(f"JPEGImages/{image:06d}.jpg" for image in range(first, first + 10)))
+        labels = np.full((10, 20), -1)
+        for row, image in enumerate(range(first, first + 10)):
+            labels[row, image + 1 : image + 2] = 0
+            labels[row, [image, VOC_CLASSES.index("person")]] = 1
+        names = [f"{image:06d}" for image in range(first, first + 10)]
+        put(voc_lists(base, split, names, labels), *(f"JPEGImages/{name}.jpg" for name in names))
+
+
+def voc_lists(base: Path, split: str, names: list[str], labels: np.ndarray) -> Path:
+    """Write the lists of a split of VOC 2007; `labels` is (n, 20) of -1, 0 and 1. Returns the folder of the images."""
+    inner = base / "VOCdevkit/VOC2007"
+    for name, column in zip(VOC_CLASSES, labels.T, strict=True):
+        lines = [f"{image} {value:2d}" for image, value in zip(names, column, strict=True)]
+        write(inner / f"ImageSets/Main/{name}_{split}.txt", *lines)
+    return inner
 
 
 #: Folder in `data.root` and function that writes the tree there, by dataset.

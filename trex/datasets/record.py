@@ -82,6 +82,7 @@ class Dataset:
     download: Callable[[Path], None] | None = None  #: function that `trex data get` calls if there are no archives
     steps: str = ""  #: how to get the dataset by hand, if no program can download it
     folder: str | None = None  #: its folder in `data.root`, if the folder's name is not the dataset's name
+    multi_label: bool = False  #: whether an image may have several classes
     needs_files: bool = True  #: False for a dataset that needs no folder
     normalized: bool = False  #: whether its features are L2-normalized for the probes
     published_fit: Fit = "L-BFGS"  #: how the published protocol fits its probes

@@ -133,7 +133,13 @@ def load_splits(name: str, data: DataConfig) -> dict[SplitName, Split]:
                 f"dataset {name!r} in {folder}: no {split} image was found{f' ({problem})' * bool(problem)}"
             )
     listed: dict[SplitName, SplitListing] = {"trainval": listing.trainval, "test": listing.test}
-    return {split: Split.of(images, name, split, listing.classes, base, problem) for split, images in listed.items()}
+    splits = {split: Split.of(images, name, split, listing.classes, base, problem) for split, images in listed.items()}
+    if any(split.multi_label != found.multi_label for split in splits.values()):
+        raise UserError(
+            f"dataset {name!r}: its record has multi_label={found.multi_label}, so its reader must return "
+            f"{'a tuple of labels' if found.multi_label else 'one label'} for each image, but it does not"
+        )
+    return splits
 
 
 def _without_missing(listing: Listing, base: Path, name: str) -> tuple[Listing, str]:

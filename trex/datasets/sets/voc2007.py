@@ -60,6 +60,7 @@ DATASETS = (
         "voc2007",
         read_voc2007,
         Counts(classes=20, trainval=5011, test=4952),
+        multi_label=True,
         archives=(
             Archive(f"{_SITE}/VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64"),
             Archive(f"{_SITE}/VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f"),
