@@ -9,9 +9,10 @@ from jobs.plan.cluster import Cluster
 from jobs.plan.milestones import with_milestones
 from jobs.plan.runs import open_run
 from jobs.plan.spec import is_of_milestone
-from jobs.plan.stages import plan, require_files, stages_of
+from jobs.plan.stages import plan, require_files, require_fitting_labels, stages_of
 from trex.config import Config
 from trex.errors import ExitCode, UserError
+from trex.probing.kind import left_out
 from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
 
@@ -47,6 +48,7 @@ def launch(run: RunDir, config: Config, cluster: Cluster, stage: str, processes:
     Raises:
         UserError: if the work cannot be done or is not asked for by the config.
     """
+    require_fitting_labels(config, stage)
     require_files(run, config, stage)
     config = cluster.adapt(config)
     if stage == MILESTONES and config.probe.at == "final":
@@ -57,6 +59,9 @@ def launch(run: RunDir, config: Config, cluster: Cluster, stage: str, processes:
     todo = plan(run, config, stages_of(stage))
     if stage in ("run", MILESTONES):
         todo = with_milestones(todo, run, config)
+    for name in config.extract.datasets if stage in ("probe", "run") else ():
+        if sentence := left_out(config.probe, name):
+            sys.stderr.write(f"trex: {sentence}\n")
     for skipped in todo.done:
         sys.stderr.write(f"trex: {skipped}: nothing to do\n")
     return backend(cluster.kind).launch(run, config, cluster, todo.specs, processes, dry_run)

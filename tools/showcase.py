@@ -86,7 +86,7 @@ def compare(run: RunDir, kind: str) -> Comparison:
         shots = getattr(kind_of(kind), "shots", None)
         chosen = slice(None) if shots is None else few_shot(y, shots, result.seed)
         predicted = classifier(result).fit(x[chosen], y[chosen]).predict(z)
-        ours.append(result.test.top1)
+        ours.append(result.test.main)
         sklearns.append(float((predicted == test.labels).mean()))
         equal.append(float((predicted == found.predicted).mean()))
     return Comparison(run.name, kind, *(float(np.mean(values)) for values in (ours, sklearns, equal)))

@@ -14,11 +14,13 @@ from jobs.launch import choose_cluster
 from jobs.plan.cluster import Cluster
 from jobs.plan.memory import require_memory
 from jobs.plan.runs import open_config
+from jobs.plan.stages import require_fitting_labels
 from trex.config import Config, load
 from trex.config.compare import differences
 from trex.config.loader import to_dict
 from trex.config.schema import WEIGHTS_OF_RUN
 from trex.errors import ExitCode, UserError
+from trex.probing.kind import left_out
 from trex.records.manifest import checkpoint_folders
 from trex.records.run_dir import RunDir
 from trex.wording import counted
@@ -64,6 +66,7 @@ def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]
     images: dict[str, int] = {}
     for name in dict.fromkeys((*([config.data.dataset] if trains else []), *config.extract.datasets)):
         yield Finding.of(lambda name=name: _data(name, config, images))  # type: ignore[misc]
+    yield from _labels(config)
     yield Finding.of(lambda: _memory(config, cluster))
     yield Finding.of(lambda: _write_rights(run))
     yield Finding.of(lambda: _space(run, config, images))
@@ -161,6 +164,18 @@ def _data(name: str, config: Config, images: dict[str, int]) -> str:
     comparable = all(split.comparable for split in splits.values())
     note = "" if comparable else "; counts differ from the official ones: results will be marked not comparable"
     return f"data: {name}: {counts}, {len(splits['test'].classes)} classes{note}"
+
+
+def _labels(config: Config) -> Iterator[Finding]:
+    """Datasets whose images have several classes: what cannot be done with them, and what is left out."""
+    try:
+        require_fitting_labels(config, "run")
+    except UserError as error:
+        yield Finding(False, str(error))
+        return
+    for name in config.extract.datasets:
+        if sentence := left_out(config.probe, name):
+            yield Finding(True, f"probes: {sentence}")
 
 
 def _memory(config: Config, cluster: Cluster) -> str:

@@ -30,7 +30,7 @@ def require_memory(config: Config, cluster: Cluster, datasets: Iterable[str] | N
         size = _size(name, config)
         if size is None:
             continue
-        for kind in kinds_of(config.probe):
+        for kind in kinds_of(config.probe, name):
             try:
                 used = kind.used_bytes(size, Treatment.of(name, config.probe), config.probe.memory_gb * 1e9) / 1e9
             except UserError as error:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from jobs.plan.spec import STAGES, Item, Stage, TaskSpec
 from trex.config.schema import WEIGHTS_OF_RUN, Config, ProbeConfig
+from trex.datasets.registry import folder_of, made_without_files, record
 from trex.errors import UserError
-from trex.probing.kind import kinds_of
+from trex.probing.kind import kinds_of, left_out
 from trex.probing.treatment import Treatment
 from trex.records.manifest import checkpoint_folders, newest_manifest
 from trex.records.probe_result import is_made_from
@@ -98,7 +99,8 @@ def is_probed(run: RunDir, config: Config, item: Item) -> bool:
             raise
         return True  # another job has deleted them in the meantime
     treatment = Treatment.of(item.dataset, config.probe)
-    wanted = {kind.name: kind.provenance(treatment, *attributes) for kind in kinds_of(config.probe)}
+    kinds = kinds_of(config.probe, item.dataset)
+    wanted = {kind.name: kind.provenance(treatment, *attributes) for kind in kinds}
     return all(
         is_made_from(run.probe(item.dataset, kind, seed), wanted[kind]) for kind, seed in results_of(config, item)
     )
@@ -109,7 +111,8 @@ def items(stage: Stage, config: Config) -> tuple[Item, ...]:
     if stage == "extract":
         return tuple(Item(name) for name in config.extract.datasets)
     if stage == "probe":
-        return tuple(Item(name, seeds) for name in config.extract.datasets for seeds in _seeds_of_jobs(config.probe))
+        names = config.extract.datasets
+        return tuple(Item(name, seeds) for name in names for seeds in _seeds_of_jobs(config.probe, name))
     return ()
 
 
@@ -127,11 +130,12 @@ def _feature_files(run: RunDir, dataset: str) -> tuple[Path, Path]:
 def results_of(config: Config, item: Item) -> list[tuple[str, int]]:
     """Return the kind and seed of each probe of an item."""
     seeds = item.seeds or range(config.probe.seeds)
-    return [(kind.name, seed) for kind in kinds_of(config.probe) for seed in seeds if kind.runs(seed)]
+    kinds = kinds_of(config.probe, item.dataset)
+    return [(kind.name, seed) for kind in kinds for seed in seeds if kind.runs(seed)]
 
 
-def _seeds_of_jobs(config: ProbeConfig) -> list[tuple[int, ...]]:
-    kinds = kinds_of(config)
+def _seeds_of_jobs(config: ProbeConfig, dataset: str) -> list[tuple[int, ...]]:
+    kinds = kinds_of(config, dataset)
     seeds = [seed for seed in range(config.seeds) if any(kind.runs(seed) for kind in kinds)]
     share_work = all(kind.seeds_share_work for kind in kinds)
     size = config.seeds_per_job or (len(seeds) if share_work else 1)
@@ -156,13 +160,31 @@ def require_files(run: RunDir, config: Config, stage: str) -> None:
             raise UserError(f"{setting}: no such file: {path}{words}")
 
 
+def require_fitting_labels(config: Config, stage: str) -> None:
+    """Raise UserError if a stage needs images with one class each and a dataset has images with several.
+
+    For `run`, all stages are checked. A probe kind that cannot be fitted on a dataset is left out there; this is an
+    error only if none is left.
+    """
+    trains = stage == "train" or (stage == "run" and config.extract.weights == "trained")
+    if trains and record(config.data.dataset).multi_label:
+        raise UserError(
+            f"data.dataset is {config.data.dataset}: its images may have several classes, and training needs one; "
+            f"choose another dataset"
+        )
+    for name in config.extract.datasets if stage not in ("train", "extract", "report") else ():
+        if not kinds_of(config.probe, name):
+            raise UserError(
+                f"probe.kinds: {left_out(config.probe, name)}; add exact to probe.kinds, or leave {name} out of "
+                f"extract.datasets"
+            )
+
+
 def missing_data(config: Config, specs: Sequence[TaskSpec]) -> dict[str, Path]:
     """Return the datasets of `specs` whose folder does not exist on this machine, with that folder.
 
     This is no error yet: the nodes of a cluster may have folders that its login node does not have.
     """
-    from trex.datasets.registry import folder_of, made_without_files
-
     names = [config.data.dataset] if any(spec.stage == "train" for spec in specs) else []
     names += [item.dataset for spec in specs if spec.stage == "extract" for item in spec.items]
     folders = {name: folder_of(name, config.data) for name in names if not made_without_files(name)}

@@ -66,7 +66,7 @@ def test_provenance_names_the_features_and_how_they_are_treated_and_fitted() -> 
 def test_kinds_can_be_created_without_importing_torch_numpy_or_h5py() -> None:
     code = (
         "import sys; from trex.config import Config; from trex.probing.kind import kinds_of, kind_of\n"
-        f"kinds_of(Config().probe); [kind_of(name) for name in {NAMES}]\n"
+        f"kinds_of(Config().probe, 'dtd'); [kind_of(name) for name in {NAMES}]\n"
         "print(sorted({'torch', 'numpy', 'h5py'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from trex.records.base import Record
 from trex.records.environment import Environment
 from trex.records.events import AttemptEnded, AttemptStarted, CheckpointSaved, TrainingResumed, TrainingStarted
@@ -39,6 +41,10 @@ PROBE_RESULT = ProbeResult(
     ),
     {"torch": "2.14"},
 )  # fmt: skip
+MULTI_LABEL_RESULT = replace(
+    PROBE_RESULT, dataset="voc2007", probe="exact",
+    test=Scores(None, None, None, None, None, 1, (0.75, None), (), map11=0.75, map_area=0.625),
+)  # fmt: skip
 FEATURES = FeatureProvenance(
     "a", "pets", "trainval", "0" * 64, "1" * 64, "epoch-0003", "resize 224", "float16", True, {"h5py": "3.16"}
 )
@@ -52,6 +58,7 @@ RECORDS: tuple[Record, ...] = (
     Rendezvous(("10.0.0.1", "127.0.0.1"), 29500, "token", "n1"),
     Canceled("no such image"),
     PROBE_RESULT,
+    MULTI_LABEL_RESULT,
     FEATURES,
     Manifest(20, 1000, "0123456789abcdef" * 4, milestone=True, finished=False),
 )

@@ -164,7 +164,7 @@ def test_result_is_made_from_its_own_provenance_and_no_other(tmp_path: Path) -> 
     for field in ("transform", "dtype", "fitted_by"):
         assert not is_made_from(path, replace(provenance, **{field: "another"}))
     assert not is_made_from(path, replace(provenance, normalized=not provenance.normalized))
-    path.write_text(path.read_text().replace('"format": 3', '"format": 2'))
+    path.write_text(path.read_text().replace('"format": 4', '"format": 3'))
     assert not is_made_from(path, provenance)
 
 

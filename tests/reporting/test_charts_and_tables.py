@@ -128,7 +128,7 @@ def test_average_of_datasets_of_ones_own_is_over_all_of_them(run: RunDir) -> Non
 def test_seeds_are_in_the_order_of_their_numbers(run: RunDir) -> None:
     for seed in (10, 9, 0):
         result(run, "dtd", seed, seed / 100)
-    assert cell(run).top1 == [0.0, 0.09, 0.1]
+    assert cell(run).main == [0.0, 0.09, 0.1]
 
 
 def test_special_characters_of_a_name_stay_text_in_every_table(tmp_path: Path) -> None:
@@ -163,6 +163,6 @@ def test_file_among_the_results_that_has_no_seed_in_its_name_is_named(run: RunDi
     path = run.probe("dtd", "exact", 0)
     path.with_name("seed_one.json").write_bytes(path.read_bytes())
     data = collect(run)
-    assert data.cells["exact", "dtd"].top1 == [0.7]
+    assert data.cells["exact", "dtd"].main == [0.7]
     (problem,) = data.damaged
     assert "seed_one.json" in problem

@@ -150,7 +150,7 @@ def test_unreadable_result_is_named_and_left_out(run: RunDir, content: str) -> N
     path = run.root / "probes" / "dtd" / "exact" / "seed_1.json"
     path.write_text(content, encoding="latin-1")
     assert f"one: left out: {path}" in text_table([run])
-    assert collect(run).cells["exact", "dtd"].top1 == [0.7]
+    assert collect(run).cells["exact", "dtd"].main == [0.7]
 
 
 def test_result_in_the_folder_of_another_dataset_is_left_out(run: RunDir) -> None:
@@ -237,7 +237,7 @@ def test_result_with_other_classes_than_the_other_seeds_is_left_out(run: RunDir)
     result(run, "dtd", 0, 0.7)
     result(run, "dtd", 1, 0.8, classes=("cat", "cow"))
     assert f"one: left out: {run.probe('dtd', 'exact', 1)}: has other classes than seed 0" in text_table([run])
-    assert collect(run).cells["exact", "dtd"].top1 == [0.7]
+    assert collect(run).cells["exact", "dtd"].main == [0.7]
 
 
 def test_damaged_result_is_listed_with_line_and_reason(run: RunDir) -> None:
@@ -252,9 +252,9 @@ def test_damaged_result_is_listed_with_line_and_reason(run: RunDir) -> None:
 def test_result_of_an_older_format_is_named_with_what_to_do(run: RunDir) -> None:
     result(run, "dtd", 0, 0.7)
     path = run.probe("dtd", "exact", 0)
-    path.write_text(path.read_text().replace('"format": 3', '"format": 2'))
+    path.write_text(path.read_text().replace('"format": 4', '"format": 3'))
     text = text_table([run])
-    assert f"one: left out: {path}:2: format: found 2, expected 3" in text
+    assert f"one: left out: {path}:2: format: found 3, expected 4" in text
     assert "one: `trex probe` computes results again that are damaged or of another version." in text
 
 

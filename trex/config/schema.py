@@ -214,7 +214,7 @@ class ProbeConfig:
         ("exact",),
         "probes of each dataset: exact (certified optimum of a path over C), published (the paper's search), both also "
         "with few training images per class (exact-5shot), and k nearest neighbors (knn20; knn20-t0.1 with another "
-        "temperature than 0.07)",
+        "temperature than 0.07). On a dataset whose images have several classes (voc2007), only exact is fitted",
     )
     seeds: int = setting(
         5,

@@ -16,6 +16,7 @@ from trex.probing.hardware import memory_of, multiplies_bfloat16
 from trex.probing.knn import Neighbors, nearest
 from trex.probing.memory import Size, SolverMemory, solver_memory
 from trex.probing.predictions import Outcomes
+from trex.probing.rankings import Rankings
 from trex.probing.rows import Rows
 from trex.probing.treatment import Treatment
 from trex.records.feature_provenance import FeatureProvenance
@@ -53,10 +54,11 @@ class ProbeDataset:
                 f"{folder}: trainval.h5 and test.h5 have different encoders or classes; delete both and extract again"
             )
         self._neighbors = neighbors
-        if trainval.labels.ndim == 2 or test.labels.ndim == 2:
+        if any((split.labels.ndim == 2) != treatment.multi_label for split in (trainval, test)):
             raise UserError(
-                f"{name}: an image may have several classes, and no kind of probe supports this. Its features are in "
-                f"{run.features(name, 'test').parent}; leave {name} out of extract.datasets to run the other probes"
+                f"{run.features(name, 'test').parent}: its labels do not fit to the record of {name}, which says that "
+                f"an image has {'any number of classes' if treatment.multi_label else 'one class'}; delete the folder "
+                f"and extract again"
             )
         self.name, self.treatment, self.limit, self.stop, self.device = name, treatment, limit, stop, device
         self.fast = multiplies_bfloat16(device)
@@ -65,9 +67,10 @@ class ProbeDataset:
         self.skipped = _skipped(trainval.provenance, test.provenance)
         self.class_names = trainval.classes
         self.rows, self.test_rows = (Rows(split.features, treatment.normalize) for split in (trainval, test))
-        self.labels: np.ndarray = trainval.labels  #: (n,) int64
+        self.labels: np.ndarray = trainval.labels  #: (n,) int64; (n, K) int8 in a multi-label dataset
         self.test_labels: np.ndarray = test.labels
         self.refits: dict[float, Outcomes] = {}  #: of the exact solver's fits of all of trainval, by C
+        self.rankings: dict[float, Rankings] = {}  #: the same in a multi-label dataset
 
     @property
     def classes(self) -> int:
@@ -76,7 +79,9 @@ class ProbeDataset:
 
     @property
     def classes_without_training_images(self) -> int:
-        """The number of classes that have no image in trainval. Linear probes and k-NN never predict them."""
+        """The number of classes that no image of trainval shows. No probe ever predicts them."""
+        if self.treatment.multi_label:
+            return int((~(self.labels > 0).any(0)).sum())
         return self.classes - len(np.unique(self.labels))
 
     @property

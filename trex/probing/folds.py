@@ -31,6 +31,32 @@ def validation_fold(labels: np.ndarray, seed: int) -> Fold:
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen
 
 
+def multi_label_fold(labels: np.ndarray, seed: int) -> Fold:
+    """Take about 20 % of the images that show each class for validation, and of those that show none.
+
+    The classes are divided one after the other, beginning with the one that the fewest images show. Each takes what is
+    missing to a fifth, rounded down, but at least one image, from its images that no class before it has taken; the
+    others of its images are for training. An image that alone shows a class is for training.
+
+    Args:
+        labels: (n, K) int8, 1 for images that show a class.
+        seed: seed of the random choice.
+
+    Returns:
+        The indices to train on and those to validate on.
+    """
+    shown = np.column_stack([labels > 0, ~(labels > 0).any(1)])  # the images without a class are one more class
+    validation, divided = np.zeros((2, len(labels)), bool)
+    for label in np.argsort(shown.sum(0), kind="stable"):
+        rng = np.random.Generator(np.random.Philox(key=np.array([seed, int(label)], dtype=np.uint64)))
+        members = np.flatnonzero(shown[:, label])
+        free = rng.permutation(members[~divided[members]])
+        wanted = max(len(members) // VALIDATION_PART, 1) if len(members) > 1 else 0
+        validation[free[: max(wanted - int(validation[members].sum()), 0)]] = True
+        divided[members] = True
+    return np.flatnonzero(~validation), np.flatnonzero(validation)
+
+
 def few_shot(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
     """Sorted indices, int64, of `shots` images per class, or of all images of a class that has fewer."""
     return np.sort(np.concatenate([members[:shots] for members in _shuffled_classes(labels, seed)]))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from trex.config.probe_kinds import PROBE_KINDS, parse_probe_name
 from trex.config.schema import ProbeConfig
+from trex.datasets.registry import record
 from trex.probing.memory import Size, require
 from trex.probing.treatment import Treatment
 from trex.records.feature_provenance import FeatureAttributes
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from trex.probing.dataset import ProbeDataset
     from trex.probing.partial import Partial
     from trex.probing.predictions import Outcomes
+    from trex.probing.rankings import Rankings
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Fitted:
     """The result of `Kind.fit`."""
 
     search: Search
-    outcomes: Outcomes  #: the predictions for the test images
+    outcomes: Outcomes | Rankings  #: the predictions for the test images; their ranks in a multi-label dataset
     train: int  #: images that it was trained on during the search
     validation: int  #: images of trainval that were used only to choose the hyper-parameters
 
@@ -52,6 +54,11 @@ class Kind(ABC):
     def neighbors(self) -> int:
         """The nearest training images of each test image that it needs."""
         return 0
+
+    @property
+    def fits_multi_label(self) -> bool:
+        """Whether it can be fitted on a dataset whose images have several classes. Others are not run there."""
+        return False
 
     def runs(self, seed: int) -> bool:
         """Whether it is fitted with this seed. If the seeds change nothing, only seed 0 is."""
@@ -111,6 +118,19 @@ def kind_of(name: str) -> Kind:
     return made
 
 
-def kinds_of(config: ProbeConfig) -> tuple[Kind, ...]:
-    """The kinds of probes that a config asks for."""
-    return tuple(kind_of(name) for name in config.kinds)
+def kinds_of(config: ProbeConfig, dataset: str) -> tuple[Kind, ...]:
+    """The kinds of probes that a config asks for and that can be fitted on a dataset."""
+    kinds = tuple(kind_of(name) for name in config.kinds)
+    return tuple(kind for kind in kinds if kind.fits_multi_label) if record(dataset).multi_label else kinds
+
+
+def left_out(config: ProbeConfig, dataset: str) -> str:
+    """A sentence about the kinds in the config that cannot be fitted on a dataset; "" if there are none."""
+    fitted = [kind.name for kind in kinds_of(config, dataset)]
+    others = [name for name in config.kinds if name not in fitted]
+    if not others:
+        return ""
+    return (
+        f"{dataset}: an image may have several classes, and only the kind exact can be fitted on such a dataset, not "
+        f"{', '.join(others)}"
+    )

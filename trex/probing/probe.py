@@ -16,13 +16,14 @@ from trex.interruption import StopRequest
 from trex.probing.dataset import ProbeDataset
 from trex.probing.design import CPU
 from trex.probing.hardware import device_of
-from trex.probing.kind import Fitted, Kind, kinds_of
+from trex.probing.kind import Fitted, Kind, kinds_of, left_out
 from trex.probing.partial import Partial
-from trex.probing.predictions import read_predictions, write_predictions
+from trex.probing.predictions import write_predictions
+from trex.probing.rankings import Rankings, ranking_scores, read_predictions_of, write_rankings
 from trex.probing.scores import scores
 from trex.probing.treatment import Treatment
 from trex.records.base import RecordError
-from trex.records.probe_result import ImageCounts, ProbeProvenance, ProbeResult, predictions_file
+from trex.records.probe_result import ImageCounts, ProbeProvenance, ProbeResult, Scores, predictions_file
 from trex.records.run_dir import RunDir
 from trex.wording import counted
 
@@ -41,7 +42,12 @@ def probe(
             `probe.memory_gb` is too small, or `probe.device` is cuda and `device`, that of this process, is not.
         Interrupted: after a signal; finished results are kept, and the next call continues an unfinished search.
     """
-    kinds, treatment = kinds_of(config.probe), Treatment.of(dataset, config.probe)
+    kinds, treatment = kinds_of(config.probe, dataset), Treatment.of(dataset, config.probe)
+    sentence = left_out(config.probe, dataset)
+    if not kinds:
+        raise UserError(sentence)
+    if sentence:
+        log.warning("%s", sentence)
     neighbors = max(kind.neighbors for kind in kinds)
     device = device_of(config.probe.device, device)
     data = ProbeDataset(run, dataset, treatment, config.probe.memory_gb * 1e9, stop, neighbors, device)
@@ -58,8 +64,9 @@ def probe(
                 continue
             stop.check()
             result = _result(run, data, kind, seed, provenance)
-            top1, best = 100 * result.test.top1, result.search.best
-            log.info("%s %s seed %d: top-1 %.2f %%, %s, %.1f s", dataset, kind.name, seed, top1, best, result.seconds)
+            score = f"{'mAP' if treatment.multi_label else 'top-1'} {100 * result.test.main:.2f} %"
+            best = result.search.best
+            log.info("%s %s seed %d: %s, %s, %.1f s", dataset, kind.name, seed, score, best, result.seconds)
 
 
 def _is_current(path: Path, provenance: ProbeProvenance) -> bool:
@@ -68,7 +75,7 @@ def _is_current(path: Path, provenance: ProbeProvenance) -> bool:
         result = ProbeResult.read(path)
         if result.provenance != provenance:
             return False
-        read_predictions(predictions_file(path), result.predictions, result.counts.test, len(result.classes))
+        read_predictions_of(result, path)
     except FileNotFoundError:
         return False
     except (RecordError, UserError) as error:
@@ -86,6 +93,7 @@ def _result(run: RunDir, data: ProbeDataset, kind: Kind, seed: int, provenance: 
     except Interrupted:
         partial.write()
         raise
+    test, digest = _tested(predictions_file(path), data, fitted)
     result = ProbeResult(
         run=run.name,
         dataset=data.name,
@@ -98,8 +106,8 @@ def _result(run: RunDir, data: ProbeDataset, kind: Kind, seed: int, provenance: 
             fitted.train, fitted.validation, len(data.test_labels), data.classes_without_training_images
         ),
         search=fitted.search,
-        test=scores(data.test_labels, fitted.outcomes, data.classes),
-        predictions=write_predictions(predictions_file(path), data.test_labels, fitted.outcomes, data.classes),
+        test=test,
+        predictions=digest,
         seconds=partial.seconds,
         provenance=provenance,
         versions={"torch": torch.__version__, "numpy": np.__version__},
@@ -107,6 +115,14 @@ def _result(run: RunDir, data: ProbeDataset, kind: Kind, seed: int, provenance: 
     result.write(path)
     partial.remove()
     return result
+
+
+def _tested(path: Path, data: ProbeDataset, fitted: Fitted) -> tuple[Scores, str]:
+    """Write the predictions for the test images to `path`. Returns their scores, and the SHA-256 of the file."""
+    found, labels, classes = fitted.outcomes, data.test_labels, data.classes
+    if isinstance(found, Rankings):
+        return ranking_scores(found), write_rankings(path, found)
+    return scores(labels, found, classes), write_predictions(path, labels, found, classes)
 
 
 def _timed_fit(data: ProbeDataset, kind: Kind, seed: int, partial: Partial) -> Fitted:

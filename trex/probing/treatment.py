@@ -1,4 +1,4 @@
-"""How the probes treat the features of a dataset: L2 normalization, and the optimizer of the published probes."""
+"""How the probes treat a dataset: L2 normalization, the optimizer of the published probes, one class or several."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Treatment:
 
     normalize: bool  #: whether the features are L2-normalized
     sgd: bool  #: whether the published probes use SGD; otherwise L-BFGS
+    multi_label: bool = False  #: whether an image may have several classes
 
     @classmethod
     def of(cls, dataset: str, config: ProbeConfig) -> Self:
@@ -23,4 +24,5 @@ class Treatment:
         return cls(
             normalize=config.normalize.get(dataset, known.normalized),
             sgd=config.sgd.get(dataset, known.published_fit == "SGD"),
+            multi_label=known.multi_label,
         )

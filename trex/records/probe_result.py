@@ -14,7 +14,7 @@ from trex.files import sha256
 from trex.records.base import Count, Record
 from trex.records.typed import Bounds, Mismatch, decode_dataclass, encode
 
-#: A fraction of images that were classified correctly.
+#: A fraction of images that were classified correctly, or an average precision.
 Share = Annotated[float, Bounds(0, 1)]
 #: A hyperparameter. All are positive, so that charts can show them on a log scale.
 Positive = Annotated[float, Bounds(1e-300, 1e300)]
@@ -94,23 +94,43 @@ class SkippedImages:
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a probe on the test images. A score that has no meaning for them is None."""
+    """The scores of a probe on the test images. A score that has no meaning for them is None.
 
-    top1: Share
+    In a multi-label dataset these are the mean average precisions (trex/probing/average_precision.py) and those of the
+    classes; in all others, the accuracies, likelihood and calibration.
+    """
+
+    top1: Share | None
     top5: Share | None  #: None with five classes or fewer
-    mean_per_class: Share  #: mean of the accuracies of the classes that have test images
+    mean_per_class: Share | None  #: mean of the accuracies of the classes that have test images
     nll: NotNegative | None  #: mean negative log-likelihood, nats; None if an image's class has probability 0
-    ece: Share  #: expected calibration error over 15 bins of equal width (trex/probing/scores.py)
+    ece: Share | None  #: expected calibration error over 15 bins of equal width (trex/probing/scores.py)
     classes_without_test_images: Count
-    per_class: tuple[Share | None, ...]  #: accuracy of each class; None for a class without test images
-    confusion: tuple[tuple[int, int, int], ...]  #: (true class, predicted class, test images), without zero entries
+    #: accuracy, or average precision over 11 points, of each class; None for a class without test images
+    per_class: tuple[Share | None, ...]
+    #: (true class, predicted class, test images), without zero entries; empty in a multi-label dataset
+    confusion: tuple[tuple[int, int, int], ...]
+    map11: Share | None = None  #: mean over the classes of the average precision over 11 points, as in VOC 2007
+    map_area: Share | None = None  #: mean over the classes of the area under the curve of precision against recall
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a test image may have several classes."""
+        return self.map11 is not None
+
+    @property
+    def main(self) -> float:
+        """The score that tables show first: `top1`, or `map11` in a multi-label dataset."""
+        found = self.top1 if self.map11 is None else self.map11
+        assert found is not None  # ProbeResult checks it
+        return found
 
 
 @dataclass(frozen=True)
 class ProbeResult(Record):
     """The complete result of one probe."""
 
-    FORMAT: ClassVar[int] = 3
+    FORMAT: ClassVar[int] = 4
 
     run: str
     dataset: str
@@ -128,7 +148,14 @@ class ProbeResult(Record):
     skipped: SkippedImages = SkippedImages()
 
     def __post_init__(self) -> None:
-        """Raises ValueError if classes, accuracies and confusion matrix are inconsistent."""
+        """Raises ValueError if scores, classes, accuracies and confusion matrix are inconsistent."""
+        one_class = {name: getattr(self.test, name) for name in ("top1", "mean_per_class", "ece")}
+        several = {name: getattr(self.test, name) for name in ("map11", "map_area")}
+        absent, present = (one_class, several) if self.test.multi_label else (several, one_class)
+        if any(absent.values()) or None in present.values() or (self.test.multi_label and self.test.confusion):
+            raise ValueError(
+                f"test: expected either {', '.join(one_class)} or {', '.join(several)} without a confusion"
+            )
         count, accuracies = len(self.classes), self.test.per_class
         if len(accuracies) != count:
             raise ValueError(f"test.per_class has {len(accuracies)} accuracies for {count} classes")

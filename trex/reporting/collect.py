@@ -9,15 +9,16 @@ from statistics import mean
 
 from trex.config import Config, load
 from trex.errors import TrexError, UserError
-from trex.probing.kind import kinds_of
-from trex.probing.predictions import Predictions, read_predictions
+from trex.probing.kind import kinds_of, left_out
+from trex.probing.predictions import Predictions
+from trex.probing.rankings import Rankings, read_predictions_of
 from trex.records.base import RecordError
 from trex.records.environment import Environment
 from trex.records.events import Event, read_events
 from trex.records.metrics import MetricsLine
-from trex.records.probe_result import ProbeResult, predictions_file
+from trex.records.probe_result import ProbeResult
 from trex.records.run_dir import RunDir, dataset_folder
-from trex.reporting.cell import Cell
+from trex.reporting.cell import Cell, Found
 from trex.reporting.metric import TOP1, Metric
 from trex.reporting.statistics import Interval, mean_of_intervals
 
@@ -45,6 +46,8 @@ class RunData:
     #: Results at milestones: by epoch, then as `cells`.
     milestones: dict[int, dict[tuple[str, str], Cell]] = field(default_factory=dict)
     wanted: dict[tuple[str, str], int] = field(default_factory=dict)  #: seeds in the config, per cell
+    #: One sentence per dataset on which not all kinds of the config can be fitted.
+    left_out: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)  #: one message per file or line that was left out, with the reason
     #: Why a cell has no predictions. At a milestone, the name of the dataset ends with it.
     untested: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -71,7 +74,12 @@ def collect(run: RunDir) -> RunData:
         data.damaged.append(str(error))
     data.cells = _results(run, data)
     data.milestones = {epoch: _results(run.at(epoch), data) for epoch in run.evaluated_milestones()}
-    data.wanted = _wanted(run)
+    try:
+        asked = load(run.config, Config)
+    except (OSError, TrexError):
+        return data
+    data.wanted = _wanted(asked)
+    data.left_out = [line for name in asked.extract.datasets if (line := left_out(asked.probe, name))]
     return data
 
 
@@ -94,20 +102,17 @@ def _results(run: RunDir, data: RunData) -> dict[tuple[str, str], Cell]:
     }
 
 
-def _predictions(
-    run: RunDir, results: Sequence[ProbeResult], untested: dict[tuple[str, str], str]
-) -> tuple[Predictions, ...]:
+def _predictions(run: RunDir, results: Sequence[ProbeResult], untested: dict[tuple[str, str], str]) -> Found:
     """The predictions of each result of a cell. Results with the same predictions share one object.
 
     None, and a message in `untested`, if those of a result are missing or damaged, or if the test images differ.
     """
-    shared: dict[str, Predictions] = {}
+    shared: dict[str, Predictions | Rankings] = {}
     try:
         if len({result.provenance.test_images for result in results}) > 1:
             raise UserError("its seeds have different test images")
         for one in results:
-            path = predictions_file(run.probe(one.dataset, one.probe, one.seed))
-            found = read_predictions(path, one.predictions, one.counts.test, len(one.classes))
+            found = read_predictions_of(one, run.probe(one.dataset, one.probe, one.seed))
             shared.setdefault(one.predictions, found)
     except UserError as error:
         at = "" if run.milestone is None else f" after epoch {run.milestone}"
@@ -126,16 +131,18 @@ def _misplaced(result: ProbeResult, path: Path, others: Sequence[ProbeResult]) -
         return f"is the result of {result.dataset}, {result.probe}, seed {result.seed}"
     if others and result.classes != others[0].classes:
         return f"has other classes than seed {others[0].seed}"
+    if others and result.test.multi_label != others[0].test.multi_label:
+        return f"has other scores than seed {others[0].seed}"
     return None
 
 
-def _wanted(run: RunDir) -> dict[tuple[str, str], int]:
-    try:
-        config = load(run.config, Config)
-    except (OSError, TrexError):
-        return {}
-    seeds = {kind.name: sum(map(kind.runs, range(config.probe.seeds))) for kind in kinds_of(config.probe)}
-    return {(kind, name): count for kind, count in seeds.items() for name in config.extract.datasets}
+def _wanted(config: Config) -> dict[tuple[str, str], int]:
+    seeds = range(config.probe.seeds)
+    return {
+        (kind.name, name): sum(map(kind.runs, seeds))
+        for name in config.extract.datasets
+        for kind in kinds_of(config.probe, name)
+    }
 
 
 def probe_kinds(runs: Sequence[RunData]) -> list[str]:
@@ -152,7 +159,7 @@ def datasets(runs: Sequence[RunData], kind: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Average:
-    """The mean of a score over datasets, and the mean log-odds of the top-1 accuracy."""
+    """The mean of a score over datasets, and the mean log-odds of the top-1 accuracy or mAP."""
 
     mean: float | None  #: in the unit of `Scores`; None without results
     interval: Interval | None  #: of `mean`, over the test images of the datasets; None if that of a dataset is missing
@@ -163,10 +170,12 @@ class Average:
 
 def average(run: RunData, kind: str, names: Sequence[str], metric: Metric = TOP1) -> Average:
     """The average over the datasets that have results: those of the published average if `names` has a column of the
-    published table, otherwise all of `names`."""
+    published table, otherwise all of `names`. A metric of multi-label datasets is averaged over these."""
     wanted = PUBLISHED_AVERAGE if any(name in FIRST_COLUMNS for name in names) else tuple(names)
+    if metric.multi_label:
+        wanted = tuple(name for name in names if (kind, name) in run.cells and run.cells[kind, name].multi_label)
     cells = [run.cells[kind, name] for name in wanted if (kind, name) in run.cells]
-    found = [cell.estimates[metric.name] for cell in cells if metric.name in cell.estimates]
+    found = [one for cell in cells if (one := cell.estimate(metric)) is not None]
     if not found:
         return Average(None, None, None, 0, len(wanted))
     intervals = [one.interval for one in found if one.interval is not None]

@@ -9,9 +9,9 @@ from typing import TypeGuard
 
 from trex.records.events import AttemptEnded, CheckpointSaved, Event
 from trex.reporting import tables, transfer
-from trex.reporting.cell import Cell, Estimate
+from trex.reporting.cell import Cell, Estimate, titles
 from trex.reporting.charts import Dot, Series, legend, line_chart, whisker_chart
-from trex.reporting.classes import HEAD, class_rows
+from trex.reporting.classes import class_rows, mean_over_classes
 from trex.reporting.collect import RunData, average, datasets, probe_kinds
 from trex.reporting.compare import comparisons
 from trex.reporting.metric import METRICS, TOP1, Metric
@@ -45,15 +45,18 @@ def _summary(runs: Sequence[RunData], metric: Metric) -> str:
     kind = kinds[0]
     averages = [(average(run, kind, datasets(runs, kind), metric), run.name) for run in runs]
     means = [(found.mean, found.count, name) for found, name in averages if found.mean is not None]
+    if not means and metric.multi_label:
+        return f"No results of the {kind} probe on a dataset whose images have several classes."
     if not means:
         return f"Results of the {kind} probe on in1k only, which the mean does not include."
     best, count, name = max(means) if metric.highest_is_best else min(means)
     over = counted(count, "dataset")
+    title = titles((cell for run in runs for (one, _), cell in run.cells.items() if one == kind), metric)
     number = f"{metric.text(best)} {metric.unit}"
     if len(runs) == 1:
-        return f"Mean {metric.title} {number} over {over} ({kind} probe)."
+        return f"Mean {title} {number} over {over} ({kind} probe)."
     order = "highest" if metric.highest_is_best else "lowest"
-    return f"{len(runs)} models; {order} mean {metric.title} with the {kind} probe: {name}, {number} over {over}."
+    return f"{len(runs)} models; {order} mean {title} with the {kind} probe: {name}, {number} over {over}."
 
 
 def _sections(runs: Sequence[RunData], metric: Metric) -> Iterator[str]:
@@ -95,7 +98,7 @@ def _table(runs: Sequence[RunData], kind: str, metric: Metric, about: str) -> st
     """A table of scores, and under it what they are."""
     head, body = tables.rows(runs, kind, metric)
     leaders = _best_of_columns(runs, kind, metric)
-    best = {(leaders[name], j) for j, name in enumerate(head) if name in leaders}
+    best = {(leaders[name], j) for j, name in enumerate(datasets(runs, kind), start=1) if name in leaders}
     return _html_table(head, body, best) + _caption(about)
 
 
@@ -105,12 +108,8 @@ def _caption(text: str) -> str:
 
 def _estimates(runs: Sequence[RunData], kind: str, name: str, metric: Metric) -> list[tuple[int, Estimate]]:
     """The index of each run with this score on a dataset, and the score."""
-    cells = ((number, run.cells.get((kind, name))) for number, run in enumerate(runs))
-    return [
-        (number, cell.estimates[metric.name])
-        for number, cell in cells
-        if cell is not None and metric.name in cell.estimates
-    ]
+    cells = ((number, run.cells[kind, name]) for number, run in enumerate(runs) if (kind, name) in run.cells)
+    return [(number, found) for number, cell in cells if (found := cell.estimate(metric)) is not None]
 
 
 def _best_of_columns(runs: Sequence[RunData], kind: str, metric: Metric) -> dict[str, int]:
@@ -133,14 +132,16 @@ def _scores(runs: Sequence[RunData], kind: str, metric: Metric) -> str:
             value, low, high = (metric.scale * one for one in (found.value, *ends))
             dots.append(Dot(runs[number].name, value, low, high, number))
         if dots:
-            rows.append((name, dots))
-    label = f"{metric.title}, {metric.unit}; whisker: 95 % interval over test images"
+            rows.append((tables.column(runs, kind, name, metric), dots))
+    title = titles((cell for run in runs for (one, _), cell in run.cells.items() if one == kind), metric)
+    label = f"{title}, {metric.unit}; whisker: 95 % interval over test images"
     return f'<figure class="half">{whisker_chart(rows, label)}</figure>'
 
 
 def _other_scores(runs: Sequence[RunData], kind: str, shown: Metric) -> str:
     """The tables of the other metrics, and the spread of the shown one over the seeds, folded away."""
-    others = [metric for metric in METRICS.values() if metric is not shown]
+    several = any(cell.multi_label for run in runs for (one, _), cell in run.cells.items() if one == kind)
+    others = [metric for metric in METRICS.values() if metric is not shown and (several or not metric.multi_label)]
     parts = [_table(runs, kind, metric, tables.about(runs, kind, metric)) for metric in others]
     names = datasets(runs, kind)
     body = [[run.name, *(_spread(run.cells.get((kind, name)), shown) for name in names)] for run in runs]
@@ -151,12 +152,12 @@ def _other_scores(runs: Sequence[RunData], kind: str, shown: Metric) -> str:
 
 
 def _spread(cell: Cell | None, metric: Metric) -> str:
-    found = None if cell is None else cell.estimates.get(metric.name)
+    found = None if cell is None else cell.estimate(metric)
     return tables.MISSING if found is None or found.spread is None else metric.text(found.spread)
 
 
 def _comparison(runs: Sequence[RunData], metric: Metric) -> str:
-    head, body = tables.difference_rows(comparisons(runs, metric.name), metric)
+    head, body = tables.difference_rows(comparisons(runs, metric), metric)
     if not body:
         return ""
     table = _html_table(head, body) + _caption(tables.DIFFERENCES)
@@ -219,12 +220,13 @@ def _searches(runs: Sequence[RunData]) -> str:
 def _search(runs: Sequence[RunData], kind: str, name: str) -> str:
     """The chart of one dataset and kind, with the first seed of each run. Empty if there was no search."""
     series, chosen, edges = [], [], []
-    label = ""
+    label, score = "", "top-1"
     for color, run in enumerate(runs):
         cell = run.cells.get((kind, name))
         if cell is None:
             continue
         search = cell.results[0].search
+        score = "mAP" if cell.multi_label else score
         label = next(iter(search.best), "")
         tried = [trial for trial in search.trials if label in trial.values]
         points = sorted((trial.values[label], 100 * trial.validation_top1) for trial in tried)
@@ -235,7 +237,7 @@ def _search(runs: Sequence[RunData], kind: str, name: str) -> str:
         edges += [f"{run.name} {edge}" for edge in cell.edges]
     if not series:
         return ""
-    chart = line_chart(series, label, "validation top-1, %", log_x=True, dots=True, chosen=chosen)
+    chart = line_chart(series, label, f"validation {score}, %", log_x=True, dots=True, chosen=chosen)
     caption = f"<figcaption>{escape(name)}, {escape(kind)}, first seed; ring: chosen value</figcaption>"
     warning = f'<p class="warning">chosen value at an end of the range: {escape("; ".join(edges))}</p>' if edges else ""
     return f"<figure>{chart}{caption}{warning}</figure>"
@@ -251,11 +253,10 @@ def _classes(runs: Sequence[RunData]) -> str:
 
 
 def _class_table(cell: Cell) -> str:
-    """The classes with the lowest accuracy, and the classes that each is confused with most often."""
-    rows = class_rows(cell)
-    average = 100 * cell.mean_per_class
+    """The classes with the lowest scores, and the classes that each is confused with most often."""
+    head, rows = class_rows(cell)
     shown = f"the lowest {WORST} of {len(rows)} classes" if len(rows) > WORST else f"{len(rows)} classes"
-    return f"<p>Mean per-class accuracy {average:.1f} %; {shown}:</p>{_html_table(HEAD, rows[:WORST])}"
+    return f"<p>{mean_over_classes(cell)}; {shown}:</p>{_html_table(head, rows[:WORST])}"
 
 
 def _published() -> str:

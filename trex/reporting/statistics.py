@@ -56,6 +56,11 @@ def share_interval(values: np.ndarray, strata: np.ndarray | None = None) -> Inte
         images, variance = float(len(values)), float(values.var() / len(values))
     else:
         value, images, variance = _stratified(values, strata)
+    return proportion_interval(value, images, variance)
+
+
+def proportion_interval(value: float, images: float, variance: float) -> Interval:
+    """The interval of a number in 0 … 1 with this variance, which has about the variance of a share of `images`."""
     shrunk = (images * value + 2) / (images + 4)
     squares = variance * images**2 + images * (value - shrunk) ** 2 + 2 * (1 - shrunk) ** 2 + 2 * shrunk**2
     effect = squares / ((images + 4) * shrunk * (1 - shrunk))
@@ -132,11 +137,16 @@ def difference_interval(differences: np.ndarray, seeds: SeedVariance = NO_SEEDS)
         differences: (n,) float.
         seeds: the variance over the seeds.
     """
-    from scipy.stats import t
-
     images = len(differences) + 2
     center = float(differences.sum()) / images
     over_images = ((float(np.square(differences).sum()) + 2) / images - center**2) / images
+    return _t_interval(center, over_images, seeds)
+
+
+def _t_interval(center: float, over_images: float, seeds: SeedVariance) -> Interval:
+    """The interval around `center` with the variances over images and seeds."""
+    from scipy.stats import t
+
     total, freedom = _sum_of_variances([(over_images, math.inf), (seeds.variance, seeds.freedom)])
     half = float(t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(total)
     return Interval(center - half, center + half)
@@ -195,13 +205,35 @@ def normal_test(differences: np.ndarray, seeds: SeedVariance = NO_SEEDS) -> floa
         differences: (n,) float.
         seeds: the variance over the seeds.
     """
-    from scipy.stats import t
-
     images = len(differences) + 2
     over_images = (float(np.square(differences).sum()) + 2) / images**2
+    return _t_test(float(differences.sum()) / images, over_images, seeds)
+
+
+def _t_test(center: float, over_images: float, seeds: SeedVariance) -> float:
+    """The two-sided p-value of a difference of 0, with the variances over images and seeds."""
+    from scipy.stats import t
+
     total, freedom = _sum_of_variances([(over_images, math.inf), (seeds.variance, seeds.freedom)])
-    distance = abs(float(differences.sum())) / images / math.sqrt(total)
-    return min(max(2 * float(t.sf(distance, freedom)), SMALLEST_P), 1.0)
+    return min(max(2 * float(t.sf(abs(center) / math.sqrt(total), freedom)), SMALLEST_P), 1.0)
+
+
+def bootstrap_comparison(
+    gain: float, replicates: np.ndarray, images: float, seeds: SeedVariance = NO_SEEDS
+) -> tuple[Interval, float]:
+    """The interval and the two-sided p-value of a difference that is no mean over images, such as that of two mAP.
+
+    The variance over images is that of the paired bootstrap. As in `difference_interval`, two images with the
+    differences 1 and -1 are added, so that equal rankings do not have an interval of length 0.
+
+    Args:
+        gain: the difference.
+        replicates: (B,) float, the difference in each resampled set of images.
+        images: the number of images whose share has about the variance of one of the two numbers.
+        seeds: the variance over the seeds.
+    """
+    over_images = float(np.nanvar(replicates)) + 2 / (images + 2) ** 2
+    return _t_interval(gain, over_images, seeds), _t_test(gain, over_images, seeds)
 
 
 def holm(values: Sequence[float]) -> list[float]:

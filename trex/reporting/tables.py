@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from trex.probing.kind import kind_of
 from trex.reporting import skipping, transfer
-from trex.reporting.cell import Cell
+from trex.reporting.cell import Cell, titles
 from trex.reporting.collect import Average, RunData, average, datasets, probe_kinds
 from trex.reporting.compare import Comparison, comparisons
 from trex.reporting.metric import TOP1, Metric
@@ -35,9 +35,9 @@ def cell_text(cell: Cell | None, metric: Metric = TOP1) -> str:
     `*` means that it is not comparable, `†` that broken images were skipped, `‡` that a seed chose a value at an end of
     its range.
     """
-    if cell is None or metric.name not in cell.estimates:
+    found = None if cell is None else cell.estimate(metric)
+    if cell is None or found is None:
         return MISSING
-    found = cell.estimates[metric.name]
     marks = ("" if cell.comparable else "*") + (SKIPPED_MARK if cell.skipped else "")
     marks += EDGE_MARK if cell.edges else ""
     return f"{_value(metric, found.value, found.interval)}{marks}"
@@ -59,7 +59,7 @@ def rows(runs: Sequence[RunData], kind: str, metric: Metric = TOP1) -> Table:
     """The header and the rows of the table for one kind of probe. Log-odds are shown for the top-1 accuracy."""
     names = datasets(runs, kind)
     columns = 2 if metric is TOP1 else 1
-    head = ["run", *names, *("mean", "log-odds")[:columns]]
+    head = ["run", *(column(runs, kind, name, metric) for name in names), *("mean", "log-odds")[:columns]]
     body = [
         [
             run.name,
@@ -69,6 +69,12 @@ def rows(runs: Sequence[RunData], kind: str, metric: Metric = TOP1) -> Table:
         for run in runs
     ]
     return head, body
+
+
+def column(runs: Sequence[RunData], kind: str, name: str, metric: Metric = TOP1) -> str:
+    """The head of a dataset's column, with a mark if it has another score than the metric of the table."""
+    cells = [run.cells[kind, name] for run in runs if (kind, name) in run.cells]
+    return f"{name} (mAP)" if any(cell.metric(metric) is not metric for cell in cells) else name
 
 
 def caption(runs: Sequence[RunData], kind: str, metric: Metric = TOP1) -> str:
@@ -94,10 +100,11 @@ def transfer_caption(runs: Sequence[RunData], kind: str) -> str:
 
 
 def _about(cells: Sequence[Cell], kind: str, metric: Metric) -> str:
-    text = f"{metric.title[0].upper()}{metric.title[1:]} on the test images in {metric.unit}"
+    title = titles(cells, metric)
+    text = f"{title[0].upper()}{title[1:]} on the test images in {metric.unit}"
     if _seeds_change(kind):
         text += ", mean over the seeds"
-    found = [cell.estimates.get(metric.name) for cell in cells]
+    found = [cell.estimate(metric) for cell in cells]
     if any(one is not None and one.interval is not None for one in found):
         text += " ± half of the 95 % interval over test images"
     return f"{text}."
@@ -117,13 +124,19 @@ def notes(runs: Sequence[RunData]) -> list[str]:
     if any(not cell.comparable for cell in cells):
         lines.append("* measured on a subset of the dataset: not comparable with published numbers.")
     lines += skipping.notes(runs)
-    if any(value in (0.0, 1.0) for cell in cells for value in cell.top1):
+    if any(value in (0.0, 1.0) for cell in cells for value in cell.main):
         lines.append("Log-odds count 100 % as 1 - 1/(2n) and 0 % as 1/(2n), for n test images.")
+    if marked := sorted({name for run in runs for (_, name), cell in run.cells.items() if cell.multi_label}):
+        lines.append(
+            f"{', '.join(marked)}: an image may have several classes. The score is the mean average precision over 11 "
+            f"points of recall (VOC 2007), in place of the top-1 accuracy, also in the columns mean and log-odds."
+        )
     return [*lines, *(note for run in runs for note in (*_cells(run, runs), *_images(run), *_left_out(run)))]
 
 
 def _cells(run: RunData, runs: Sequence[RunData]) -> Iterator[str]:
     """The notes about the results of one run: what is missing, and what they say about a cell."""
+    yield from (f"{run.name}: {sentence}." for sentence in run.left_out)
     if results := missing(run, runs):
         yield f"{run.name}: no results for {', '.join(results)}."
     for (kind, name), cell in sorted(run.cells.items()):
@@ -187,7 +200,7 @@ def text_table(runs: Sequence[RunData], metric: Metric = TOP1) -> str:
         head, body = transfer_rows(runs, kind)
         lines = [*aligned([head, *body]), *_wrapped(transfer_caption(runs, kind))]
         blocks.append("\n".join([f"transfer against epoch, probe: {kind}", *lines]))
-    if found := comparisons(runs, metric.name):
+    if found := comparisons(runs, metric):
         head, body = difference_rows(found, metric)
         blocks.append("\n".join(["differences", *aligned([head, *body], left=(0, 1, 2)), *_wrapped(DIFFERENCES)]))
     return "\n\n".join([*blocks, "\n".join(notes(runs))])
@@ -216,7 +229,7 @@ def markdown(runs: Sequence[RunData], metric: Metric = TOP1) -> str:
     for kind in probe_kinds(runs):
         table = _markdown_table(*rows(runs, kind, metric))
         blocks.append(f"**{kind}**\n\n{table}\n\n{caption(runs, kind, metric)}")
-    if found := comparisons(runs, metric.name):
+    if found := comparisons(runs, metric):
         blocks.append(f"**Differences**\n\n{_markdown_table(*difference_rows(found, metric))}\n\n{DIFFERENCES}")
     for kind in transfer.kinds(runs):
         table = _markdown_table(*transfer_rows(runs, kind))
@@ -232,7 +245,7 @@ def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 def transfer_rows(runs: Sequence[RunData], kind: str) -> Table:
     """The header and the rows of the table of accuracies by epoch for one kind of probe."""
-    head = ["run", "epoch", *transfer.datasets(runs, kind)]
+    head = ["run", "epoch", *(transfer.column(runs, kind, name) for name in transfer.datasets(runs, kind))]
     return head, [[row.run, str(row.epoch), *map(cell_text, row.cells)] for row in transfer.rows(runs, kind)]
 
 
@@ -271,7 +284,8 @@ def _difference_row(one: Comparison, metric: Metric) -> list[str]:
     if one.interval is not None:
         interval = f"{metric.text(one.interval.low, '+')} … {metric.text(one.interval.high, '+')}"
     p = MISSING if one.adjusted_p is None else "<1e-10" if one.adjusted_p < 1e-10 else f"{one.adjusted_p:.2g}"
-    return [one.names, one.kind, one.dataset, gain, interval, p]
+    dataset = one.dataset if one.metric == metric.name else f"{one.dataset} (mAP)"
+    return [one.names, one.kind, dataset, gain, interval, p]
 
 
 def _markdown(text: str) -> str:

@@ -41,6 +41,12 @@ def datasets(runs: Sequence[RunData], kind: str) -> list[str]:
     return known + sorted(present - set(known))
 
 
+def column(runs: Sequence[RunData], kind: str, name: str) -> str:
+    """The head of a dataset's column, with a mark if its score is no top-1 accuracy."""
+    cells = [cell for run in runs for at in run.milestones.values() for key, cell in at.items() if key == (kind, name)]
+    return f"{name} (mAP)" if any(cell.multi_label for cell in cells) else name
+
+
 @dataclass(frozen=True)
 class Row:
     """The results of one run at one epoch."""
@@ -79,4 +85,5 @@ def charts(runs: Sequence[RunData]) -> Iterator[tuple[str, str]]:
                 points = [(float(epoch), 100 * cell.mean) for epoch, cell in curve(run, kind, name)]
                 if points:
                     series.append(Series(run.name, points, color))
-            yield f"{name}, {kind}", line_chart(series, "epoch", "top-1, %", dots=True)
+            label = "top-1, %" if column(runs, kind, name) == name else "mAP, %"
+            yield f"{name}, {kind}", line_chart(series, "epoch", label, dots=True)

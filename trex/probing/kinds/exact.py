@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Version of the solver and of the search: results of another version are computed again.
 SOLVER = 4
+#: The same for what is special to multi-label datasets.
+MULTI_LABEL = 1
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,15 @@ class Exact(Kind):
             return "the validation images that choose C; the final fits use all of trainval"
         return "the training images and the folds"
 
-    def fitted_by(self, treatment: Treatment) -> str:  # noqa: ARG002
-        """The version of the solver, and the choice of C of the few-shot kinds."""
-        return f"exact solver {SOLVER}" + ("" if self.shots is None else ", C by likelihood")
+    @property
+    def fits_multi_label(self) -> bool:
+        """With all images only: one logistic regression per class (trex/probing/multilabel.py)."""
+        return self.shots is None
+
+    def fitted_by(self, treatment: Treatment) -> str:
+        """The version of the solver, the choice of C of the few-shot kinds, and that of multi-label datasets."""
+        version = f", C by mean average precision, version {MULTI_LABEL}" if treatment.multi_label else ""
+        return f"exact solver {SOLVER}" + ("" if self.shots is None else ", C by likelihood") + version
 
     def least_bytes(self, size: Size, treatment: Treatment) -> int:  # noqa: ARG002
         """When everything is computed in pieces. Few-shot probes need less, except with many images."""
@@ -47,6 +55,10 @@ class Exact(Kind):
 
         The final fit of all of trainval depends on C alone, so seeds that choose the same C share it.
         """
+        if data.treatment.multi_label:
+            from trex.probing.multilabel import fit_multi_label
+
+            return fit_multi_label(data, seed, partial)
         from trex.probing import exact
         from trex.probing.folds import few_shot, few_shot_folds, validation_fold
         from trex.probing.predictions import outcomes
