@@ -9,7 +9,7 @@ from jobs.plan.cluster import Cluster
 from jobs.plan.milestones import with_milestones
 from jobs.plan.runs import open_run
 from jobs.plan.spec import is_of_milestone
-from jobs.plan.stages import plan, require_files, require_fitting_labels, stages_of
+from jobs.plan.stages import plan, require_files, require_kinds, require_one_class, stages_of
 from trex.config import Config
 from trex.errors import ExitCode, UserError
 from trex.probing.kind import left_out
@@ -48,7 +48,8 @@ def launch(run: RunDir, config: Config, cluster: Cluster, stage: str, processes:
     Raises:
         UserError: if the work cannot be done or is not asked for by the config.
     """
-    require_fitting_labels(config, stage)
+    require_one_class(config, stage)
+    require_kinds(config, stage)
     require_files(run, config, stage)
     config = cluster.adapt(config)
     if stage == MILESTONES and config.probe.at == "final":

@@ -14,13 +14,13 @@ from jobs.launch import choose_cluster
 from jobs.plan.cluster import Cluster
 from jobs.plan.memory import require_memory
 from jobs.plan.runs import open_config
-from jobs.plan.stages import require_fitting_labels
+from jobs.plan.stages import require_kinds, require_one_class
 from trex.config import Config, load
 from trex.config.compare import differences
 from trex.config.loader import to_dict
 from trex.config.schema import WEIGHTS_OF_RUN
 from trex.errors import ExitCode, UserError
-from trex.probing.kind import left_out
+from trex.probing.kind import kinds_of, left_out
 from trex.records.manifest import checkpoint_folders
 from trex.records.run_dir import RunDir
 from trex.wording import counted
@@ -168,13 +168,13 @@ def _data(name: str, config: Config, images: dict[str, int]) -> str:
 
 def _labels(config: Config) -> Iterator[Finding]:
     """Datasets whose images have several classes: what cannot be done with them, and what is left out."""
-    try:
-        require_fitting_labels(config, "run")
-    except UserError as error:
-        yield Finding(False, str(error))
-        return
+    for require in (require_one_class, require_kinds):
+        try:
+            require(config, "run")
+        except UserError as error:
+            yield Finding(False, str(error))
     for name in config.extract.datasets:
-        if sentence := left_out(config.probe, name):
+        if kinds_of(config.probe, name) and (sentence := left_out(config.probe, name)):
             yield Finding(True, f"probes: {sentence}")
 
 

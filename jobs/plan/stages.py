@@ -160,18 +160,21 @@ def require_files(run: RunDir, config: Config, stage: str) -> None:
             raise UserError(f"{setting}: no such file: {path}{words}")
 
 
-def require_fitting_labels(config: Config, stage: str) -> None:
-    """Raise UserError if a stage needs images with one class each and a dataset has images with several.
-
-    For `run`, all stages are checked. A probe kind that cannot be fitted on a dataset is left out there; this is an
-    error only if none is left.
-    """
+def require_one_class(config: Config, stage: str) -> None:
+    """Raise UserError if a stage, or `run`, trains on a dataset whose images may have several classes."""
     trains = stage == "train" or (stage == "run" and config.extract.weights == "trained")
     if trains and record(config.data.dataset).multi_label:
         raise UserError(
             f"data.dataset is {config.data.dataset}: its images may have several classes, and training needs one; "
             f"choose another dataset"
         )
+
+
+def require_kinds(config: Config, stage: str) -> None:
+    """Raise UserError if a stage, or `run`, probes a dataset on which no kind in the config can be fitted.
+
+    Where only some of them cannot be fitted, these are left out.
+    """
     for name in config.extract.datasets if stage not in ("train", "extract", "report") else ():
         if not kinds_of(config.probe, name):
             raise UserError(

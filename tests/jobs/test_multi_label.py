@@ -52,6 +52,14 @@ def test_config_without_a_kind_for_it_is_refused_and_the_kind_is_named(
     assert not (home / "runs").exists()
 
 
+def test_check_names_both_problems(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called("check", "data.dataset=voc2007", "probe.kinds=[knn20]") == 2
+    shown = capsys.readouterr().out
+    assert "training needs one" in shown
+    assert "add exact to probe.kinds" in shown
+    assert "2 problems to fix" in shown
+
+
 @pytest.mark.parametrize("command", ["probe", "run", "check"])
 def test_kinds_that_are_left_out_are_named(home: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert called(command, *EVALUATED, "probe.kinds=[exact, knn20]") == 0

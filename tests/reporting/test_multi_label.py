@@ -26,7 +26,7 @@ from trex.reporting.collect import average, collect
 from trex.reporting.compare import MEAN, Comparison, comparisons
 from trex.reporting.metric import METRICS
 from trex.reporting.page import page
-from trex.reporting.spreadsheets import cells_csv, differences_csv, results_csv
+from trex.reporting.spreadsheets import cells_csv, differences_csv, milestones_csv, results_csv
 from trex.reporting.statistics import bootstrap_comparison
 
 CLASSES = 5
@@ -191,6 +191,16 @@ def test_classes_have_their_average_precision_and_no_confusion(pair: tuple[RunDi
     assert confusion_csv([data], "voc2007").count("\n") == 1
     assert "Mean average precision over 11 points (mAP)" in page([data])
     assert "validation mAP, %" in page([data])
+
+
+def test_map_at_milestones_is_marked_too(pair: tuple[RunDir, RunDir]) -> None:
+    for epoch in (5, 10):
+        write_ranked(pair[0].at(epoch), 0, ranking(100, 0.2 * epoch, np.random.default_rng(0)))
+    data = [collect(pair[0])]
+    table = tables.text_table(data).partition("transfer against epoch, probe: exact\n")[2].splitlines()
+    assert table[0].split() == ["run", "epoch", "voc2007", "(mAP)"]
+    assert "mAP, %" in page(data)
+    assert [bool(row["map11"]) for row in rows(milestones_csv(data))] == [True, True]
 
 
 def test_kinds_that_were_left_out_are_in_the_notes_and_do_not_count_as_missing(pair: tuple[RunDir, RunDir]) -> None:
