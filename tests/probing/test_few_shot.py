@@ -77,7 +77,7 @@ def test_search_ends_after_the_smallest_validation_loss_and_chooses_it(digits, t
     losses = [trial.validation_loss for trial in found.trials]
     smallest = int(np.argmin(losses))
     assert found.best == found.trials[smallest].values
-    assert found.validation_top1 == found.trials[smallest].validation_top1
+    assert found.validation_score == found.trials[smallest].validation_score
     assert found.edge is None
     assert smallest + PATIENCE < len(losses) < len(GRID)
 

@@ -111,7 +111,7 @@ def test_interrupted_search_continues_to_bit_identical_weights(tmp_path: Path) -
     assert stops >= 3
     assert torch.equal(final, weights)
     assert choice.best == expected.best
-    assert [t.validation_top1 for t in choice.trials] == [t.validation_top1 for t in expected.trials]
+    assert [t.validation_score for t in choice.trials] == [t.validation_score for t in expected.trials]
 
 
 def test_interrupted_published_search_continues_with_the_same_trials(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_interrupted_published_search_continues_with_the_same_trials(tmp_path: P
 
 def test_unfinished_search_on_other_features_is_not_continued(tmp_path: Path) -> None:
     partial = Partial(tmp_path / "seed_0.json", key="these")
-    trial = Trial({"C": 1.0}, validation_top1=0.5, seconds=0.1)
+    trial = Trial({"C": 1.0}, validation_score=0.5, seconds=0.1)
     partial.seconds = 2.5
     partial.update(trials=[trial], own=[torch.ones(3)])
     partial.write()

@@ -139,7 +139,7 @@ def test_smallest_c_within_half_a_standard_error_of_the_best_is_chosen(home: Pat
         rank = ranks(reference(parts[0], parts[1], trial.values["C"]))
         values.append(mean_average_precision(parts[1].labels, rank)[0, 0])
         errors.append(replicates(parts[1].labels, rank, 200)[0].std())
-    assert [trial.validation_top1 for trial in search.trials] == pytest.approx(values, abs=0.02)
+    assert [trial.validation_score for trial in search.trials] == pytest.approx(values, abs=0.02)
     best = int(np.argmax(values))
     chosen = next(i for i, value in enumerate(values) if value >= values[best] - 0.5 * errors[best])
     assert search.best == search.trials[chosen].values
@@ -187,7 +187,7 @@ def test_seeds_that_choose_the_same_c_share_the_final_fit(home: Path, monkeypatc
     probe(run, config, "voc2007", range(4), StopRequest())
     found = results(run, 4)
     assert sorted(fits) == sorted({one.search.best["C"] for one in found})
-    assert len({one.search.trials[3].validation_top1 for one in found}) > 1, "other validation images"
+    assert len({one.search.trials[3].validation_score for one in found}) > 1, "other validation images"
 
 
 def test_kinds_that_cannot_be_fitted_are_left_out_and_named(home: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -149,9 +149,9 @@ def test_search_does_not_end_before_the_classes_are_learned(tmp_path: Path) -> N
     problem = Problem(Design.of(rows, Basis.of(rows), 5, True), labels, 5, True, StopRequest())
     for seed in range(3):
         search = exact.choose_c(problem, [validation_fold(labels, seed)], Partial(tmp_path / f"{seed}.json", key=""))
-        assert search.validation_top1 is not None
-        assert search.validation_top1 > 0.7
-        assert search.trials[0].validation_top1 < 0.5
+        assert search.validation_score is not None
+        assert search.validation_score > 0.7
+        assert search.trials[0].validation_score < 0.5
 
 
 def test_search_ends_early_where_a_larger_c_is_clearly_worse(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_search_ends_early_where_a_larger_c_is_clearly_worse(tmp_path: Path) -> 
     rows = Rows(train.astype(np.float32))
     problem = Problem(Design.of(rows, Basis.of(rows), 3, True), labels, 3, True, StopRequest())
     trials = exact.choose_c(problem, [few_for_training(labels)], Partial(tmp_path / "s.json", key="")).trials
-    best = max(range(len(trials)), key=lambda number: trials[number].validation_top1)
+    best = max(range(len(trials)), key=lambda number: trials[number].validation_score)
     assert best + 1 < len(trials) <= best + 1 + choice.PATIENCE < len(choice.GRID)
 
 

@@ -165,10 +165,10 @@ def test_chosen_c_is_the_smallest_within_half_a_standard_error(digits, partial) 
     features, labels = digits
     problem = Problem(design_of(features, 10), labels.numpy(), 10, keep_logits=True, stop=StopRequest())
     choice = exact.choose_c(problem, [validation_fold(labels.numpy(), 0)], partial)
-    accuracies = [trial.validation_top1 for trial in choice.trials]
+    accuracies = [trial.validation_score for trial in choice.trials]
     best = max(accuracies)
     half = 0.5 * math.sqrt(best * (1 - best) / 358)
-    first = next(trial for trial in choice.trials if trial.validation_top1 >= best - half - 1e-9)
+    first = next(trial for trial in choice.trials if trial.validation_score >= best - half - 1e-9)
     assert choice.best == first.values
     assert best > 0.95
     assert choice.edge is None
@@ -197,8 +197,8 @@ def test_path_does_not_end_on_its_first_plateau(partial, counts: list[int]) -> N
     choice = exact.choose_c(problem, [fold], partial)
     solver = RegularizationPath(design.subset(fold[0]), labels[fold[0]], len(counts), StopRequest())
     hits = [design.subset(fold[1]).predict(solver.solve(c).weights) == labels[fold[1]] for c in GRID]
-    assert choice.validation_top1 is not None
-    assert choice.validation_top1 >= max(hit.mean() for hit in hits) - 0.01
+    assert choice.validation_score is not None
+    assert choice.validation_score >= max(hit.mean() for hit in hits) - 0.01
     assert choice.best["C"] > GRID[0]
     assert all(trial.gap <= SEARCH.gap for trial in choice.trials[:-1])
     assert choice.trials[-1].gap <= APPROACH.gap, "the search may end with a rough solution that is clearly worse"
@@ -220,7 +220,7 @@ def test_dataset_with_a_single_class_is_classified_correctly(partial) -> None:
     design = Design.of(rows, Basis.of(rows), 1, True)
     problem = Problem(design, np.zeros(30, np.int64), 1, True, StopRequest())
     choice = exact.choose_c(problem, [validation_fold(problem.labels, 0)], partial)
-    assert choice.validation_top1 == 1.0
+    assert choice.validation_score == 1.0
     assert (design.predict(exact.fit(problem, choice.best["C"], partial)) == 0).all()
 
 
@@ -245,8 +245,8 @@ def test_published_search_equals_scikit_learn_with_optuna(digits, partial, data:
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
     study.optimize(accuracy, n_trials=8)
     assert choice.best["C"] == pytest.approx(study.best_params["C"])
-    assert choice.validation_top1 == study.best_value
-    assert [trial.validation_top1 for trial in choice.trials] == [trial.value for trial in study.trials]
+    assert choice.validation_score == study.best_value
+    assert [trial.validation_score for trial in choice.trials] == [trial.value for trial in study.trials]
 
 
 def test_sgd_of_large_datasets_learns(digits, monkeypatch) -> None:
@@ -331,7 +331,7 @@ def test_one_image_per_class_is_fitted_without_a_search(
     probe(run, config, "digits_unseen", [0], StopRequest())
     one = results(run)[f"digits_unseen/{family}-1shot/seed_0.json"]
     assert one.counts.validation == 0
-    assert (one.search.trials, one.search.validation_top1, one.search.edge) == ((), None, None)
+    assert (one.search.trials, one.search.validation_score, one.search.edge) == ((), None, None)
     assert one.test.top1 > 0.5
     if family == "published" and sgd == "{}":
         assert one.search.best == {"C": 1.0}

@@ -148,5 +148,5 @@ def test_search_is_optunas_tpe_of_30_trials(values: int, tmp_path: Path) -> None
         return correct_images(*values) / 200
 
     study.optimize(accuracy, n_trials=30)
-    assert [trial.validation_top1 for trial in found.trials] == [trial.value for trial in study.trials]
+    assert [trial.validation_score for trial in found.trials] == [trial.value for trial in study.trials]
     assert found.best == pytest.approx(study.best_params)

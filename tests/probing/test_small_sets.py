@@ -48,7 +48,7 @@ def test_one_image_per_class_is_fitted_with_a_fixed_c(tmp_path: Path) -> None:
     run, config = make(tmp_path, [0, 1, 2, 3, 4], [0, 1, 2, 3, 4] * 4, 5)
     probe(run, config, "digits_unseen", [0], StopRequest())
     found = results(run)
-    assert found["exact"].search.validation_top1 is None, "C is fixed"
+    assert found["exact"].search.validation_score is None, "C is fixed"
     assert found["exact"].search.trials == ()
     assert all(one.test.top1 > 0.7 for kind, one in found.items() if kind != "knn20")
 

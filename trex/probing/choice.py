@@ -14,12 +14,12 @@ from trex.records.probe_result import Search, Trial
 
 #: C from 1e-5 to 1e6, two values per decade.
 GRID = tuple(float(f"{10 ** (power / 2):.6g}") for power in range(-10, 13))
-#: The path ends if the validation accuracy has gained less than a quarter of a standard error over the last PATIENCE
-#: values of C (1.5 decades), and the classes are learned (`ends`).
+#: The path ends if the validation score has gained less than a quarter of a standard error over the last PATIENCE values
+#: of C (1.5 decades), and the classes are learned (`ends`).
 PATIENCE = 3
-#: It ends at once if a C is clearly worse than the best: of the validation images that only one of the two classifies
-#: correctly, b and c, (b - c) / √(b + c) is at least this (McNemar's test). With many validation images, this saves the
-#: values of C that take most of the time.
+#: It ends at once if a C is clearly worse than the best: the difference is this many standard errors. For accuracies it
+#: is (b - c) / √(b + c), with the numbers b and c of validation images that only one of the two classifies correctly
+#: (McNemar's test). With many validation images, this saves the values of C that take most of the time.
 CLEARLY = 3.0
 #: The training loss, as a share of that of the class frequencies, below which nothing is left to learn.
 SEPARATED = 0.01
@@ -39,9 +39,11 @@ def entropy(labels: np.ndarray) -> float:
     return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
 
 
-def standard_error(accuracy: float, images: int) -> float:
-    """The standard error of an accuracy on this number of images."""
-    return float(np.sqrt(max(accuracy * (1 - accuracy), 0.25 / images) / images))
+def standard_errors(trials: Sequence[Trial], images: int) -> list[float]:
+    """The standard error of the accuracy of each trial, on this number of images."""
+    scores = np.array([trial.validation_score for trial in trials])
+    found: list[float] = np.sqrt(np.maximum(scores * (1 - scores), 0.25 / images) / images).tolist()
+    return found
 
 
 def has_learned(trials: Sequence[Trial], prior: float) -> bool:
@@ -49,36 +51,39 @@ def has_learned(trials: Sequence[Trial], prior: float) -> bool:
     return bool(trials) and (trials[-1].train_loss or 0.0) <= LEARNED * prior
 
 
-def is_passed(hits: np.ndarray, best: np.ndarray, trials: Sequence[Trial], prior: float) -> bool:
-    """Whether the last trial is clearly worse than the best one, and a larger C would be, too: the classes were learned
-    before it, and the validation loss no longer falls by 5 %, which would mean that the model still learns.
+def is_clearly_worse(hits: np.ndarray, best: np.ndarray) -> bool:
+    """Whether one C is clearly worse than another.
 
     Args:
-        hits: (n,) bool, which validation images the last trial classifies correctly.
-        best: (n,) bool, the same for the best trial before it.
-        trials: all, the last one included.
-        prior: `entropy`.
+        hits: (n,) bool, which validation images the one classifies correctly.
+        best: (n,) bool, the same for the other.
     """
     lost, won = int((best & ~hits).sum()), int((hits & ~best).sum())
-    if lost <= won or lost - won < CLEARLY * (lost + won) ** 0.5 or not has_learned(trials[:-1], prior):
+    return lost > won and lost - won >= CLEARLY * (lost + won) ** 0.5
+
+
+def is_passed(trials: Sequence[Trial], prior: float) -> bool:
+    """Whether the search ends if the last trial is clearly worse than the best one: the classes were learned before it,
+    and the validation loss no longer falls by 5 %, which would mean that the model still learns."""
+    if not has_learned(trials[:-1], prior):
         return False
     last, before = (trial.validation_loss or 0.0 for trial in (trials[-1], trials[-2]))
     return last >= before / GROWN
 
 
-def ends(trials: Sequence[Trial], images: int, prior: float) -> bool:
+def ends(trials: Sequence[Trial], errors: Sequence[float], prior: float) -> bool:
     """Whether a larger C than those of `trials` would not be chosen.
 
     Args:
         trials: those so far.
-        images: validation images.
+        errors: the standard error of the score of each.
         prior: `entropy`.
     """
     if len(trials) <= PATIENCE:
         return False
-    before = max(trial.validation_top1 for trial in trials[:-PATIENCE])
-    after = max(trial.validation_top1 for trial in trials[-PATIENCE:])
-    if after > before + 0.25 * standard_error(before, images):
+    scores = [trial.validation_score for trial in trials]
+    before = max(scores[:-PATIENCE])
+    if max(scores[-PATIENCE:]) > before + 0.25 * errors[scores.index(before)]:
         return False
     recent = trials[-PATIENCE - 1 :]
     return (recent[0].train_loss or 0.0) <= SEPARATED * prior or _learns_by_heart(recent, trials, prior)
@@ -109,11 +114,12 @@ def best_loss(trials: Sequence[Trial]) -> Trial:
     return min(trials, key=lambda trial: trial.validation_loss or 0.0)
 
 
-def smallest(trials: Sequence[Trial], images: int) -> Trial:
-    """The trial with the smallest C whose accuracy is within half a standard error of the best."""
-    best = max(trial.validation_top1 for trial in trials)
-    enough = best - 0.5 * standard_error(best, images)
-    return next(trial for trial in trials if trial.validation_top1 >= enough)
+def smallest(trials: Sequence[Trial], errors: Sequence[float]) -> Trial:
+    """The trial with the smallest C whose score is within half a standard error of the best; `errors` as in `ends`."""
+    scores = [trial.validation_score for trial in trials]
+    best = max(scores)
+    enough = best - 0.5 * errors[scores.index(best)]
+    return next(trial for trial in trials if trial.validation_score >= enough)
 
 
 def fallback(rows: Rows) -> float:
@@ -129,4 +135,4 @@ def search_of(trials: Sequence[Trial], chosen: Trial) -> Search:
     """The record of a search that chose one of its trials."""
     c = chosen.values["C"]
     edge: Literal["low", "high"] | None = "low" if c == GRID[0] else "high" if c == GRID[-1] else None
-    return Search({"C": c}, chosen.validation_top1, edge, tuple(trials))
+    return Search({"C": c}, chosen.validation_score, edge, tuple(trials))

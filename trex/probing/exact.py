@@ -130,20 +130,23 @@ def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial, few: boo
     trials, best, ended = list(partial.trials), progress.best, progress.ended
     prior = choice.entropy(problem.labels)
     for c in GRID[len(trials) :]:
-        if ended or (choice.ends_few(trials, prior) if few else choice.ends(trials, images, prior)):
+        errors = choice.standard_errors(trials, images)
+        if ended or (choice.ends_few(trials, prior) if few else choice.ends(trials, errors, prior)):
             break
         before = trials[:]
         # Behind the best C, a rough solution is often clearly worse already.
         for accuracy in (APPROACH, SEARCH) if choice.has_learned(before, prior) and not few else (SEARCH,):
             trial, hits = _trial(parts, c, accuracy, approach=not before)
             trials = [*before, trial]
-            if ended := not few and best is not None and choice.is_passed(hits, best.numpy(), trials, prior):
+            worse = best is not None and choice.is_clearly_worse(hits, best.numpy())
+            if ended := worse and not few and choice.is_passed(trials, prior):
                 break
-        if trial.validation_top1 > max((one.validation_top1 for one in before), default=-1.0):
+        if trial.validation_score > max((one.validation_score for one in before), default=-1.0):
             best = torch.from_numpy(hits)
         states = tuple(part.path.state() for part in parts)
         partial.update(trials=trials, own=_Progress(states, best, ended).plain())
-    return choice.search_of(trials, choice.best_loss(trials) if few else choice.smallest(trials, images))
+    errors = choice.standard_errors(trials, images)
+    return choice.search_of(trials, choice.best_loss(trials) if few else choice.smallest(trials, errors))
 
 
 def fit(problem: Problem, c: float, partial: Partial) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -22,9 +22,10 @@ from torch import Tensor
 
 from trex.errors import UserError
 from trex.interruption import StopRequest
+from trex.probing import choice
 from trex.probing.average_precision import mean_average_precision, ranks, replicates
+from trex.probing.choice import GRID
 from trex.probing.design import Design
-from trex.probing.choice import CLEARLY, GRID, GROWN, LEARNED, PATIENCE, SEPARATED, fallback
 from trex.probing.folds import Fold, multi_label_fold
 from trex.probing.kind import Fitted
 from trex.probing.memory import PAIRS, is_small
@@ -120,7 +121,11 @@ def fit_multi_label(data: ProbeDataset, seed: int, partial: Partial) -> Fitted:
     if (data.labels[validation] > 0).any():
         search = choose_c(problem, (train, validation), partial)
     else:
-        search, train, validation = Search({"C": fallback(data.rows)}), np.arange(len(data.labels)), validation[:0]
+        search, train, validation = (
+            Search({"C": choice.fallback(data.rows)}),
+            np.arange(len(data.labels)),
+            validation[:0],
+        )
     c = search.best["C"]
     if c not in data.rankings:
         scores = _scores(data.designs[1], fit(problem, c, partial))
@@ -159,7 +164,7 @@ def choose_c(problem: Problem, fold: Fold, partial: Partial) -> Search:
         trials.append(Trial({"C": c}, value, seconds, found.loss, found.gap, validation_loss=_loss(scores, labels)))
         progress = replace(progress, states=found.states, errors=(*progress.errors, error))
         partial.update(trials=trials, own=progress.plain())
-    return _search(trials, progress.errors)
+    return choice.search_of(trials, choice.smallest(trials, progress.errors))
 
 
 def fit(problem: Problem, c: float, partial: Partial) -> Tensor:
@@ -190,11 +195,11 @@ def _final(problem: Problem, label: int, c: float) -> Tensor:
         path.solve(step, APPROACH)
     solution = path.solve(c, FINAL if problem.is_small else FINAL_FLOAT32)
     if not problem.is_small:
-        labels, state = path.labels.numpy(), path.state().restarted(torch.float64)
+        labels, state = path.labels.cpu().numpy(), path.state().restarted(torch.float64)
         precise = path.design.read_as(torch.float64)
         path = RegularizationPath(precise, labels, 2, problem.stop, keep_logits=False, state=state)
         solution = path.solve(c, CONFIRMED)
-    return solution.weights[1] - solution.weights[0]
+    return (solution.weights[1] - solution.weights[0]).cpu()
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,8 @@ class _Solutions:
 
 def _solve_all(problem: Problem, places: np.ndarray, c: float, saved: Sequence[PathState | None]) -> _Solutions:
     """Solve all classes for the images at `places`, from the states at the last C; () at the first C."""
-    weights = torch.zeros(problem.classes, problem.design.width, dtype=problem.design.dtype)
+    design = problem.design
+    weights = torch.zeros(problem.classes, design.width, dtype=design.dtype, device=design.device)
     states: list[PathState | None] = list(saved) or [None] * problem.classes
     losses, gap = [0.0], 0.0
     for label in range(problem.classes):
@@ -229,7 +235,7 @@ def _solve_all(problem: Problem, places: np.ndarray, c: float, saved: Sequence[P
 
 def _scores(design: Design, weights: Tensor) -> np.ndarray:
     """The scores of the images for each class, (n, K) float."""
-    found: np.ndarray = torch.cat(list(design.logits(weights))).numpy()
+    found: np.ndarray = torch.cat(list(design.logits(weights.to(design.device)))).cpu().numpy()
     return found
 
 
@@ -248,38 +254,10 @@ def _entropy(labels: np.ndarray) -> float:
 
 
 def _ends(trials: Sequence[Trial], errors: Sequence[float], entropy: float) -> bool:
-    """Whether a larger C than those of `trials` would not be chosen: the rule of `exact` for accuracies, with these
-    standard errors."""
+    """Whether a larger C than those of `trials` would not be chosen: the rules of `exact`, with these standard errors."""
     if len(trials) < 2:
         return False
-    values = [trial.validation_top1 for trial in trials]
+    values = [trial.validation_score for trial in trials]
     best = max(values)
-    below = CLEARLY * 2**0.5 * errors[values.index(best)]
-    if values[-1] < best - below and _learns_by_heart(trials, 1, entropy):
-        return True
-    if len(trials) <= PATIENCE:
-        return False
-    before = max(values[:-PATIENCE])
-    if max(values[-PATIENCE:]) > before + 0.25 * errors[values.index(before)]:
-        return False
-    then = trials[-PATIENCE - 1].train_loss or 0.0
-    return then <= SEPARATED * entropy or _learns_by_heart(trials, PATIENCE, entropy)
-
-
-def _learns_by_heart(trials: Sequence[Trial], last: int, entropy: float) -> bool:
-    """Whether the classes were learned before the `last` trials, or the training loss can no longer decrease, and the
-    validation loss has grown since."""
-    then, now = trials[-last - 1].train_loss or 0.0, trials[-1].train_loss or 0.0
-    learned = then <= LEARNED * entropy or then - now <= SEPARATED * (entropy - now)
-    losses = [trial.validation_loss or 0.0 for trial in trials]
-    return learned and min(losses[-last:]) >= GROWN * min(losses)
-
-
-def _search(trials: Sequence[Trial], errors: Sequence[float]) -> Search:
-    values = [trial.validation_top1 for trial in trials]
-    best = max(values)
-    enough = best - 0.5 * errors[values.index(best)]
-    chosen = next(trial for trial in trials if trial.validation_top1 >= enough)
-    c = chosen.values["C"]
-    edge: Literal["low", "high"] | None = "low" if c == GRID[0] else "high" if c == GRID[-1] else None
-    return Search({"C": c}, chosen.validation_top1, edge, tuple(trials))
+    worse = values[-1] < best - choice.CLEARLY * 2**0.5 * errors[values.index(best)]
+    return (worse and choice.is_passed(trials, entropy)) or choice.ends(trials, errors, entropy)

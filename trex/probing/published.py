@@ -83,7 +83,7 @@ def choose(
         values = {key: trial.suggest_float(key, low, high, log=True) for key, (low, high) in ranges.items()}
         if trial.number < len(done):
             made.append(done[trial.number])
-            return done[trial.number].validation_top1
+            return done[trial.number].validation_score
         stop.check()
         start = time.monotonic()
         predicted = fit(rows.subset(train), labels[train], values)(rows.subset(validation))

@@ -50,7 +50,7 @@ class Trial:
     """One combination of hyperparameters that a search tried."""
 
     values: dict[str, Positive]  #: such as {"C": 0.1}
-    validation_top1: Share
+    validation_score: Share  #: accuracy on the validation images; `map11` in a multi-label dataset
     seconds: Seconds
     train_loss: float | None = None  #: mean cross-entropy in nats; exact solver only
     gap: float | None = None  #: certified bound of the relative distance to the optimum; exact solver only
@@ -62,7 +62,7 @@ class Search:
     """The chosen hyperparameters, and all that were tried."""
 
     best: dict[str, Positive]
-    validation_top1: Share | None = None  #: with the best hyperparameters; None if there was no search
+    validation_score: Share | None = None  #: with the best hyperparameters; None if there was no search
     edge: Literal["low", "high"] | None = None  #: the end of the range that the choice is at; None if at neither
     trials: tuple[Trial, ...] = ()
 

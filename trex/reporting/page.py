@@ -229,7 +229,7 @@ def _search(runs: Sequence[RunData], kind: str, name: str) -> str:
         score = "mAP" if cell.multi_label else score
         label = next(iter(search.best), "")
         tried = [trial for trial in search.trials if label in trial.values]
-        points = sorted((trial.values[label], 100 * trial.validation_top1) for trial in tried)
+        points = sorted((trial.values[label], 100 * trial.validation_score) for trial in tried)
         if points:
             series.append(Series(run.name, points, color))
             picked = [point for point in points if point[0] == search.best[label]]
