@@ -26,7 +26,7 @@ from trex.probing.memory import Size, solver_memory
 from trex.probing.partial import Partial
 from trex.probing.probe import probe
 from trex.probing.rows import Rows
-from trex.probing.solution import SEARCH
+from trex.probing.solution import SEARCH_LARGE
 from trex.probing.solver import RegularizationPath
 from trex.probing.treatment import Treatment
 from trex.records.probe_result import Search, Trial
@@ -41,7 +41,7 @@ def solved(features: np.ndarray, labels: torch.Tensor, place: str, keep: bool) -
     basis = Basis.of(rows)
     design = Design.in_half(rows, basis, 8) if place == "half" else Design.of(rows, basis, 8, place == "rotated")
     path = RegularizationPath(design, labels.numpy(), 8, StopRequest(), keep_logits=keep)
-    return [path.solve(c).weights for c in (1e-2, 1e-1, 1.0, 10.0, 100.0)]
+    return [path.solve(c, SEARCH_LARGE).weights for c in (1e-2, 1e-1, 1.0, 10.0, 100.0)]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -57,11 +57,11 @@ def test_features_that_are_read_in_pieces_give_the_same_optimum(monkeypatch, dty
         for c, one, other in zip(
             (1e-2, 1e-1, 1.0, 10.0, 100.0), expected, solved(stored, labels, place, keep), strict=True
         ):
-            # both gaps are at most SEARCH.gap times f, and f - f* >= λ/2 ‖W - W*‖²
+            # both gaps are at most SEARCH_LARGE.gap times f, and f - f* >= λ/2 ‖W - W*‖²
             objective = _objective(reference, labels, one, c)
-            assert _objective(reference, labels, other, c) == pytest.approx(objective, rel=SEARCH.gap)
+            assert _objective(reference, labels, other, c) == pytest.approx(objective, rel=SEARCH_LARGE.gap)
             distance = (one - other)[:, :-1].square().sum()
-            assert distance <= 2 * 2 * SEARCH.gap * objective * c * 700 * 2 * reference.basis.scale**2
+            assert distance <= 2 * 2 * SEARCH_LARGE.gap * objective * c * 700 * 2 * reference.basis.scale**2
 
 
 def _objective(design: Design, labels: torch.Tensor, weights: torch.Tensor, c: float) -> float:

@@ -341,6 +341,6 @@ def test_interrupted_probe_keeps_only_complete_results(features_of_pixels) -> No
     run, config = features_of_pixels
 
     with pytest.raises(Interrupted):
-        probe(run, config, "digits_unseen", range(2), StopAfter(400))
+        probe(run, config, "digits_unseen", range(2), StopAfter(700))
     assert 1 <= len(results(run)) < 6
     assert all(result.test.top1 > 0 for result in results(run).values())

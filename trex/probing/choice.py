@@ -14,8 +14,8 @@ from trex.records.probe_result import Search, Trial
 
 #: C from 1e-5 to 1e6, two values per decade.
 GRID = tuple(float(f"{10 ** (power / 2):.6g}") for power in range(-10, 13))
-#: The path ends if the validation score has gained less than a quarter of a standard error over the last PATIENCE values
-#: of C (1.5 decades), and the classes are learned (`ends`).
+#: The path ends if the validation score has gained less than a quarter of a standard error over the last PATIENCE
+#: values of C (1.5 decades), and the classes are learned (`ends`).
 PATIENCE = 3
 #: It ends at once if a C is clearly worse than the best: the difference is this many standard errors. For accuracies it
 #: is (b - c) / √(b + c), with the numbers b and c of validation images that only one of the two classifies correctly

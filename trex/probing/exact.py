@@ -25,6 +25,7 @@ from trex.probing.solution import (
     FINAL,
     FINAL_FLOAT32,
     SEARCH,
+    SEARCH_LARGE,
     Accuracy,
     PathState,
 )
@@ -52,6 +53,11 @@ class Problem:
     def is_small(self) -> bool:
         """Whether everything is computed in float64."""
         return is_small(len(self.labels), self.design.width, self.classes)
+
+    @property
+    def search(self) -> Accuracy:
+        """The accuracy of the solutions of a search."""
+        return SEARCH if self.is_small else SEARCH_LARGE
 
     def part(self, places: np.ndarray | None) -> Design:
         """The features of the images at `places` (None: all), in memory in float64 if the problem is small."""
@@ -135,7 +141,8 @@ def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial, few: boo
             break
         before = trials[:]
         # Behind the best C, a rough solution is often clearly worse already.
-        for accuracy in (APPROACH, SEARCH) if choice.has_learned(before, prior) and not few else (SEARCH,):
+        rough = (APPROACH,) if choice.has_learned(before, prior) and not few else ()
+        for accuracy in (*rough, problem.search):
             trial, hits = _trial(parts, c, accuracy, approach=not before)
             trials = [*before, trial]
             worse = best is not None and choice.is_clearly_worse(hits, best.numpy())
@@ -164,7 +171,7 @@ def fit(problem: Problem, c: float, partial: Partial) -> Tensor:
     more = 1.0 if places is None else len(problem.labels) / len(places)  # for the same λ = 1 / (C · N)
     coarse = problem.path(places, None).approach(c * more)
     steps = [(step, APPROACH) for step in coarse]
-    steps += [(c, FINAL)] if problem.is_small else [(c, SEARCH), (c, FINAL_FLOAT32)]
+    steps += [(c, FINAL)] if problem.is_small else [(c, SEARCH_LARGE), (c, FINAL_FLOAT32)]
     path: RegularizationPath | None = None
     for number, (step, accuracy) in enumerate(steps):
         if number < done:

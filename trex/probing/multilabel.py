@@ -31,7 +31,7 @@ from trex.probing.kind import Fitted
 from trex.probing.memory import PAIRS, is_small
 from trex.probing.partial import Partial
 from trex.probing.rankings import Rankings
-from trex.probing.solution import APPROACH, CONFIRMED, FINAL, FINAL_FLOAT32, PathState
+from trex.probing.solution import APPROACH, CONFIRMED, FINAL, FINAL_FLOAT32, SEARCH, SEARCH_LARGE, PathState
 from trex.probing.solver import RegularizationPath
 from trex.records.probe_result import Search, Trial
 
@@ -121,11 +121,8 @@ def fit_multi_label(data: ProbeDataset, seed: int, partial: Partial) -> Fitted:
     if (data.labels[validation] > 0).any():
         search = choose_c(problem, (train, validation), partial)
     else:
-        search, train, validation = (
-            Search({"C": choice.fallback(data.rows)}),
-            np.arange(len(data.labels)),
-            validation[:0],
-        )
+        search = Search({"C": choice.fallback(data.rows)})
+        train, validation = np.arange(len(data.labels)), validation[:0]
     c = search.best["C"]
     if c not in data.rankings:
         scores = _scores(data.designs[1], fit(problem, c, partial))
@@ -224,7 +221,7 @@ def _solve_all(problem: Problem, places: np.ndarray, c: float, saved: Sequence[P
             continue
         for step in () if saved else path.approach(c):
             path.solve(step, APPROACH)
-        solution = path.solve(c)
+        solution = path.solve(c, SEARCH if problem.is_small else SEARCH_LARGE)
         weights[label] = solution.weights[1] - solution.weights[0]
         state = path.state()
         states[label] = replace(state, pairs=state.pairs[-PAIRS:])  # so many that memory holds those of all classes
@@ -254,7 +251,7 @@ def _entropy(labels: np.ndarray) -> float:
 
 
 def _ends(trials: Sequence[Trial], errors: Sequence[float], entropy: float) -> bool:
-    """Whether a larger C than those of `trials` would not be chosen: the rules of `exact`, with these standard errors."""
+    """Whether a larger C than those of `trials` would not be chosen: the rules of `exact`, with these errors."""
     if len(trials) < 2:
         return False
     values = [trial.validation_score for trial in trials]

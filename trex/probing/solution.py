@@ -17,8 +17,9 @@ class Accuracy:
     iterations: int = 400  #: the iteration also ends after this number
 
 
-#: The search for C: the accuracies of two solutions with this gap differ by much less than their standard errors.
-SEARCH = Accuracy(1e-2)
+#: The search for C: the accuracies of two solutions with this gap differ by much less than their standard errors. The
+#: second one is for large problems. The true gaps are about a twentieth of these bounds.
+SEARCH, SEARCH_LARGE = Accuracy(1e-3), Accuracy(1e-2)
 #: The final fit: at least 99.9 % of the predictions are those of the optimum (tests/probing/test_optimum.py).
 FINAL = Accuracy(1e-6, iterations=1000)
 #: The same for problems that are computed in float32, which often reaches no smaller gap than the second one. Float64
