@@ -28,18 +28,24 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sandbox_files.logs import problems
 from sandbox_files.packages import PACKAGES, SYSTEM_PATH, missing_packages
+from sandbox_files.ports import reserved_ports
 from sandbox_files.processes import Process, kill_all
+from sandbox_files.templates import fill, template
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / "build" / "sandbox"
 NODES = ("n1", "n2", "n3", "n4")
 GPUS_PER_NODE = 4
 #: Length limit: Slurm's socket names are up to 40 characters longer than the folder, and the system allows 107.
 LONGEST_FOLDER = 64
+#: How long to wait for a daemon. One that ends is an error at once, so only a very slow machine waits this long. A node
+#: that Slurm has set to DOWN, because the machine was too busy to answer, needs up to a minute to return.
+SECONDS_TO_START = 120.0
 #: Environment variable of every daemon that holds the folder, so that `down` finds daemons even if `up` was killed.
 MARK = "TREX_SANDBOX"
 
@@ -57,11 +63,12 @@ class Options:
 
 
 class SandboxError(Exception):
-    """An error whose message is for the user. `code` is the exit code."""
+    """An error whose message is for the user. `code` is the exit code, `daemon` the daemon that did not start."""
 
-    def __init__(self, message: str, code: int = 1) -> None:
+    def __init__(self, message: str, code: int = 1, daemon: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.daemon = daemon
 
 
 class Sandbox:
@@ -72,6 +79,7 @@ class Sandbox:
         self.environment = {**_outside_of_jobs(), MARK: str(self.folder), "SLURM_CONF": str(self.conf)}
         self.environment["MYSQL_UNIX_PORT"] = str(self.folder / "db" / "sock")
         self.environment["PATH"] += SYSTEM_PATH
+        self.started: dict[str, subprocess.Popen[bytes]] = {}  #: daemons by the name of their log
 
     @property
     def conf(self) -> Path:
@@ -99,7 +107,7 @@ class Sandbox:
             try:
                 self._start(options)
             except BaseException as error:
-                logs = self._ends_of_logs() if isinstance(error, SandboxError) else ""
+                logs = problems(self.folder / "log", error.daemon) if isinstance(error, SandboxError) else ""
                 self._remove()
                 if logs and isinstance(error, SandboxError):
                     raise SandboxError(f"{error}\n{logs}", error.code) from error
@@ -115,7 +123,7 @@ class Sandbox:
         """Whether slurmctld answers and knows all nodes."""
         if not self.about.exists():
             return False
-        answer = self.ask("sinfo", "--noheader", "--format", "%D", timeout=10)
+        answer = self.ask("sinfo", "--noheader", "--format", "%D")
         return answer is not None and answer.split()[:1] == [str(len(NODES))]
 
     @contextlib.contextmanager
@@ -163,35 +171,49 @@ class Sandbox:
         for name in ("munge", "state", "db", "tmp", "spool", "log", "gpus", *(f"spool/{node}" for node in NODES)):
             (self.folder / name).mkdir(mode=0o700)
         address = own_address()
-        ports = free_ports(len(NODES) + 2, address)
-        self._write_configuration(options, address, ports)
-        key = self.folder / "munge" / "key"
-        key.write_bytes(secrets.token_bytes(1024))
-        key.chmod(0o400)
-        munge = ["--key-file", str(key), "--pid-file", f"{key.parent}/pid", "--log-file", f"{key.parent}/log"]
-        munge += ["--seed-file", f"{key.parent}/seed", "--socket", f"{key.parent}/sock"]
-        self._daemon("munged", "--foreground", "--force", *munge)
-        self._wait("munged", (key.parent / "sock").exists)
+        with reserved_ports(len(NODES) + 2, address) as ports:
+            self._write_configuration(options, address, list(ports))
+            # munged runs as long as the sandbox, so it keeps the ports reserved, also that of a node that failed.
+            self._start_munge([one.fileno() for one in ports.values()])
         if options.accounting:
             self._start_accounting()
         self._daemon("slurmctld", "-D")
         self._wait("slurmctld", lambda: self.ask("scontrol", "ping") is not None)
         for node in NODES:
             self.revive_node(node)
-        nodes = ("sinfo", "--noheader", "--Node", "--partition", "gpu", "--format", "%T")
-        self._wait("slurmd", lambda: (self.ask(*nodes) or "").split() == ["idle"] * len(NODES))
-        values = {"options": asdict(options), "address": address, "ports": ports}
+        self._wait("slurmd", lambda: list(self._node_states().values()) == ["idle"] * len(NODES), self._describe_nodes)
+        values = {"options": asdict(options), "address": address, "ports": list(ports)}
         self.about.write_text(json.dumps(values, indent=2), encoding="utf-8")
 
+    def _node_states(self) -> dict[str, str]:
+        """Slurm's word for the state of each node, such as idle; empty if slurmctld does not answer."""
+        answer = self.ask("sinfo", "--noheader", "--Node", "--partition", "gpu", "--format", "%N %T") or ""
+        return dict(line.split() for line in answer.splitlines())
+
+    def _describe_nodes(self) -> str:
+        described = ", ".join(f"{node} is {state}" for node, state in self._node_states().items())
+        return described or "slurmctld does not answer"
+
+    def _start_munge(self, reserved: Sequence[int]) -> None:
+        """Start munged, which keeps the file descriptors in `reserved` open."""
+        key = self.folder / "munge" / "key"
+        key.write_bytes(secrets.token_bytes(1024))
+        key.chmod(0o400)
+        munge = ["--key-file", str(key), "--pid-file", f"{key.parent}/pid", "--log-file", f"{key.parent}/log"]
+        munge += ["--seed-file", f"{key.parent}/seed", "--socket", f"{key.parent}/sock"]
+        self._daemon("munged", "--foreground", "--force", *munge, reserved=reserved)
+        self._wait("munged", (key.parent / "sock").exists)
+
     def _start_accounting(self) -> None:
-        data, log = self.folder / "db", self.folder / "log" / "mariadb-install-db"
+        data, log = self.folder / "db", self.folder / "log" / "mariadb-install-db.out"
         # A mariadbd that starts deletes the temporary tables of all others in the same --tmpdir, which is /tmp.
         own = ("--no-defaults", f"--datadir={data}", f"--tmpdir={self.folder / 'tmp'}", f"--user={getpass.getuser()}")
         words = ["mariadb-install-db", *own, "--skip-test-db", "--auth-root-authentication-method=normal"]
         with log.open("wb") as file:
             done = subprocess.run(words, stdout=file, stderr=file, env=self.environment, check=False)
         if done.returncode:
-            raise SandboxError("mariadb-install-db failed")
+            message = f"mariadb-install-db ended with exit code {done.returncode}"
+            raise SandboxError(message, daemon="mariadb-install-db")
         self._daemon(
             "mariadbd", *own, f"--socket={data}/sock", "--skip-networking", f"--pid-file={data}/pid",
             "--innodb-flush-log-at-trx-commit=0",
@@ -200,15 +222,16 @@ class Sandbox:
         self._wait("mariadbd", lambda: self.ask(*ping) is not None)
         self._daemon("slurmdbd", "-D")
         self._wait("slurmdbd", lambda: self.ask("sacctmgr", "--noheader", "list", "cluster") is not None)
-        self.ask("sacctmgr", "--immediate", "add", "cluster", "sandbox")
+        if self.ask("sacctmgr", "--immediate", "add", "cluster", "sandbox", timeout=SECONDS_TO_START) is None:
+            raise SandboxError("sacctmgr could not add the cluster to the database", daemon="slurmdbd")
 
-    def _daemon(self, *words: str, node: str | None = None) -> None:
-        """Start a daemon that continues to run after this program ends."""
-        log = self.folder / "log" / f"{words[0]}{'.' + node if node else ''}.out"
-        with log.open("ab") as file:
-            subprocess.Popen(
+    def _daemon(self, *words: str, node: str | None = None, reserved: Sequence[int] = ()) -> None:
+        """Start a daemon that continues to run after this program ends, with the file descriptors in `reserved`."""
+        name = f"{words[0]}.{node}" if node else words[0]
+        with (self.folder / "log" / f"{name}.out").open("ab") as file:
+            self.started[name] = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=self.environment, start_new_session=True,
-                cwd=self._node_folder(node) if node else self.folder,
+                cwd=self._node_folder(node) if node else self.folder, pass_fds=reserved,
             )  # fmt: skip
 
     def fail_node(self, node: str) -> None:
@@ -229,7 +252,7 @@ class Sandbox:
 
     # ---- commands of Slurm and MariaDB
 
-    def ask(self, *words: str, timeout: float = 20) -> str | None:
+    def ask(self, *words: str, timeout: float = 60) -> str | None:
         """Run a command of Slurm or MariaDB. Returns its output, or None if it fails."""
         try:
             done = subprocess.run(
@@ -239,20 +262,17 @@ class Sandbox:
             return None
         return done.stdout if done.returncode == 0 else None
 
-    def _wait(self, daemon: str, ready: Callable[[], bool], seconds: float = 30) -> None:
-        deadline = time.monotonic() + seconds
+    def _wait(self, daemon: str, ready: Callable[[], bool], describe: Callable[[], str] | None = None) -> None:
+        """Wait until `ready`. A daemon that has ended is an error at once; `describe` says what is not ready."""
+        deadline = time.monotonic() + SECONDS_TO_START
         while not ready():
+            for name, process in self.started.items():
+                if process.poll() is not None:
+                    raise SandboxError(f"{name} ended with exit code {process.returncode}", daemon=name)
             if time.monotonic() > deadline:
-                raise SandboxError(f"{daemon} did not start within {seconds:.0f} s")
+                state = f": {describe()}" if describe else ""
+                raise SandboxError(f"{daemon} did not start within {SECONDS_TO_START:.0f} s{state}", daemon=daemon)
             time.sleep(0.05)
-
-    def _ends_of_logs(self) -> str:
-        parts = []
-        for path in sorted((self.folder / "log").glob("*")):
-            lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-            errors = [line for line in lines if "error" in line.lower()]
-            parts += [f"{path.name}: {line}" for line in (errors or lines)[-4:]]
-        return "\n".join(parts)
 
     # ---- configuration
 
@@ -267,17 +287,17 @@ class Sandbox:
             "max_array_size": str(options.max_array_size), "kill_wait": str(options.kill_wait),
             "node_timeout": str(options.node_timeout), "gpus": str(GPUS_PER_NODE),
             "user_signal": self._user_signal_line() if options.user_signal else "",
-            "accounting": _template("accounting.conf" if options.accounting else "no_accounting.conf"),
+            "accounting": template("accounting.conf" if options.accounting else "no_accounting.conf"),
             "nodes": "".join(
                 f"NodeName={node} NodeHostname={host} NodeAddr={address} Port={port} CPUs=8 RealMemory=20000 "
                 f"Gres=gpu:{GPUS_PER_NODE} State=UNKNOWN\n"
                 for node, port in zip(NODES, ports[2:], strict=True)
             ),
         }  # fmt: skip
-        self.conf.write_text(_fill(_template("slurm.conf"), values), encoding="utf-8")
+        self.conf.write_text(fill(template("slurm.conf"), values), encoding="utf-8")
         database = folder / "slurmdbd.conf"
         database.touch(mode=0o600)
-        database.write_text(_fill(_template("slurmdbd.conf"), values), encoding="utf-8")
+        database.write_text(fill(template("slurmdbd.conf"), values), encoding="utf-8")
 
     def _user_signal_line(self) -> str:
         """The line that makes preemption send the user's signal; the option's name changed with Slurm 23.02."""
@@ -310,29 +330,9 @@ def own_address() -> str:
         ) from error
 
 
-def free_ports(count: int, address: str) -> list[int]:
-    """Return `count` unused ports."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((address, 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 def _outside_of_jobs() -> dict[str, str]:
     """This process's environment without Slurm's variables, which may come from another cluster or from a job."""
     return {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH", MARK))}
-
-
-def _template(name: str) -> str:
-    return (Path(__file__).with_name("sandbox_files") / name).read_text(encoding="utf-8")
-
-
-def _fill(template: str, values: Mapping[str, str]) -> str:
-    """Replace each @name@ by its value, also in the values."""
-    while (text := re.sub(r"@(\w+)@", lambda match: values[match[1]], template)) != template:
-        template = text
-    return text
 
 
 def main() -> int:

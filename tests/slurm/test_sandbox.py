@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -34,7 +35,7 @@ def processes_of(folder: Path) -> list[str]:
 
 
 def sandbox(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*SANDBOX, *words], capture_output=True, text=True, check=False, timeout=180, **more)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run([*SANDBOX, *words], capture_output=True, text=True, check=False, timeout=600, **more)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.fixture
@@ -89,6 +90,79 @@ def test_up_after_a_killed_up_works(folder: Path) -> None:
     up.wait()
     assert sandbox("up", "--folder", str(folder), "--no-accounting").returncode == 0
     assert "idle" in sandbox("status", "--folder", str(folder)).stdout
+
+
+def test_no_other_program_can_take_a_port_of_a_sandbox_that_starts_or_of_a_node_that_failed(folder: Path) -> None:
+    up = subprocess.Popen(
+        [*SANDBOX, "up", "--folder", str(folder), "--no-accounting"], stderr=subprocess.PIPE, text=True
+    )
+    conf = folder / "slurm.conf"
+    wait_for(lambda: conf.exists() and "PartitionName=cpu" in conf.read_text(), 60, every=0.001)
+    address = socket.gethostbyname(socket.gethostname().split(".")[0])
+    ports = [int(port) for port in re.findall(r"Port=(\d+)", conf.read_text())]
+    with contextlib.ExitStack() as held:
+        taken = [port for port in ports if takes(address, port, held)]
+        message = up.communicate()[1]
+    assert taken == []
+    assert up.returncode == 0, message
+    assert sandbox("fail-node", "n2", "--folder", str(folder)).returncode == 0
+    with contextlib.ExitStack() as held:
+        assert len(ports) >= 5
+        assert [port for port in ports if takes(address, port, held)] == []
+
+
+def takes(address: str, port: int, held: contextlib.ExitStack) -> bool:
+    """Return whether a program can take this port; it then holds the port as long as `held` is open."""
+    one = held.enter_context(socket.socket())
+    try:
+        one.bind((address, port))
+        one.listen()
+    except OSError:
+        return False
+    return True
+
+
+def up_with(program: str, script: str, folder: Path, seconds: float) -> tuple[list[str], float]:
+    """Start a sandbox that waits `seconds`, with `script` in the place of one of its programs.
+
+    Returns:
+        The lines of the error message, and the seconds that it took.
+    """
+    path = folder.parent / "bin" / program
+    path.parent.mkdir()
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r}); import sandbox\n"
+        f"sandbox.SECONDS_TO_START = {seconds}\n"
+        f"sys.argv = ['sandbox.py', 'up', '--no-accounting', '--folder', {str(folder)!r}]; sys.exit(sandbox.main())"
+    )
+    env, began = {**os.environ, "PATH": f"{path.parent}:{os.environ['PATH']}"}, time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=180
+    )
+    assert done.returncode == 1
+    assert not folder.exists()
+    return done.stderr.splitlines(), time.monotonic() - began
+
+
+def test_daemon_that_ends_is_an_error_at_once_that_shows_its_last_lines(folder: Path) -> None:
+    message, seconds = up_with("slurmctld", "echo 'slurmctld: fatal: the disk is full' >&2; exit 3", folder, 100)
+    assert message == [
+        "sandbox: error: slurmctld ended with exit code 3",
+        "slurmctld: fatal: the disk is full",
+    ]
+    assert seconds < 60
+
+
+def test_node_that_does_not_start_is_named_and_errors_of_every_start_are_left_out(folder: Path) -> None:
+    slurmd = shutil.which("slurmd", path=f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin")
+    script = f'case "$*" in *n2*) echo "waits for its disk"; exec sleep 600;; esac\nexec {slurmd} "$@"'
+    message, _ = up_with("slurmd", script, folder, 20)
+    expected = r"sandbox: error: slurmd did not start within 20 s: n1 is \S+, n2 is (?!idle)\S+, n3 is \S+, n4 is \S+"
+    assert re.fullmatch(expected, message[0])
+    assert "slurmd.n2: waits for its disk" in message
+    assert not [line for line in message if "PMIx" in line or "state file" in line]
 
 
 def test_missing_packages_are_named(folder: Path, tmp_path: Path) -> None:
