@@ -56,7 +56,8 @@ def _check(args: argparse.Namespace) -> int:
 
 def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
     """Run all checks, one after the other. Changes nothing."""
-    yield Finding(True, f"config: {config.name}, {config.model.encoder} on {config.data.dataset}, all values valid")
+    what = "raw pixels" if config.extract.weights == "pixels" else f"{config.model.encoder} on {config.data.dataset}"
+    yield Finding(True, f"config: {config.name}, {what}, all values valid")
     yield Finding.of(lambda: _same_run(run, config))
     yield Finding.of(lambda: _encoder(config))
     yield from _files(run, config)
@@ -86,10 +87,14 @@ def _same_run(run: RunDir, config: Config) -> str:
 
 
 def _encoder(config: Config) -> str:
+    from trex.features.origin import pixels_dim
     from trex.features.source import require_crop
     from trex.model.encoder import build_encoder_on_meta, require_trainable
     from trex.model.preprocessing import preprocessing
 
+    if config.extract.weights == "pixels":
+        size = f"{pixels_dim(config)} numbers per image"
+        return f"encoder: none, the features are the raw pixels, {size}; extract.preprocess is {preprocessing(config)}"
     require_crop(build_encoder_on_meta(config.model.encoder), config)
     if config.extract.weights == "trained":
         require_trainable(config.model.encoder)

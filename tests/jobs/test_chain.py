@@ -46,7 +46,7 @@ def planned(
 
 def make_features(home: Path, *datasets: str) -> None:
     """Write feature files of two images, as the recipe's run would extract them from pixels."""
-    transform = "published, other sizes: resize 8 bicubic, center crop 8, mean 0 0 0, std 1 1 1, resnet50"
+    transform = "published, other sizes: resize 8 bicubic, center crop 8, mean 0 0 0, std 1 1 1"
     for name in datasets:
         for split in ("trainval", "test"):
             about = FeatureProvenance(

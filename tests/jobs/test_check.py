@@ -42,6 +42,8 @@ def test_evaluation_of_a_file_needs_no_training_images(fake_slurm: FakeSlurm) ->
     config = load(None, Config, settings)
     evaluated = list(findings(RunDir(Path.cwd() / "run"), config, Cluster(kind="local")))
     assert [finding.text for finding in evaluated if not finding.ok] == []
+    assert "encoder: none, the features are the raw pixels, 192 numbers per image; " in evaluated[2].text
+    assert not [finding.text for finding in evaluated if config.model.encoder in finding.text]
     trained = list(findings(RunDir(Path.cwd() / "run"), load(None, Config, settings[1:]), Cluster(kind="local")))
     assert any("in1k" in finding.text for finding in trained if not finding.ok)
 

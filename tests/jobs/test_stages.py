@@ -84,7 +84,7 @@ def test_finished_run_plans_only_the_report(evaluated_home: Path) -> None:
     assert plan(run, config, STAGES).done == ("train", "extract", "probe")
 
 
-@pytest.mark.parametrize("setting", ["extract.resize=9", "extract.dtype=float16", "model.encoder=resnet34"])
+@pytest.mark.parametrize("setting", ["extract.resize=9", "extract.dtype=float16"])
 @pytest.mark.parametrize("command", ["run", "extract"])
 def test_features_of_other_settings_are_refused_before_anything_is_submitted(
     evaluated_home: Path, setting: str, command: str
@@ -92,6 +92,24 @@ def test_features_of_other_settings_are_refused_before_anything_is_submitted(
     run, config = configured(evaluated_home, setting)
     with pytest.raises(UserError, match=r"trainval\.h5 holds features made by something else.*\n.*\n.*name="):
         plan(run, config, stages_of(command))
+
+
+def test_features_of_raw_pixels_name_no_encoder_and_do_not_depend_on_it(evaluated_home: Path) -> None:
+    run, config = configured(evaluated_home, "model.encoder=resnet34")
+    assert planned(run, config) == {"report": ()}
+    made_by = open_features(run.features("digits_unseen", "test")).provenance
+    assert made_by.transform == "published, other sizes: resize 8 bicubic, center crop 8, mean 0 0 0, std 1 1 1"
+
+
+def test_features_of_another_encoder_are_refused(tmp_path: Path) -> None:
+    run, config = configured(tmp_path, "extract.datasets=[digits_unseen]", "extract.weights=untrained")
+    extract(run, config, "digits_unseen", Ranks(), StopRequest())
+    _, deeper = configured(
+        tmp_path, "extract.datasets=[digits_unseen]", "extract.weights=untrained", "model.encoder=resnet34"
+    )
+    assert planned(run, config, ("extract",)) == {}
+    with pytest.raises(UserError, match=r"transform: published.*resnet34 and published.*resnet18"):
+        plan(run, deeper, ("extract",))
 
 
 def test_run_cannot_change_to_other_weights(evaluated_home: Path) -> None:

@@ -117,9 +117,10 @@ def describe_file(path: str) -> str:
 
 
 def describe_transform(config: Config) -> str:
-    """A text that names the preprocessing and the encoder that images go through.
+    """A text that names the preprocessing and the encoder that images go through. Raw pixels go through no encoder.
 
     Raises:
         UserError: as `preprocessing`.
     """
-    return f"{preprocessing(config)}, {config.model.encoder}"
+    seen = str(preprocessing(config))
+    return seen if config.extract.weights == "pixels" else f"{seen}, {config.model.encoder}"

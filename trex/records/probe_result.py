@@ -34,7 +34,7 @@ class ProbeProvenance:
     test_images: str  #: SHA-256 of the names, labels and classes of the test images
     encoder_digest: str  #: SHA-256 of the encoder's weights
     weights: str  #: where the weights came from, in words
-    transform: str  #: preprocessing of the images and the encoder, in words
+    transform: str  #: preprocessing of the images and the encoder, if any, in words
     dtype: str  #: of the stored features
     normalized: bool  #: whether each feature was L2-normalized
     fitted_by: str  #: the kind's description of how it fits; every version of a solver has another description
