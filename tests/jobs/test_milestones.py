@@ -269,16 +269,24 @@ def replaced(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[programs.Proc
     return started
 
 
+def slow_program(
+    home: Path, monkeypatch: pytest.MonkeyPatch, kind: str = "slurm", site: Site = SITE
+) -> tuple[MilestoneJobs, list[programs.Process]]:
+    """Start the work of one milestone by a program that takes a minute; returns its process too."""
+    run, _ = configured(home)
+    checkpoint(run, 5)
+    run.jobs.mkdir(parents=True)
+    started = replaced(monkeypatch, "sleep", "60")
+    jobs = MilestoneJobs(run, task(kind), site)
+    jobs.start()
+    return jobs, started
+
+
 def test_submission_that_takes_too_long_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run, _ = configured(tmp_path)
-    checkpoint(run, 5)
-    run.jobs.mkdir(parents=True)
     monkeypatch.setattr(worker, "SECONDS_TO_SUBMIT", 0.3)
-    started = replaced(monkeypatch, "sleep", "60")
-    jobs = MilestoneJobs(run, task("slurm"), SITE)
-    jobs.start()
+    jobs, started = slow_program(tmp_path, monkeypatch)
     began = time.monotonic()
     assert not any(wait_until_done(jobs))
     assert time.monotonic() - began < 20
@@ -325,13 +333,8 @@ def test_request_during_a_submission_is_done_after_it_and_the_end_waits_for_both
 def test_submission_that_outlasts_the_training_is_ended_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run, _ = configured(tmp_path)
-    checkpoint(run, 5)
-    run.jobs.mkdir(parents=True)
     monkeypatch.setattr(worker, "SECONDS_IF_INTERRUPTED", 0.2)
-    started = replaced(monkeypatch, "sleep", "60")
-    jobs = MilestoneJobs(run, task("slurm"), SITE)
-    jobs.start()
+    jobs, started = slow_program(tmp_path, monkeypatch)
     jobs.stop()
     assert started[0].wait(10) < 0
     assert "the training ended before they were submitted" in caplog.text
@@ -340,13 +343,9 @@ def test_submission_that_outlasts_the_training_is_ended_with_a_warning(
 def test_training_on_this_machine_waits_and_a_stop_ends_the_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, _ = configured(tmp_path)
-    checkpoint(run, 5)
-    run.jobs.mkdir(parents=True)
-    started = replaced(monkeypatch, "sleep", "60")
     monkeypatch.setattr(worker, "SECONDS_TO_SUBMIT", 0.0)
-    jobs = MilestoneJobs(run, task("local"), Site(SITE.owner_is_alive, SITE.addresses, lambda task: False))
-    jobs.start()
+    site = Site(SITE.owner_is_alive, SITE.addresses, lambda task: False)
+    jobs, started = slow_program(tmp_path, monkeypatch, "local", site)
     time.sleep(0.2)
     assert jobs.holds_training()
     jobs.stop()
