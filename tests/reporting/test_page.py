@@ -13,6 +13,7 @@ from trex.records.events import AttemptEnded, CheckpointSaved
 from trex.records.metrics import MetricsLine
 from trex.records.probe_result import Scores, Search, Trial
 from trex.records.run_dir import RunDir
+from trex.reporting.style import STYLE
 
 
 def make_run(folder: Path, **top1: float) -> RunDir:
@@ -73,6 +74,31 @@ def test_legend_and_differences_are_shown_for_several_runs_only(tmp_path: Path) 
     both = page(one, two)
     assert both.count('class="swatch ') == 2
     assert re.search(r"one − two +exact +dtd +\+10\.0 +predictions are missing +–", section(both, "Differences"))
+
+
+def left_columns(line: str) -> list[str]:
+    """The texts of the cells of a table row that are aligned to the left."""
+    cells = re.findall(r"<t[hd]([^>]*)>(.*?)</t[hd]>", line)
+    return [unescape(text) for attributes, text in cells if 'class="left"' in attributes]
+
+
+def test_headers_are_aligned_as_their_columns(tmp_path: Path) -> None:
+    runs = make_run(tmp_path / "one", dtd=0.7, pets=0.5), make_run(tmp_path / "two", dtd=0.6)
+    AttemptEnded(0.0, "train", ("train",), "12_3", 4, 75, "saved", None, "nothing", 1.5).append(runs[0].events)
+    heads = {}
+    for table in re.findall("<table>.*?</table>", page(*runs)):
+        head, *rows = [left_columns(line) for line in re.findall("<tr>.*?</tr>", table)]
+        heads[head[0]] = head
+        assert {len(row) for row in rows} == {len(head)}
+    assert heads == {
+        "run": ["run"],
+        "runs": ["runs", "probe", "dataset"],
+        "class": ["class", "confused with (share of its images)"],
+        "model": ["model", "source"],
+        "stage": ["stage", "job", "reason"],
+    }
+    rules = re.findall(r"([^{}]*)\{[^{}]*text-align:(left|right)", STYLE)
+    assert [(names.strip(), side) for names, side in rules] == [("th,td", "right"), (".left", "left")]
 
 
 def test_runs_without_a_common_dataset_are_not_compared(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from trex.reporting.spreadsheets import escape_formula
 from trex.reporting.tables import aligned
 from trex.wording import counted
 
+TEXTS = (0, 3)  #: the columns that hold texts
 _MAX_CONFUSED = 3  #: the most classes that are named as confused with a class
 
 
@@ -77,7 +78,7 @@ def classes_text(runs: Sequence[RunData], dataset: str) -> str:
         names, rows = class_rows(cell)
         average = mean_over_classes(cell)
         head = f"{run.name}: {dataset}, {kind}: {average[0].lower()}{average[1:]} over {counted(len(rows), 'class')}"
-        blocks.append("\n".join([head, *aligned([names, *rows], left=(0, 3))]))
+        blocks.append("\n".join([head, *aligned([names, *rows], left=TEXTS)]))
     return "\n\n".join(blocks)
 
 

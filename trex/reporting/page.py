@@ -11,7 +11,7 @@ from trex.records.events import AttemptEnded, CheckpointSaved, Event
 from trex.reporting import tables, transfer
 from trex.reporting.cell import Cell, Estimate, titles
 from trex.reporting.charts import Dot, Series, legend, line_chart, whisker_chart
-from trex.reporting.classes import class_rows, mean_over_classes
+from trex.reporting.classes import TEXTS, class_rows, mean_over_classes
 from trex.reporting.collect import RunData, average, datasets, probe_kinds
 from trex.reporting.compare import comparisons
 from trex.reporting.metric import METRICS, TOP1, Metric
@@ -81,14 +81,27 @@ def _section(title: str, content: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
 
 
-def _html_table(head: Sequence[str], body: Sequence[Sequence[str]], best: Collection[tuple[int, int]] = ()) -> str:
-    """A table of texts. `best` has the (row, column) of the cells to highlight."""
-    heads = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
+def _html_table(
+    head: Sequence[str],
+    body: Sequence[Sequence[str]],
+    best: Collection[tuple[int, int]] = (),
+    left: Collection[int] = (0,),
+) -> str:
+    """A table of texts.
+
+    Args:
+        head: the header of each column.
+        body: the rows.
+        best: (row, column) of the cells to highlight.
+        left: the columns that are aligned to the left, with their headers; the others are aligned to the right.
+    """
+    sides = [' class="left"' if j in left else "" for j in range(len(head))]
+    heads = "".join(f'<th scope="col"{side}>{escape(text)}</th>' for text, side in zip(head, sides, strict=True))
     lines = []
     for i, row in enumerate(body):
-        cells = [f'<th scope="row">{escape(row[0])}</th>']
+        cells = [f'<th scope="row"{sides[0]}>{escape(row[0])}</th>']
         for j, text in enumerate(row[1:], start=1):
-            marked = ' class="best"' if (i, j) in best else ""
+            marked = ' class="best"' if (i, j) in best else sides[j]
             cells.append(f"<td{marked}>{escape(text)}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
@@ -148,7 +161,7 @@ def _other_scores(runs: Sequence[RunData], kind: str, shown: Metric) -> str:
     about = f"Standard deviation of the {shown.title} over the seeds, {'points' if shown.unit == '%' else shown.unit}."
     parts.append(_html_table(["run", *names], body) + _caption(about))
     folded = f"<summary>other scores, and the spread over seeds</summary>{''.join(parts)}"
-    return f'<details class="scores">{folded}</details>'
+    return f"<details>{folded}</details>"
 
 
 def _spread(cell: Cell | None, metric: Metric) -> str:
@@ -160,7 +173,7 @@ def _comparison(runs: Sequence[RunData], metric: Metric) -> str:
     head, body = tables.difference_rows(comparisons(runs, metric), metric)
     if not body:
         return ""
-    table = _html_table(head, body) + _caption(tables.DIFFERENCES)
+    table = _html_table(head, body, left=tables.TEXTS_OF_DIFFERENCES) + _caption(tables.DIFFERENCES)
     return _section("Differences", f"<details><summary>{len(body)} comparisons</summary>{table}</details>")
 
 
@@ -256,13 +269,13 @@ def _class_table(cell: Cell) -> str:
     """The classes with the lowest scores, and the classes that each is confused with most often."""
     head, rows = class_rows(cell)
     shown = f"the lowest {WORST} of {len(rows)} classes" if len(rows) > WORST else f"{len(rows)} classes"
-    return f"<p>{mean_over_classes(cell)}; {shown}:</p>{_html_table(head, rows[:WORST])}"
+    return f"<p>{mean_over_classes(cell)}; {shown}:</p>{_html_table(head, rows[:WORST], left=TEXTS)}"
 
 
 def _published() -> str:
     body = [(name, source, f"{top1:.1f}", f"{odds:.4f}") for name, source, top1, odds in tables.PUBLISHED]
     note = "<p>From arXiv 2206.15369 and the release notes of its program; with the probes of the paper.</p>"
-    table = _html_table(("model", "source", "ImageNet-1K top-1, %", "mean log-odds, 15 datasets"), body)
+    table = _html_table(("model", "source", "ImageNet-1K top-1, %", "mean log-odds, 15 datasets"), body, left=(0, 1))
     return _section("Published averages", f"<details><summary>four published results</summary>{note}{table}</details>")
 
 
@@ -281,7 +294,8 @@ def _provenance(run: RunData) -> str:
         [str(getattr(event, key))[:200] for key in ("stage", "job", "restart", "seconds", "code", "reason")]
         for event in attempts
     ]
-    log = _html_table(("stage", "job", "restart", "seconds", "exit code", "reason"), body) if body else ""
+    head = ("stage", "job", "restart", "seconds", "exit code", "reason")
+    log = _html_table(head, body, left=(0, 1, 5)) if body else ""
     config = f"<details><summary>config</summary><pre>{escape(run.config)}</pre></details>"
     return (
         f"<details><summary>{escape(run.name)}</summary><dl>{listed}</dl>{config}"

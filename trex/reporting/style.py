@@ -17,14 +17,13 @@ section{margin-top:40px;padding-top:22px;border-top:1px solid var(--line)}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:4px 0 14px}
 th,td{padding:6px 14px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 thead th{color:var(--soft);font-weight:600;border-bottom:2px solid var(--line)}
-th:first-child{text-align:left;padding-left:0}
+.left{text-align:left}
+th:first-child{padding-left:0}
 td:last-child{padding-right:4px}
 td.best{background:var(--best);font-weight:600}
 details{margin:6px 0}
 summary{cursor:pointer;color:var(--soft)}
 summary:hover{color:var(--ink)}
-details td:nth-child(n+3){text-align:left}
-details.scores td:nth-child(n+3){text-align:right}
 .notes{color:var(--soft);font-size:13.5px;padding-left:18px;margin:18px 0 0}
 .grid-two{display:grid;grid-template-columns:repeat(auto-fit,minmax(430px,1fr));gap:22px 32px}
 figure{margin:0}

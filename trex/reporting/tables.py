@@ -202,7 +202,8 @@ def text_table(runs: Sequence[RunData], metric: Metric = TOP1) -> str:
         blocks.append("\n".join([f"transfer against epoch, probe: {kind}", *lines]))
     if found := comparisons(runs, metric):
         head, body = difference_rows(found, metric)
-        blocks.append("\n".join(["differences", *aligned([head, *body], left=(0, 1, 2)), *_wrapped(DIFFERENCES)]))
+        lines = [*aligned([head, *body], left=TEXTS_OF_DIFFERENCES), *_wrapped(DIFFERENCES)]
+        blocks.append("\n".join(["differences", *lines]))
     return "\n\n".join([*blocks, "\n".join(notes(runs))])
 
 
@@ -262,6 +263,8 @@ def latex(runs: Sequence[RunData], metric: Metric = TOP1) -> str:
     return "\n\n".join([*blocks, *(f"% {line}" for line in notes(runs))]) + "\n"
 
 
+#: The columns of a table of differences that hold texts.
+TEXTS_OF_DIFFERENCES = (0, 1, 2)
 #: What stands under a table of differences.
 DIFFERENCES = (
     "Difference of the means over the seeds that both runs have, or over all seeds if they have none in common, "
