@@ -135,7 +135,7 @@ def test_special_characters_of_a_name_stay_text_in_every_table(tmp_path: Path) -
     run = RunDir(tmp_path / "50%_a&b|c#1")
     result(run, "dtd", 0, 0.7, provenance=made_by())
     data = [collect(run)]
-    assert r"50\%\_a\&b|c\#1 & 70.0" in tables.latex(data)
+    assert r"50\%\_a\&b\textbar{}c\#1 & 70.0" in tables.latex(data)
     assert r"| 50%\_a&b\|c#1 | 70.0 |" in tables.markdown(data)
 
 

@@ -273,6 +273,16 @@ def test_markdown_and_latex_escape_names(run: RunDir) -> None:
     assert "| one | 75.0 |" in tables.markdown(data)
 
 
+def test_latex_escapes_every_special_character(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / r"a&b%c$d#e_f{g}h~i^j\k<l>m|n")
+    result(run, "dtd", 0, 0.7)
+    shown = (
+        r"a\&b\%c\$d\#e\_f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k\textless{}l\textgreater{}m"
+        r"\textbar{}n & 70.0 & "
+    )
+    assert shown in tables.latex([collect(run)])
+
+
 def three_classes(run: RunDir) -> None:
     """Two seeds: 3 of 4 and 4 of 4 cats are classified correctly, 1 of 2 dogs, and there are no birds."""
     for seed, (cat, confusion) in enumerate([(0.75, ((0, 0, 3), (0, 2, 1))), (1.0, ((0, 0, 4),))]):

@@ -295,6 +295,13 @@ def _markdown(text: str) -> str:
     return re.sub(r"([|<>*_`\\])", r"\\\1", text)
 
 
+#: What stands for LaTeX's special characters, and for those that its default font shows as others.
+_LATEX = str.maketrans({
+    **{letter: rf"\{letter}" for letter in "&%$#_{}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+})  # fmt: skip
+
+
 def _latex(text: str) -> str:
-    text = re.sub(r"([&%$#_{}])", r"\\\1", text)
-    return text.replace(" ± ", r" $\pm$ ").replace(MISSING, "--")
+    return text.translate(_LATEX).replace(" ± ", r" $\pm$ ").replace(MISSING, "--")
