@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from jobs.backend import Answers, QueuedJob, QueueState, Start
 from jobs.plan.milestones import at_milestones, epochs, is_evaluated, probes_at
-from jobs.plan.spec import STAGES, Stage
-from jobs.plan.stages import is_complete, is_reported, is_trained, items
+from jobs.plan.spec import STAGES, Item, Stage
+from jobs.plan.stages import damaged_results, is_complete, is_reported, is_trained, items
 from trex.config import Config
 from trex.errors import ExitCode
 from trex.records.base import RecordError
@@ -103,7 +103,7 @@ def status_of(run: RunDir, config: Config, answers: Answers) -> RunStatus:
     for stage in STAGES:
         if stage == "train" and config.extract.weights != "trained" and "train" not in jobs.newest:
             continue
-        finished = _finished(run, config, stage)
+        finished = _finished(run, config, stage, status)
         parts = [
             _part(run, key, is_finished, jobs, _recorded(run, key, status)) for key, is_finished in finished.items()
         ]
@@ -127,6 +127,9 @@ def _milestones(run: RunDir, config: Config, jobs: _Jobs, status: RunStatus) -> 
         at = run.at(epoch)
         for item in probes_at(config, epoch):
             finished = is_evaluated(at, wanted, item)
+            if not finished:
+                again = f"trex probe {run.name} --milestones"
+                status.damaged += _damaged_results(at, wanted, [item], again)
             keys = [f"probe-{item.name}"]
             if not finished and not is_complete(at, wanted, "extract", item):
                 keys.insert(0, f"extract-{replace(item, seeds=()).name}")
@@ -157,13 +160,25 @@ def _jobs(run: RunDir, answers: Answers, status: RunStatus) -> _Jobs:
     return _Jobs(newest, queued, frozenset(job for _, job in submitted), answers)
 
 
-def _finished(run: RunDir, config: Config, stage: Stage) -> dict[str, bool]:
-    """Return whether each part of a stage is done, by the key of its state file."""
+def _finished(run: RunDir, config: Config, stage: Stage, status: RunStatus) -> dict[str, bool]:
+    """Return whether each part of a stage is done, by the key of its state file. Names damaged results in `status`."""
     if stage == "train":
         return {stage: is_trained(run)}
     if stage == "report":
         return {stage: is_reported(run)}
-    return {f"{stage}-{item.name}": is_complete(run, config, stage, item) for item in items(stage, config)}
+    found = {item: is_complete(run, config, stage, item) for item in items(stage, config)}
+    if stage == "probe":
+        open_items = [item for item, is_finished in found.items() if not is_finished]
+        status.damaged += _damaged_results(run, config, open_items, f"trex probe {run.name}")
+    return {f"{stage}-{item.name}": is_finished for item, is_finished in found.items()}
+
+
+def _damaged_results(run: RunDir, config: Config, open_items: Sequence[Item], command: str) -> list[str]:
+    """Return a message for each result of probes that are not done that cannot be read."""
+    paths = [path for item in open_items for path in damaged_results(run, config, item)]
+    return [
+        f"{path}: damaged, of another version, or without predictions; {command} computes it again" for path in paths
+    ]
 
 
 def _recorded(run: RunDir, key: str, status: RunStatus) -> JobState | None:

@@ -13,7 +13,7 @@ from trex.errors import UserError
 from trex.probing.kind import kinds_of, left_out
 from trex.probing.treatment import Treatment
 from trex.records.manifest import checkpoint_folders, newest_manifest
-from trex.records.probe_result import is_made_from
+from trex.records.probe_result import is_made_from, is_result
 from trex.records.run_dir import RunDir
 
 
@@ -117,10 +117,19 @@ def items(stage: Stage, config: Config) -> tuple[Item, ...]:
 
 
 def is_complete(run: RunDir, config: Config, stage: Stage, item: Item) -> bool:
-    """Return whether all files of an item exist: the features of both splits, or all results of its probes."""
+    """Return whether all files of an item exist: the features of both splits, or all results of its probes.
+
+    Of each result only the start and the end are checked (`is_result`), so that this is fast.
+    """
     if stage == "extract":
         return all(path.exists() for path in _feature_files(run, item.dataset))
-    return all(run.probe(item.dataset, kind, seed).exists() for kind, seed in results_of(config, item))
+    return all(is_result(run.probe(item.dataset, kind, seed)) for kind, seed in results_of(config, item))
+
+
+def damaged_results(run: RunDir, config: Config, item: Item) -> list[Path]:
+    """Return the files in the place of results of an item's probes that are no results (`is_result`)."""
+    paths = [run.probe(item.dataset, kind, seed) for kind, seed in results_of(config, item)]
+    return [path for path in paths if path.exists() and not is_result(path)]
 
 
 def _feature_files(run: RunDir, dataset: str) -> tuple[Path, Path]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from jobs.commands.status import as_text, collect
 from jobs.plan.runs import open_config, save_config
+from jobs.plan.stages import plan
 from jobs.run_status import RunStatus
 from tests.jobs.conftest import FakeSlurm, note_submission, queued
+from tests.records.examples import PROBE_RESULT
 from trex.records.events import AttemptStarted
 from trex.records.job_state import JobState, State
 from trex.records.manifest import MANIFEST, Manifest
 from trex.records.metrics import MetricsLine
+from trex.records.probe_result import predictions_file
 from trex.records.run_dir import RunDir
 
 
@@ -44,6 +50,32 @@ def test_report_that_is_older_than_the_metrics_is_not_done(fake_slurm: FakeSlurm
     (status,) = collect(["mine"])
     assert states(status)["report"] == "stale"
     assert "trex report mine updates it" in as_text([status])
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "zeros at the end", "another format", "no predictions"])
+def test_damaged_result_is_not_done_and_is_named(
+    fake_slurm: FakeSlurm, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run("extract.datasets=[dtd]", "probe.seeds=2", "probe.kinds=[exact]")
+    for seed in range(2):
+        path = run.probe("dtd", "exact", seed)
+        replace(PROBE_RESULT, dataset="dtd", probe="exact", seed=seed).write(path)
+        predictions_file(path).write_bytes(b"scores")
+    assert states(collect(["mine"])[0])["probe"] == "done"
+    assert capsys.readouterr().err == ""
+    content = path.read_bytes()
+    changed = {
+        "empty": b"", "half": content[: len(content) // 2], "zeros at the end": content[:-30] + bytes(30),
+        "another format": content.replace(b'"format": 3', b'"format": 2'), "no predictions": content,
+    }  # fmt: skip
+    path.write_bytes(changed[damage])
+    if damage == "no predictions":
+        predictions_file(path).unlink()
+    (status,) = collect(["mine"])
+    assert states(status)["probe"] == "open"
+    assert f"{path}: damaged, of another version, or without predictions" in capsys.readouterr().err
+    _, config = open_config("recipe.yaml", ("extract.datasets=[dtd]", "probe.seeds=2", "probe.kinds=[exact]"))
+    assert [spec.stage for spec in plan(run, config, ("probe",)).specs] == ["probe"], "`trex probe` agrees"
 
 
 def test_goodput_and_restarts_include_the_starts_of_earlier_jobs(fake_slurm: FakeSlurm) -> None:

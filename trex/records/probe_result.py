@@ -6,6 +6,8 @@ What the probe predicts for each test image is in a second file, seed_<n>.npz (t
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -20,6 +22,7 @@ Share = Annotated[float, Bounds(0, 1)]
 Positive = Annotated[float, Bounds(1e-300, 1e300)]
 Seconds = Annotated[float, Bounds(0, 1e11)]
 NotNegative = Annotated[float, Bounds(0, 1e300)]
+_BYTES_CHECKED = 64  #: at the start and at the end of a result, by `is_result`
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,23 @@ def weights_of(path: Path) -> str | None:
         return made_by.weights if value["format"] == ProbeResult.FORMAT else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError, Mismatch):
         return None
+
+
+def is_result(path: Path) -> bool:
+    """Whether the file `path` starts and ends as a probe result of this format, and its file of predictions exists.
+
+    Only a few bytes are read, because `trex status` checks every result of all runs. So this detects files that are
+    empty, cut off or of another format, but not every damage: `is_made_from` parses the file.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(_BYTES_CHECKED)
+            file.seek(-min(_BYTES_CHECKED, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            end = file.read()
+    except OSError:
+        return False
+    starts = re.match(rb'\s*\{\s*"format"\s*:\s*%d\s*,' % ProbeResult.FORMAT, start) is not None
+    return starts and end.rstrip().endswith(b"}") and predictions_file(path).exists()
 
 
 def is_made_from(path: Path, provenance: ProbeProvenance) -> bool:
