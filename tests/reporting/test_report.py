@@ -340,6 +340,17 @@ def test_transfer_against_epoch_ends_with_the_final_result_and_is_in_page_table_
     ]  # fmt: skip
 
 
+def test_milestones_with_fewer_seeds_than_the_config_asks_for_are_noted(run: RunDir) -> None:
+    run.config.write_text("extract: {datasets: [pets]}\nprobe: {seeds: 2}\n")
+    for epoch, seeds in ((5, 2), (10, 1)):
+        for seed in range(seeds):
+            result(run.at(epoch), "pets", seed, 0.5)
+    write_report([run], run.report)
+    for text in (text_table([run]), (run.report / "index.html").read_text(), (run.report / "table.md").read_text()):
+        assert "one: pets (exact) after epoch 10 has 1 of 2 seeds." in text
+        assert "after epoch 5 has" not in text
+
+
 def test_report_of_runs_without_milestones_says_nothing_about_them(run: RunDir) -> None:
     result(run, "pets", 0, 0.75)
     write_report([run], run.report)

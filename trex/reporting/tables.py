@@ -139,14 +139,22 @@ def _cells(run: RunData, runs: Sequence[RunData]) -> Iterator[str]:
     yield from (f"{run.name}: {sentence}." for sentence in run.left_out)
     if results := missing(run, runs):
         yield f"{run.name}: no results for {', '.join(results)}."
+    yield from _missing_seeds(run)
     for (kind, name), cell in sorted(run.cells.items()):
-        if len(cell.results) < run.wanted.get((kind, name), 0):
-            yield f"{run.name}: {name} ({kind}) has {len(cell.results)} of {run.wanted[kind, name]} seeds."
         if cell.edges:
             ends = ", ".join(cell.edges)
             yield f"{EDGE_MARK} {run.name}: {name} ({kind}): chosen value at an end of the range: {ends}."
         if absent := max(one.counts.classes_without_training_images for one in cell.results):
             yield f"{run.name}: {name} ({kind}): {absent} of its classes have no training images."
+
+
+def _missing_seeds(run: RunData) -> Iterator[str]:
+    """The notes about final results and results at milestones that have fewer seeds than the config asks for."""
+    at_milestones = ((f" after epoch {epoch}", cells) for epoch, cells in sorted(run.milestones.items()))
+    for when, cells in (("", run.cells), *at_milestones):
+        for (kind, name), cell in sorted(cells.items()):
+            if len(cell.results) < run.wanted.get((kind, name), 0):
+                yield f"{run.name}: {name} ({kind}){when} has {len(cell.results)} of {run.wanted[kind, name]} seeds."
 
 
 def _images(run: RunData) -> Iterator[str]:
