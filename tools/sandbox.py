@@ -63,12 +63,12 @@ class Options:
 
 
 class SandboxError(Exception):
-    """An error whose message is for the user. `code` is the exit code, `daemon` the daemon that did not start."""
+    """An error whose message is for the user. `code` is the exit code, `daemons` are those that did not start."""
 
-    def __init__(self, message: str, code: int = 1, daemon: str = "") -> None:
+    def __init__(self, message: str, code: int = 1, daemons: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.code = code
-        self.daemon = daemon
+        self.daemons = daemons
 
 
 class Sandbox:
@@ -107,7 +107,7 @@ class Sandbox:
             try:
                 self._start(options)
             except BaseException as error:
-                logs = problems(self.folder / "log", error.daemon) if isinstance(error, SandboxError) else ""
+                logs = problems(self.folder / "log", error.daemons) if isinstance(error, SandboxError) else ""
                 self._remove()
                 if logs and isinstance(error, SandboxError):
                     raise SandboxError(f"{error}\n{logs}", error.code) from error
@@ -181,7 +181,7 @@ class Sandbox:
         self._wait("slurmctld", lambda: self.ask("scontrol", "ping") is not None)
         for node in NODES:
             self.revive_node(node)
-        self._wait("slurmd", lambda: list(self._node_states().values()) == ["idle"] * len(NODES), self._describe_nodes)
+        self._wait("slurmd", lambda: list(self._node_states().values()) == ["idle"] * len(NODES), self._nodes_error)
         values = {"options": asdict(options), "address": address, "ports": list(ports)}
         self.about.write_text(json.dumps(values, indent=2), encoding="utf-8")
 
@@ -190,9 +190,12 @@ class Sandbox:
         answer = self.ask("sinfo", "--noheader", "--Node", "--partition", "gpu", "--format", "%N %T") or ""
         return dict(line.split() for line in answer.splitlines())
 
-    def _describe_nodes(self) -> str:
-        described = ", ".join(f"{node} is {state}" for node, state in self._node_states().items())
-        return described or "slurmctld does not answer"
+    def _nodes_error(self, message: str) -> SandboxError:
+        """An error that adds the state of each node to a message."""
+        states = self._node_states()
+        listed = ", ".join(f"{node} is {state}" for node, state in states.items()) or "slurmctld does not answer"
+        late = [f"slurmd.{node}" for node, state in states.items() if state != "idle"]
+        return SandboxError(f"{message}: {listed}", daemons=late or ["slurmctld"])
 
     def _start_munge(self, reserved: Sequence[int]) -> None:
         """Start munged, which keeps the file descriptors in `reserved` open."""
@@ -213,7 +216,7 @@ class Sandbox:
             done = subprocess.run(words, stdout=file, stderr=file, env=self.environment, check=False)
         if done.returncode:
             message = f"mariadb-install-db ended with exit code {done.returncode}"
-            raise SandboxError(message, daemon="mariadb-install-db")
+            raise SandboxError(message, daemons=["mariadb-install-db"])
         self._daemon(
             "mariadbd", *own, f"--socket={data}/sock", "--skip-networking", f"--pid-file={data}/pid",
             "--innodb-flush-log-at-trx-commit=0",
@@ -223,7 +226,7 @@ class Sandbox:
         self._daemon("slurmdbd", "-D")
         self._wait("slurmdbd", lambda: self.ask("sacctmgr", "--noheader", "list", "cluster") is not None)
         if self.ask("sacctmgr", "--immediate", "add", "cluster", "sandbox", timeout=SECONDS_TO_START) is None:
-            raise SandboxError("sacctmgr could not add the cluster to the database", daemon="slurmdbd")
+            raise SandboxError("sacctmgr could not add the cluster to the database", daemons=["slurmdbd"])
 
     def _daemon(self, *words: str, node: str | None = None, reserved: Sequence[int] = ()) -> None:
         """Start a daemon that continues to run after this program ends, with the file descriptors in `reserved`."""
@@ -262,16 +265,16 @@ class Sandbox:
             return None
         return done.stdout if done.returncode == 0 else None
 
-    def _wait(self, daemon: str, ready: Callable[[], bool], describe: Callable[[], str] | None = None) -> None:
-        """Wait until `ready`. A daemon that has ended is an error at once; `describe` says what is not ready."""
+    def _wait(self, daemon: str, ready: Callable[[], bool], error: Callable[[str], SandboxError] | None = None) -> None:
+        """Wait until `ready`. A daemon that has ended is an error at once; `error` completes a time-out's message."""
         deadline = time.monotonic() + SECONDS_TO_START
         while not ready():
             for name, process in self.started.items():
                 if process.poll() is not None:
-                    raise SandboxError(f"{name} ended with exit code {process.returncode}", daemon=name)
+                    raise SandboxError(f"{name} ended with exit code {process.returncode}", daemons=[name])
             if time.monotonic() > deadline:
-                state = f": {describe()}" if describe else ""
-                raise SandboxError(f"{daemon} did not start within {SECONDS_TO_START:.0f} s{state}", daemon=daemon)
+                message = f"{daemon} did not start within {SECONDS_TO_START:.0f} s"
+                raise error(message) if error else SandboxError(message, daemons=[daemon])
             time.sleep(0.05)
 
     # ---- configuration

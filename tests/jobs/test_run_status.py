@@ -102,6 +102,14 @@ def test_job_of_an_earlier_submission_is_shown_if_it_is_in_the_queue(fake_slurm:
     assert (status.stages[0].state, status.stages[0].parts[0].job) == ("running", "7")
 
 
+def milestone(run: RunDir, epoch: int) -> None:
+    """Write a milestone checkpoint that is empty."""
+    folder = run.checkpoints / f"epoch-{epoch:04d}-step-00000000"
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.pt").write_text("")
+    Manifest(7, 0, "0" * 64, milestone=True, finished=False).write(folder / MANIFEST)
+
+
 def test_milestones_are_one_line_with_the_first_reason_and_the_command_that_continues_them(
     fake_slurm: FakeSlurm,
 ) -> None:
@@ -109,10 +117,7 @@ def test_milestones_are_one_line_with_the_first_reason_and_the_command_that_cont
     run = make_run("extract.datasets=[dtd, pets]", *settings)
     assert "milestones" not in states(collect(["mine"])[0]), "none exists yet"
     for epoch in (5, 10):
-        folder = run.checkpoints / f"epoch-{epoch:04d}-step-00000000"
-        folder.mkdir(parents=True)
-        (folder / "checkpoint.pt").write_text("")
-        Manifest(7, 0, "0" * 64, milestone=True, finished=False).write(folder / MANIFEST)
+        milestone(run, epoch)
     text = as_text(collect(["mine"]))
     assert "\n  milestones not started   0/2 done, trex probe mine --milestones" in text
     assert "\n  train      not started" in text
@@ -129,3 +134,17 @@ def test_milestones_are_one_line_with_the_first_reason_and_the_command_that_cont
     text = as_text(collect(["mine"]))
     assert "\n  milestones FAILED        0/2 done, job 7, no such folder" in text
     assert "continue with: trex probe mine --milestones" in text
+
+
+def test_damaged_result_of_a_milestone_is_not_done_and_is_named(
+    fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("probe.at=milestones", "probe.at_datasets=[dtd]", "probe.seeds=1", "checkpoint.milestone_epochs=5")
+    run = make_run("extract.datasets=[dtd]", *settings)
+    milestone(run, 5)
+    path = run.at(5).probe("dtd", "exact", 0)
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    assert "\n  milestones not started   0/1 done, trex probe mine --milestones" in as_text(collect(["mine"]))
+    expected = f"{path}: damaged, of another version, or without predictions; trex probe mine --milestones computes it"
+    assert expected in capsys.readouterr().err

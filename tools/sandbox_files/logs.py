@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 #: Lines per daemon that are shown.
@@ -16,25 +16,19 @@ _IN_EVERY_START = re.compile(
 )
 
 
-def problems(folder: Path, daemon: str) -> str:
-    """The last errors of each daemon, those of `daemon` first. Errors of every start are left out.
+def problems(folder: Path, daemons: Collection[str]) -> str:
+    """The last errors of each daemon, those of `daemons` first. Errors of every start are left out.
 
     Args:
         folder: folder of the logs.
-        daemon: the daemon that failed, such as slurmctld or slurmd.n1; slurmd for all nodes. Its last lines are shown
-            if it reports no error.
+        daemons: those that failed, such as slurmctld or slurmd.n1. The last lines of one without errors are shown.
     """
-    logs = {name: list(_lines(folder, name)) for name in sorted({path.stem for path in folder.glob("*")})}
     shown = []
-    for name in sorted(logs, key=lambda name: not _is_of(name, daemon)):
-        errors = [line for line in logs[name] if _PROBLEM.search(line) and not _IN_EVERY_START.search(line)]
-        lines = errors or (logs[name] if _is_of(name, daemon) else [])
-        shown += [f"{name}: {line}" for line in lines[-SHOWN:]]
+    for name in sorted({path.stem for path in folder.glob("*")}, key=lambda name: (name not in daemons, name)):
+        lines = [line for line in _lines(folder, name) if not _IN_EVERY_START.search(line)]
+        errors = [line for line in lines if _PROBLEM.search(line)]
+        shown += [f"{name}: {line}" for line in (errors or (lines if name in daemons else []))[-SHOWN:]]
     return "\n".join(shown)
-
-
-def _is_of(name: str, daemon: str) -> bool:
-    return name == daemon or name.startswith(f"{daemon}.")
 
 
 def _lines(folder: Path, name: str) -> Iterator[str]:
