@@ -45,7 +45,7 @@ from trex.probing.solution import SEARCH, Accuracy, PathState, Point, Solution
 #: rounding errors of the gradient are then larger than what the bound asks for.
 STALLED = 10
 #: The same for a fast path, without regard to f; it then changes to a more precise type.
-STALLED_FAST = 8
+STALLED_FAST = 16
 
 
 class RegularizationPath:
@@ -265,12 +265,22 @@ class RegularizationPath:
             targets = torch.split(self.labels, self.design.piece)
             return [Part(*all_of) for all_of in zip(self.kept, along, targets, strict=True)]
         design, labels = self._sample
-        factors = [design.piece_weights(weights) for weights in (self.weights, direction)]
+        start, factor = self._logits_of_sample(design), design.piece_weights(direction).to(self.type)
+        pieces = zip(design.pieces(self.type), torch.split(labels, design.piece), strict=True)
         found = []
-        for rows, part in zip(design.pieces(), torch.split(labels, design.piece), strict=True):
+        for logits, (features, part) in zip(start, pieces, strict=True):
             self.stop.check()
-            found.append(Part(factors[0] @ rows.T, factors[1] @ rows.T, part))
+            found.append(Part(logits, (factor @ features.T).to(design.dtype), part))
         return found
+
+    def _logits_of_sample(self, design: Design) -> list[Tensor]:
+        """The (K, n) logits of each piece of the sample at the current weights."""
+        if not self.keep_logits:
+            factor = design.piece_weights(self.weights)
+            return [factor @ rows.T for rows in design.pieces()]
+        step = int(self._places[1])
+        columns = [part[:, -number * self.design.piece % step :: step] for number, part in enumerate(self.kept)]
+        return list(torch.split(torch.cat(columns, dim=1), design.piece, dim=1))
 
     # ---- passes over the images
 
