@@ -80,16 +80,16 @@ def test_subsets_and_pieces_of_rows_are_the_rows_of_the_array() -> None:
     assert torch.allclose(lengths, torch.ones(2))
 
 
-def problem(stop: StopRequest) -> Problem:
+def problem(stop: StopRequest, fast: bool) -> Problem:
     features, labels = synthetic(400, 30, 5)
     rows = Rows(features.numpy())
     design = Design.of(rows, Basis.of(rows), 5, in_memory=True)
-    return Problem(design, labels.numpy(), 5, keep_logits=True, stop=stop)
+    return Problem(design, labels.numpy(), 5, keep_logits=True, stop=stop, fast=fast)
 
 
-def found(stop: StopRequest, path: Path) -> tuple[Search, torch.Tensor]:
+def found(stop: StopRequest, path: Path, fast: bool) -> tuple[Search, torch.Tensor]:
     partial = Partial(path, key="these features")
-    one = problem(stop)
+    one = problem(stop, fast)
     try:
         choice = exact.choose_c(one, [validation_fold(one.labels, 0)], partial)
         return choice, exact.fit(one, choice.best["C"], partial)
@@ -98,13 +98,18 @@ def found(stop: StopRequest, path: Path) -> tuple[Search, torch.Tensor]:
         raise
 
 
-def test_interrupted_search_continues_to_bit_identical_weights(tmp_path: Path) -> None:
-    expected, weights = found(StopRequest(), tmp_path / "uninterrupted" / "seed_0.json")
+@pytest.mark.parametrize("large", [False, True])
+def test_interrupted_search_continues_to_bit_identical_weights(tmp_path: Path, monkeypatch, large: bool) -> None:
+    """Large: the search in bfloat16, with a sample for the line search; the final fit ends in float32 and float64."""
+    if large:
+        monkeypatch.setattr("trex.probing.memory.SMALL_PRODUCT", 0)
+        monkeypatch.setattr("trex.probing.solver.SAMPLE", 50)
+    expected, weights = found(StopRequest(), tmp_path / "uninterrupted" / "seed_0.json", fast=large)
     path = tmp_path / "interrupted" / "seed_0.json"
     stops = 0
     while True:
         try:
-            choice, final = found(StopAfter(40 * (stops + 1)), path)  # later each time, until one finishes
+            choice, final = found(StopAfter(40 * (stops + 1)), path, fast=large)  # later each time, until one finishes
             break
         except Interrupted:
             stops += 1

@@ -86,6 +86,7 @@ class RegularizationPath:
         self.pairs = [Pair.of(step, change) for step, change in state.pairs]
         self.memory = curvature_pairs(len(present), design.width)
         self.kept: list[Tensor] = []  # logits at `weights`, one tensor per piece, without `prior`
+        self._unfinished: float | None = None  # the C of the last solution, if `kept` are its logits
 
     def state(self) -> PathState:
         """The current state, to continue from later."""
@@ -119,7 +120,9 @@ class RegularizationPath:
             solution = self._solution(c, strength, bound, self.weights, point, 0)
             if solution.gap <= accuracy.gap:
                 return solution
-        return self._iterate(c, strength, self._extrapolate(point, strength), accuracy)
+        if point is None or c != self._unfinished:
+            point = self._extrapolate(point, strength)
+        return self._iterate(c, strength, point, accuracy)
 
     def _iterate(self, c: float, strength: float, point: Point, accuracy: Accuracy) -> Solution:
         """L-BFGS from the given point."""
@@ -144,13 +147,18 @@ class RegularizationPath:
             point = self._search(point, self._direction(gradient, inverse, strength), strength)
             self.pairs = [*self.pairs, Pair.of(self.weights - weights, point.slope - slope)][-self.memory :]
             iteration += 1
+        self._unfinished = c if best[1] is self.weights else None
         self.weights, self.point = best[1:]
         return solution
 
     def become_precise(self, weights: Tensor | None = None) -> Point:
-        """Compute in the type of the design from now on, starting from `weights` (None: from the last solution)."""
+        """Compute in the type of the design from now on, starting from `weights` (None: from the last solution, without
+        an extrapolation)."""
         self.fast = False
-        self.weights = self.weights if weights is None else weights
+        if weights is None:
+            self.previous = self._unfinished = None
+        else:
+            self.weights = weights
         self.kept = self._logits(self.weights) if self.keep_logits else []
         self.point = self._evaluate()
         return self.point
