@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 from jobs.backend import Finding, backend
 from jobs.launch import choose_cluster
 from jobs.plan.cluster import Cluster
-from jobs.plan.memory import require_memory
+from jobs.plan.memory import probe_cost, require_memory
 from jobs.plan.runs import open_config
 from jobs.plan.stages import require_kinds, require_one_class
 from trex.config import Config, load
@@ -69,6 +70,7 @@ def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]
         yield Finding.of(lambda name=name: _data(name, config, images))  # type: ignore[misc]
     yield from _labels(config)
     yield Finding.of(lambda: _memory(config, cluster))
+    yield from _time(config, cluster)
     yield Finding.of(lambda: _write_rights(run))
     yield Finding.of(lambda: _space(run, config, images))
     yield from backend(cluster.kind).check(run, config, cluster)
@@ -188,6 +190,13 @@ def _memory(config: Config, cluster: Cluster) -> str:
     if not largest:
         return "memory: not known before the extraction, because no dataset has official counts"
     return f"memory: the largest probe needs {largest:.1f} GB"
+
+
+def _time(config: Config, cluster: Cluster) -> Iterator[Finding]:
+    """How long the probes take. The check of their memory reports what is wrong with the settings."""
+    with contextlib.suppress(UserError):
+        if text := probe_cost(config, cluster):
+            yield Finding(True, f"time: {text}")
 
 
 def _write_rights(run: RunDir) -> str:

@@ -8,9 +8,11 @@ from jobs.plan.cluster import Cluster
 from trex.config.schema import Config
 from trex.errors import UserError
 from trex.features.origin import feature_dim
+from trex.probing.cost import exact_cost
 from trex.probing.kind import kinds_of
-from trex.probing.memory import Size
+from trex.probing.memory import Size, choices, solver_memory
 from trex.probing.treatment import Treatment
+from trex.wording import counted
 
 
 def require_memory(config: Config, cluster: Cluster, datasets: Iterable[str] | None = None) -> float:
@@ -46,6 +48,32 @@ def require_memory(config: Config, cluster: Cluster, datasets: Iterable[str] | N
             f"probe, or set probe.memory_gb={least:g}, which is slower"
         )
     return largest
+
+
+def probe_cost(config: Config, cluster: Cluster) -> str:
+    """Return how long the `exact` probes take, and the memory that makes the slowest of them fastest; "" if unknown.
+
+    Raises:
+        UserError: if `probe.memory_gb` is too small, or the encoder does not exist.
+    """
+    gpu = cluster.probe.gpus_per_node > 0 and config.probe.device != "cpu"
+    limit, seeds, total, longest = config.probe.memory_gb * 1e9, config.probe.seeds, 0.0, ("", 0.0)
+    for name in config.extract.datasets:
+        size = _size(name, config)
+        if size is None or not any(kind.name == "exact" for kind in kinds_of(config.probe, name)):
+            continue
+        hours = exact_cost(size, limit, gpu=gpu).hours(seeds)
+        total += hours
+        if hours > longest[1]:
+            longest, largest = (name, hours), size
+    if not longest[0]:
+        return ""
+    unit = "GPU-hours" if gpu else "core-hours"
+    text = f"{counted(seeds, 'seed')} of exact take about {total:.2g} {unit}, {longest[0]} {longest[1]:.2g} of them"
+    fastest = choices(largest)[0].bytes
+    if not gpu and solver_memory(largest, limit).bytes != fastest:
+        text += f" (fastest with probe.memory_gb={-(-fastest // 10**9)})"
+    return text
 
 
 def _size(name: str, config: Config) -> Size | None:

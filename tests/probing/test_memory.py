@@ -52,7 +52,7 @@ def test_features_that_are_read_in_pieces_give_the_same_optimum(monkeypatch, dty
     monkeypatch.setattr("trex.probing.memory.PIECE", 61 * 128)
     rows = Rows(stored, normalize=True)
     reference = Design.of(rows, Basis.of(rows), 8, in_memory=True)
-    monkeypatch.setattr("trex.probing.solver.SAMPLE", 100)  # for a line search
+    monkeypatch.setattr("trex.probing.memory.SAMPLE", 100)  # for a line search
     for place, keep in (("rotated", False), ("half", True), ("half", False), ("file", True), ("file", False)):
         for c, one, other in zip(
             (1e-2, 1e-1, 1.0, 10.0, 100.0), expected, solved(stored, labels, place, keep), strict=True
@@ -103,7 +103,7 @@ def test_interrupted_search_continues_to_bit_identical_weights(tmp_path: Path, m
     """Large: the search in bfloat16, with a sample for the line search; the final fit ends in float32 and float64."""
     if large:
         monkeypatch.setattr("trex.probing.memory.SMALL_PRODUCT", 0)
-        monkeypatch.setattr("trex.probing.solver.SAMPLE", 50)
+        monkeypatch.setattr("trex.probing.memory.SAMPLE", 50)
     expected, weights = found(StopRequest(), tmp_path / "uninterrupted" / "seed_0.json", fast=large)
     path = tmp_path / "interrupted" / "seed_0.json"
     stops = 0

@@ -92,7 +92,7 @@ def test_every_c_gives_the_predictions_and_the_objective_of_the_optimum(seed: in
 def test_large_problems_end_at_the_same_optimum(seed: int, place: str, fast: bool, tmp_path: Path, monkeypatch) -> None:
     """Their path computes in bfloat16 or float32, and float64 finishes the fit. The line search uses a sample."""
     monkeypatch.setattr("trex.probing.memory.SMALL_PRODUCT", 0)
-    monkeypatch.setattr("trex.probing.solver.SAMPLE", 50)
+    monkeypatch.setattr("trex.probing.memory.SAMPLE", 50)
     case = random_case(seed)
     reference, basis = Reference(case), Basis.of(Rows(case.train))
     rows = Rows(case.train)

@@ -11,8 +11,9 @@ from trex.errors import UserError
 PIECE = 16 << 20
 #: The most logits per piece, so that they fit into the processor's caches.
 LOGITS = 2 << 20
-#: Images of the exact solver's line search; up to four times as many if their logits are kept.
-SAMPLE = 1 << 13
+#: Images of the exact solver's line search, and the most logits that they may have; up to four times as many if the
+#: logits of all images are kept.
+SAMPLE, SAMPLE_LOGITS = 1 << 13, 16 << 20
 #: Curvature pairs that the exact solver keeps for L-BFGS: as many as PAIR_NUMBERS numbers hold, within these limits.
 #: With many pairs it needs a tenth of the iterations if there is little regularization.
 PAIRS, MANY_PAIRS, PAIR_NUMBERS = 12, 100, 2_000_000
@@ -54,6 +55,11 @@ def piece_rows(dim: int, classes: int) -> int:
 def is_small(images: int, dim: int, classes: int) -> bool:
     """Whether the exact solver computes a problem of this size in float64: its products take milliseconds."""
     return images * dim * classes <= SMALL_PRODUCT and images * dim <= SMALL_ROWS
+
+
+def sample_images(classes: int) -> int:
+    """The number of images of a line search."""
+    return max(min(SAMPLE, SAMPLE_LOGITS // classes), 1)
 
 
 def curvature_pairs(classes: int, dim: int) -> int:
@@ -113,8 +119,8 @@ def _bytes(size: Size, rows: Place, logits: bool) -> int:
         # all of trainval, a copy of the images that it trains on, also in bfloat16, and test
         "rotated": (2 * n + size.test) * d * number + n * d * FLOAT // 2,
         "half": n * d * FLOAT // 2,
-        "file": min(n, SAMPLE) * d * FLOAT // 2,
+        "file": min(n, sample_images(k)) * d * FLOAT // 2,
     }[rows]
-    of_line = min(n, 4 * SAMPLE if logits else SAMPLE) * k * number  # the changes of the logits in a line search
+    of_line = min(n, (4 if logits else 1) * sample_images(k)) * k * number  # the logits' changes in a line search
     kept += n * k * number + of_line if logits else 2 * of_line
     return PROGRAM + weights + basis + pieces + kept

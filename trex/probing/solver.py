@@ -37,7 +37,7 @@ from trex.interruption import StopRequest
 from trex.probing.design import CPU, Design
 from trex.probing.lbfgs import Pair, direction, dot, inner
 from trex.probing.line import Line, Part
-from trex.probing.memory import SAMPLE, curvature_pairs
+from trex.probing.memory import curvature_pairs, sample_images
 from trex.probing.softmax import NEAR, cross_entropy, near_prior
 from trex.probing.solution import SEARCH, Accuracy, PathState, Point, Solution
 
@@ -257,9 +257,10 @@ class RegularizationPath:
 
     @cached_property
     def _places(self) -> np.ndarray:
-        """The images of a line search, int64: all if there are few, else about SAMPLE at equal distances."""
-        few = self.keep_logits and len(self.labels) <= 4 * SAMPLE
-        return np.arange(0, len(self.labels), 1 if few else -(-len(self.labels) // SAMPLE))
+        """The images of a line search, int64: all if there are few, else some at equal distances."""
+        size = sample_images(len(self.present))
+        few = self.keep_logits and len(self.labels) <= 4 * size
+        return np.arange(0, len(self.labels), 1 if few else -(-len(self.labels) // size))
 
     @cached_property
     def _sample(self) -> tuple[Design, Tensor]:
