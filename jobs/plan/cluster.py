@@ -78,7 +78,8 @@ class Cluster:
     train: StageResources = section(StageResources, "training")
     extract: StageResources = section(StageResources, "feature extraction, one job per dataset")
     probe: StageResources = section(
-        StageResources, "linear probes on CPUs, one job per dataset, or per dataset and seed (probe.seeds_per_job)"
+        StageResources,
+        "probes, one job per dataset, or per dataset and seed (probe.seeds_per_job); exact uses a GPU if there is one",
     )
     report: StageResources = section(StageResources, "the report")
 

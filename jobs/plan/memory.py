@@ -14,6 +14,9 @@ from trex.probing.memory import Size, choices, solver_memory
 from trex.probing.treatment import Treatment
 from trex.wording import counted
 
+#: Hours; the estimate says nothing about less, which is spent in other work than products.
+_LITTLE = 0.5
+
 
 def require_memory(config: Config, cluster: Cluster, datasets: Iterable[str] | None = None) -> float:
     """Return the gigabytes that the largest probe needs; 0 if no dataset has official counts.
@@ -69,6 +72,8 @@ def probe_cost(config: Config, cluster: Cluster) -> str:
     if not longest[0]:
         return ""
     unit = "GPU-hours" if gpu else "core-hours"
+    if total < _LITTLE:
+        return f"{counted(seeds, 'seed')} of exact take less than {_LITTLE} {unit}"
     text = f"{counted(seeds, 'seed')} of exact take about {total:.2g} {unit}, {longest[0]} {longest[1]:.2g} of them"
     fastest = choices(largest)[0].bytes
     if not gpu and solver_memory(largest, limit).bytes != fastest:

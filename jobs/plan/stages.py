@@ -192,6 +192,18 @@ def require_kinds(config: Config, stage: str) -> None:
             )
 
 
+def require_gpu(config: Config, gpus: int, remedy: str) -> None:
+    """Raise UserError if `probe.device` asks for a GPU and a job of the stage probe has none.
+
+    Args:
+        config: the config of the run.
+        gpus: the number of GPUs of such a job.
+        remedy: why it has none and what to do, as the end of a sentence.
+    """
+    if config.probe.device == "cuda" and not gpus:
+        raise UserError(f"probe.device is cuda, but {remedy}, or set probe.device=auto")
+
+
 def missing_data(config: Config, specs: Sequence[TaskSpec]) -> dict[str, Path]:
     """Return the datasets of `specs` whose folder does not exist on this machine, with that folder.
 

@@ -13,7 +13,7 @@ from jobs.plan.cluster import Cluster
 from jobs.plan.memory import require_memory
 from jobs.plan.runs import save_config
 from jobs.plan.spec import TaskSpec
-from jobs.plan.stages import is_reported, missing_data
+from jobs.plan.stages import is_reported, missing_data, require_gpu
 from jobs.slurm import KIND, check, limits, queue, variables
 from jobs.slurm.chain import Chain, Send
 from jobs.slurm.ids import JobId
@@ -45,8 +45,12 @@ class Slurm:
         return limits.problems(cluster)
 
     def check(self, run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
-        """Ask Slurm whether it would accept the job of each stage."""
-        return check.findings(run, cluster)
+        """Check the GPU of the probes, and ask Slurm whether it would accept the job of each stage."""
+        try:
+            _require_gpu(config, cluster)
+        except UserError as error:
+            yield Finding(False, str(error))
+        yield from check.findings(run, cluster)
 
     def launch(
         self, run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskSpec], processes: int | None,
@@ -59,6 +63,7 @@ class Slurm:
             )
         if probed := dict.fromkeys(item.dataset for spec in specs if spec.stage == "probe" for item in spec.items):
             require_memory(config, cluster, probed)
+            _require_gpu(config, cluster)
         if missing := missing_data(config, specs):
             listed = ", ".join(f"{name} ({folder})" for name, folder in missing.items())
             _say(f"warning: these datasets were not found on this machine: {listed}")
@@ -172,6 +177,11 @@ def _one_at_a_time(run: RunDir) -> Iterator[None]:
 
 def _say(text: str) -> None:
     sys.stderr.write(f"trex: {text}\n")
+
+
+def _require_gpu(config: Config, cluster: Cluster) -> None:
+    remedy = "the cluster file requests no GPU for the stage probe: set gpus_per_node: 1 there"
+    require_gpu(config, cluster.probe.gpus_per_node, remedy)
 
 
 BACKEND: Backend = Slurm()

@@ -8,10 +8,12 @@ import pytest
 
 from jobs.backend import Finding
 from jobs.commands.check import findings
+from jobs.launch import launch
 from jobs.plan.cluster import Cluster, StageResources
 from jobs.slurm.check import findings as slurm_findings
 from tests.jobs.conftest import FakeSlurm
 from trex.config import Config, load
+from trex.errors import UserError
 from trex.records.run_dir import RunDir
 
 PREEMPTIBLE = "PartitionName=low GraceTime=0 PreemptMode=REQUEUE"
@@ -81,3 +83,25 @@ def test_probe_that_does_not_fit_into_this_machine_is_reported_once(fake_slurm: 
     too_little = load(None, Config, (*settings[:2], "probe.memory_gb=0.5"))
     found = [finding for finding in findings(run, too_little, cluster) if "memory:" in finding.text]
     assert [finding.ok for finding in found] == [False]
+
+
+def test_gpu_that_probes_ask_for_and_do_not_get_is_found_before_they_wait(
+    answering: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    config = load(None, Config, ["probe.device=cuda", "extract.weights=untrained", "extract.datasets=[digits]"])
+    run, gpu = RunDir(Path.cwd() / "run"), StageResources(gpus_per_node=1)
+
+    def found(cluster: Cluster) -> list[str]:
+        return [one.text for one in findings(run, config, cluster) if not one.ok and "probe.device" in one.text]
+
+    on_slurm = (
+        "the cluster file requests no GPU for the stage probe: set gpus_per_node: 1 there, or set probe.device=auto"
+    )
+    assert found(Cluster(kind="slurm")) == [f"probe.device is cuda, but {on_slurm}"]
+    assert found(Cluster(kind="slurm", probe=gpu)) == []
+    here = "this machine has no GPU: use a cluster with --cluster, or set probe.device=auto"
+    assert found(Cluster(kind="local")) == [f"probe.device is cuda, but {here}"]
+    for cluster in (Cluster(kind="slurm"), Cluster(kind="local")):
+        with pytest.raises(UserError, match=r"probe\.device is cuda, but "):
+            launch(run, config, cluster, "run", None, dry_run=True)
