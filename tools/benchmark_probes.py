@@ -106,8 +106,7 @@ def large(images: int, classes: int, memory: float) -> None:
     kept, estimate = solver_memory(size, memory), exact_cost(size, memory)
     start = time.process_time()
     basis = Basis.of(rows)
-    half = kept.rows == "half"
-    design = Design.in_half(rows, basis, classes) if half else Design.of(rows, basis, classes, kept.rows == "rotated")
+    design = Design.at(rows, basis, classes, kept.rows)
     prepared = time.process_time() - start
     fast = multiplies_bfloat16(torch.device("cpu"))
     problem = Problem(design, labels[:images], classes, kept.logits, StopRequest(), fast)

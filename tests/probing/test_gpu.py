@@ -18,6 +18,7 @@ from trex.interruption import StopRequest
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
 from trex.probing.hardware import device_of
+from trex.probing.memory import Place
 from trex.probing.rows import Rows
 from trex.probing.solution import Accuracy, PathState
 from trex.probing.solver import RegularizationPath
@@ -39,21 +40,19 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def on_gpu(place: str) -> Design:
+def on_gpu(place: Place) -> Design:
     device = torch.device("cuda")
     rows = Rows(np.random.default_rng(0).random((IMAGES, DIM)).astype(np.float32))
     axes = torch.zeros(DIM, DIM, dtype=torch.float64, device=device)
     basis = Basis(axes[0], axes, axes[0] + 1, scale=1.0, radius=3.0)
-    if place == "half":
-        return Design.in_half(rows, basis, CLASSES)
-    return Design.of(rows, basis, CLASSES, in_memory=place == "rotated")
+    return Design.at(rows, basis, CLASSES, place)
 
 
 @pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize("place", ["rotated", "half", "file"])
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("fast", [True, False])
-def test_solver_mixes_no_devices(place: str, keep: bool, fast: bool) -> None:
+def test_solver_mixes_no_devices(place: Place, keep: bool, fast: bool) -> None:
     labels, stop = np.arange(IMAGES) % CLASSES, StopRequest()
     design = on_gpu(place)
     assert design.device.type == "cuda"

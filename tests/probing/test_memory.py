@@ -22,7 +22,7 @@ from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
 from trex.probing.folds import validation_fold
 from trex.probing.kind import kind_of
-from trex.probing.memory import Size, solver_memory
+from trex.probing.memory import Place, Size, solver_memory
 from trex.probing.partial import Partial
 from trex.probing.probe import probe
 from trex.probing.rows import Rows
@@ -36,10 +36,10 @@ IN1K = Size(1281167, 50000, 2048, 1000)
 INAT2018 = Size(437513, 24426, 2048, 8142)
 
 
-def solved(features: np.ndarray, labels: torch.Tensor, place: str, keep: bool) -> list[torch.Tensor]:
+def solved(features: np.ndarray, labels: torch.Tensor, place: Place, keep: bool) -> list[torch.Tensor]:
     rows = Rows(features, normalize=True)
     basis = Basis.of(rows)
-    design = Design.in_half(rows, basis, 8) if place == "half" else Design.of(rows, basis, 8, place == "rotated")
+    design = Design.at(rows, basis, 8, place)
     path = RegularizationPath(design, labels.numpy(), 8, StopRequest(), keep_logits=keep)
     return [path.solve(c, SEARCH_LARGE).weights for c in (1e-2, 1e-1, 1.0, 10.0, 100.0)]
 
@@ -203,23 +203,26 @@ def test_published_probe_fits_large_datasets_by_sgd_and_small_ones_by_lbfgs() ->
 
 _MEASURED = r"""
 import re, sys
+from pathlib import Path
 import numpy as np, torch
 from trex.interruption import StopRequest
+from trex.probing import exact
 from trex.probing.design import Basis, Design
+from trex.probing.folds import validation_fold
 from trex.probing.memory import Size, solver_memory
-from trex.probing.solver import RegularizationPath
+from trex.probing.partial import Partial
 from trex.probing.rows import Rows
 torch.set_num_threads(1)
+exact.GRID = (1e-3, 1e-2)
 n, d, k, limit = 30000, 256, 1500, float(sys.argv[2])
 stored = np.memmap(sys.argv[1], np.float16, "r", shape=(n, d))
 memory = solver_memory(Size(n, 100, d, k), limit)
-rows = Rows(stored, normalize=True)
-basis = Basis.of(rows)
-in_half = memory.rows == "half"
-design = Design.in_half(rows, basis, k) if in_half else Design.of(rows, basis, k, memory.rows == "rotated")
-path = RegularizationPath(design, np.arange(n) % k, k, StopRequest(), memory.logits, fast=memory.rows != "file")
-path.solve(1e-3)
-path.solve(1e-2)
+rows, labels = Rows(stored, normalize=True), np.arange(n) % k
+design = Design.at(rows, Basis.of(rows), k, memory.rows)
+problem = exact.Problem(design, labels, k, memory.logits, StopRequest(), fast=True)
+partial = Partial(Path(sys.argv[1]).with_name("seed_0.json"), key="")
+search = exact.choose_c(problem, [validation_fold(labels, 0)], partial)
+exact.fit(problem, search.best["C"], partial)
 # not from getrusage: its maximum starts at that of the parent process
 peak = 1024 * int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
 print(memory.rows, memory.logits, memory.bytes, peak)

@@ -17,6 +17,7 @@ from trex.probing import choice, exact
 from trex.probing.design import Basis, Design
 from trex.probing.exact import Problem
 from trex.probing.folds import validation_fold
+from trex.probing.memory import Place
 from trex.probing.partial import Partial
 from trex.probing.rows import Rows
 from trex.probing.softmax import cross_entropy
@@ -89,17 +90,16 @@ def test_every_c_gives_the_predictions_and_the_objective_of_the_optimum(seed: in
 
 @pytest.mark.parametrize(("place", "fast"), [("rotated", False), ("rotated", True), ("half", True), ("file", False)])
 @pytest.mark.parametrize("seed", [1, 2, 8, 10, 14])
-def test_large_problems_end_at_the_same_optimum(seed: int, place: str, fast: bool, tmp_path: Path, monkeypatch) -> None:
+def test_large_problems_end_at_the_same_optimum(
+    seed: int, place: Place, fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their path computes in bfloat16 or float32, and float64 finishes the fit. The line search uses a sample."""
     monkeypatch.setattr("trex.probing.memory.SMALL_PRODUCT", 0)
     monkeypatch.setattr("trex.probing.memory.SAMPLE", 50)
     case = random_case(seed)
-    reference, basis = Reference(case), Basis.of(Rows(case.train))
-    rows = Rows(case.train)
-    in_half = place == "half"
-    design = (Design.in_half if in_half else Design.of)(
-        rows, basis, case.classes, *(() if in_half else (place == "rotated",))
-    )
+    reference, rows = Reference(case), Rows(case.train)
+    basis = Basis.of(rows)
+    design = Design.at(rows, basis, case.classes, place)
     problem = Problem(design, case.labels, case.classes, place != "file", StopRequest(), fast)
     same, decided = 0, 0
     for c, best in zip(choice.GRID[::4], reference.optima(choice.GRID[::4]), strict=True):
@@ -165,6 +165,36 @@ def test_search_ends_early_where_a_larger_c_is_clearly_worse(tmp_path: Path) -> 
     trials = exact.choose_c(problem, [few_for_training(labels)], Partial(tmp_path / "s.json", key="")).trials
     best = max(range(len(trials)), key=lambda number: trials[number].validation_score)
     assert best + 1 < len(trials) <= best + 1 + choice.PATIENCE < len(choice.GRID)
+
+
+@pytest.mark.parametrize("place", ["rotated", "half"])
+def test_search_in_bfloat16_chooses_as_in_float32(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is sorted by class. Even so, each piece has images of all classes, because bfloat16 rounds its sum. The
+    scores of a C differ by few images, and so does the choice where one image decides."""
+    monkeypatch.setattr("trex.probing.memory.SMALL_PRODUCT", 0)
+    monkeypatch.setattr("trex.probing.memory.LOGITS", 8 * 128)
+    chance = np.random.default_rng(3)
+    labels = np.repeat(np.arange(8), 250)
+    features = 0.5 * chance.normal(size=(8, 48))[labels] + chance.normal(size=(len(labels), 48))
+    labels = np.where(chance.random(len(labels)) < 0.15, chance.integers(0, 8, len(labels)), labels)
+    rows = Rows(features.astype(np.float32))
+    design = Design.at(rows, Basis.of(rows), 8, place)
+    equal = 0
+    for seed in range(4):
+        fold, searches = validation_fold(labels, seed), []
+        for fast in (False, True):
+            problem = Problem(design, labels, 8, True, StopRequest(), fast)
+            path = problem.path(fold[0], None)
+            pieces = torch.split(path.labels, design.piece)
+            assert (path.type, len(pieces)) == (torch.bfloat16 if fast else torch.float32, 13)
+            assert all(len(piece.unique()) == 8 for piece in pieces) is fast
+            searches.append(exact.choose_c(problem, [fold], Partial(tmp_path / f"{seed}_{fast}.json", key="")))
+        precise, rounded = ([trial.validation_score for trial in search.trials] for search in searches)
+        assert rounded == pytest.approx(precise, abs=2.5 / len(fold[1]))
+        equal += searches[0].best == searches[1].best
+    assert equal >= 3
 
 
 def few_for_training(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

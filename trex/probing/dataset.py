@@ -106,10 +106,8 @@ class ProbeDataset:
         if place == "file":
             log.info("%s: the features do not fit into memory and are read in pieces, which is slower", self.name)
         basis = Basis.of(self.rows, self.device)
-        test = Design.of(self.test_rows, basis, self.classes, place == "rotated")
-        if place == "half":
-            return Design.in_half(self.rows, basis, self.classes), test
-        return Design.of(self.rows, basis, self.classes, place == "rotated"), test
+        test = Design.of(self.test_rows, basis, self.classes, in_memory=place == "rotated")
+        return Design.at(self.rows, basis, self.classes, place), test
 
     def designs_of(self, places: np.ndarray) -> tuple[Design, Design]:
         """The features of some images of trainval, int64 indices, in a basis of their own, and those of test.

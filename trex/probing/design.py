@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trex.probing.memory import piece_rows
+from trex.probing.memory import Place, piece_rows
 from trex.probing.rows import Rows
 
 #: Directions with less than this share of the largest variance are left out if there are fewer images than dimensions:
@@ -124,6 +124,13 @@ class Design:
             half[begin : begin + len(part)] = basis.divide(part)
             begin += len(part)
         return cls(basis, rows, None, piece_rows(rows.dim, classes), dtype, half)
+
+    @classmethod
+    def at(cls, rows: Rows, basis: Basis, classes: int, place: Place) -> Design:
+        """The design matrix with the features where the memory of the probe allows."""
+        if place == "half":
+            return cls.in_half(rows, basis, classes)
+        return cls.of(rows, basis, classes, in_memory=place == "rotated")
 
     def __len__(self) -> int:
         return len(self.rows)

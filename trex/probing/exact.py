@@ -28,6 +28,8 @@ from trex.probing.solution import (
     SEARCH_LARGE,
     Accuracy,
     PathState,
+    approach_to,
+    strength_of,
 )
 from trex.probing.solver import RegularizationPath
 from trex.records.probe_result import Search, Trial
@@ -70,7 +72,7 @@ class Problem:
         """A path for the images at `places` (None: all). If `saved` is given, the path continues from there."""
         fast = self.fast and not self.is_small and self.design.in_memory
         if fast:  # bfloat16 sums the gradient of a piece: its errors are small if that is close to the gradient of all
-            places = _spread(np.arange(len(self.labels)) if places is None else places, self.design.piece)
+            places = _spread(np.arange(len(self.labels)) if places is None else places)
         labels = self.labels if places is None else self.labels[places]
         keep = self.keep_logits or self.is_small
         return RegularizationPath(self.part(places), labels, self.classes, self.stop, keep, saved, fast)
@@ -82,10 +84,12 @@ class Problem:
         return RegularizationPath(design, self.labels, self.classes, self.stop, keep_logits=False, state=state)
 
 
-def _spread(places: np.ndarray, piece: int) -> np.ndarray:
-    """Reorder so that each piece has images from everywhere; files are often sorted by class."""
-    pieces = -(-len(places) // piece)
-    return places[np.argsort(np.arange(len(places)) % pieces, kind="stable")]
+def _spread(places: np.ndarray) -> np.ndarray:
+    """Reorder so that each run of images, of any length, is from everywhere; files are often sorted by class.
+
+    The multiples of the golden ratio, modulo 1, fill the interval evenly. Their ranks are the new order.
+    """
+    return places[np.argsort(np.argsort(np.arange(len(places)) * ((5**0.5 - 1) / 2) % 1))]
 
 
 @dataclass(frozen=True)
@@ -169,17 +173,16 @@ def fit(problem: Problem, c: float, partial: Partial) -> Tensor:
     done, state = progress.refit or (0, None)
     places = None if problem.is_small else _part_of_each_class(problem.labels, APPROACH_PART)
     more = 1.0 if places is None else len(problem.labels) / len(places)  # for the same λ = 1 / (C · N)
-    coarse = problem.path(places, None).approach(c * more)
-    steps = [(step, APPROACH) for step in coarse]
+    strength = strength_of(c, len(problem.labels), len(np.unique(problem.labels)), problem.design.basis.scale)
+    coarse = approach_to(c, strength)
+    steps = [(step * more, APPROACH) for step in coarse]
     steps += [(c, FINAL)] if problem.is_small else [(c, SEARCH_LARGE), (c, FINAL_FLOAT32)]
     path: RegularizationPath | None = None
-    for number, (step, accuracy) in enumerate(steps):
-        if number < done:
-            continue
+    for number, (step, accuracy) in enumerate(steps[done:], start=done):
         if places is not None and number == len(coarse):
-            path = problem.path(None, state and state.moved())
-        elif path is None:
-            path = problem.path(None if number > len(coarse) else places, state)
+            path, state = None, state and state.moved()  # frees the features of the part
+        if path is None:
+            path = problem.path(places if number < len(coarse) else None, state)
         if accuracy is FINAL_FLOAT32:
             path.become_precise()
         solution = path.solve(step, accuracy)

@@ -37,17 +37,7 @@ def write_rankings(path: Path, found: Rankings) -> str:
 
 
 def read_rankings(path: Path, digest: str, images: int, classes: int) -> Rankings:
-    """Read a file of rankings.
-
-    Args:
-        path: the file.
-        digest: its SHA-256, from the result.
-        images: the number of test images.
-        classes: the number of classes.
-
-    Raises:
-        UserError: if the file is missing, has another digest, or does not hold these arrays with values in their range.
-    """
+    """Read a file of rankings; arguments and errors as in `read_predictions`."""
     expected = {"label": np.dtype(np.int8), "rank": rank_dtype(images)}
     found = Rankings(**read_arrays(path, digest, expected, (images, classes)))
     labels = np.unique(found.label).tolist()

@@ -29,6 +29,21 @@ FINAL_FLOAT32, CONFIRMED = Accuracy(5e-5), Accuracy(1e-4, iterations=1000)
 APPROACH = Accuracy(1e-1)
 
 
+def strength_of(c: float, images: int, present: int, scale: float) -> float:
+    """λ for features divided by `scale`; `present` is the number of classes that have images."""
+    return (2 if present == 2 else 1) / (c * images * scale**2)
+
+
+def approach_to(c: float, strength: float) -> list[float]:
+    """Values of C to solve before C = `c`, which is slow to solve from a cold start if its λ, `strength`, is small.
+    Ascending."""
+    steps: list[float] = []
+    while strength < 0.1:
+        c, strength = c / 10, strength * 10
+        steps.append(c)
+    return steps[::-1]
+
+
 @dataclass(frozen=True)
 class Solution:
     """The solution at one value of C."""

@@ -39,7 +39,7 @@ from trex.probing.lbfgs import Pair, direction, dot, inner
 from trex.probing.line import Line, Part
 from trex.probing.memory import curvature_pairs, sample_images
 from trex.probing.softmax import NEAR, cross_entropy, near_prior
-from trex.probing.solution import SEARCH, Accuracy, PathState, Point, Solution
+from trex.probing.solution import SEARCH, Accuracy, PathState, Point, Solution, approach_to, strength_of
 
 #: The iteration ends if the bound has not improved over this number of iterations and f no longer decreases: the
 #: rounding errors of the gradient are then larger than what the bound asks for.
@@ -95,15 +95,11 @@ class RegularizationPath:
 
     def strength(self, c: float) -> float:
         """λ for the features divided by their scale."""
-        return (2 if len(self.present) == 2 else 1) / (c * len(self.labels) * self.design.basis.scale**2)
+        return strength_of(c, len(self.labels), len(self.present), self.design.basis.scale)
 
     def approach(self, c: float) -> list[float]:
-        """Values of C to solve before C = `c`, which is slow to solve from a cold start if λ is small. Ascending."""
-        steps: list[float] = []
-        while self.strength(c) < 0.1:
-            c /= 10
-            steps.append(c)
-        return steps[::-1]
+        """Values of C to solve before C = `c`, as in `approach_to`."""
+        return approach_to(c, self.strength(c))
 
     def solve(self, c: float, accuracy: Accuracy = SEARCH) -> Solution:
         """Solve for C = `c`, or as far as the type of the design allows.
