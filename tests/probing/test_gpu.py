@@ -59,8 +59,8 @@ def test_solver_mixes_no_devices(place: Place, keep: bool, fast: bool) -> None:
     half, some = design.subset(np.arange(0, IMAGES, 2)), labels[::2]
     path = RegularizationPath(half, some, CLASSES, stop, keep, None, fast)
     path.solve(1.0, FEW)
-    path.become_precise()
     path.solve(2.0, FEW)
+    path.solve_precisely(2.0, FEW)
     state = path.state()
     assert state.weights.device.type == "cpu", "states are stored in files"
     weights = RegularizationPath(half, some, CLASSES, stop, keep, state, fast).solve(4.0, FEW).weights

@@ -29,10 +29,10 @@ EIGENBASIS = 20
 GPU_PASSES = 500
 
 #: Evaluations of a search with four fifths of the images, in its type and in float32.
-SEARCH, SEARCH_FLOAT32 = 85.0, 10.0
+SEARCH, SEARCH_FLOAT32 = 62.0, 3.0
 #: Evaluations of a final fit, in the type of the search (those of the approach count as a quarter) and in float32. One
 #: more takes place in float64.
-FINAL, FINAL_FLOAT32 = 32.0, 21.0
+FINAL, FINAL_FLOAT32 = 50.0, 3.0
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from trex.records.probe_result import Search, Trial
 
 #: The largest gap that a trial records; float32 cannot certify one with extreme features and C.
 UNKNOWN_GAP = 1e9
-#: The final fit of a large problem approaches its C with one of this many images of each class.
+#: A large problem is approached with one of this many images of each class.
 APPROACH_PART = 4
 
 
@@ -96,6 +96,7 @@ def _spread(places: np.ndarray) -> np.ndarray:
 class _Progress:
     """The progress of a search besides its trials; stored as `Partial.own`."""
 
+    start: int | None = None  #: the place in GRID of the first trial
     paths: tuple[PathState, ...] = ()  #: one per fold; none before the first C
     best: Tensor | None = None  #: (n,) bool, which validation images the best trial classifies correctly
     ended: bool = False  #: whether the last trial was clearly worse than the best
@@ -108,13 +109,14 @@ class _Progress:
             return cls()
         own: Any = partial.own
         refit = None if own["refit"] is None else (int(own["refit"][0]), PathState.of(own["refit"][1]))
-        return cls(tuple(map(PathState.of, own["paths"])), own["best"], bool(own["ended"]), refit)
+        start = None if own["start"] is None else int(own["start"])
+        return cls(start, tuple(map(PathState.of, own["paths"])), own["best"], bool(own["ended"]), refit)
 
     def plain(self) -> dict[str, object]:
         """The progress as tensors in lists, tuples and dicts, for the file."""
         refit = None if self.refit is None else (self.refit[0], self.refit[1].plain())
         paths = [path.plain() for path in self.paths]
-        return {"paths": paths, "best": self.best, "ended": self.ended, "refit": refit}
+        return {"start": self.start, "paths": paths, "best": self.best, "ended": self.ended, "refit": refit}
 
 
 def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial, few: bool = False) -> Search:
@@ -134,12 +136,49 @@ def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial, few: boo
     images = sum(len(fold[1]) for fold in folds)
     if not images:
         return Search({"C": choice.fallback(problem.design.rows)})
-    progress = _Progress.of(partial)
+    progress, prior = _Progress.of(partial), choice.entropy(problem.labels)
+    if progress.start is None:
+        progress = _Progress(start=0) if few or problem.is_small else _begin(problem, folds, prior)
+        partial.update(own=progress.plain())
     saved = progress.paths or (None,) * len(folds)
     parts = [_Fold.of(problem, fold, one) for fold, one in zip(folds, saved, strict=True)]
+    progress = _ascend(problem, parts, progress, partial, few)
+    while True:
+        trials = list(partial.trials)
+        chosen = choice.best_loss(trials) if few else choice.smallest(trials, choice.standard_errors(trials, images))
+        if not progress.start or chosen is not trials[0]:
+            return choice.search_of(trials, chosen)
+        progress = replace(progress, start=progress.start - 1)  # a smaller C may be chosen
+        trial, _ = _trial(parts, GRID[progress.start or 0], problem.search, approach=False)
+        progress = replace(progress, paths=tuple(part.path.state() for part in parts))
+        partial.update(trials=[trial, *trials], own=progress.plain())
+
+
+def _begin(problem: Problem, folds: Sequence[Fold], prior: float) -> _Progress:
+    """Find the first C that is worth solving for with all images: that at which the classes are learned with a part of
+    them and the same λ. If they never are, the search begins at the smallest C."""
+    paths, start = [], len(GRID)
+    for training, _ in folds:
+        places = training[_part_of_each_class(problem.labels[training], APPROACH_PART)]
+        path, more = problem.path(places, None), len(training) / len(places)
+        for place in range(0, len(GRID), 2):
+            if path.solve(GRID[place] * more, APPROACH).entropy <= choice.LEARNED * prior:
+                start = min(start, place)
+                break
+        else:
+            return _Progress(start=0)
+        paths.append(path.state().moved())
+    return _Progress(start, tuple(paths))
+
+
+def _ascend(
+    problem: Problem, parts: Sequence[_Fold], progress: _Progress, partial: Partial, few: bool
+) -> _Progress:  # fmt: skip
+    """Add the trials of one C after another to `partial`, until a larger one would not be chosen."""
     trials, best, ended = list(partial.trials), progress.best, progress.ended
+    start, images = progress.start or 0, sum(len(part.labels) for part in parts)
     prior = choice.entropy(problem.labels)
-    for c in GRID[len(trials) :]:
+    for c in GRID[start + len(trials) :]:
         errors = choice.standard_errors(trials, images)
         if ended or (choice.ends_few(trials, prior) if few else choice.ends(trials, errors, prior)):
             break
@@ -147,17 +186,16 @@ def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial, few: boo
         # Behind the best C, a rough solution is often clearly worse already.
         rough = (APPROACH,) if choice.has_learned(before, prior) and not few else ()
         for accuracy in (*rough, problem.search):
-            trial, hits = _trial(parts, c, accuracy, approach=not before)
+            trial, hits = _trial(parts, c, accuracy, approach=not before and not progress.paths)
             trials = [*before, trial]
             worse = best is not None and choice.is_clearly_worse(hits, best.numpy())
             if ended := worse and not few and choice.is_passed(trials, prior):
                 break
         if trial.validation_score > max((one.validation_score for one in before), default=-1.0):
             best = torch.from_numpy(hits)
-        states = tuple(part.path.state() for part in parts)
-        partial.update(trials=trials, own=_Progress(states, best, ended).plain())
-    errors = choice.standard_errors(trials, images)
-    return choice.search_of(trials, choice.best_loss(trials) if few else choice.smallest(trials, errors))
+        progress = _Progress(start, tuple(part.path.state() for part in parts), best, ended)
+        partial.update(trials=trials, own=progress.plain())
+    return progress
 
 
 def fit(problem: Problem, c: float, partial: Partial) -> Tensor:
@@ -183,9 +221,7 @@ def fit(problem: Problem, c: float, partial: Partial) -> Tensor:
             path, state = None, state and state.moved()  # frees the features of the part
         if path is None:
             path = problem.path(places if number < len(coarse) else None, state)
-        if accuracy is FINAL_FLOAT32:
-            path.become_precise()
-        solution = path.solve(step, accuracy)
+        solution = (path.solve_precisely if accuracy is FINAL_FLOAT32 else path.solve)(step, accuracy)
         state = path.state()
         partial.update(own=replace(progress, refit=(number + 1, state)).plain())
     if problem.is_small:

@@ -9,8 +9,9 @@ from trex.errors import UserError
 
 #: The most numbers in a piece of features.
 PIECE = 16 << 20
-#: The most logits per piece, so that they fit into the processor's caches.
-LOGITS = 2 << 20
+#: The most logits per piece, so that they fit into the processor's caches, and the fewest images, so that products take
+#: little longer than with more.
+LOGITS, LEAST_ROWS = 2 << 20, 512
 #: Images of the exact solver's line search, and the most logits that they may have; up to four times as many if the
 #: logits of all images are kept.
 SAMPLE, SAMPLE_LOGITS = 1 << 13, 16 << 20
@@ -49,7 +50,7 @@ class SolverMemory:
 
 def piece_rows(dim: int, classes: int) -> int:
     """The number of rows in a piece."""
-    return max(min(PIECE // (dim + 1), LOGITS // classes), 64)
+    return min(PIECE // (dim + 1), max(LOGITS // classes, LEAST_ROWS))
 
 
 def is_small(images: int, dim: int, classes: int) -> bool:
@@ -114,7 +115,7 @@ def _bytes(size: Size, rows: Place, logits: bool) -> int:
     number = 2 * FLOAT if is_small(n, d, k) else FLOAT
     weights = (3 * curvature_pairs(k, d) + 24) * k * d * number
     basis = 4 * size.dim * min(size.dim, max(n, 1)) * 8
-    pieces = 4 * FLOAT * PIECE + 10 * FLOAT * max(LOGITS, 64 * k)
+    pieces = 4 * FLOAT * PIECE + 10 * FLOAT * max(LOGITS, LEAST_ROWS * k)
     kept = {
         # all of trainval, a copy of the images that it trains on, also in bfloat16, and test
         "rotated": (2 * n + size.test) * d * number + n * d * FLOAT // 2,

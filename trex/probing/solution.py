@@ -69,6 +69,20 @@ class Point:
     spread: Tensor  #: (K, 1), mean p (1 - p), κ
 
 
+def upper_bound(gradient: Tensor, point: Point, strength: float, radius: float) -> float:
+    """An upper bound of f - f* at `point`, where f has the given gradient, (K, r + 1).
+
+    f - λ/2 ‖W‖² is convex, so f decreases by at most |∇W| w + |∇b| b - λ/2 w² on the way to the optimum, where w and b
+    are the changes of weights and intercepts. Either b ≤ 2 ρ w, with the greatest length ρ of a feature, `radius`: then
+    this is at most (|∇W| + 2 ρ |∇b|)² / (2λ). Or the intercepts change more than half of each logit: then their
+    curvature, approximated by the diagonal κ of their Hessian, limits it to |∇W|² / (2λ) + 2 Σ ∇b² / κ.
+    """
+    intercepts = gradient[:, -1].double()
+    missing = 2 * float((intercepts.square() / point.spread[:, 0].double()).sum())
+    length = float(gradient[:, :-1].double().norm()) + 2 * radius * float(intercepts.norm())
+    return missing + length * length / (2 * strength)
+
+
 @dataclass(frozen=True)
 class PathState:
     """Everything that the next solution of a path depends on. K counts the classes that have images."""

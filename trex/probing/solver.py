@@ -14,19 +14,21 @@ extrapolation of the last two solutions, with the inverse Hessian approximated b
 takes two products of N x D x K numbers: of W or of the direction with the features, and of the residuals with them.
 
 The iteration ends when f is proven to be close to its minimum f*, not when a step is small. With the best intercepts, f
-is a λ-strongly convex function of W, so f - f* ≤ ‖∇f‖² / (2λ) (Boyd and Vandenberghe, eq. 9.9); `_bound` adds what is
-missing to the best intercepts. The bound is compared with what the weights have changed (`Solution.gap`), and therefore
-does not depend on the scale of the features: at a small C, f hardly differs from the entropy of the class frequencies,
+is a λ-strongly convex function of W, so f - f* ≤ ‖∇f‖² / (2λ) (Boyd and Vandenberghe, eq. 9.9); `upper_bound` adds what
+is missing to the best intercepts. The bound is compared with what the weights have changed (`Solution.gap`): then it
+does not depend on the scale of the features. At a small C, f hardly differs from the entropy of the class frequencies,
 and W = 0 would be within a thousandth of f.
 
 Images are processed in pieces. If the logits are kept in memory, the first product is that of the direction: the logits
 of W then follow by an addition, and their rounding errors are those of a step, not those of W. So a fast path may
 compute its products in bfloat16. It changes to the type of its design, for good, where bfloat16 ends its progress.
+`solve_precisely` does the same with the gradient: from one in the type of the design, bfloat16 computes the changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -39,7 +41,7 @@ from trex.probing.lbfgs import Pair, direction, dot, inner
 from trex.probing.line import Line, Part
 from trex.probing.memory import curvature_pairs, sample_images
 from trex.probing.softmax import NEAR, cross_entropy, near_prior
-from trex.probing.solution import SEARCH, Accuracy, PathState, Point, Solution, approach_to, strength_of
+from trex.probing.solution import SEARCH, Accuracy, PathState, Point, Solution, approach_to, strength_of, upper_bound
 
 #: The iteration ends if the bound has not improved over this number of iterations and f no longer decreases: the
 #: rounding errors of the gradient are then larger than what the bound asks for.
@@ -87,6 +89,7 @@ class RegularizationPath:
         self.memory = curvature_pairs(len(present), design.width)
         self.kept: list[Tensor] = []  # logits at `weights`, one tensor per piece, without `prior`
         self._unfinished: float | None = None  # the C of the last solution, if `kept` are its logits
+        self._relative = False  # whether an evaluation computes the change of the gradient
 
     def state(self) -> PathState:
         """The current state, to continue from later."""
@@ -120,6 +123,27 @@ class RegularizationPath:
             point = self._extrapolate(point, strength)
         return self._iterate(c, strength, point, accuracy)
 
+    def solve_precisely(self, c: float, accuracy: Accuracy) -> Solution:
+        """Solve for C = `c` from the last solution, as accurately as the type of the design allows. Raises as `solve`.
+
+        bfloat16 is not precise enough for the gradient, but it is for its change over a step, which becomes smaller and
+        smaller. The result is checked in the type of the design.
+        """
+        if len(self.present) < 2:
+            return self.solve(c, accuracy)
+        strength, before = self.strength(c), float("inf")
+        point = self._recompute()
+        while self.fast and self.keep_logits:
+            solution = self._solution(c, strength, self._gradient(point, strength)[1], self.weights, point, 0)
+            if solution.gap <= accuracy.gap or solution.gap > 0.5 * before:
+                break
+            before, self._relative = solution.gap, True
+            self._iterate(c, strength, point, replace(accuracy, gap=0.9 * accuracy.gap))
+            self._relative = False
+            point = self._recompute()
+        self.fast, self.previous = False, None
+        return self._iterate(c, strength, point, accuracy)
+
     def _iterate(self, c: float, strength: float, point: Point, accuracy: Accuracy) -> Solution:
         """L-BFGS from the given point."""
         inverse = self._inverse(point, strength)
@@ -136,7 +160,8 @@ class RegularizationPath:
             if since >= (STALLED_FAST if self.fast else STALLED):
                 if not self.fast:
                     break
-                point = self.become_precise(best[1])
+                self.weights, self.fast = best[1], False
+                point = self._recompute()
                 best, since, before = (float("inf"), self.weights, point), 0, (0.0, 0.0)
                 continue
             weights, slope = self.weights, point.slope
@@ -147,16 +172,11 @@ class RegularizationPath:
         self.weights, self.point = best[1:]
         return solution
 
-    def become_precise(self, weights: Tensor | None = None) -> Point:
-        """Compute in the type of the design from now on, starting from `weights` (None: from the last solution, without
-        an extrapolation)."""
-        self.fast = False
-        if weights is None:
-            self.previous = self._unfinished = None
-        else:
-            self.weights = weights
+    def _recompute(self) -> Point:
+        """Compute the kept logits and the point of the current weights in the type of the design."""
+        fast, self.fast = self.fast, False
         self.kept = self._logits(self.weights) if self.keep_logits else []
-        self.point = self._evaluate()
+        self.point, self.fast = self._evaluate(), fast
         return self.point
 
     def _inverse(self, point: Point, strength: float) -> Tensor:
@@ -167,7 +187,7 @@ class RegularizationPath:
     def _gradient(self, point: Point, strength: float) -> tuple[Tensor, float]:
         """The gradient of f at `weights`, whose `point` is given, and an upper bound of f - f*."""
         gradient = torch.addcmul(point.slope, self.weights, self.penalized, value=strength)
-        return gradient, self._bound(gradient, point, strength)
+        return gradient, upper_bound(gradient, point, strength, self.design.basis.radius)
 
     def _values(self, point: Point, strength: float) -> tuple[float, float]:
         """f at `weights`, with and without the entropy of the class frequencies."""
@@ -179,20 +199,6 @@ class RegularizationPath:
         smaller one has the smaller error."""
         then, value = min(zip(before, now, strict=True), key=lambda pair: abs(pair[1]))
         return then - value > torch.finfo(self.design.dtype).eps * abs(value)
-
-    def _bound(self, gradient: Tensor, point: Point, strength: float) -> float:
-        """An upper bound of f - f*.
-
-        f - λ/2 ‖W‖² is convex, so f decreases by at most |∇W| w + |∇b| b - λ/2 w² on the way to the optimum, where w
-        and b are the changes of weights and intercepts. Either b ≤ 2 ρ w, with the greatest length ρ of a feature: then
-        this is at most (|∇W| + 2 ρ |∇b|)² / (2λ). Or the intercepts change more than half of each logit: then their
-        curvature, approximated by the diagonal κ of their Hessian, limits it to |∇W|² / (2λ) + 2 Σ ∇b² / κ.
-        """
-        intercepts = gradient[:, -1].double()
-        missing = 2 * float((intercepts.square() / point.spread[:, 0].double()).sum())
-        shift = 2 * self.design.basis.radius * float(intercepts.norm())
-        length = float(gradient[:, :-1].double().norm()) + shift
-        return missing + length * length / (2 * strength)
 
     def _solution(
         self, c: float, strength: float, bound: float, weights: Tensor, point: Point, iterations: int
@@ -240,8 +246,8 @@ class RegularizationPath:
         self.weights = self.weights + length * direction
         if not self.keep_logits:
             return self._evaluate()
-        if self.is_sampled:
-            return self._evaluate(length * direction)
+        if self.is_sampled or self._relative:
+            return self._evaluate(length * direction, point if self._relative else None)
         for part in parts:
             part.logits.add_(part.along, alpha=length)
         return self._evaluate()
@@ -307,34 +313,43 @@ class RegularizationPath:
         factor = self.design.piece_weights(weights).to(dtype)
         return [(factor @ rows.T).to(weights.dtype) for _, rows, _ in self.pieces(dtype)]
 
-    def _pieces_with_logits(self, step: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Logits, rows and labels of each piece, at the current weights.
+    def _pieces_with_logits(
+        self, step: Tensor | None, relative: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+        """Logits, rows and labels of each piece, at the current weights, and the residuals before the step.
 
         Args:
             step: the last change of the weights, if the kept logits do not have it yet.
+            relative: whether the residuals before it are wanted, else None.
         """
         if self.kept:
             factor = None if step is None else self.design.piece_weights(step).to(self.type)
             for number, rows, labels in self.pieces():
+                before = cross_entropy(self.kept[number], labels, self.prior)[1] if relative else None
                 if factor is not None:
                     self.kept[number].add_(factor @ rows.T)
-                yield self.kept[number], rows, labels
+                yield self.kept[number], rows, labels, before
             return
         factor = self.design.piece_weights(self.weights)
         for _, rows, labels in self.pieces(self.design.dtype):
-            yield factor @ rows.T, rows.to(self.type), labels
+            yield factor @ rows.T, rows.to(self.type), labels, None
 
-    def _evaluate(self, step: Tensor | None = None) -> Point:
-        """Loss and gradient at the current weights; `step` as in `_pieces_with_logits`."""
+    def _evaluate(self, step: Tensor | None = None, last: Point | None = None) -> Point:
+        """Loss and gradient at the current weights.
+
+        Args:
+            step: as in `_pieces_with_logits`.
+            last: the point before the step. If it is given, its gradient is corrected by the change over the step.
+        """
         if self._is_near_prior():
             return self._evaluate_near_prior(step)
         entropy = torch.zeros((), dtype=torch.float64, device=self.design.device)
         slope = torch.zeros(())
         spread, intercepts = entropy.new_zeros(2, len(self.weights))
-        for logits, rows, labels in self._pieces_with_logits(step):
+        for logits, rows, labels, before in self._pieces_with_logits(step, relative=last is not None):
             total, residual = cross_entropy(logits, labels, self.prior)
             entropy += total
-            slope = _add_product(slope, residual, rows)
+            slope = _add_product(slope, residual if before is None else residual - before, rows)
             intercepts += residual.sum(1, dtype=torch.float64)  # more precise than the product with a column of ones
             absolute = residual.abs_()
             spread += absolute.addcmul_(absolute, absolute, value=-1).sum(1)
@@ -343,6 +358,7 @@ class RegularizationPath:
         kappa = (spread / count).to(self.design.dtype).clamp_min_(tiny)[:, None]
         mean = float(entropy) / count
         slope = self.design.basis_gradient(slope).div_(count)
+        slope = slope if last is None else slope.add_(last.slope)
         slope[:, -1] = intercepts / count
         return Point(mean, mean - self.prior_entropy, slope, kappa)
 
@@ -355,7 +371,7 @@ class RegularizationPath:
         """`_evaluate` for logits whose differences are smaller than the rounding error of the class frequencies."""
         excess = torch.zeros((), dtype=torch.float64, device=self.design.device)
         slope = torch.zeros(())
-        for logits, rows, labels in self._pieces_with_logits(step):
+        for logits, rows, labels, _ in self._pieces_with_logits(step):
             total, change = near_prior(logits, labels, self.shares)
             excess += total
             slope = _add_product(slope, change, rows)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trex.probing.partial import Partial
 
 #: Version of the solver and of the search: results of another version are computed again.
-SOLVER = 4
+SOLVER = 5
 #: The same for what is special to multi-label datasets.
 MULTI_LABEL = 1
 
