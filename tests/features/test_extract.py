@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -19,6 +20,7 @@ from tests.stopping import StopAfter
 from trex.config import Config, load
 from trex.errors import Interrupted, UserError
 from trex.features.store import open_features
+from trex.model.encoder import initial_encoder
 
 
 def test_features_are_those_of_a_plain_torchvision_loop(setup, photos: Path, tmp_path: Path) -> None:
@@ -279,11 +281,35 @@ def _labels(file: h5py.File, secret: Path) -> None:
     file["labels"][0] = 99
 
 
+def _zeroed(file: h5py.File, secret: Path) -> None:
+    file["features"][5:] = 0
+
+
+def _names(file: h5py.File, secret: Path) -> None:
+    file["names"][0] = b"val/class0/001.jpg"
+
+
+def _compact(file: h5py.File, secret: Path) -> None:
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.COMPACT)
+    values, space = file["labels"][:], h5py.h5s.create_simple((10,))
+    del file["labels"]
+    h5py.h5d.create(file.id, b"labels", h5py.h5t.NATIVE_INT64, space, layout).write(space, space, values)
+
+
+def _float_labels(file: h5py.File, secret: Path) -> None:
+    values = file["labels"][:]
+    del file["labels"]
+    file["labels"] = values.astype(np.float64)
+
+
 def _attribute(file: h5py.File, secret: Path) -> None:
     del file.attrs["encoder_digest"]
 
 
-@pytest.mark.parametrize("attack", [_external, _link, _soft, _virtual, _bomb, _packed, _labels, _attribute])
+@pytest.mark.parametrize("attack", [
+    _external, _link, _soft, _virtual, _bomb, _packed, _labels, _zeroed, _names, _compact, _float_labels, _attribute,
+])  # fmt: skip
 def test_hostile_or_damaged_file_is_refused_with_its_name(good: Path, tmp_path: Path, attack) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"canary" * 40)
@@ -303,3 +329,35 @@ def test_extraction_without_a_checkpoint_says_to_train_first(setup) -> None:
     run, config = setup("empty", "extract.weights=trained")
     with pytest.raises(UserError, match="Train first"):
         make_features(run, config)
+
+
+def weights_file(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    state = initial_encoder("resnet18", 0).state_dict()
+    change(state)
+    torch.save(state, folder / "weights.pth")
+    return folder / "weights.pth"
+
+
+def test_weights_that_are_not_finite_are_refused_with_the_name_of_the_tensor(setup, tmp_path: Path) -> None:
+    weights = weights_file(tmp_path, lambda state: state["layer2.0.conv1.weight"][0, 1].fill_(torch.nan))
+    run, config = setup("run", f"extract.weights={weights}")
+    with pytest.raises(UserError, match=r"weights\.pth.*: the weights layer2\.0\.conv1\.weight are not finite"):
+        make_features(run, config)
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (1e8, r"class0/000\.jpg has the number .*, and float16 ends at 65504.* Set extract\.dtype=float32"),
+        (1e38, r"class0/000\.jpg is not finite .*weights\.pth.*: has their training diverged"),
+    ],
+)
+def test_feature_that_is_not_finite_ends_the_first_block_and_nothing_is_kept(
+    setup, tmp_path: Path, factor: float, message: str
+) -> None:
+    weights = weights_file(tmp_path, lambda state: state["layer4.1.bn2.weight"].mul_(factor))
+    run, config = setup("run", f"extract.weights={weights}", "extract.dtype=float16")
+    with pytest.raises(UserError, match=message):
+        make_features(run, config)
+    assert not list(run.root.glob("features/photos/**/*.npy"))
+    assert not list(run.root.glob("features/photos/*.h5"))

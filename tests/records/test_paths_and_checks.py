@@ -200,8 +200,8 @@ def test_attributes_are_read_as_they_were_written() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"features_sha256": None}, "features_sha256"),
-        ({"features_sha256": 7}, "features_sha256"),
+        ({"content_sha256": None}, "content_sha256"),
+        ({"content_sha256": 7}, "content_sha256"),
         ({"versions": "{"}, "versions"),
         ({"versions": "[]"}, "versions"),
         ({"versions": "[" * 100_000}, "versions"),

@@ -200,6 +200,7 @@ class _Extraction:
         kept: list[np.ndarray] = [np.zeros(0, np.int64)]
         rows: list[np.ndarray] = [np.zeros((0, self.source.dim), settings.dtype)]
         faults: list[ImageFault] = []
+        unusable = ""
         for _ in range(self.block_size // settings.batch_size):
             batch = None
             if block is not None and not faults:
@@ -210,10 +211,15 @@ class _Extraction:
                     faults.append(fault)
             if batch is not None and len(batch[0]):
                 images = batch[0].to(self.ranks.device, non_blocking=True)
-                rows.append(self.source.features(images).cpu().numpy().astype(settings.dtype))
+                computed = self.source.features(images).cpu().numpy()
+                with np.errstate(over="ignore"):
+                    rows.append(computed.astype(settings.dtype))
                 kept.append(batch[2].numpy())
-            if self.ranks.maximum(int(bool(self.stop))):
+                unusable = self.fault_of(computed, rows[-1], kept[-1])
+            if agreed := self.ranks.maximum(2 if unusable else int(bool(self.stop))):
                 batches.close()
+                if agreed == 2:
+                    raise UserError(next(filter(None, self.ranks.gather_texts(unusable))))
                 raise Interrupted(
                     f"{self.label}: stopped; finished blocks are kept. Run the same command again to continue."
                 )
@@ -222,6 +228,29 @@ class _Extraction:
                 np.save(file, np.concatenate(kept))
                 np.save(file, np.concatenate(rows))
         return faults
+
+    def fault_of(self, computed: np.ndarray, stored: np.ndarray, indices: np.ndarray) -> str:
+        """Why features cannot be stored: the message, or an empty text if all are finite.
+
+        Args:
+            computed: (n, D) float32, from the encoder.
+            stored: the same in the dtype of the file.
+            indices: (n,) int64, the images.
+        """
+        bad = np.flatnonzero(~np.isfinite(stored).all(1))
+        if not len(bad):
+            return ""
+        image = f"{self.label}: the feature of {self.split.name(int(indices[bad[0]]))}"
+        if np.isfinite(computed[bad[0]]).all():
+            largest = np.abs(computed[bad[0]]).max()
+            return (
+                f"{image} has the number {largest:.3g}, and float16 ends at 65504. Nothing of this block is kept. "
+                "Set extract.dtype=float32."
+            )
+        return (
+            f"{image} is not finite (NaN or infinite). Nothing of this block is kept. The weights are those of "
+            f"{self.source.weights}: has their training diverged, or are they for another preprocessing?"
+        )
 
     def batches(self, indices: np.ndarray) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
         """The images `indices`, without broken ones if these may be skipped."""

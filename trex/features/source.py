@@ -104,6 +104,12 @@ def _checkpoint(run: RunDir) -> str | None:
 def _encoder_source(config: Config, state: Mapping[str, Tensor], weights: str, ranks: Ranks) -> Source:
     encoder = build_encoder(config.model.encoder)
     require_crop(encoder, config)
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
+            raise UserError(
+                f"{weights}: the weights {name} are not finite (NaN or infinite), so no feature would be: "
+                "set extract.weights to a file or a run whose training did not diverge"
+            )
     encoder.load_state_dict(dict(state))
     encoder = encoder.to(ranks.device).eval()
     seen = preprocessing(config)

@@ -7,7 +7,8 @@
 
 Files are not trusted: no content can make the reader open another file, or allocate more memory than the file's size.
 The files use the HDF5 format whose internal structures have checksums, so the HDF5 library refuses damaged structures.
-In older formats, and in the heap of variable-length text, damage can crash the library or make it hang.
+In older formats, and in the heap of variable-length text, damage can crash the library or make it hang. The content has
+a digest, which is compared whenever a file is opened.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Features:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the feature array's bytes."""
+        """SHA-256 of the content, as `FeatureAttributes.digest`."""
         return self.attributes.digest
 
     @property
@@ -73,27 +74,33 @@ def write_features(
         ValueError: if the blocks do not have n rows together, or hold a number that is not finite.
     """
     assert len(skipped) == provenance.skipped
-    digest = hashlib.sha256()
+    digest = _Digest()
+    tables = {
+        "labels": labels.astype(np.int64 if labels.ndim == 1 else np.int8),
+        **{"names": _encoded(names), "classes": _encoded(classes), "skipped": _encoded(skipped)},
+    }
     with atomic_path(path) as temporary, h5py.File(temporary, "w", libver=_VERSIONS, locking=False) as file:
         array = file.create_dataset("features", shape=shape, dtype=provenance.dtype)
+        digest.begin("features", array)
         row = 0
         for block in blocks:
             if not np.isfinite(block).all():
                 raise ValueError(f"{path}: a feature between rows {row} and {row + len(block)} is not finite")
             array[row : row + len(block)] = block
-            digest.update(np.ascontiguousarray(block).tobytes())
+            digest.update(block.astype(array.dtype, copy=False))
             row += len(block)
         if row != shape[0]:
             raise ValueError(f"{path}: got {row} rows of features, expected {shape[0]}")
-        file["labels"] = labels.astype(np.int64 if labels.ndim == 1 else np.int8)
-        file["names"] = _encoded(names)
-        file["classes"], file["skipped"] = _encoded(classes), _encoded(skipped)
-        for key, value in FeatureAttributes(provenance, digest.hexdigest()).to_attributes().items():
+        for key, table in tables.items():
+            file[key] = table
+            digest.begin(key, table)
+            digest.update(table)
+        for key, value in FeatureAttributes(provenance, digest.hex()).to_attributes().items():
             file.attrs[key] = _encoded([value]).reshape(()) if isinstance(value, str) else value
 
 
 def open_features(path: Path) -> Features:
-    """Open a feature file for reading.
+    """Open a feature file for reading. This reads it once, to compare its digest.
 
     Raises:
         UserError: if it is missing, damaged or of another format, or if it has links to other files, external or
@@ -107,12 +114,23 @@ def open_features(path: Path) -> Features:
             attributes = _attributes(file, path)
             labels = found["labels"][()]
             names = _mapped(path, found["names"])
-            classes = tuple(name.decode() for name in found["classes"][()])
-            skipped = tuple(name.decode("utf-8", "surrogateescape") for name in found["skipped"][()])
+            encoded_classes, encoded_skipped = found["classes"][()], found["skipped"][()]
+            classes = tuple(name.decode() for name in encoded_classes)
+            skipped = tuple(name.decode("utf-8", "surrogateescape") for name in encoded_skipped)
             features = _mapped(path, found["features"])
     except _UNREADABLE as error:
         raise _not_readable(path, error) from error
     _check_shapes(path, features, labels, names, classes)
+    digest = _Digest()
+    arrays = (features, labels, names, encoded_classes, encoded_skipped)
+    for key, array in zip(("features", "labels", "names", "classes", "skipped"), arrays, strict=True):
+        digest.begin(key, array)
+        for begin in range(0, len(array), rows := max(_CHUNK // max(array[:1].nbytes, 1), 1)):
+            digest.update(array[begin : begin + rows])
+    if digest.hex() != attributes.digest:
+        raise UserError(
+            f"{path}: damaged: its content has another SHA-256 than when it was written. Delete it and extract again."
+        )
     return Features(features, labels, names, classes, skipped, attributes)
 
 
@@ -146,6 +164,29 @@ _SIGNATURES = (b"\x89HDF\r\n\x1a\n\x02", b"\x89HDF\r\n\x1a\n\x03")
 _UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError, OverflowError, MemoryError, AttributeError,
 )  # fmt: skip
+
+
+#: Bytes that are hashed at a time.
+_CHUNK = 16 << 20
+
+
+class _Digest:
+    """SHA-256 of arrays: of the name, dtype, shape and bytes of each."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def begin(self, key: str, array: np.ndarray | h5py.Dataset) -> None:
+        """Add name, dtype and shape of an array."""
+        self._sha256.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
+
+    def update(self, part: np.ndarray) -> None:
+        """Add the next rows of the array."""
+        self._sha256.update(np.ascontiguousarray(part).tobytes())
+
+    def hex(self) -> str:
+        """The digest."""
+        return self._sha256.hexdigest()
 
 
 def _not_readable(path: Path, error: BaseException) -> UserError:
@@ -195,6 +236,8 @@ def _plain(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
         )
     if found.dtype.kind not in "fiS":
         raise UserError(f"{path}: {key!r} has elements of type {found.dtype}, which no feature file has")
+    if found.size and found.id.get_offset() is None:
+        raise UserError(f"{path}: {key!r} has no place of its own in the file, as in no feature file")
     if found.size * found.dtype.itemsize > path.stat().st_size:
         raise UserError(f"{path}: {key!r} claims to be larger than the file: the file is damaged or manipulated")
     return found
@@ -202,7 +245,7 @@ def _plain(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
 
 def _mapped(path: Path, array: h5py.Dataset) -> np.ndarray:
     """The array as a read-only memory map of the file."""
-    if array.size == 0 or array.id.get_offset() is None:
+    if array.size == 0:
         return np.zeros(array.shape, array.dtype)
     return np.memmap(path, dtype=array.dtype, mode="r", offset=array.id.get_offset(), shape=array.shape)
 

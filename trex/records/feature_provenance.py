@@ -21,7 +21,7 @@ _DECISIVE = ("dataset", "split", "split_digest", "encoder_digest", "transform", 
 class FeatureProvenance(Record):
     """How a feature file was made."""
 
-    FORMAT: ClassVar[int] = 4
+    FORMAT: ClassVar[int] = 5
 
     run: str
     dataset: str
@@ -62,14 +62,14 @@ class FeatureAttributes:
     """All attributes of a feature file."""
 
     provenance: FeatureProvenance
-    digest: str  #: SHA-256 of the features' bytes
+    digest: str  #: SHA-256 of the arrays in the file: of the name, dtype, shape and bytes of each
 
     def to_attributes(self) -> dict[str, object]:
         """Name and value of each attribute: strings, numbers and booleans."""
         return {
             **self.provenance.to_json(),
             "versions": json.dumps(self.provenance.versions, sort_keys=True),
-            "features_sha256": self.digest,
+            "content_sha256": self.digest,
         }
 
     @classmethod
@@ -84,9 +84,9 @@ class FeatureAttributes:
             RecordError: if an attribute is missing, unknown or of another type, or the format number is different.
         """
         values = dict(attributes)
-        digest, versions = values.pop("features_sha256", None), values.get("versions")
+        digest, versions = values.pop("content_sha256", None), values.get("versions")
         if not isinstance(digest, str):
-            raise RecordError(f"{where}: has no attribute 'features_sha256', so it is not a complete feature file")
+            raise RecordError(f"{where}: has no attribute 'content_sha256', so it is not a complete feature file")
         try:
             values["versions"] = json.loads(versions) if isinstance(versions, str) else versions
         except (ValueError, RecursionError) as error:
