@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from trex.probing.memory import Place, Size, is_small, solver_memory
+from trex.probing.memory import Place, Size, is_small, sample_images, solver_memory
 
 Number = Literal["bfloat16", "float32", "float64"]
 
@@ -21,7 +21,9 @@ GPU_SPEED: dict[Number, float] = {"bfloat16": 150e9 * 1000, "float32": 9.7e12, "
 #: With this number of classes, products have half of the full speed.
 HALF_SPEED = 12
 #: Seconds per logit and evaluation, and per number of a feature that is read from each place, on one core.
-PER_LOGIT = 8e-9
+PER_LOGIT = 5e-9
+#: The same per logit of the sample of a line search, which has a few passes.
+PER_SAMPLE_LOGIT = 5e-8
 PER_NUMBER: dict[Place, float] = {"rotated": 0.0, "half": 0.7e-9, "file": 2.5e-9}
 #: Operations of the eigenbasis, times the cube of the number of dimensions.
 EIGENBASIS = 20
@@ -75,4 +77,7 @@ def _evaluation(size: Size, number: Number, place: Place, gpu: bool) -> float:
     logits, numbers = size.trainval * size.classes, size.trainval * size.dim
     speed = (GPU_SPEED if gpu else SPEED)[number] * size.classes / (size.classes + HALF_SPEED)
     passes = PER_LOGIT * logits + PER_NUMBER[place] * numbers
+    passes += PER_SAMPLE_LOGIT * min(sample_images(size.classes), size.trainval) * size.classes
+    if place != "rotated" and not gpu:  # the weights, their step and the gradient are rotated in float64
+        passes += 6 * size.classes * size.dim**2 / SPEED["float64"]
     return 4 * numbers * size.classes / speed + passes / (GPU_PASSES if gpu else 1)

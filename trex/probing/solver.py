@@ -354,11 +354,9 @@ class RegularizationPath:
             absolute = residual.abs_()
             spread += absolute.addcmul_(absolute, absolute, value=-1).sum(1)
         count = len(self.labels)
-        tiny = torch.finfo(self.design.dtype).tiny
-        kappa = (spread / count).to(self.design.dtype).clamp_min_(tiny)[:, None]
+        kappa = (spread / count).to(self.design.dtype).clamp_min_(torch.finfo(self.design.dtype).tiny)[:, None]
         mean = float(entropy) / count
-        slope = self.design.basis_gradient(slope).div_(count)
-        slope = slope if last is None else slope.add_(last.slope)
+        slope = self.design.basis_gradient(slope).div_(count).add_(0 if last is None else last.slope)
         slope[:, -1] = intercepts / count
         return Point(mean, mean - self.prior_entropy, slope, kappa)
 

@@ -85,10 +85,11 @@ class FeatureAttributes:
         """
         values = dict(attributes)
         digest, versions = values.pop("content_sha256", None), values.get("versions")
-        if not isinstance(digest, str):
-            raise RecordError(f"{where}: has no attribute 'content_sha256', so it is not a complete feature file")
         try:
             values["versions"] = json.loads(versions) if isinstance(versions, str) else versions
         except (ValueError, RecursionError) as error:
             raise RecordError(f"{where}: attribute 'versions' is not JSON ({error})") from error
-        return cls(FeatureProvenance.from_json(values, where), digest)
+        provenance = FeatureProvenance.from_json(values, where)
+        if not isinstance(digest, str):
+            raise RecordError(f"{where}: has no attribute 'content_sha256', so it is not a complete feature file")
+        return cls(provenance, digest)
