@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -359,5 +360,9 @@ def test_feature_that_is_not_finite_ends_the_first_block_and_nothing_is_kept(
     run, config = setup("run", f"extract.weights={weights}", "extract.dtype=float16")
     with pytest.raises(UserError, match=message):
         make_features(run, config)
+    done = subprocess.run(command(run, 2), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, "all ranks end, also those whose features are finite"
+    assert re.search(message, done.stdout + done.stderr)
+    assert "Traceback" not in done.stdout + done.stderr
     assert not list(run.root.glob("features/photos/**/*.npy"))
     assert not list(run.root.glob("features/photos/*.h5"))

@@ -199,6 +199,14 @@ def test_bfloat16_reaches_the_accuracy_of_a_final_fit(place: Place, monkeypatch:
     assert solution.iterations <= (0 if place == "rotated" else 1), "float16 rounds features"
 
 
+def test_search_begins_where_classes_are_learned_or_no_more_is_learned() -> None:
+    assert not choice.begins(2.0, 2.0, 2.0), "these features tell nothing: solve for all values"
+    assert not choice.begins(1.999, 1.9999, 2.0), "ten times as much is learned with ten times C"
+    assert not choice.begins(1.2, 1.6, 2.0)
+    assert choice.begins(1.0, 1.5, 2.0)
+    assert choice.begins(1.500, 1.503, 2.0), "the features cannot tell the classes better"
+
+
 class InterruptedPartial(Partial):
     """Each process ends after it has stored one change."""
 
@@ -222,7 +230,7 @@ def test_search_of_a_large_problem_begins_where_the_classes_are_learned(
     rows = Rows(features)
     problem = Problem(Design.at(rows, Basis.of(rows), 4, "rotated"), labels, 4, True, StopRequest(), fast=True)
     folds = [validation_fold(labels, 0)]
-    begin = exact._begin(problem, folds, choice.entropy(labels)).start or 0
+    begin = exact._begin(problem, folds).start
     assert begin > 2
     search = exact.choose_c(problem, folds, Partial(tmp_path / "whole.json", key=""))
     values = [trial.values["C"] for trial in search.trials]
@@ -239,7 +247,7 @@ def test_search_of_a_large_problem_begins_where_the_classes_are_learned(
     assert [replace(trial, seconds=0) for trial in again.trials] == [replace(t, seconds=0) for t in search.trials]
     assert again.best == search.best
 
-    monkeypatch.setattr(exact, "_begin", lambda *given: exact._Progress(start=0))
+    monkeypatch.setattr(exact, "_begin", lambda *given: exact._Progress())
     assert exact.choose_c(problem, folds, Partial(tmp_path / "grid.json", key="")).best == search.best
 
 

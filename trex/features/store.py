@@ -75,10 +75,8 @@ def write_features(
     """
     assert len(skipped) == provenance.skipped
     digest = _Digest()
-    tables = {
-        "labels": labels.astype(np.int64 if labels.ndim == 1 else np.int8),
-        **{"names": _encoded(names), "classes": _encoded(classes), "skipped": _encoded(skipped)},
-    }
+    tables = {"labels": labels.astype(np.int64 if labels.ndim == 1 else np.int8)}
+    tables |= {key: _encoded(texts) for key, texts in (("names", names), ("classes", classes), ("skipped", skipped))}
     with atomic_path(path) as temporary, h5py.File(temporary, "w", libver=_VERSIONS, locking=False) as file:
         array = file.create_dataset("features", shape=shape, dtype=provenance.dtype)
         digest.begin("features", array)
@@ -93,8 +91,7 @@ def write_features(
             raise ValueError(f"{path}: got {row} rows of features, expected {shape[0]}")
         for key, table in tables.items():
             file[key] = table
-            digest.begin(key, table)
-            digest.update(table)
+            digest.add(key, table)
         for key, value in FeatureAttributes(provenance, digest.hex()).to_attributes().items():
             file.attrs[key] = _encoded([value]).reshape(()) if isinstance(value, str) else value
 
@@ -110,7 +107,7 @@ def open_features(path: Path) -> Features:
         raise UserError(f"{path}: this feature file does not exist. Extract the features first.")
     try:
         with _opened(path) as file:
-            found = {key: _plain(file, key, path) for key in ("features", "labels", "names", "classes", "skipped")}
+            found = {key: _plain(file, key, path) for key in _ARRAYS}
             attributes = _attributes(file, path)
             labels = found["labels"][()]
             names = _mapped(path, found["names"])
@@ -122,11 +119,8 @@ def open_features(path: Path) -> Features:
         raise _not_readable(path, error) from error
     _check_shapes(path, features, labels, names, classes)
     digest = _Digest()
-    arrays = (features, labels, names, encoded_classes, encoded_skipped)
-    for key, array in zip(("features", "labels", "names", "classes", "skipped"), arrays, strict=True):
-        digest.begin(key, array)
-        for begin in range(0, len(array), rows := max(_CHUNK // max(array[:1].nbytes, 1), 1)):
-            digest.update(array[begin : begin + rows])
+    for key, array in zip(_ARRAYS, (features, labels, names, encoded_classes, encoded_skipped), strict=True):
+        digest.add(key, array)
     if digest.hex() != attributes.digest:
         raise UserError(
             f"{path}: damaged: its content has another SHA-256 than when it was written. Delete it and extract again."
@@ -166,7 +160,8 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-#: Bytes that are hashed at a time.
+#: The arrays, in the order of the digest, and the bytes that are hashed at a time.
+_ARRAYS = ("features", "labels", "names", "classes", "skipped")
 _CHUNK = 16 << 20
 
 
@@ -183,6 +178,13 @@ class _Digest:
     def update(self, part: np.ndarray) -> None:
         """Add the next rows of the array."""
         self._sha256.update(np.ascontiguousarray(part).tobytes())
+
+    def add(self, key: str, array: np.ndarray) -> None:
+        """Add a whole array."""
+        self.begin(key, array)
+        rows = max(_CHUNK // max(array[:1].nbytes, 1), 1)
+        for begin in range(0, len(array), rows):
+            self.update(array[begin : begin + rows])
 
     def hex(self) -> str:
         """The digest."""

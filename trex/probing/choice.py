@@ -1,4 +1,4 @@
-"""Which C a search chooses, and when its path may end: rules on the trials alone."""
+"""Which C a search chooses, and where its path begins and ends: rules on the losses and scores alone."""
 
 from __future__ import annotations
 
@@ -44,6 +44,19 @@ def standard_errors(trials: Sequence[Trial], images: int) -> list[float]:
     scores = np.array([trial.validation_score for trial in trials])
     found: list[float] = np.sqrt(np.maximum(scores * (1 - scores), 0.25 / images) / images).tolist()
     return found
+
+
+def begins(loss: float, before: float, prior: float) -> bool:
+    """Whether a search begins at a C, judged by the training losses of a part of the images: the classes are learned,
+    or a larger C learns no more.
+
+    Args:
+        loss: at this C, nats.
+        before: at a tenth of it.
+        prior: `entropy` of that part.
+    """
+    gain = prior - loss
+    return loss <= LEARNED * prior or (gain > SEPARATED * prior and before - loss <= SEPARATED * gain)
 
 
 def has_learned(trials: Sequence[Trial], prior: float) -> bool:

@@ -96,7 +96,7 @@ def _spread(places: np.ndarray) -> np.ndarray:
 class _Progress:
     """The progress of a search besides its trials; stored as `Partial.own`."""
 
-    start: int | None = None  #: the place in GRID of the first trial
+    start: int = 0  #: the place in GRID of the first trial
     paths: tuple[PathState, ...] = ()  #: one per fold; none before the first C
     best: Tensor | None = None  #: (n,) bool, which validation images the best trial classifies correctly
     ended: bool = False  #: whether the last trial was clearly worse than the best
@@ -109,8 +109,7 @@ class _Progress:
             return cls()
         own: Any = partial.own
         refit = None if own["refit"] is None else (int(own["refit"][0]), PathState.of(own["refit"][1]))
-        start = None if own["start"] is None else int(own["start"])
-        return cls(start, tuple(map(PathState.of, own["paths"])), own["best"], bool(own["ended"]), refit)
+        return cls(int(own["start"]), tuple(map(PathState.of, own["paths"])), own["best"], bool(own["ended"]), refit)
 
     def plain(self) -> dict[str, object]:
         """The progress as tensors in lists, tuples and dicts, for the file."""
@@ -136,37 +135,39 @@ def choose_c(problem: Problem, folds: Sequence[Fold], partial: Partial, few: boo
     images = sum(len(fold[1]) for fold in folds)
     if not images:
         return Search({"C": choice.fallback(problem.design.rows)})
-    progress, prior = _Progress.of(partial), choice.entropy(problem.labels)
-    if progress.start is None:
-        progress = _Progress(start=0) if few or problem.is_small else _begin(problem, folds, prior)
-        partial.update(own=progress.plain())
+    if partial.own is None and not few and not problem.is_small:
+        partial.update(own=_begin(problem, folds).plain())
+    progress = _Progress.of(partial)
     saved = progress.paths or (None,) * len(folds)
     parts = [_Fold.of(problem, fold, one) for fold, one in zip(folds, saved, strict=True)]
     progress = _ascend(problem, parts, progress, partial, few)
     while True:
         trials = list(partial.trials)
         chosen = choice.best_loss(trials) if few else choice.smallest(trials, choice.standard_errors(trials, images))
-        if not progress.start or chosen is not trials[0]:
+        if progress.start == 0 or chosen is not trials[0]:
             return choice.search_of(trials, chosen)
-        progress = replace(progress, start=progress.start - 1)  # a smaller C may be chosen
-        trial, _ = _trial(parts, GRID[progress.start or 0], problem.search, approach=False)
-        progress = replace(progress, paths=tuple(part.path.state() for part in parts))
+        start = progress.start - 1  # a smaller C may be chosen
+        trial, _ = _trial(parts, GRID[start], problem.search, approach=False)
+        progress = replace(progress, start=start, paths=tuple(part.path.state() for part in parts))
         partial.update(trials=[trial, *trials], own=progress.plain())
 
 
-def _begin(problem: Problem, folds: Sequence[Fold], prior: float) -> _Progress:
-    """Find the first C that is worth solving for with all images: that at which the classes are learned with a part of
-    them and the same λ. If they never are, the search begins at the smallest C."""
+def _begin(problem: Problem, folds: Sequence[Fold]) -> _Progress:
+    """Find the first C to solve for with all images, by `choice.begins` with a part of them and the same λ.
+    If there is none, the search begins at the smallest C."""
     paths, start = [], len(GRID)
     for training, _ in folds:
         places = training[_part_of_each_class(problem.labels[training], APPROACH_PART)]
         path, more = problem.path(places, None), len(training) / len(places)
+        before = prior = choice.entropy(problem.labels[places])
         for place in range(0, len(GRID), 2):
-            if path.solve(GRID[place] * more, APPROACH).entropy <= choice.LEARNED * prior:
+            loss = path.solve(GRID[place] * more, APPROACH).entropy
+            if choice.begins(loss, before, prior):
                 start = min(start, place)
                 break
+            before = loss
         else:
-            return _Progress(start=0)
+            return _Progress()
         paths.append(path.state().moved())
     return _Progress(start, tuple(paths))
 
@@ -176,9 +177,8 @@ def _ascend(
 ) -> _Progress:  # fmt: skip
     """Add the trials of one C after another to `partial`, until a larger one would not be chosen."""
     trials, best, ended = list(partial.trials), progress.best, progress.ended
-    start, images = progress.start or 0, sum(len(part.labels) for part in parts)
-    prior = choice.entropy(problem.labels)
-    for c in GRID[start + len(trials) :]:
+    prior, images = choice.entropy(problem.labels), sum(len(part.labels) for part in parts)
+    for c in GRID[progress.start + len(trials) :]:
         errors = choice.standard_errors(trials, images)
         if ended or (choice.ends_few(trials, prior) if few else choice.ends(trials, errors, prior)):
             break
@@ -193,7 +193,7 @@ def _ascend(
                 break
         if trial.validation_score > max((one.validation_score for one in before), default=-1.0):
             best = torch.from_numpy(hits)
-        progress = _Progress(start, tuple(part.path.state() for part in parts), best, ended)
+        progress = _Progress(progress.start, tuple(part.path.state() for part in parts), best, ended)
         partial.update(trials=trials, own=progress.plain())
     return progress
 

@@ -89,7 +89,6 @@ class RegularizationPath:
         self.memory = curvature_pairs(len(present), design.width)
         self.kept: list[Tensor] = []  # logits at `weights`, one tensor per piece, without `prior`
         self._unfinished: float | None = None  # the C of the last solution, if `kept` are its logits
-        self._relative = False  # whether an evaluation computes the change of the gradient
 
     def state(self) -> PathState:
         """The current state, to continue from later."""
@@ -137,15 +136,14 @@ class RegularizationPath:
             solution = self._solution(c, strength, self._gradient(point, strength)[1], self.weights, point, 0)
             if solution.gap <= accuracy.gap or solution.gap > 0.5 * before:
                 break
-            before, self._relative = solution.gap, True
-            self._iterate(c, strength, point, replace(accuracy, gap=0.9 * accuracy.gap))
-            self._relative = False
+            before = solution.gap
+            self._iterate(c, strength, point, replace(accuracy, gap=0.9 * accuracy.gap), relative=True)
             point = self._recompute()
         self.fast, self.previous = False, None
         return self._iterate(c, strength, point, accuracy)
 
-    def _iterate(self, c: float, strength: float, point: Point, accuracy: Accuracy) -> Solution:
-        """L-BFGS from the given point."""
+    def _iterate(self, c: float, strength: float, point: Point, accuracy: Accuracy, relative: bool = False) -> Solution:
+        """L-BFGS from the given point. `relative`: bfloat16 computes the changes of the gradient."""
         inverse = self._inverse(point, strength)
         iteration, best, since, before = 0, (float("inf"), self.weights, point), 0, (0.0, 0.0)
         while True:
@@ -165,7 +163,8 @@ class RegularizationPath:
                 best, since, before = (float("inf"), self.weights, point), 0, (0.0, 0.0)
                 continue
             weights, slope = self.weights, point.slope
-            point = self._search(point, self._direction(gradient, inverse, strength), strength)
+            found = self._direction(gradient, inverse, strength)
+            point = self._search(point, found, strength, relative and self.fast)
             self.pairs = [*self.pairs, Pair.of(self.weights - weights, point.slope - slope)][-self.memory :]
             iteration += 1
         self._unfinished = c if best[1] is self.weights else None
@@ -237,8 +236,8 @@ class RegularizationPath:
             return self._evaluate()
         return point if before is None else self._search(point, self.weights - before, strength)
 
-    def _search(self, point: Point, direction: Tensor, strength: float) -> Point:
-        """Move from `weights`, whose `point` is given, to the minimum along a direction."""
+    def _search(self, point: Point, direction: Tensor, strength: float, relative: bool = False) -> Point:
+        """Move from `weights`, at `point`, to the minimum along a direction. `relative`: as in `_iterate`."""
         linear, quadratic = strength * inner(self.weights, direction), strength * inner(direction, direction)
         parts = self._parts(direction)
         slope = dot(point.slope, direction) if self.is_sampled else None
@@ -246,8 +245,8 @@ class RegularizationPath:
         self.weights = self.weights + length * direction
         if not self.keep_logits:
             return self._evaluate()
-        if self.is_sampled or self._relative:
-            return self._evaluate(length * direction, point if self._relative else None)
+        if self.is_sampled or relative:
+            return self._evaluate(length * direction, point if relative else None)
         for part in parts:
             part.logits.add_(part.along, alpha=length)
         return self._evaluate()
