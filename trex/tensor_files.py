@@ -6,6 +6,7 @@ A path that ends in `.safetensors` is a safetensors file; any other path is a Py
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import pickle
 import re
 import threading
@@ -13,7 +14,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -36,16 +37,58 @@ def save(value: Any, path: Path) -> None:
     Raises:
         OSError: if the file cannot be written.
     """
-    with atomic_path(path) as temporary:
-        if path.suffix == SAFETENSORS:
-            from safetensors.torch import save_file
+    if path.suffix != SAFETENSORS:
+        save_and_hash(value, path)
+        return
+    from safetensors.torch import save_file
 
-            save_file(value, temporary, metadata={"format": "pt"})
-            return
+    with atomic_path(path) as temporary:
+        save_file(value, temporary, metadata={"format": "pt"})
+
+
+def save_and_hash(value: Any, path: Path) -> tuple[int, str]:
+    """Write a PyTorch file as `save` does, and hash its content on the way to the disk.
+
+    Returns:
+        Size in bytes, and SHA-256 in hexadecimal digits, of what was written.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        hashed = _Hashed(file)
         try:
-            torch.save(value, temporary)
-        except RuntimeError as error:  # PyTorch's stream reports a full disk this way
-            raise OSError(f"cannot write {path}: {_first_line(error)}") from error
+            torch.save(value, hashed)
+        except RuntimeError as error:  # PyTorch hides the error of the file behind one of its own archive writer
+            raise hashed.error or OSError(f"cannot write {path}: {_first_line(error)}") from error
+        file.flush()
+    return hashed.size, hashed.sha256.hexdigest()
+
+
+class _Hashed:
+    """Passes what PyTorch writes on to a file, and hashes it. PyTorch writes an archive from its beginning to its end.
+
+    The methods are those that torch.save calls.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+        self.error: OSError | None = None  #: the first error of the file
+
+    def write(self, data: bytes) -> int:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+        self.sha256.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def load(path: Path) -> Any:

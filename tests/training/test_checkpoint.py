@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import resource
@@ -16,12 +17,14 @@ import torch
 
 from trex import tensor_files
 from trex.errors import TrexError, UserError
+from trex.files import sha256
+from trex.training import checkpoint
 from trex.training.checkpoint import Checkpoints
 
 
-def state(step: int) -> dict:
+def state(step: int, epoch: int = 0) -> dict:
     return {
-        "position": {"epoch": 0, "step": step, "global_step": step},
+        "position": {"epoch": epoch, "step": step, "global_step": step},
         "model": {"w": torch.full((1000,), float(step))},
     }
 
@@ -96,6 +99,95 @@ def test_damaged_checkpoint_of_the_same_step_is_renamed_not_deleted(two: Checkpo
     assert (aside / "checkpoint.pt").read_bytes() == b"garbage"
 
 
+def names(checkpoints: Checkpoints) -> list[str]:
+    return sorted(path.name for path in checkpoints.folder.iterdir())
+
+
+def test_damaged_newest_checkpoint_does_not_count_and_the_written_one_stays(tmp_path: Path) -> None:
+    Checkpoints(tmp_path).write(state(100), keep=1)
+    Checkpoints(tmp_path).write(state(200), keep=2)
+    (tmp_path / "epoch-0000-step-00000200" / "checkpoint.pt").write_bytes(b"garbage")
+    resumed = Checkpoints(tmp_path)
+    assert step_of(resumed) == 100
+    resumed.tidy(resumed.newest())
+    resumed.write(state(150), keep=1)
+    kept = ["epoch-0000-step-00000100", "epoch-0000-step-00000150", "epoch-0000-step-00000200.damaged-0"]
+    assert names(resumed) == kept
+    assert step_of(resumed) == 150
+
+
+def test_damage_in_the_middle_is_found_before_an_older_checkpoint_is_deleted(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        Checkpoints(tmp_path).write(state(step), keep=3)
+    path = tmp_path / "epoch-0000-step-00000002" / "checkpoint.pt"
+    path.write_bytes(bytes(path.stat().st_size))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.write(state(4), keep=3)
+    assert [name[-1] for name in names(checkpoints) if "damaged" not in name] == ["1", "3", "4"]
+
+
+def test_last_intact_checkpoint_stays_if_all_newer_ones_are_damaged(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        Checkpoints(tmp_path).write(state(step), keep=3)
+        if step > 1:
+            (tmp_path / f"epoch-0000-step-0000000{step}" / "manifest.json").unlink()
+    checkpoints = Checkpoints(tmp_path)
+    newest = checkpoints.newest()
+    checkpoints.tidy(newest)
+    assert newest is not None
+    assert step_of(checkpoints) == 1
+    assert sum("damaged" in name for name in names(checkpoints)) == 2
+
+
+def test_checkpoint_that_cannot_be_read_now_is_neither_renamed_nor_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        Checkpoints(tmp_path).write(state(step), keep=2)
+
+    def stale(path: Path) -> str:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(checkpoint, "sha256", stale)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.write(state(3), keep=2)
+    assert [name[-1] for name in names(checkpoints)] == ["1", "2", "3"]
+
+
+def test_only_damaged_checkpoints_that_were_renamed_are_an_error_too(two: Checkpoints) -> None:
+    for path in two.folder.glob("epoch-*"):
+        path.rename(f"{path}.damaged-0")
+    with pytest.raises(TrexError, match="all checkpoints are damaged"):
+        two.newest()
+
+
+def test_epochs_and_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for epoch in (9998, 9999, 10000, 10001):
+        checkpoints.write(state(100_000_000, epoch), keep=2)
+    assert [name.split("-")[1] for name in names(checkpoints)] == ["10000", "10001"]
+    newest = checkpoints.newest()
+    assert newest is not None
+    assert newest.path.name == "epoch-10001-step-100000000"
+
+
+def test_checkpoint_is_hashed_only_while_it_is_written(two: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    monkeypatch.setattr(checkpoint, "sha256", lambda path: read.append(path) or sha256(path))
+    for step in (3, 4, 5):
+        two.write(state(step), keep=2)
+    assert read == []
+    assert step_of(Checkpoints(two.folder)) == 5
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "manifest.json"])
+def test_fifo_in_place_of_a_file_does_not_block(two: Checkpoints, name: str) -> None:
+    newest_file(two, name).unlink()
+    os.mkfifo(two.folder / "epoch-0000-step-00000002" / name)
+    assert step_of(two) == 1
+
+
 WRITER = """
 import os, sys, torch
 from pathlib import Path
@@ -115,7 +207,7 @@ def dying(function):
 if point == "fsync": os.fsync = dying(os.fsync)
 if point == "rename": Path.rename = dying(Path.rename)
 if point == "replace": Path.replace = dying(Path.replace)
-if point == "unlink": checkpoint.shutil.rmtree = dying(checkpoint.shutil.rmtree)
+if point == "unlink": os.unlink = dying(os.unlink)
 state = {"position": {"epoch": 0, "step": 3, "global_step": 3}, "model": {"w": torch.full((1000,), 3.0)}}
 Checkpoints(Path(sys.argv[1])).write(state, keep=2)
 """
@@ -124,14 +216,16 @@ Checkpoints(Path(sys.argv[1])).write(state, keep=2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "nth"),
-    [("fsync", n) for n in range(1, 6)] + [("replace", 1), ("replace", 2), ("rename", 1), ("unlink", 3)],
+    [("fsync", n) for n in range(1, 6)]
+    + [("replace", 1), ("replace", 2), ("rename", 1), ("rename", 2)]
+    + [("unlink", n) for n in range(1, 5)],
 )
 def test_kill_while_writing_leaves_an_intact_newest_checkpoint(two: Checkpoints, point: str, nth: int) -> None:
     command = [sys.executable, "-c", WRITER, str(two.folder), point, str(nth)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 9, done.stderr
     assert step_of(two) in (2, 3)
-    two.remove_unfinished()
+    two.tidy(two.newest())
     two.write(state(4), keep=2)
     assert step_of(two) == 4
     assert len(list(two.folder.iterdir())) == 2

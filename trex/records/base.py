@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Generic, Self, TypeVar
@@ -179,6 +180,8 @@ def _record_of_line(line: bytes, where: str, kinds: tuple[type[R], ...]) -> R:
 
 def _content(path: Path) -> bytes:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # for example, a FIFO, which would block the reader
+            raise RecordError(f"{path}: cannot be read (not a regular file)")
         return path.read_bytes()
     except FileNotFoundError:
         raise

@@ -46,7 +46,23 @@ def checkpoint_folders(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, newest first. Some may be incomplete."""
     if not folder.is_dir():
         return []
-    return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), reverse=True)
+    return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), key=_position, reverse=True)
+
+
+def _position(path: Path) -> tuple[int, int]:
+    """Epoch and step of a checkpoint's folder, as numbers: as text, epoch 10000 comes before epoch 9999."""
+    _, epoch, _, step = path.name.split("-")
+    return int(epoch), int(step)
+
+
+def damaged_name(name: str, number: int) -> str:
+    """Name of the folder to which a damaged checkpoint is renamed, so that no reader opens it again."""
+    return f"{name}.damaged-{number}"
+
+
+def damaged_folders(folder: Path) -> list[Path]:
+    """The checkpoints in `folder` that were found damaged and renamed, sorted by name."""
+    return sorted(path for path in folder.glob("epoch-*.damaged-*") if NAME.fullmatch(path.name.partition(".")[0]))
 
 
 def epoch_of(name: str) -> int | None:

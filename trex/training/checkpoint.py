@@ -4,9 +4,11 @@ checkpoints/
   epoch-0003-step-00001000/   3 epochs finished, 1000 steps done in the next one
     checkpoint.pt     everything the next step depends on (`TrainingState.to_dict`), read weights-only
     manifest.json     step, size and SHA-256 of checkpoint.pt; the folder is a checkpoint only if these match
+  epoch-0003-step-00000500.damaged-0/   one that did not match; it is renamed, and never read again
 
-A checkpoint is written into a temporary folder, which is renamed when everything is on disk. So a kill at any moment
-leaves the earlier checkpoints intact. Reading starts with the newest checkpoint and skips damaged ones.
+A checkpoint is written into a temporary folder, which is renamed when everything is on disk. It is deleted by renaming
+it to a temporary name first. So a kill at any moment leaves the other checkpoints intact. Reading starts with the
+newest checkpoint and skips damaged ones.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,20 @@ from trex import tensor_files
 from trex.errors import TrexError, UserError
 from trex.files import TEMPORARY, sha256, sync
 from trex.records.base import RecordError
-from trex.records.manifest import MANIFEST, STATE, Manifest, checkpoint_folders, checkpoint_name
+from trex.records.manifest import (
+    MANIFEST,
+    STATE,
+    Manifest,
+    checkpoint_folders,
+    checkpoint_name,
+    damaged_folders,
+    damaged_name,
+)
 
 log = logging.getLogger(__name__)
+
+#: How long a rank waits until it can read the checkpoint that rank 0 has chosen.
+SECONDS_UNTIL_VISIBLE = 60.0
 
 #: The result of `TrainingState.to_dict`: tensors and plain values, with a "position".
 State = dict[str, Any]
@@ -54,15 +68,17 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """The checkpoints of one run. Only the job that holds the run's lock may call the functions that change them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._intact: dict[str, tuple[int, ...]] = {}  #: the checkpoints that were hashed already, and their signature
 
     def write(self, state: State, keep: int, milestone: bool = False, finished: bool = False) -> Checkpoint:
         """Write `state` to a folder named after its position, then delete old checkpoints.
 
-        The `keep` newest checkpoints and all milestones are kept.
+        The new checkpoint, the `keep` newest intact ones and all milestones are kept. Damaged ones do not count, and
+        are renamed. As long as the folder has a damaged one, one more is kept: its disk cannot be relied on.
 
         Args:
             state: tensors and plain values from `TrainingState.to_dict`.
@@ -75,13 +91,10 @@ class Checkpoints:
         """
         position = state["position"]
         target = self.folder / checkpoint_name(position["epoch"], position["step"])
-        temporary = self.folder / f"{TEMPORARY}{target.name}-{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary = self._temporary(target)
         temporary.mkdir(parents=True)
         try:
-            tensor_files.save(state, temporary / STATE)
-            size = (temporary / STATE).stat().st_size
-            digest = sha256(temporary / STATE)
+            size, digest = tensor_files.save_and_hash(state, temporary / STATE)
             manifest = Manifest(position["global_step"], size, digest, milestone, finished)
             manifest.write(temporary / MANIFEST)
             if target.exists():  # it is damaged, because an intact checkpoint is never written again
@@ -90,7 +103,8 @@ class Checkpoints:
             sync(self.folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self._prune(keep)
+        self._intact[target.name] = _signature(target)
+        self._delete_old(target, keep)
         return Checkpoint(target, manifest)
 
     def newest(self) -> Checkpoint | None:
@@ -99,10 +113,10 @@ class Checkpoints:
         Raises:
             TrexError: if all checkpoints are damaged. Only the user may decide to start over.
         """
-        damaged = []
+        damaged = damaged_folders(self.folder)
         for path in checkpoint_folders(self.folder):
             try:
-                return _verified(path)
+                return self._verified(path)
             except (OSError, RecordError, _Damaged) as error:
                 damaged.append(path)
                 log.warning("checkpoint %s is damaged (%s): falling back to the one before it", path, error)
@@ -121,41 +135,112 @@ class Checkpoints:
     def at(self, path: Path) -> Checkpoint:
         """Return the checkpoint in the folder `path`. Raises UserError if it does not match its manifest."""
         try:
-            return _verified(path)
+            return self._verified(path)
         except (OSError, RecordError, _Damaged) as error:
             raise UserError(f"{path}: not an intact checkpoint ({error})") from error
 
-    def remove_unfinished(self) -> None:
-        """Delete unfinished checkpoints of killed processes. Call this only while holding the run's lock."""
+    def wait_for(self, path: Path) -> Checkpoint:
+        """Return the checkpoint in `path`, which another node has found intact.
+
+        A network file system may show a new folder to other nodes only after a minute.
+
+        Raises:
+            UserError: if it does not match its manifest after `SECONDS_UNTIL_VISIBLE`.
+        """
+        deadline = time.monotonic() + SECONDS_UNTIL_VISIBLE
+        while True:
+            try:
+                return self.at(path)
+            except UserError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.5)
+
+    def tidy(self, newest: Checkpoint | None) -> None:
+        """Delete unfinished checkpoints of killed processes, and rename damaged ones that are newer than `newest`."""
         for path in self.folder.glob(f"{TEMPORARY}epoch-*"):
             shutil.rmtree(path, ignore_errors=True)
+        for path in checkpoint_folders(self.folder):
+            if newest is None or path == newest.path:
+                return
+            self._is_intact(path)
 
-    def _prune(self, keep: int) -> None:
-        for path in checkpoint_folders(self.folder)[keep:]:
-            try:
-                if Manifest.read(path / MANIFEST).milestone:
-                    continue
-            except (OSError, RecordError):
-                continue  # without a readable manifest it may be anything, so a person must check it
-            shutil.rmtree(path)
+    def _delete_old(self, written: Path, keep: int) -> None:
+        keep += bool(damaged_folders(self.folder))
+        kept = 0
+        for path in checkpoint_folders(self.folder):
+            if path == written or (kept < keep and self._is_intact(path)):
+                kept += 1
+            elif kept >= keep and not _is_milestone(path):
+                self._delete(path)
+
+    def _delete(self, path: Path) -> None:
+        """Delete a checkpoint. If this is interrupted, what is left no longer has the name of a checkpoint."""
+        self._intact.pop(path.name, None)
+        temporary = self._temporary(path)
+        path.rename(temporary)
+        shutil.rmtree(temporary)
+
+    def _temporary(self, path: Path) -> Path:
+        """Return the name of a folder for a checkpoint that is not complete, and make sure that it does not exist."""
+        temporary = self.folder / f"{TEMPORARY}{path.name}-{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        return temporary
+
+    def _is_intact(self, path: Path) -> bool:
+        """Return whether a checkpoint matches its manifest. A damaged one is renamed, so that it is not read again.
+
+        One that the file system does not deliver at the moment is left as it is.
+        """
+        try:
+            self._verified(path)
+        except (OSError, RecordError, _Damaged) as error:
+            if _is_damage(error):
+                log.warning("checkpoint %s is damaged (%s): renamed to %s", path, error, _set_aside(path).name)
+            return False
+        return True
+
+    def _verified(self, path: Path) -> Checkpoint:
+        """Return the checkpoint in `path` if it matches its manifest. It is read only if it may have changed since."""
+        manifest, signature = Manifest.read(path / MANIFEST), _signature(path)
+        state = path / STATE
+        if state.stat().st_size != manifest.bytes:
+            raise _Damaged(f"{STATE} has {state.stat().st_size} bytes, {MANIFEST} says {manifest.bytes}")
+        if self._intact.get(path.name) != signature:
+            if sha256(state) != manifest.sha256:
+                raise _Damaged(f"{STATE} differs from the SHA-256 in {MANIFEST}")
+            self._intact[path.name] = signature
+        return Checkpoint(path, manifest)
 
 
 class _Damaged(Exception):
     """A state does not match its manifest."""
 
 
-def _verified(path: Path) -> Checkpoint:
-    manifest = Manifest.read(path / MANIFEST)
-    state = path / STATE
-    if state.stat().st_size != manifest.bytes:
-        raise _Damaged(f"{STATE} has {state.stat().st_size} bytes, {MANIFEST} says {manifest.bytes}")
-    if sha256(state) != manifest.sha256:
-        raise _Damaged(f"{STATE} differs from the SHA-256 in {MANIFEST}")
-    return Checkpoint(path, manifest)
+def _signature(path: Path) -> tuple[int, ...]:
+    """Return numbers that change if a file of a checkpoint is replaced or written."""
+    about = [(path / name).stat() for name in (STATE, MANIFEST)]
+    return tuple(number for one in about for number in (one.st_ino, one.st_size, one.st_mtime_ns))
 
 
-def _set_aside(path: Path) -> None:
+def _is_damage(error: Exception) -> bool:
+    """Whether an error while reading a checkpoint says that it is damaged, and not that it cannot be read now."""
+    source = error.__cause__ if isinstance(error, RecordError) else error
+    return not isinstance(source, OSError) or isinstance(source, FileNotFoundError | IsADirectoryError)
+
+
+def _is_milestone(path: Path) -> bool:
+    """Whether the checkpoint is kept permanently. One without a readable manifest is, because it may be anything."""
+    try:
+        return Manifest.read(path / MANIFEST).milestone
+    except (OSError, RecordError):
+        return True
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint, so that it is not read again. Returns its new path."""
     number = 0
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+    while (aside := path.with_name(damaged_name(path.name, number))).exists():
         number += 1
     path.rename(aside)
+    return aside

@@ -54,13 +54,14 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluati
         UserError: the config is wrong or does not fit the data.
         TrexError: the loss is not finite, or checkpoints cannot be written or read.
     """
-    found = Checkpoints(run.checkpoints).newest() if ranks.is_main else None
+    checkpoints = Checkpoints(run.checkpoints)
+    found = checkpoints.newest() if ranks.is_main else None
     chosen = ranks.broadcast([str(found.path), found.finished] if found else None)
     if chosen and chosen[1]:
         log.info("training has already finished: nothing to do (%s)", chosen[0])
         return
     if ranks.is_main:
-        Checkpoints(run.checkpoints).remove_unfinished()
+        checkpoints.tidy(found)
     trainer = Trainer(run, config, ranks, stop, evaluation)
     try:
         trainer.resume(chosen[0] if chosen else None)
@@ -80,6 +81,7 @@ class Trainer:
         self, run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluation: Evaluation | None = None
     ) -> None:
         self.run, self.config, self.ranks, self.stop, self.evaluation = run, config, ranks, stop, evaluation
+        self.checkpoints = Checkpoints(run.checkpoints)
         _set_up_device(ranks, config)
         self.images = load_split(config.data.dataset, "trainval", config.data)
         self.validation_images = load_split(config.data.dataset, "test", config.data)
@@ -93,7 +95,7 @@ class Trainer:
             position=Position(),
         )
         self.network = _wrap(model, ranks)
-        self.saving = Saving(Checkpoints(run.checkpoints), config.checkpoint, ranks, self._record_save)
+        self.saving = Saving(self.checkpoints, config.checkpoint, ranks, self._record_save)
         self.curves = Curves(run, ranks)
         self.meter = Meter(ranks)
         self.broken = BrokenImages()
@@ -112,7 +114,7 @@ class Trainer:
         """
         position = 0
         if path is not None:
-            saved = Checkpoints(self.run.checkpoints).at(self.run.checkpoints / path).load()
+            saved = self.checkpoints.wait_for(self.run.checkpoints / path).load()
             require_same_run(
                 saved, differences(saved["config"], self.config), self.images.digest, self.ranks,
                 self.config.train.allow_world_change,
