@@ -14,7 +14,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ def save_and_hash(value: Any, path: Path) -> tuple[int, str]:
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         hashed = _Hashed(file)
         try:
-            torch.save(value, hashed)
+            torch.save(value, cast(IO[bytes], hashed))
         except RuntimeError as error:  # PyTorch hides the error of the file behind one of its own archive writer
             raise hashed.error or OSError(f"cannot write {path}: {_first_line(error)}") from error
         file.flush()

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from trex.distributed import Ranks
-from trex.errors import TrexError
 from trex.images.decode import ImageFault
 from trex.model.loss import Output
 from trex.records.metrics import LARGEST, MetricsLine, Phase
@@ -47,11 +46,7 @@ class Meter:
         """Return the means over all ranks since the last call: the loss, as `loss`, and each metric.
 
         Waits for the device. Every rank must call it.
-
-        Raises:
-            TrexError: if a loss since the last call was not finite.
         """
-        self.require_finite()
         totals, self._sums = self._ranks_sums(), {}
         return {name: value / count for name, (value, count) in totals.items()}
 
@@ -76,15 +71,9 @@ class Meter:
         stacked: list[list[float]] = self._ranks.sum_(torch.stack(list(self._sums.values()))).tolist()
         return dict(zip(self._sums, stacked, strict=True))
 
-    def require_finite(self) -> None:
-        """Raise TrexError on every rank if the loss of any rank was not finite. Waits for the device."""
-        first = self._ranks.maximum(int(self._first_bad.item()))
-        if first >= 0:
-            raise TrexError(
-                f"the loss of step {first} is not finite. The run ends here; its last checkpoint is from before that "
-                f"step. Usual causes: the learning rate is too high (optimizer.lr), the warm-up is too short "
-                f"(optimizer.warmup_epochs), or fp16 overflows (set train.precision=bf16)."
-            )
+    def first_not_finite(self) -> int:
+        """Return this rank's first step, counted from 0, whose loss was not finite, or -1. Waits for the device."""
+        return int(self._first_bad.item())
 
 
 class BrokenImages:

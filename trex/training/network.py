@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from trex.config.schema import Config
 from trex.distributed import Ranks
@@ -67,3 +70,17 @@ def _network(config: Config, classes: int, ranks: Ranks) -> Network:
     assert isinstance(config.method, Method), "the loader reads the section `method` as a class of trex.methods"
     encoder = build_encoder(config.model.encoder)
     return Network(config.method, encoder, config.method.build(encoder, classes), ranks)
+
+
+def distributed_network(model: Network, ranks: Ranks) -> Network | DistributedDataParallel:
+    """Return the network that computes with all ranks: DDP around `model`, or `model` itself for a single rank."""
+    if ranks.world == 1:
+        return model
+    # DDP need not broadcast buffers. They are the same on all ranks, because batch norm is synchronized and methods
+    # update their buffers with the rows of all ranks.
+    is_new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    no_sync: dict[str, Any] = {"forward_sync_buffers": False} if is_new else {"broadcast_buffers": False}
+    # With find_unused_parameters, DDP keeps its first gradient buckets. Otherwise it rearranges them after the first
+    # step, and a resumed run would sum the gradients of its first step in another order (docs/adr/0004).
+    device_ids = [ranks.device] if ranks.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=True, **no_sync)

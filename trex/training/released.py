@@ -131,7 +131,8 @@ def to_released(saved: Mapping[str, Any]) -> dict[str, Any]:
         "args": arguments(saved["config"]),
         "trex": {"step": at["step"], "global_step": at["global_step"], "classes": saved["classes"]},
     }
-    return made | ({"fp16_scaler": saved["scaler"]} if saved["scaler"] else {})
+    scaler = {key: value for key, value in saved["scaler"].items() if key != "skipped"}  # not one of PyTorch's keys
+    return made | ({"fp16_scaler": scaler} if scaler else {})
 
 
 def arguments(config: Mapping[str, Any]) -> argparse.Namespace:

@@ -15,6 +15,7 @@ from trex.config.schema import Config, OptimizerConfig
 from trex.distributed import Ranks
 from trex.errors import ResumeRefused
 from trex.training.network import Network
+from trex.training.scaler import CountingScaler
 
 FORMAT = 4
 
@@ -34,7 +35,7 @@ class TrainingState:
 
     model: Network
     optimizer: SGD
-    scaler: torch.amp.GradScaler
+    scaler: CountingScaler
     position: Position
 
     def to_dict(self, ranks: Ranks, config: Config, classes: tuple[str, ...], data_digest: str) -> dict[str, Any]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
-from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from trex.config.compare import differences
 from trex.config.schema import Config
@@ -25,9 +22,11 @@ from trex.records.metrics import SKIPPED
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoint, Checkpoints
 from trex.training.evaluation import Evaluation
+from trex.training.finite import FiniteChecks
 from trex.training.metrics import BrokenImages, Curves, Meter, duration
-from trex.training.network import Network, build_network
+from trex.training.network import build_network, distributed_network
 from trex.training.saving import Request, Saving
+from trex.training.scaler import CountingScaler
 from trex.training.schedule import learning_rate
 from trex.training.start import read_start
 from trex.training.state import Position, TrainingState, make_optimizer, require_same_run
@@ -91,13 +90,14 @@ class Trainer:
         self.state = TrainingState(
             model=model,
             optimizer=make_optimizer(model, config.optimizer, ranks.device),
-            scaler=torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16"),
+            scaler=CountingScaler(ranks.device.type, enabled=config.train.precision == "fp16"),
             position=Position(),
         )
-        self.network = _wrap(model, ranks)
+        self.network = distributed_network(model, ranks)
         self.saving = Saving(self.checkpoints, config.checkpoint, ranks, self._record_save)
         self.curves = Curves(run, ranks)
         self.meter = Meter(ranks)
+        self.finite = FiniteChecks(run, self.state, self.meter, ranks)
         self.broken = BrokenImages()
         self.agreement = Agreement(ranks)
         self.start: dict[str, str] | None = None
@@ -190,6 +190,7 @@ class Trainer:
         with torch.autocast(device.type, dtype=self.amp, enabled=self.amp is not None):
             output = self.network(crops, labels)
         state.scaler.scale(output.loss).backward()
+        self.finite.gradients(at.global_step + 1 == self.total_steps)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
@@ -201,8 +202,7 @@ class Trainer:
     def after_step(self) -> None:
         """Log, save, stop or end the epoch, if one of these is due after this step."""
         at = self.state.position
-        total = self.config.train.epochs * self.batches.steps_per_epoch
-        if at.global_step % self.config.train.log_every == 0 or at.global_step == total:
+        if at.global_step % self.config.train.log_every == 0 or at.global_step == self.total_steps:
             self.log_progress()
         request = Request(self.agreement.exchange(self.saving.request(bool(self.stop))))
         if request == Request.STOP:
@@ -247,6 +247,11 @@ class Trainer:
             time.sleep(0.2)
         if waited:
             self.last_log = (self.state.position.global_step, time.monotonic())
+
+    @property
+    def total_steps(self) -> int:
+        """The number of steps of the whole training."""
+        return self.config.train.epochs * self.batches.steps_per_epoch
 
     @property
     def skip_broken(self) -> bool:
@@ -300,13 +305,14 @@ class Trainer:
         at, config = self.state.position, self.config
         if self.evaluation is not None and self.ranks.is_main:
             self.evaluation.holds_training()  # logs a failure
+        scaling = self.finite.progress()
         means = self.meter.take()
         now, (step, since) = time.monotonic(), self.last_log
         rate = (at.global_step - step) / max(now - since, 1e-9)
-        left = config.train.epochs * self.batches.steps_per_epoch - at.global_step
         self.last_log = (at.global_step, now)
         values = {
             **means,
+            **scaling,
             "lr": self.state.optimizer.param_groups[0]["lr"],
             "images_per_second": round(rate * config.train.batch_size, 1),
         }
@@ -315,8 +321,9 @@ class Trainer:
         log.info(
             "epoch %d/%d step %d/%d: %s, lr %.3g, %.0f images/s, %s left",
             at.epoch + 1, config.train.epochs, at.step, self.batches.steps_per_epoch,
-            ", ".join(f"{name} {value:.4f}" for name, value in means.items()), values["lr"],
-            values["images_per_second"], duration(left / rate),
+            ", ".join([f"{name} {value:.4f}" for name, value in means.items()]
+                      + [f"{name} {value:g}" for name, value in scaling.items()]), values["lr"],
+            values["images_per_second"], duration((self.total_steps - at.global_step) / rate),
         )  # fmt: skip
 
     def save_and_stop(self) -> None:
@@ -330,11 +337,11 @@ class Trainer:
         """Save unless this position is already saved. Every rank must call it.
 
         Raises:
-            TrexError: if a loss since the last log line was not finite, or the checkpoint cannot be written (see
-                `Saving.write`).
+            TrexError: if the state is not finite (see `FiniteChecks.before_save`), or the checkpoint cannot be written
+                (see `Saving.write`).
         """
         self.agreement.finish()
-        self.meter.require_finite()
+        self.finite.before_save(reason == "end")
         if self.saving.is_saved(self.state.position):
             return
         state = self.state.to_dict(self.ranks, self.config, self.images.classes, self.images.digest)
@@ -372,19 +379,6 @@ def make_batches(config: Config, images: Split, ranks: Ranks) -> TrainingBatches
         images, config.crops, config.train.seed, batch, ranks.rank, ranks.world, config.data.workers,
         skip_broken=config.data.broken_images == "skip",
     )  # fmt: skip
-
-
-def _wrap(model: Network, ranks: Ranks) -> Network | DistributedDataParallel:
-    if ranks.world == 1:
-        return model
-    # DDP need not broadcast buffers. They are the same on all ranks, because batch norm is synchronized and methods
-    # update their buffers with the rows of all ranks.
-    is_new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
-    no_sync: dict[str, Any] = {"forward_sync_buffers": False} if is_new else {"broadcast_buffers": False}
-    # With find_unused_parameters, DDP keeps its first gradient buckets. Otherwise it rearranges them after the first
-    # step, and a resumed run would sum the gradients of its first step in another order (docs/adr/0004).
-    device_ids = [ranks.device] if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=True, **no_sync)
 
 
 def _set_up_device(ranks: Ranks, config: Config) -> None:
