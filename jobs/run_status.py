@@ -12,6 +12,7 @@ from jobs.backend import Answers, QueuedJob, QueueState, Start
 from jobs.plan.milestones import at_milestones, epochs, is_evaluated, probes_at
 from jobs.plan.spec import STAGES, Item, Stage
 from jobs.plan.stages import damaged_results, is_complete, is_reported, is_trained, items
+from jobs.worker.lock import lock_numbers
 from trex.config import Config
 from trex.errors import ExitCode
 from trex.records.base import RecordError
@@ -209,7 +210,7 @@ def _part(run: RunDir, key: str, finished: bool, jobs: _Jobs, recorded: JobState
 
 def _local_part(run: RunDir, key: str, recorded: JobState) -> JobStatus:
     if recorded.state == State.RUNNING:
-        if run.lock(key).exists():
+        if lock_numbers(run.lock(key)):
             return JobStatus(key, "running", recorded.job, "on this machine")
         return JobStatus(key, "gone", recorded.job, "ended without a record")
     return JobStatus(key, "failed" if recorded.state == State.FAILED else "gone", recorded.job, recorded.reason)

@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
     FAULT = 1, "an error of the program or the machine"
     USER_ERROR = 2, "a mistake in config, data or command"
     LOCKED = 3, "a running job holds the run"
+    SUPERSEDED = 4, "a later start took over the run, because this one no longer seemed to run"
     INTERRUPTED = 75, "stopped and saved; the same command continues"
     RESUME_REFUSED = 77, "resume refused: config, data or number of processes changed"
     NO_PROGRESS = 78, "started several times without progress"
@@ -46,6 +47,12 @@ class RunLocked(TrexError):
     """Another running job works on the same run."""
 
     exit_code = ExitCode.LOCKED
+
+
+class Superseded(TrexError):
+    """A later start has taken over the run while this one did not run. It must not write anything more."""
+
+    exit_code = ExitCode.SUPERSEDED
 
 
 class Interrupted(TrexError):

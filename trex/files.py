@@ -7,12 +7,30 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 #: Every unfinished file has this in its name. Readers never open such a file; `remove_leftovers` deletes them.
 TEMPORARY = ".unfinished-"
+
+_checks: list[Callable[[], None]] = []
+
+
+@contextlib.contextmanager
+def checked_writes(check: Callable[[], None]) -> Iterator[None]:
+    """During the block, every write of this process calls `check` first, which raises an error if it must not write."""
+    _checks.append(check)
+    try:
+        yield
+    finally:
+        _checks.remove(check)
+
+
+def require_may_write() -> None:
+    """Call the checks of `checked_writes`. A function that changes files without this module must call it before."""
+    for check in _checks:
+        check()
 
 
 @contextlib.contextmanager
@@ -21,6 +39,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
     If the block raises, `target` is unchanged and the temporary file is deleted.
     """
+    require_may_write()
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=f"-{target.name}", dir=target.parent)
     os.close(handle)
@@ -29,6 +48,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         sync(temporary)
+        require_may_write()
         temporary.replace(target)
         sync(target.parent)
     finally:
@@ -59,6 +79,7 @@ def append_line(path: Path, line: str) -> None:
 
     If a killed writer left the last line incomplete, that line is ended first, so that only it is damaged.
     """
+    require_may_write()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)

@@ -54,6 +54,8 @@ trex_read_state
 if [ $rc = 0 ] || [ "$trex_recorded" = done ]; then
     [ $rc = 0 ] || trex_say "finished; afterwards a process ended with code $rc"
     rc=0
+elif [ $rc = $trex_code_superseded ]; then
+    trex_say "a later start has taken over the run: not requeued"
 elif [ "$trex_recorded" = wants_requeue ]; then
     trex_requeue "saved, not finished yet"
 elif trex_failed=$(trex_failed_nodes) && [ -n "$trex_failed" ]; then

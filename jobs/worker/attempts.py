@@ -17,6 +17,7 @@ from jobs.plan.spec import Item, TaskSpec
 from jobs.worker.lock import locked
 from jobs.worker.place import Site, Task
 from trex.errors import ExitCode, NoProgress
+from trex.files import checked_writes
 from trex.records.events import AttemptEnded, AttemptStarted
 from trex.records.job_state import JobState, State
 from trex.records.manifest import checkpoint_folders
@@ -96,7 +97,8 @@ class Attempt:
             NoProgress: if the last starts of the same job left nothing new on disk.
         """
         for key in self.keys:
-            locks.enter_context(locked(self.run.lock(key), self.task, self.site))
+            lock = locks.enter_context(locked(self.run.lock(key), self.task, self.site))
+            locks.enter_context(checked_writes(lock.check))
         self.started = True
         self.mark_at_start = self.mark()
         self.starts_without_progress = self._starts_without_progress()
@@ -132,11 +134,12 @@ class Attempt:
     def end(self, outcome: Outcome, signal: str | None) -> None:
         """Record the end: exit code, reason, and the stop signal, if there was one.
 
-        Records nothing if the start was refused because another job holds the lock. If another rank is gone, the state
-        stays as it is when processes are killed, because the end of that rank decides whether the job is requeued. If
-        another rank failed and this one was asked to stop because of it, the record of the failed rank stays.
+        Records nothing if the start was refused because another job holds the lock, or has taken it over. If another
+        rank is gone, the state stays as it is when processes are killed, because the end of that rank decides whether
+        the job is requeued. If another rank failed and this one was asked to stop because of it, the record of the
+        failed rank stays.
         """
-        if not self.started:
+        if not self.started or outcome.code == ExitCode.SUPERSEDED:
             return
         state = _STATES.get(outcome.code, State.FAILED)
         end = _Status(state, int(outcome.code), outcome.reason, signal, self.mark(), _now())

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +22,11 @@ from jobs.plan.milestones import delete_features, is_evaluated
 from jobs.plan.spec import Item, Stage, TaskSpec
 from jobs.worker import rendezvous
 from jobs.worker.attempts import Attempt, Outcome, record_failure
+from jobs.worker.lock import require_same_start
 from jobs.worker.milestones import MilestoneJobs
 from jobs.worker.place import Site, Task
 from trex.errors import ExitCode, Interrupted, TrexError, UserError
+from trex.files import checked_writes
 from trex.interruption import StopRequest
 from trex.records.environment import Environment
 from trex.records.run_dir import RunDir
@@ -56,10 +59,14 @@ def run_task(spec: TaskSpec, task: Task, site: Site) -> None:
     run = RunDir(Path(spec.run))
     attempt = Attempt(run, spec, task, site) if task.rank == 0 else None
     with ExitStack() as locks:
+        if attempt is None:  # rank 0 takes the locks
+            checks = [partial(require_same_start, run.lock(key), task) for key in spec.keys]
+            for check in checks:
+                locks.enter_context(checked_writes(check))
         outcome = _attempt(spec, run, task, site, stop, attempt, locks)
         if attempt is not None:
             attempt.end(outcome, stop.signal_name)
-            if outcome.code:
+            if outcome.code and outcome.code != ExitCode.SUPERSEDED:
                 rendezvous.cancel(run, spec.keys[0], task, outcome.reason)
         elif outcome.failed and not outcome.lost_another:
             record_failure(run, spec, task, outcome)

@@ -94,7 +94,7 @@ def test_report_of_a_run_without_results_runs_as_a_job_and_is_recorded(home: Pat
     assert isinstance(started, AttemptStarted)
     assert isinstance(ended, AttemptEnded)
     assert (started.keys, started.world, ended.code) == (("report",), 1, 0)
-    assert not run.lock("report").exists()
+    assert not list(run.jobs.glob("report.lock.*"))
 
 
 def test_job_whose_config_is_damaged_ends_as_a_mistake_of_the_user(home: Path) -> None:
@@ -107,7 +107,7 @@ def test_job_whose_config_is_damaged_ends_as_a_mistake_of_the_user(home: Path) -
     assert state is not None
     assert (state.state, state.code) == (State.FAILED, ExitCode.USER_ERROR)
     assert "config.yaml:2" in state.reason
-    assert not run.lock("report").exists()
+    assert not list(run.jobs.glob("report.lock.*"))
 
 
 def test_error_of_the_program_is_recorded_with_its_kind_and_logged_with_a_traceback(home: Path) -> None:

@@ -43,7 +43,7 @@ def test_run_probes_its_milestones_between_epochs_and_continues_after_an_interru
     run = RunDir(tmp_path / "runs" / "curve")
     with start(tmp_path) as job:
         deadline = time.monotonic() + 600
-        while not (run.jobs / "extract-digits_unseen@epoch-0001.lock").exists():  # the extraction runs
+        while not (run.jobs / "extract-digits_unseen@epoch-0001.lock.1").exists():  # the extraction runs
             assert job.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -51,7 +51,7 @@ def test_run_probes_its_milestones_between_epochs_and_continues_after_an_interru
         output, _ = job.communicate(timeout=300)
     assert job.returncode == ExitCode.INTERRUPTED, output
     assert "Traceback" not in output
-    assert not list(run.jobs.glob("*.lock")), "nothing is left running"
+    assert not list(run.jobs.glob("*.lock.*")), "nothing is left running"
     assert not (run.checkpoints / "epoch-0002-step-00000000").exists(), "the training waited"
 
     with start(tmp_path) as job:

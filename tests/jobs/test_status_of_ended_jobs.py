@@ -152,7 +152,7 @@ def test_job_of_this_machine_is_known_from_its_state_and_lock(
 ) -> None:
     left(run, recorded, "local-1", code=None if recorded == State.RUNNING else 1)
     if locked:
-        run.lock("train").write_text("")
+        Path(f"{run.lock('train')}.1").write_text("")
     found = training(run)
     assert (found.state, found.parts[0].job) == (expected, "local-1")
 

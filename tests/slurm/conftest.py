@@ -188,7 +188,7 @@ class Run:
 
     def main_process(self, key: str = "train") -> int:
         """Return the process id of rank 0 of a running job."""
-        return int(json.loads((self.root / "jobs" / f"{key}.lock").read_text())["pid"])
+        return int(json.loads(max((self.root / "jobs").glob(f"{key}.lock.*")).read_text())["pid"])
 
     @contextlib.contextmanager
     def frozen(self, key: str = "train") -> Iterator[int]:

@@ -114,7 +114,7 @@ def unlucky(cluster_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> R
     site = make_site(cluster_folder, tmp_path_factory.mktemp("unlucky"))
     jobs = site.run_of("unlucky").root / "jobs"
     # The signal goes directly to the process, whose id is in the lock: Slurm would be too slow on a fast machine.
-    process = f"$(sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p' {jobs}/train.lock)"
+    process = f"$(sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p' {jobs}/train.lock.*)"
     line = f"(until grep -q '\"running\"' {jobs}/train.state.json; do sleep 0.05; done; kill -TERM {process}) &"
     stage = 'train: {partition: cpu, time: "00:30:00", signal_lead: 20}'  # where no other test preempts it
     (site.home / "unlucky.yaml").write_text(f"kind: slurm\n{stage}\nsetup: {json.dumps([line])}\n")

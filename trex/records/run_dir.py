@@ -143,7 +143,7 @@ class RunDir:
         return self.jobs / f"{key}.state.txt"
 
     def lock(self, key: str) -> Path:
-        """Lock of a stage, or of one task of its job array."""
+        """Lock of a stage, or of one task of its job array. A number is appended to its files (jobs/worker/lock.py)."""
         return self.jobs / f"{key}.lock"
 
     def rendezvous(self, key: str, job: str, restart: int) -> Path:

@@ -23,7 +23,7 @@ from typing import Any
 
 from trex import tensor_files
 from trex.errors import TrexError, UserError
-from trex.files import TEMPORARY, sha256, sync
+from trex.files import TEMPORARY, require_may_write, sha256, sync
 from trex.records.base import RecordError
 from trex.records.manifest import (
     MANIFEST,
@@ -97,6 +97,7 @@ class Checkpoints:
             size, digest = tensor_files.save_and_hash(state, temporary / STATE)
             manifest = Manifest(position["global_step"], size, digest, milestone, finished)
             manifest.write(temporary / MANIFEST)
+            require_may_write()
             if target.exists():  # it is damaged, because an intact checkpoint is never written again
                 _set_aside(target)
             temporary.rename(target)
@@ -176,6 +177,7 @@ class Checkpoints:
 
     def _delete(self, path: Path) -> None:
         """Delete a checkpoint. If this is interrupted, what is left no longer has the name of a checkpoint."""
+        require_may_write()
         self._intact.pop(path.name, None)
         temporary = self._temporary(path)
         path.rename(temporary)
@@ -239,6 +241,7 @@ def _is_milestone(path: Path) -> bool:
 
 def _set_aside(path: Path) -> Path:
     """Rename a damaged checkpoint, so that it is not read again. Returns its new path."""
+    require_may_write()
     number = 0
     while (aside := path.with_name(damaged_name(path.name, number))).exists():
         number += 1

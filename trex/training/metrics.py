@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trex.distributed import Ranks
+from trex.files import require_may_write
 from trex.images.decode import ImageFault
 from trex.model.loss import Output
 from trex.records.metrics import LARGEST, MetricsLine, Phase
@@ -110,6 +111,7 @@ class Curves:
         self._run.metrics.parent.mkdir(parents=True, exist_ok=True)
         self._run.metrics.touch()
         if self._run.metrics.stat().st_size > position:
+            require_may_write()
             os.truncate(self._run.metrics, position)
         from torch.utils.tensorboard import SummaryWriter
 

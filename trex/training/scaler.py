@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trex.training.checkpoint import State
+
 
 class CountingScaler(torch.amp.GradScaler):
     """PyTorch's gradient scaler, which also counts the steps that it skips. The counts stay on the device."""
@@ -33,9 +35,9 @@ class CountingScaler(torch.amp.GradScaler):
         total, in_a_row = self._skipped.tolist()
         return total, in_a_row
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return PyTorch's state of the scaler, and the counts as `skipped`; empty without fp16."""
-        state: dict[str, Any] = super().state_dict()
+        state: State = super().state_dict()
         return {**state, "skipped": list(self.skipped())} if state else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
