@@ -8,11 +8,11 @@ import re
 import sys
 from collections.abc import Sequence
 
-from jobs.commands import check, data, export, logs, queue, report, stages, status
+from jobs.commands import check, clean, data, export, logs, queue, report, stages, status
 from trex import __version__
 from trex.errors import ExitCode, TrexError
 
-_COMMANDS = (stages, report, check, status, logs, queue, data, export)
+_COMMANDS = (stages, report, check, status, logs, queue, clean, data, export)
 
 #: Errors caused by the path that the user chose: no permission, no space, a folder instead of a file, a link loop.
 _OF_THE_PLACE = {
