@@ -15,8 +15,8 @@ cluster = $(if $(CLUSTER),--cluster $(CLUSTER))
 dry     = $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo showcase train run extract probe report status transfer lint check test test-slurm test-others test-install \
-        prerequisites docs cluster-up cluster-down clean
+.PHONY: help setup demo showcase train run extract probe report status transfer lint check test test-slurm test-others test-faults \
+        test-install prerequisites docs cluster-up cluster-down clean
 
 help:  ## list all targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -70,7 +70,7 @@ lint: $(READY)  ## check format, lint rules, types and import layers
 	@$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
 
 check: lint  ## lint, then run the quick tests (a minute or two)
-	@$(PYTEST) -n 2 -m 'not slow and not slurm'
+	@$(PYTEST) -n 2 -m 'not slow and not slurm and not long'
 
 # The tests with Slurm wait half of the time, so the others run beside them.
 test: prerequisites $(READY)  ## run the tests, including those with a real Slurm; installs Slurm if it can
@@ -80,7 +80,10 @@ test-slurm: $(READY)
 	@$(PYTEST) -n 2 --dist loadfile -m slurm
 
 test-others: $(READY)
-	@$(PYTEST) -n 2 --dist worksteal -m 'not slurm'
+	@$(PYTEST) -n 2 --dist worksteal -m 'not slurm and not long'
+
+test-faults: $(READY)  ## break things on purpose, with real processes, and print a table of what came out (half an hour)
+	@$(PYTEST) -n 2 --dist worksteal -m 'not slurm' --faults
 
 test-install: $(READY)  ## install the wheel with all dependencies in an empty venv and test it (downloads PyTorch)
 	@TREX_FULL_INSTALL=1 $(PYTEST) tests/test_wheel.py

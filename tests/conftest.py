@@ -11,14 +11,30 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from _pytest.terminal import TerminalReporter
 from sklearn.datasets import load_sample_images
 from torch.distributed import FileStore
 
+from tests.faults import table as faults
 from trex.distributed import Ranks, joined
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", action="store_true", help="run only the tests that break something; print a table")
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--faults"):
+        reports = [one for kind in ("passed", "failed", "error") for one in terminalreporter.stats.get(kind, [])]
+        terminalreporter.section("faults (docs/reliability.md)")
+        for line in faults.table(one for one in reports if one.when == "call" or not one.passed):
+            terminalreporter.line(line)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run the tests that may take longest first, so that several processes end at about the same time."""
+    if config.getoption("--faults"):
+        faults.select(config, items)
 
     def order(item: pytest.Item) -> tuple[float, bool]:
         limit = item.get_closest_marker("timeout")
