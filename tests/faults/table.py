@@ -1,58 +1,78 @@
-"""`pytest --faults`: runs only the tests that break something on purpose, and prints a table of what came out.
+"""`pytest --faults`: runs only the tests that docs/reliability.md names, and prints what each of its faults cost.
 
-A test is marked with the number of the fault in docs/reliability.md and with what breaks. It may record the properties
-`tries` (default: each test is one try) and `steps_lost`.
+A test may record the properties `tries` (otherwise each test is one try) and `steps_lost`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 _COLUMNS = ("#", "fault", "tries", "steps lost", "outcome")
 
 
 @dataclass
-class _Row:
+class Fault:
+    """A row of the table in docs/reliability.md, and what its tests reported."""
+
+    number: str
+    what: str
+    tests: tuple[str, ...]  #: `path::name`
     tries: int = 0
     lost: set[str] = field(default_factory=set)
     passed: int = 0
     failed: int = 0
 
+    @property
+    def outcome(self) -> str:
+        if self.failed:
+            return f"{self.failed} of {self.failed + self.passed} tests FAILED"
+        return "as stated" if self.passed else "not run"
+
+
+def read_faults() -> list[Fault]:
+    """Return the faults of docs/reliability.md: the rows that begin with a number."""
+    rows = re.findall(r"^\| (\d+\w?) \| ([^|]+) \|(.*)\|$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    return [
+        Fault(number, what.strip(), tuple(re.findall(r"`(tests/\S+?::\w+)`", rest))) for number, what, rest in rows
+    ]
+
 
 def select(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep only the tests of faults, and note in each which fault it is, so that its report carries it."""
-    chosen = []
-    for item in items:
-        for mark in item.iter_markers("fault"):
-            number, what = mark.args
-            item.user_properties.append(("fault", json.dumps([number, what])))
-        if any(name == "fault" for name, _ in item.user_properties):
-            chosen.append(item)
+    """Keep only the tests of faults."""
+    names = {test for fault in read_faults() for test in fault.tests}
+    chosen = [item for item in items if _name(item.nodeid) in names]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
 
 
 def table(reports: Iterable[pytest.TestReport]) -> list[str]:
-    """Return the lines of the table, in the order of the faults' numbers."""
-    rows: dict[tuple[int, str], _Row] = {}
+    """Return the lines of the table."""
+    faults = read_faults()
     for report in reports:
-        found = [(name, str(value)) for name, value in report.user_properties]
-        values = dict(found)
-        for number, what in (json.loads(value) for name, value in found if name == "fault"):
-            row = rows.setdefault((number, what), _Row())
-            row.tries += int(values.get("tries", "1"))
-            row.lost |= {values["steps_lost"]} if "steps_lost" in values else set()
-            row.passed += report.passed
-            row.failed += report.failed
-    cells = [
-        (str(number), what, str(row.tries), ", ".join(sorted(row.lost)) or "-", "FAILED" if row.failed else "as stated")
-        for (number, what), row in sorted(rows.items())
-    ]
-    widths = [max(len(line[column]) for line in [_COLUMNS, *cells]) for column in range(len(_COLUMNS))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [_COLUMNS, *cells]
-    ]
+        values = dict(report.user_properties)
+        for fault in faults:
+            if _name(report.nodeid) in fault.tests:
+                fault.tries += int(str(values.get("tries", 1)))
+                fault.lost |= {str(values["steps_lost"])} if "steps_lost" in values else set()
+                fault.passed += report.passed
+                fault.failed += report.failed
+    return _aligned(
+        [_COLUMNS]
+        + [(one.number, one.what, str(one.tries), ", ".join(sorted(one.lost)) or "-", one.outcome) for one in faults]
+    )
+
+
+def _name(test: str) -> str:
+    """Return the name of a test without its parameters."""
+    return test.partition("[")[0]
+
+
+def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

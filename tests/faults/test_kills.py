@@ -82,7 +82,6 @@ def assert_complete(run: RunDir, reference: RunDir) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.fault(4, "killed before any file operation of a whole training")
 def test_kill_before_any_file_operation_of_a_training(trainings: Trainings, record_property) -> None:
     reference = trainings.new("reference")
     assert trainings.start(reference) == 0, trainings.log(reference)
@@ -104,7 +103,6 @@ def test_kill_before_any_file_operation_of_a_training(trainings: Trainings, reco
 
 
 @pytest.mark.long
-@pytest.mark.fault(1, "SIGKILL at 20 random moments of a training")
 def test_kill_at_random_moments_of_a_training(trainings: Trainings, record_property) -> None:
     reference = trainings.new("reference")
     assert trainings.start(reference) == 0, trainings.log(reference)
@@ -124,7 +122,6 @@ def test_kill_at_random_moments_of_a_training(trainings: Trainings, record_prope
 
 
 @pytest.mark.long
-@pytest.mark.fault(4, "SIGKILL at 200 random moments while checkpoints are written")
 def test_kill_at_random_moments_of_writes(tmp_path: Path, nursery: Nursery, record_property) -> None:
     folder, log = tmp_path / "checkpoints", tmp_path / "log"
     chance = random.Random(1)
