@@ -26,6 +26,7 @@ class ExitCode(IntEnum):
     USER_ERROR = 2, "a mistake in config, data or command"
     LOCKED = 3, "a running job holds the run"
     SUPERSEDED = 4, "a later start took over the run, because this one no longer seemed to run"
+    UNWRITABLE = 74, "files cannot be written: disk full, quota exceeded, read-only, or the run folder is gone"
     INTERRUPTED = 75, "stopped and saved; the same command continues"
     RESUME_REFUSED = 77, "resume refused: config, data or number of processes changed"
     NO_PROGRESS = 78, "started several times without progress"
@@ -53,6 +54,12 @@ class Superseded(TrexError):
     """A later start has taken over the run while this one did not run. It must not write anything more."""
 
     exit_code = ExitCode.SUPERSEDED
+
+
+class Unwritable(TrexError):
+    """A file system takes no more data or fails, or the run folder is gone. What was on disk before stays."""
+
+    exit_code = ExitCode.UNWRITABLE
 
 
 class Interrupted(TrexError):

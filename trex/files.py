@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from trex.storage import make_folder
+
 #: Every unfinished file has this in its name. Readers never open such a file; `remove_leftovers` deletes them.
 TEMPORARY = ".unfinished-"
 
@@ -40,7 +42,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     If the block raises, `target` is unchanged and the temporary file is deleted.
     """
     require_may_write()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=f"-{target.name}", dir=target.parent)
     os.close(handle)
     temporary = Path(name)
@@ -77,14 +79,26 @@ def read_json(path: Path) -> Any:
 def append_line(path: Path, line: str) -> None:
     """Append `line` and a newline in one write.
 
-    If a killed writer left the last line incomplete, that line is ended first, so that only it is damaged.
+    If a killed writer left the last line incomplete, that line is ended first, so that only it is damaged. If the disk
+    is full, an incomplete line is taken back.
+
+    Raises:
+        OSError: if the line cannot be written completely.
     """
     require_may_write()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("ab+", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         is_complete = end == 0 or os.pread(file.fileno(), 1, end - 1) == b"\n"
-        file.write(("" if is_complete else "\n").encode() + line.encode() + b"\n")
+        data = ("" if is_complete else "\n").encode() + line.encode() + b"\n"
+        written = file.write(data)
+        try:
+            while written < len(data):  # the second write raises the error that made the first one incomplete
+                written += file.write(data[written:])
+        except OSError:
+            if os.fstat(file.fileno()).st_size == end + written:  # no other process has appended since
+                os.ftruncate(file.fileno(), end)
+            raise
 
 
 def sync(path: Path) -> None:

@@ -91,6 +91,15 @@ class _Hashed:
         self._file.flush()
 
 
+def size(value: Any) -> int:
+    """Return how many bytes the tensors in a value take, at least. The file that `save` writes is hardly larger."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, dict):
+        return sum(map(size, value.values()))
+    return sum(map(size, value)) if isinstance(value, list | tuple) else 0
+
+
 def load(path: Path) -> Any:
     """Read a file written by `save`, `torch.save` or safetensors.
 

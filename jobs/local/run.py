@@ -20,6 +20,7 @@ from trex.interruption import SIGNALS
 from trex.records.job_state import JobState
 from trex.records.run_dir import RunDir
 from trex.records.typed import encode
+from trex.storage import Space
 
 #: After a rank has failed, the others get this time to notice it and to record why. Then they are asked to stop, and
 #: after the same time again they are killed, because they may wait in a collective for the rank that is gone.
@@ -127,6 +128,11 @@ def _show(text: str) -> None:
 def _exit_code(run: RunDir, spec: TaskSpec, job: str, code: int, interrupted: bool) -> ExitCode:
     """Return the exit code of the job: rank 0's own, or what another rank recorded if rank 0 was killed."""
     states = [state for state in (JobState.of_or_none(run, key) for key in spec.keys) if state and state.job == job]
+    if code == ExitCode.UNWRITABLE and not any(state.code == code for state in states):
+        sys.stderr.write(  # its log is in the run folder, which could not be written
+            f"trex: error: {run.root}: a file of the job could not be written, and its log may lack the reason. "
+            f"{Space.at(run.root)}. To continue when this is fixed, run the same command again.\n"
+        )
     if code in list(ExitCode) and (code != ExitCode.FAULT or states):
         return ExitCode(code)
     if interrupted:  # before the job could handle the signal: no work was started and none is lost

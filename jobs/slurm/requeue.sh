@@ -60,10 +60,15 @@ elif [ "$trex_recorded" = wants_requeue ]; then
     trex_requeue "saved, not finished yet"
 elif trex_failed=$(trex_failed_nodes) && [ -n "$trex_failed" ]; then
     trex_requeue_if_progress "$(echo node failure: $trex_failed)"
+elif [ $rc = $trex_code_unwritable ]; then # the state may say `running`, and even the reason may be missing in the logs
+    trex_say "failed with code $rc: not requeued, because files could not be written: the disk is full, a quota is" \
+        "exceeded, the file system is read-only, or the run folder is gone. Fix the cause, then run: $trex_continue"
 elif [ "$trex_recorded" = failed ]; then
     trex_say "failed with code $rc: not requeued. Fix the cause, then run: $trex_continue"
 elif [ "$trex_recorded" = nothing ] && [ -e "$trex_cancelled" ]; then # rank 0 gave up: another job works on the run
     trex_say "did not start: not requeued. The lines above say why. Then run: $trex_continue"
+elif [ $rc = $trex_code_interrupted ] && [ "$trex_recorded" = running ]; then # it ends with this code only if all is saved
+    trex_requeue_if_progress "saved, but this could not be recorded"
 elif [ $rc = $trex_code_interrupted ]; then
     trex_requeue "stopped before the work started"
 elif [ $rc = 125 ] || [ $rc = 253 ]; then # srun's exit codes for a step that ran out of memory

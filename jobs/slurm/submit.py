@@ -168,6 +168,7 @@ class Submitter:
             f"trex_continue={shlex.quote(again)}",
             f"trex_code_interrupted={int(ExitCode.INTERRUPTED)}",
             f"trex_code_superseded={int(ExitCode.SUPERSEDED)}",
+            f"trex_code_unwritable={int(ExitCode.UNWRITABLE)}",
             f"trex_most_starts={MAX_STARTS_WITHOUT_PROGRESS}",
             *lines,
             "exit $rc",  # otherwise Slurm would record every job as COMPLETED

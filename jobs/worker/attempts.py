@@ -6,6 +6,8 @@ runs/<name>/events.jsonl            each start and each end, with the reason (tr
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -16,12 +18,15 @@ from pathlib import Path
 from jobs.plan.spec import Item, TaskSpec
 from jobs.worker.lock import locked
 from jobs.worker.place import Site, Task
-from trex.errors import ExitCode, NoProgress
+from trex.errors import ExitCode, NoProgress, TrexError
 from trex.files import checked_writes
-from trex.records.events import AttemptEnded, AttemptStarted
+from trex.records.events import AttemptEnded, AttemptStarted, record
 from trex.records.job_state import JobState, State
 from trex.records.manifest import checkpoint_folders
 from trex.records.run_dir import RunDir
+from trex.storage import unwritable
+
+log = logging.getLogger(__name__)
 
 #: After this many starts of a job in a row without anything new on disk, the job is not started again. The batch script
 #: uses the same number (jobs/slurm/submit.py) for starts that die before they record anything.
@@ -48,12 +53,29 @@ class Outcome:
 
 
 def record_failure(run: RunDir, spec: TaskSpec, task: Task, outcome: Outcome) -> None:
-    """Record why a rank other than rank 0 failed, because rank 0 may be killed before it finds out itself."""
+    """Record why a rank other than rank 0 failed, because rank 0 may be killed before it finds out itself.
+
+    What cannot be recorded is logged.
+    """
     reason = f"rank {task.rank} on {task.node}: {outcome.reason}"
     for key in spec.keys:
         found = JobState.of_or_none(run, key)
         if found is not None and found.state == State.RUNNING and _is_of(found, task):
-            replace(found, state=State.FAILED, code=int(outcome.code), reason=reason, time=_now()).save(run, key)
+            failed = replace(found, state=State.FAILED, code=int(outcome.code), reason=reason, time=_now())
+            with logged(run.state(key)):
+                failed.save(run, key)
+
+
+@contextlib.contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Log an error of the file system in the block, which writes or deletes `path` at the end of a job.
+
+    Then the log and the exit code are the only record.
+    """
+    try:
+        yield
+    except (OSError, TrexError) as error:
+        log.error("not recorded: %s", unwritable(error, path) if isinstance(error, OSError) else error)
 
 
 def _is_of(found: JobState, task: Task) -> bool:
@@ -85,7 +107,7 @@ class Attempt:
         self.keys = spec.keys
         self.open_keys = list(self.keys)
         self.start_time = time.time()
-        self.mark_at_start = self.mark()
+        self.mark_at_start = "nothing"
         self.starts_without_progress = 1
         self.started = False
 
@@ -94,6 +116,7 @@ class Attempt:
 
         Raises:
             RunLocked: if another running job holds one; nothing is recorded then.
+            OSError: if the start cannot be recorded; the job would not be able to write anything else either.
             NoProgress: if the last starts of the same job left nothing new on disk.
         """
         for key in self.keys:
@@ -102,10 +125,11 @@ class Attempt:
         self.started = True
         self.mark_at_start = self.mark()
         self.starts_without_progress = self._starts_without_progress()
-        AttemptStarted(
+        event = AttemptStarted(
             _now(), self.spec.stage, self.keys, self.task.job_id, self.task.restart, self.mark_at_start,
             nodes=self.task.node_count, node=self.task.node, world=self.task.world,
-        ).append(self.run.events)  # fmt: skip
+        )  # fmt: skip
+        record(event, self.run.events)
         if self.starts_without_progress > MAX_STARTS_WITHOUT_PROGRESS:
             raise NoProgress(
                 f"started {self.starts_without_progress - 1} times without progress (on disk: {self.mark_at_start}): "
@@ -126,10 +150,11 @@ class Attempt:
         return before.starts_without_progress + max(self.task.restart - before.restart, 1)
 
     def finish_item(self, item: Item) -> None:
-        """Record that one item of the job is done."""
+        """Record that one item of the job is done. If this cannot be recorded, the next start finds its results."""
         key = f"{self.spec.stage}-{item.name}"
         self.open_keys.remove(key)
-        self._save(key, _Status(State.DONE, ExitCode.DONE, "finished", None, self.mark(), _now()))
+        with logged(self.run.state(key)):
+            self._save(key, _Status(State.DONE, ExitCode.DONE, "finished", None, self.mark(), _now()))
 
     def end(self, outcome: Outcome, signal: str | None) -> None:
         """Record the end: exit code, reason, and the stop signal, if there was one.
@@ -138,18 +163,26 @@ class Attempt:
         rank is gone, the state stays as it is when processes are killed, because the end of that rank decides whether
         the job is requeued. If another rank failed and this one was asked to stop because of it, the record of the
         failed rank stays.
+
+        Never fails: what cannot be recorded is logged, and the batch script decides by the exit code.
         """
         if not self.started or outcome.code == ExitCode.SUPERSEDED:
             return
+        mark = self.mark_at_start
+        with logged(self.run.root):
+            mark = self.mark()
         state = _STATES.get(outcome.code, State.FAILED)
-        end = _Status(state, int(outcome.code), outcome.reason, signal, self.mark(), _now())
+        end = _Status(state, int(outcome.code), outcome.reason, signal, mark, _now())
         for key in self.open_keys if not outcome.lost_another else ():
             if outcome.code != ExitCode.INTERRUPTED or self._failure(key) is None:
-                self._save(key, end)
-        AttemptEnded(
+                with logged(self.run.state(key)):
+                    self._save(key, end)
+        event = AttemptEnded(
             end.time, self.spec.stage, self.keys, self.task.job_id, self.task.restart, int(outcome.code),
             end.reason, signal, end.mark, seconds=round(end.time - self.start_time, 3),
-        ).append(self.run.events)  # fmt: skip
+        )  # fmt: skip
+        with logged(self.run.events):
+            record(event, self.run.events)
 
     def _save(self, key: str, now: _Status) -> None:
         starts = self.starts_without_progress if now.mark == self.mark_at_start else 0

@@ -5,10 +5,12 @@ The exit code tells the back end how it ended (trex/errors.py).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
 import re
+import shlex
 import sys
 import time
 from contextlib import ExitStack
@@ -21,15 +23,16 @@ from jobs import environment
 from jobs.plan.milestones import delete_features, is_evaluated
 from jobs.plan.spec import Item, Stage, TaskSpec
 from jobs.worker import rendezvous
-from jobs.worker.attempts import Attempt, Outcome, record_failure
+from jobs.worker.attempts import Attempt, Outcome, logged, record_failure
 from jobs.worker.lock import require_same_start
 from jobs.worker.milestones import MilestoneJobs
 from jobs.worker.place import Site, Task
-from trex.errors import ExitCode, Interrupted, TrexError, UserError
+from trex.errors import ExitCode, Interrupted, TrexError, Unwritable, UserError
 from trex.files import checked_writes
 from trex.interruption import StopRequest
 from trex.records.environment import Environment
 from trex.records.run_dir import RunDir
+from trex.storage import expect_folder, gone, is_refusal, unwritable
 
 if TYPE_CHECKING:
     from torch import device as Device
@@ -58,22 +61,25 @@ def run_task(spec: TaskSpec, task: Task, site: Site) -> None:
     _set_up_logging(task)
     run = RunDir(Path(spec.run))
     attempt = Attempt(run, spec, task, site) if task.rank == 0 else None
-    with ExitStack() as locks:
-        if attempt is None:  # rank 0 takes the locks
-            checks = [partial(require_same_start, run.lock(key), task) for key in spec.keys]
-            for check in checks:
-                locks.enter_context(checked_writes(check))
-        outcome = _attempt(spec, run, task, site, stop, attempt, locks)
-        if attempt is not None:
-            attempt.end(outcome, stop.signal_name)
-            if outcome.code and outcome.code != ExitCode.SUPERSEDED:
+    locks = ExitStack()
+    if attempt is None:  # rank 0 takes the locks
+        for key in spec.keys:
+            locks.enter_context(checked_writes(partial(require_same_start, run.lock(key), task)))
+    outcome = _attempt(spec, run, task, site, stop, attempt, locks)
+    if attempt is not None:
+        attempt.end(outcome, stop.signal_name)
+        if outcome.code and outcome.code != ExitCode.SUPERSEDED:
+            with logged(run.jobs):
                 rendezvous.cancel(run, spec.keys[0], task, outcome.reason)
-        elif outcome.failed and not outcome.lost_another:
-            record_failure(run, spec, task, outcome)
+    elif outcome.failed and not outcome.lost_another:
+        record_failure(run, spec, task, outcome)
+    with logged(run.jobs):
+        locks.close()
     if outcome.code:
         logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # the log may be on the file system that is full
+                stream.flush()
         # Not sys.exit: after a failed collective, threads of gloo or NCCL may still wait for other ranks.
         os._exit(outcome.code)
 
@@ -83,15 +89,31 @@ def _attempt(
 ) -> Outcome:
     """Take the locks, which `locks` releases, and do the work. Logs every error and returns it as the outcome."""
     try:
+        expect_folder(run.root)
         if attempt is not None:
             attempt.start(locks)
         _work(spec, run, task, site, stop, attempt)
+    except Unwritable as error:
+        return _outcome_of_refusal(error, spec)
     except TrexError as error:
         log.log(logging.WARNING if error.exit_code == ExitCode.INTERRUPTED else logging.ERROR, "%s", error)
         return Outcome(error.exit_code, str(error))
     except Exception as error:
+        if is_refusal(error):
+            return _outcome_of_refusal(unwritable(error, run.root), spec)
+        if not run.root.is_dir():
+            return _outcome_of_refusal(gone(run.root), spec)
         return _outcome_of(error, task, attempt)
     return Outcome()
+
+
+def _outcome_of_refusal(error: Unwritable, spec: TaskSpec) -> Outcome:
+    """Log that a file cannot be written, with the command that continues, and return the outcome."""
+    target = shlex.quote(spec.run)
+    words = f"trex probe {target} --milestones" if spec.of_milestones else f"trex {spec.stage} {target}"
+    reason = f"{error} To continue, run: {words}"
+    log.error("%s", reason)
+    return Outcome(error.exit_code, reason)
 
 
 def _outcome_of(error: Exception, task: Task, attempt: Attempt | None) -> Outcome:
@@ -238,4 +260,5 @@ def _set_up_logging(task: Task) -> None:
         force=True,
     )
     logging.captureWarnings(capture=True)
+    logging.raiseExceptions = False  # no traceback for each line if the log is on a full disk
     logging.getLogger("submitit").setLevel(logging.ERROR)

@@ -99,11 +99,13 @@ def test_two_failed_saves_are_logged_and_the_third_in_a_row_ends_the_run(tmp_pat
         run.folder.unlink()
         run.write(3, "timer")
         shutil.rmtree(run.folder)
-    assert caplog.text.count("cannot write a checkpoint") == 4
+    assert caplog.text.count("cannot save") == 4
     run.block_writes()
     run.write(4, "timer")
     run.write(5, "timer")
-    with pytest.raises(TrexError, match=r"cannot write a checkpoint into .*checkpoints"):
+    with pytest.raises(
+        TrexError, match=r"cannot save step 6: .*checkpoints.* after step 3 are lost; the checkpoint of step 3 is kept"
+    ):
         run.write(6, "timer")
 
 
@@ -111,5 +113,5 @@ def test_two_failed_saves_are_logged_and_the_third_in_a_row_ends_the_run(tmp_pat
 def test_failed_save_at_the_last_chance_ends_the_run_at_once(tmp_path: Path, reason: SaveReason) -> None:
     run = Run(tmp_path / "checkpoints")
     run.block_writes()
-    with pytest.raises(TrexError, match="cannot write a checkpoint"):
+    with pytest.raises(TrexError, match="cannot save step 1: .*there is no checkpoint"):
         run.write(1, reason)

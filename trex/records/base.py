@@ -123,9 +123,13 @@ class Record:
         except Mismatch as error:
             raise RecordError(f"{where}{_line_of(error.key, text)}: {error}") from error
 
+    def to_line(self) -> str:
+        """This record as one line of a `.jsonl` file, with its newline."""
+        return json.dumps(self.to_json(), allow_nan=False, ensure_ascii=False) + "\n"
+
     def append(self, path: Path) -> None:
         """Append this record as one line. Several processes may append: short lines are written in one piece."""
-        append_line(path, json.dumps(self.to_json(), allow_nan=False, ensure_ascii=False))
+        append_line(path, self.to_line().removesuffix("\n"))
 
     @classmethod
     def read_lines(cls, path: Path) -> Lines[Self]:

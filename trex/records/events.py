@@ -7,6 +7,7 @@ the job's state (trex/records/job_state.py) instead.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -14,6 +15,9 @@ from typing import Annotated, ClassVar, Literal
 from trex.records.base import Count, Lines, Record, Time, read_lines_of
 from trex.records.stage import Stage
 from trex.records.typed import Bounds
+from trex.storage import unwritable
+
+log = logging.getLogger(__name__)
 
 SaveReason = Literal["timer", "epoch", "end", "stop"]
 Seconds = Annotated[float, Bounds(-1e11, 1e11)]
@@ -100,6 +104,18 @@ class CheckpointSaved(Record):
 
 Event = AttemptStarted | AttemptEnded | TrainingStarted | TrainingResumed | CheckpointSaved
 _KINDS: tuple[type[Event], ...] = (AttemptStarted, AttemptEnded, TrainingStarted, TrainingResumed, CheckpointSaved)
+
+
+def record(event: Event, path: Path) -> None:
+    """Append an event to the history. Nothing depends on it, so an event that cannot be written goes to the log.
+
+    Raises:
+        Unwritable: if the run folder is gone.
+    """
+    try:
+        event.append(path)
+    except OSError as error:
+        log.warning("%s The history of the run lacks this event: %s", unwritable(error, path), event.to_line().rstrip())
 
 
 def read_events(path: Path) -> Lines[Event]:

@@ -55,10 +55,16 @@ class JobState(Record):
             )
 
     def save(self, run: RunDir, key: str) -> None:
-        """Write both files."""
-        self.write(run.state(key))
-        lines = f"{self.job} {self.restart}\n{self.state} {self.starts_without_progress}\n"
-        write_text(run.state_for_shell(key), lines)
+        """Write both files; the one for the batch script also if the other one cannot be written.
+
+        Raises:
+            OSError: if one of them cannot be written.
+        """
+        try:
+            self.write(run.state(key))
+        finally:
+            lines = f"{self.job} {self.restart}\n{self.state} {self.starts_without_progress}\n"
+            write_text(run.state_for_shell(key), lines)
 
     @classmethod
     def of(cls, run: RunDir, key: str) -> JobState | None:

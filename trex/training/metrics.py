@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-import os
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from trex.distributed import Ranks
-from trex.files import require_may_write
 from trex.images.decode import ImageFault
 from trex.model.loss import Output
-from trex.records.metrics import LARGEST, MetricsLine, Phase
+from trex.records.metrics import LARGEST, MetricsFile, MetricsLine, Phase
 from trex.records.run_dir import RunDir
+from trex.storage import unwritable
+
+if TYPE_CHECKING:
+    from trex.training.tensorboard import Board
 
 log = logging.getLogger(__name__)
 
@@ -97,34 +100,47 @@ class BrokenImages:
 
 
 class Curves:
-    """Writes the metrics of a run. Only rank 0 writes; on all other ranks these functions do nothing."""
+    """Writes the metrics of a run. Only rank 0 writes; on all other ranks these functions do nothing.
+
+    An error of the file system costs a warning: the lines are kept and written later, or in the end logged.
+    """
 
     def __init__(self, run: RunDir, ranks: Ranks) -> None:
         self._run = run
         self._active = ranks.is_main
-        self._board: Any = None
+        self._file = MetricsFile(run.metrics)
+        self._board: Board | None = None
+        self._failed = False  # whether the last write of metrics.jsonl failed
 
-    def open(self, position: int, step: int) -> None:
-        """Start writing after `position` bytes. Lines that were written after the last checkpoint are removed."""
+    def open(self, position: int, step: int, kept: Sequence[str] = ()) -> None:
+        """Start writing.
+
+        Args:
+            position: where to continue in metrics.jsonl, in bytes. Lines that were written after the last checkpoint
+                are removed.
+            step: steps done so far.
+            kept: lines that are in the checkpoint because they could not be written before (`unwritten`).
+        """
         if not self._active:
             return
-        self._run.metrics.parent.mkdir(parents=True, exist_ok=True)
-        self._run.metrics.touch()
-        if self._run.metrics.stat().st_size > position:
-            require_may_write()
-            os.truncate(self._run.metrics, position)
-        from torch.utils.tensorboard import SummaryWriter
+        self._file = MetricsFile(self._run.metrics, position, kept)
+        self._try(self._file.write)
+        from trex.training.tensorboard import Board
 
-        self._board = SummaryWriter(str(self._run.tensorboard), purge_step=step)
+        with self._copying():
+            self._board = Board(self._run.tensorboard, step)
 
     @property
     def position(self) -> int:
-        """Size of metrics.jsonl in bytes. The file is flushed to disk first, so that a checkpoint can refer to it."""
-        if not self._active:
-            return 0
-        with self._run.metrics.open("rb") as file:
-            os.fsync(file.fileno())
-            return file.seek(0, os.SEEK_END)
+        """Where metrics.jsonl ends, in bytes: everything before is on disk, so that a checkpoint can refer to it."""
+        if self._active:
+            self._try(lambda: self._file.write(sync=True))
+        return self._file.position
+
+    @property
+    def unwritten(self) -> list[str]:
+        """The lines that belong after `position` and cannot be written now."""
+        return list(self._file.kept)
 
     def write(self, phase: Phase, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Append one line of metrics and copy its values to TensorBoard. Values that are not finite are left out."""
@@ -133,15 +149,50 @@ class Curves:
         kept = {name: float(value) for name, value in values.items() if abs(value) <= LARGEST and math.isfinite(value)}
         if left_out := [f"{name} is {values[name]}" for name in values if name not in kept]:
             log.warning("step %d, %s: %s; left out of the metrics", step, phase, ", ".join(left_out))
-        MetricsLine(phase, step, epoch, kept, round(time.time(), 3)).append(self._run.metrics)
-        for name, value in kept.items():
-            self._board.add_scalar(f"{phase}/{name}", value, step)
-        self._board.flush()
+        line = MetricsLine(phase, step, epoch, kept, round(time.time(), 3))
+        self._try(lambda: self._file.append(line))
+        with self._copying():
+            if self._board is not None:
+                self._board.write(step, {f"{phase}/{name}": value for name, value in kept.items()})
 
     def close(self) -> None:
-        """Close TensorBoard's file."""
+        """Close TensorBoard's file. Lines of metrics that still cannot be written go to the log."""
         if self._board is not None:
             self._board.close()
+            self._board = None
+        if self._failed:
+            self._try(self._file.write)
+        if self._failed:
+            log.warning("lines that %s lacks:\n%s", self._run.metrics, "".join(self._file.kept).rstrip())
+
+    def _try(self, write: Callable[[], None]) -> None:
+        """Write to metrics.jsonl. The first failure in a row is logged, and so is the end of the failures."""
+        try:
+            write()
+        except OSError as error:
+            if not self._failed:
+                log.warning(
+                    "%s The training continues; the lines of this file are kept, and written as soon as possible",
+                    unwritable(error, self._run.metrics),
+                )
+            self._failed = True
+            return
+        if self._failed:
+            log.info("%s can be written again; no line is missing", self._run.metrics)
+        self._failed = False
+
+    @contextlib.contextmanager
+    def _copying(self) -> Iterator[None]:
+        """Write for TensorBoard. After a failure, nothing more is written until the next start."""
+        try:
+            yield
+        except OSError as error:
+            log.warning(
+                "%s The training continues without TensorBoard; metrics.jsonl has the same numbers",
+                unwritable(error, self._run.tensorboard),
+            )
+            if self._board is not None:
+                self._board.close()
             self._board = None
 
 

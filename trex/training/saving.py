@@ -8,17 +8,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import IntEnum
 
+from trex import tensor_files
 from trex.config.schema import CheckpointConfig
 from trex.distributed import Ranks
-from trex.errors import TrexError
+from trex.errors import Unwritable
 from trex.records.events import SaveReason
+from trex.storage import make_folder, require_space, unwritable
 from trex.training.checkpoint import Checkpoint, Checkpoints, State
 from trex.training.state import Position
+from trex.wording import counted
 
 log = logging.getLogger(__name__)
 
 #: After this many failed saves in a row the run ends, instead of computing steps that are never saved.
 MAX_FAILED_SAVES = 3
+
+#: How often the state is written at the end or after a stop signal, when there is no later save. A single error of the
+#: file system must not cost the steps since the last checkpoint.
+TRIES_OF_THE_LAST_SAVE = 2
 
 
 class Request(IntEnum):
@@ -88,25 +95,45 @@ class Saving:
         The checkpoint at the end of every `checkpoint.milestone_epochs`-th epoch is kept permanently.
 
         Raises:
-            TrexError: if the write fails at the end of the training, after a stop signal, or for the third time in a
-                row. Other failures are logged.
+            Unwritable: if the write fails for the third time in a row, or twice at the end of the training or after a
+                stop signal, or if the run folder is gone. Other failures are logged.
         """
-        started, problem = time.monotonic(), ""
+        problem, gone, is_last = "", False, reason in ("stop", "end")
         if self._ranks.is_main:
-            milestone = reason in ("epoch", "end") and self.is_milestone(position)
             try:
-                made = self._checkpoints.write(
-                    state, self._settings.keep, milestone=milestone, finished=reason == "end"
-                )
-                self._on_saved(made, reason, time.monotonic() - started)
-            except OSError as error:
-                problem = str(error)
-        problem = self._ranks.broadcast(problem)
+                for _ in range(TRIES_OF_THE_LAST_SAVE if is_last else 1):
+                    problem = self._attempt(state, position, reason)
+                    if not problem:
+                        break
+            except Unwritable as error:
+                problem, gone = str(error), True
+        problem, gone = self._ranks.broadcast([problem, gone])
         self._last_time = time.monotonic()
         self._failed = self._failed + 1 if problem else 0
         if not problem:
             self._last = replace(position)
-        elif reason in ("stop", "end") or self._failed >= MAX_FAILED_SAVES:
-            raise TrexError(f"cannot write a checkpoint into {self._checkpoints.folder}: {problem}")
+        elif gone:
+            raise Unwritable(problem)
+        elif is_last or self._failed >= MAX_FAILED_SAVES:
+            raise Unwritable(f"cannot save step {position.global_step}: {problem} {self._lost(position)}")
         else:
-            log.warning("cannot write a checkpoint (%s): training continues and saves again at the usual time", problem)
+            log.warning("cannot save: %s The training continues and saves again at the usual time", problem)
+
+    def _attempt(self, state: State, position: Position, reason: SaveReason) -> str:
+        """Write a checkpoint. Returns why it failed, or an empty text. Raises Unwritable if the run folder is gone."""
+        started, folder, needed = time.monotonic(), self._checkpoints.folder, tensor_files.size(state)
+        milestone = reason in ("epoch", "end") and self.is_milestone(position)
+        try:
+            make_folder(folder)
+            require_space(folder, needed)
+            made = self._checkpoints.write(state, self._settings.keep, milestone=milestone, finished=reason == "end")
+        except OSError as error:
+            return str(unwritable(error, folder, needed))
+        self._on_saved(made, reason, time.monotonic() - started)
+        return ""
+
+    def _lost(self, position: Position) -> str:
+        """Return what is lost without a checkpoint at `position`."""
+        last = 0 if self._last is None else self._last.global_step
+        steps = f"The {counted(position.global_step - last, 'step')} after step {last} are lost"
+        return f"{steps}; the checkpoint of step {last} is kept." if last else f"{steps}; there is no checkpoint."

@@ -17,7 +17,7 @@ from trex.images.normalize import normalize
 from trex.images.preprocessing import Geometry
 from trex.interruption import StopRequest
 from trex.loading.training import Batch, TrainingBatches
-from trex.records.events import CheckpointSaved, SaveReason, TrainingResumed, TrainingStarted
+from trex.records.events import CheckpointSaved, SaveReason, TrainingResumed, TrainingStarted, record
 from trex.records.metrics import SKIPPED
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoint, Checkpoints
@@ -112,7 +112,7 @@ class Trainer:
             path: folder of the checkpoint, the same on every rank. None starts the run with the file `train.start`, or
                 with initial weights if that is not set.
         """
-        position = 0
+        position, unwritten = 0, []
         if path is not None:
             saved = self.checkpoints.wait_for(self.run.checkpoints / path).load()
             require_same_run(
@@ -120,18 +120,18 @@ class Trainer:
                 self.config.train.allow_world_change,
             )  # fmt: skip
             self.state.restore(saved, self.ranks)
-            position = saved["metrics_position"]
+            position, unwritten = saved["metrics_position"], saved.get("metrics_unwritten", [])
             self.meter.restore(saved["meter"])
             self.start = saved.get("start")
             self.saving.resumed_at(self.state.position)
         elif self.config.train.start:
             self._start_from_file()
         at = self.state.position
-        self.curves.open(position, at.global_step)
+        self.curves.open(position, at.global_step, unwritten)
         self.last_log = (at.global_step, time.monotonic())
         if self.ranks.is_main:
             event = TrainingResumed if path else TrainingStarted
-            event(round(time.time(), 3), at.global_step, at.epoch, self.start).append(self.run.events)
+            record(event(round(time.time(), 3), at.global_step, at.epoch, self.start), self.run.events)
         log.info(
             "%s, %s, %d x %s: %d images of %d classes, %d steps per epoch; starting at epoch %d, step %d (%d in total)",
             self.config.method.name, self.config.model.encoder, self.ranks.world, self.ranks.device.type.upper(),
@@ -346,7 +346,7 @@ class Trainer:
             return
         state = self.state.to_dict(self.ranks, self.config, self.images.classes, self.images.digest)
         state["meter"] = self.meter.total()
-        state["metrics_position"] = self.curves.position
+        state["metrics_position"], state["metrics_unwritten"] = self.curves.position, self.curves.unwritten
         state["start"] = self.start
         self.saving.write(state, self.state.position, reason)
 
@@ -354,9 +354,10 @@ class Trainer:
         now, since = time.time(), None
         if reason == "stop" and self.stop.received_at is not None:
             since = round(now - self.stop.received_at, 3)
-        CheckpointSaved(
+        saved = CheckpointSaved(
             round(now, 3), self.state.position.global_step, reason, round(seconds, 3), seconds_signal_to_saved=since
-        ).append(self.run.events)
+        )
+        record(saved, self.run.events)
         log.info("saved %s in %.1f s", checkpoint.path.name, seconds)
 
 
