@@ -7,17 +7,18 @@ import errno
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from jobs.commands import check, clean, data, export, logs, queue, report, stages, status
 from trex import __version__
 from trex.errors import ExitCode, TrexError
+from trex.storage import is_refusal, unwritable
 
 _COMMANDS = (stages, report, check, status, logs, queue, clean, data, export)
 
-#: Errors caused by the path that the user chose: no permission, no space, a folder instead of a file, a link loop.
+#: Errors caused by the path that the user chose: no permission, a folder instead of a file, a link loop.
 _OF_THE_PLACE = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP,
-    errno.ENAMETOOLONG, errno.EEXIST,
+    errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EEXIST,
 }  # fmt: skip
 
 #: The exit code that shells report for a program ended by Ctrl-C.
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return int(ExitCode.DONE)
     except OSError as error:
+        if is_refusal(error):
+            sys.stderr.write(f"trex: error: {unwritable(error, Path.cwd())}\n")
+            return int(ExitCode.UNWRITABLE)
         if error.errno not in _OF_THE_PLACE:
             raise
         sys.stderr.write(f"trex: error: {error.filename or 'cannot write'}: {error.strerror}\n")

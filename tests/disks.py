@@ -44,8 +44,14 @@ class SmallDisk:
         for path in self.folder.glob("filler*"):
             path.unlink()
 
-    def make_read_only(self, *, read_only: bool = True) -> None:
-        subprocess.run(["mount", "-o", f"remount,{'ro' if read_only else 'rw'}", self.folder], check=True)
+    def make_read_only(self) -> None:
+        """Mount the same files over the folder, read-only. Files that are open can still be written."""
+        for options in (["--bind", self.folder], ["-o", "remount,bind,ro"]):
+            subprocess.run(["mount", *options, self.folder], check=True)
+
+    def make_writable(self) -> None:
+        """Take back `make_read_only`."""
+        subprocess.run(["umount", self.folder], check=True)
 
 
 @contextmanager
@@ -60,4 +66,5 @@ def small_disk(folder: Path, options: str) -> Iterator[SmallDisk]:
     try:
         yield SmallDisk(folder)
     finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
+        while folder.is_mount():
+            subprocess.run(["umount", "--lazy", folder], check=True)

@@ -53,6 +53,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
         require_may_write()
         temporary.replace(target)
         sync(target.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # errors of a write do not name the file
+            error.filename = str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -91,11 +95,12 @@ def append_line(path: Path, line: str) -> None:
         end = file.seek(0, os.SEEK_END)
         is_complete = end == 0 or os.pread(file.fileno(), 1, end - 1) == b"\n"
         data = ("" if is_complete else "\n").encode() + line.encode() + b"\n"
-        written = file.write(data)
+        written = 0
         try:
             while written < len(data):  # the second write raises the error that made the first one incomplete
                 written += file.write(data[written:])
-        except OSError:
+        except OSError as error:
+            error.filename = str(path)
             if os.fstat(file.fileno()).st_size == end + written:  # no other process has appended since
                 os.ftruncate(file.fileno(), end)
             raise

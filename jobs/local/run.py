@@ -128,9 +128,9 @@ def _show(text: str) -> None:
 def _exit_code(run: RunDir, spec: TaskSpec, job: str, code: int, interrupted: bool) -> ExitCode:
     """Return the exit code of the job: rank 0's own, or what another rank recorded if rank 0 was killed."""
     states = [state for state in (JobState.of_or_none(run, key) for key in spec.keys) if state and state.job == job]
-    if code == ExitCode.UNWRITABLE and not any(state.code == code for state in states):
+    if code == ExitCode.UNWRITABLE and run.root.is_dir() and not any(state.code == code for state in states):
         sys.stderr.write(  # its log is in the run folder, which could not be written
-            f"trex: error: {run.root}: a file of the job could not be written, and its log may lack the reason. "
+            f"trex: error: {run.root}: a file of the job could not be written, and its log may lack the reason: "
             f"{Space.at(run.root)}. To continue when this is fixed, run the same command again.\n"
         )
     if code in list(ExitCode) and (code != ExitCode.FAULT or states):

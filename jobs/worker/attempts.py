@@ -159,14 +159,14 @@ class Attempt:
     def end(self, outcome: Outcome, signal: str | None) -> None:
         """Record the end: exit code, reason, and the stop signal, if there was one.
 
-        Records nothing if the start was refused because another job holds the lock, or has taken it over. If another
-        rank is gone, the state stays as it is when processes are killed, because the end of that rank decides whether
-        the job is requeued. If another rank failed and this one was asked to stop because of it, the record of the
-        failed rank stays.
+        Records nothing if the start was refused because another job holds the lock, or has taken it over, and nothing
+        if the run folder is gone. If another rank is gone, the state stays as it is when processes are killed, because
+        the end of that rank decides whether the job is requeued. If another rank failed and this one was asked to stop
+        because of it, the record of the failed rank stays.
 
         Never fails: what cannot be recorded is logged, and the batch script decides by the exit code.
         """
-        if not self.started or outcome.code == ExitCode.SUPERSEDED:
+        if not self.started or outcome.code == ExitCode.SUPERSEDED or not self.run.root.is_dir():
             return
         mark = self.mark_at_start
         with logged(self.run.root):
