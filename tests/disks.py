@@ -47,11 +47,11 @@ class SmallDisk:
     def make_read_only(self) -> None:
         """Mount the same files over the folder, read-only. Files that are open can still be written."""
         for options in (["--bind", self.folder], ["-o", "remount,bind,ro"]):
-            subprocess.run(["mount", *options, self.folder], check=True)
+            subprocess.run(["/bin/mount", *options, self.folder], check=True)
 
     def make_writable(self) -> None:
         """Take back `make_read_only`."""
-        subprocess.run(["umount", self.folder], check=True)
+        subprocess.run(["/bin/umount", self.folder], check=True)
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def small_disk(folder: Path, options: str) -> Iterator[SmallDisk]:
     """Mount a file system at a new folder, with options of tmpfs such as `size=1m`. Skips where this is not allowed."""
     folder.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True, check=False
+        ["/bin/mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True, check=False
     )
     if made.returncode:
         pytest.skip(f"mounting a file system is not allowed here: {made.stderr.strip()}")
@@ -67,4 +67,4 @@ def small_disk(folder: Path, options: str) -> Iterator[SmallDisk]:
         yield SmallDisk(folder)
     finally:
         while folder.is_mount():
-            subprocess.run(["umount", "--lazy", folder], check=True)
+            subprocess.run(["/bin/umount", "--lazy", folder], check=True)

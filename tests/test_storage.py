@@ -23,7 +23,7 @@ from trex.storage import Space, expect_folder, in_bytes, is_refusal, make_folder
 
 
 def failure(write: Callable[[], object]) -> OSError:
-    with pytest.raises(OSError) as caught:  # noqa: PT011
+    with pytest.raises(OSError) as caught:
         write()
     return caught.value
 

@@ -62,9 +62,10 @@ class Space:
         inodes = "" if self.free_inodes is None else f" and {self.free_inodes} free inodes"
         return f"the file system {self.mount} has {free} free{inodes}"
 
-    def lacks(self, needed: int) -> bool:
-        """Whether it certainly has no place for a new file of `needed` bytes."""
-        return self.read_only or self.free_inodes == 0 or (self.free is not None and self.free < needed)
+    def lacks(self, needed: int, inodes: int = 1) -> bool:
+        """Whether it certainly has no place for `needed` bytes in `inodes` new files and folders."""
+        few_inodes = self.free_inodes is not None and self.free_inodes < inodes
+        return self.read_only or few_inodes or (self.free is not None and self.free < needed)
 
 
 def in_bytes(size: float) -> str:
@@ -78,12 +79,12 @@ def in_bytes(size: float) -> str:
     return f"{size / 1000:.1f} TB"
 
 
-def require_space(folder: Path, needed: int) -> None:
-    """Raise OSError if the file system of `folder` certainly has no place for `needed` bytes.
+def require_space(folder: Path, needed: int, inodes: int = 1) -> None:
+    """Raise OSError if the file system of `folder` certainly has no place for `needed` bytes in `inodes` new files.
 
     A write that must fail is not begun, because until it fails it takes the last bytes from the other files of a run.
     """
-    if Space.at(folder).lacks(needed):
+    if Space.at(folder).lacks(needed, inodes):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.backend import Finding, backend
@@ -22,9 +22,18 @@ from trex.config.loader import to_dict
 from trex.config.schema import WEIGHTS_OF_RUN
 from trex.errors import ExitCode, UserError
 from trex.probing.kind import kinds_of, left_out
-from trex.records.manifest import checkpoint_folders
+from trex.records.manifest import checkpoint_folders, newest_manifest
 from trex.records.run_dir import RunDir
+from trex.storage import Space, in_bytes
 from trex.wording import counted
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What the checks of the disk space need to know about a dataset."""
+
+    count: int  #: images of all splits
+    classes: int
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -65,7 +74,7 @@ def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]
     trains = config.extract.weights == "trained"
     if trains:
         yield Finding.of(lambda: _batch(config, cluster))
-    images: dict[str, int] = {}
+    images: dict[str, _Images] = {}
     for name in dict.fromkeys((*([config.data.dataset] if trains else []), *config.extract.datasets)):
         yield Finding.of(lambda name=name: _data(name, config, images))  # type: ignore[misc]
     yield from _labels(config)
@@ -162,11 +171,11 @@ def _batch(config: Config, cluster: Cluster) -> str:
     return f"batch: {batch} images per step{per_process}"
 
 
-def _data(name: str, config: Config, images: dict[str, int]) -> str:
+def _data(name: str, config: Config, images: dict[str, _Images]) -> str:
     from trex.datasets.registry import load_splits
 
     splits = load_splits(name, config.data)
-    images[name] = sum(len(split) for split in splits.values())
+    images[name] = _Images(sum(len(split) for split in splits.values()), len(splits["test"].classes))
     counts = ", ".join(f"{len(split)} {split_name}" for split_name, split in splits.items())
     comparable = all(split.comparable for split in splits.values())
     note = "" if comparable else "; counts differ from the official ones: results will be marked not comparable"
@@ -211,23 +220,51 @@ def _write_rights(run: RunDir) -> str:
     return f"permission: {folder} is writable"
 
 
-def _space(run: RunDir, config: Config, images: dict[str, int]) -> str:
-    """Check the disk space for the checkpoints (weights, optimizer state, momentum encoder) and the features."""
-    feature_dim, parameters = _encoder_size(config)
-    checkpoint = 3 * 4 * parameters * 1.3  # 30 % more for the projector and the memory bank
-    width = 4 if config.extract.dtype == "float32" else 2
-    features = sum(images.get(name, 0) for name in config.extract.datasets) * feature_dim * width
-    every = config.checkpoint.milestone_epochs if config.extract.weights == "trained" else 0
-    milestones = (config.train.epochs - 1) // every if every else 0
-    if config.probe.at == "milestones":  # features that are deleted after the probes count once
-        at_one = sum(images.get(name, 0) for name in config.probe.at_datasets) * feature_dim * width
-        features += at_one * (milestones if config.probe.at_keep_features else 1)
-    needed = (config.checkpoint.keep + 1 + milestones) * checkpoint + features
-    free = shutil.disk_usage(_existing(run.root)).free
-    text = f"{free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB needed for checkpoints and features"
-    if free < needed:
-        raise UserError(f"disk: {text}: choose another folder with runs=…")
+def _space(run: RunDir, config: Config, found: Mapping[str, _Images]) -> str:
+    """Compare the free space with what is needed: refuse if nothing useful has place, warn if not all has."""
+    checkpoint, count = _checkpoints(run, config, found)
+    largest, features = _feature_files(run, config, found)
+    least, total = max(checkpoint, 2 * largest), count * checkpoint + features + largest  # blocks, and the file of them
+    inodes = count * 4 + 100  # and a few for logs, states and results
+    space = Space.at(run.root)
+    text = f"{space}, and about {in_bytes(total)} are needed for checkpoints and features"
+    if space.lacks(least, inodes):
+        alone = f"a checkpoint or the features of a dataset alone need {in_bytes(least)}"
+        raise UserError(f"disk: {text}; {alone}: delete files there, or choose another folder with runs=…")
+    if space.lacks(total, inodes):
+        return f"disk: warning: {text}: delete files there before it is full, or choose another folder with runs=…"
     return f"disk: {text}"
+
+
+def _checkpoints(run: RunDir, config: Config, found: Mapping[str, _Images]) -> tuple[int, int]:
+    """Return how many bytes a checkpoint takes, and how many more of them will be kept at once."""
+    newest = newest_manifest(run.checkpoints)
+    is_trained = newest is not None and newest[1].finished
+    if config.extract.weights != "trained" or is_trained or config.data.dataset not in found:
+        return 0, 0
+    from trex.training.network import network_on_meta
+    from trex.training.space import checkpoint_bytes, missing_checkpoints
+
+    size = checkpoint_bytes(network_on_meta(config, found[config.data.dataset].classes))
+    return size, missing_checkpoints(run.checkpoints, config)
+
+
+def _feature_files(run: RunDir, config: Config, found: Mapping[str, _Images]) -> tuple[int, int]:
+    """Return how many bytes the largest missing dataset of features takes, and all that are missing."""
+    from trex.features.origin import feature_dim
+
+    per_image = feature_dim(config) * (4 if config.extract.dtype == "float32" else 2)
+
+    def size(name: str) -> int:
+        return found[name].count * per_image if name in found else 0
+
+    missing = [name for name in config.extract.datasets if not run.features(name, "test").exists()]
+    total = sum(map(size, missing))
+    if config.probe.at == "milestones":  # features that are deleted after the probes count once
+        every = config.checkpoint.milestone_epochs
+        milestones = (config.train.epochs - 1) // every if every else 0
+        total += sum(map(size, config.probe.at_datasets)) * (milestones if config.probe.at_keep_features else 1)
+    return max(map(size, missing), default=0), total
 
 
 def _existing(path: Path) -> Path:

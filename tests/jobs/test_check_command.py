@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from jobs.cli import main
 from tests.datasets.conftest import put
+from tests.disks import small_disk
 from trex.files import write_text
 
 pytestmark = pytest.mark.slow  # each check builds the encoder, about a second
@@ -83,26 +82,39 @@ def test_start_file_is_not_read_once_the_training_has_begun(home: Path, capsys: 
     assert check(capsys, "train.start=gone.pth") == (0, {})
 
 
-class Usage(NamedTuple):
-    total: int
-    used: int
-    free: int
+def disk_line(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    main(["check", "recipe.yaml", "--cluster", "local", *words])
+    return next(line for line in capsys.readouterr().out.splitlines() if "disk: " in line)
 
 
-def test_disk_that_is_too_small_is_found_before_the_first_checkpoint(
-    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("size", "words", "said"),
+    [
+        # three checkpoints of a ResNet-18 with momentum and a momentum encoder
+        ("100m", (), "FAIL  disk: the file system {} has 104.9 MB free"),
+        ("300m", (), "ok    disk: warning: the file system {} has 314.6 MB free"),
+        ("1g", (), "ok    disk: the file system {} has 1.1 GB free"),
+        # nine more: that of the last epoch is one of the three
+        ("1g", ("checkpoint.milestone_epochs=2",), "ok    disk: warning: the file system {} has 1.1 GB free"),
+        ("1g,nr_inodes=100", (), "FAIL  disk: the file system {} has 1.1 GB free and 99 free inodes"),
+        # features only: no checkpoint is counted
+        ("100m", ("extract.weights=untrained",), "ok    disk: the file system {} has 104.9 MB free"),
+        ("100m", ("extract.weights=pixels",), "FAIL  disk: the file system {} has 104.9 MB free"),
+        (
+            "1g",
+            ("extract.weights=pixels", "train.epochs=9000", "checkpoint.milestone_epochs=1"),
+            "ok    disk: the file",
+        ),
+    ],
+)
+def test_free_space_is_compared_with_a_checkpoint_and_with_all_that_is_needed(
+    home: Path, capsys: pytest.CaptureFixture[str], size: str, words: tuple[str, ...], said: str
 ) -> None:
-    """Three checkpoints of a ResNet-18 with momentum and a momentum encoder take about 0.5 GB."""
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**10, 0, 3 * 10**8))
-    code, failed = check(capsys)
-    assert (code, list(failed)) == (2, ["disk"])
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**10, 0, 10**9))
-    assert check(capsys) == (0, {})
-    code, failed = check(
-        capsys, "checkpoint.milestone_epochs=2"
-    )  # nine more: that of the last epoch is one of the three
-    assert (code, list(failed)) == (2, ["disk"])
-    assert "about 2.1 GB needed" in failed["disk"]
+    with small_disk(home / "disk", f"size={size}") as disk:
+        line = disk_line(capsys, f"runs={disk.folder}", *words)
+    said = said.format(home / "disk")
+    assert line.startswith(said), line
+    assert ("delete files there" in line) == (said.startswith("FAIL") or "warning" in said)
 
 
 def test_folder_that_cannot_be_written_is_found(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,5 +113,5 @@ def test_two_failed_saves_are_logged_and_the_third_in_a_row_ends_the_run(tmp_pat
 def test_failed_save_at_the_last_chance_ends_the_run_at_once(tmp_path: Path, reason: SaveReason) -> None:
     run = Run(tmp_path / "checkpoints")
     run.block_writes()
-    with pytest.raises(TrexError, match="cannot save step 1: .*there is no checkpoint"):
+    with pytest.raises(TrexError, match=r"cannot save step 1: .*there is no checkpoint"):
         run.write(1, reason)

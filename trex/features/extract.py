@@ -38,7 +38,9 @@ from trex.interruption import StopRequest
 from trex.loading.evaluation import evaluation_batches
 from trex.records.feature_provenance import FeatureProvenance, names_digest
 from trex.records.run_dir import RunDir
+from trex.storage import make_folder
 from trex.training.metrics import duration
+from trex.training.space import require_place
 from trex.wording import counted
 
 log = logging.getLogger(__name__)
@@ -106,9 +108,12 @@ class _Extraction:
     stop: StopRequest
 
     def run(self) -> None:
-        """Compute the missing blocks, then join all blocks into the file."""
+        """Compute the missing blocks, then join all blocks into the file. Both together must have place on the disk."""
         start = time.monotonic()
         missing = self.ranks.broadcast(self.missing_blocks() if self.ranks.is_main else None)
+        size = len(self.split) * self.source.dim * np.dtype(self.config.extract.dtype).itemsize
+        needed = size + size * len(missing) // self.block_count
+        require_place(f"the features of {self.label}", self.target.parent, needed, len(missing) + 2, self.ranks)
         if len(missing) < self.block_count:
             log.info("%s: %d of %d blocks exist already", self.label, self.block_count - len(missing), self.block_count)
         faults: list[ImageFault] = []
@@ -171,7 +176,7 @@ class _Extraction:
         return self.folder / f"{block:06d}.npy"
 
     def missing_blocks(self) -> list[int]:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         remove_leftovers(self.folder)
         remove_leftovers(self.target.parent)
         return [block for block in range(self.block_count) if not self.is_finished(block)]

@@ -28,6 +28,7 @@ from trex.training.network import build_network, distributed_network
 from trex.training.saving import Request, Saving
 from trex.training.scaler import CountingScaler
 from trex.training.schedule import learning_rate
+from trex.training.space import checkpoint_bytes, require_place_for_checkpoints
 from trex.training.start import read_start
 from trex.training.state import Position, TrainingState, make_optimizer, require_same_run
 from trex.training.validation import validate
@@ -63,6 +64,7 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluati
         checkpoints.tidy(found)
     trainer = Trainer(run, config, ranks, stop, evaluation)
     try:
+        require_place_for_checkpoints(run.checkpoints, config, checkpoint_bytes(trainer.state.model), ranks)
         trainer.resume(chosen[0] if chosen else None)
         if chosen:
             trainer.evaluate_milestones()  # what the last start could not ask for
