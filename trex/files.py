@@ -43,22 +43,31 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """
     require_may_write()
     make_folder(target.parent)
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=f"-{target.name}", dir=target.parent)
+    with _named(target):
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=f"-{target.name}", dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        sync(temporary)
-        require_may_write()
-        temporary.replace(target)
-        sync(target.parent)
-    except OSError as error:
-        if error.errno is not None and error.filename is None:  # errors of a write do not name the file
-            error.filename = str(target)
-        raise
+        with _named(target):
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            sync(temporary)
+            require_may_write()
+            temporary.replace(target)
+            sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named(target: Path) -> Iterator[None]:
+    """Let errors of the block name `target`: those of a write name no file, and others the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or TEMPORARY in str(error.filename)):
+            error.filename = str(target)
+        raise
 
 
 def write_text(target: Path, text: str) -> None:

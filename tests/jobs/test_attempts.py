@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from jobs.backend import SITE
 from jobs.plan.spec import TaskSpec
-from jobs.worker.attempts import Attempt, Outcome
+from jobs.worker.attempts import Attempt, Outcome, record_failure
 from jobs.worker.place import Task
+from tests.disks import small_disk
 from trex.errors import ExitCode, NoProgress
 from trex.records.events import AttemptEnded, read_events
 from trex.records.job_state import JobState, State
@@ -88,3 +91,51 @@ def test_damaged_state_is_overwritten(run: RunDir) -> None:
     start(run, 0, ExitCode.INTERRUPTED)
     run.state("train").write_text("{")
     assert start(run, 1, ExitCode.INTERRUPTED).state == State.WANTS_REQUEUE
+
+
+@pytest.mark.parametrize("fault", ["full", "no inodes", "read-only"])
+def test_end_that_cannot_be_recorded_is_logged_and_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    with small_disk(tmp_path / "disk", "size=64k,nr_inodes=40") as disk, contextlib.ExitStack() as held:
+        run = RunDir(disk.folder / "run")
+        spec = TaskSpec("train", str(run.root))
+        attempt = Attempt(run, spec, TASK, SITE)
+        attempt.start(held)
+        {"full": disk.fill, "no inodes": disk.use_up_inodes, "read-only": disk.make_read_only}[fault]()
+        with caplog.at_level(logging.WARNING):
+            attempt.end(Outcome(ExitCode.UNWRITABLE, "said" * 1000), "SIGTERM")
+            record_failure(run, spec, replace(TASK, rank=1), Outcome(ExitCode.FAULT, "said" * 1000))
+        words = {"full": "disk full", "no inodes": "no inodes left", "read-only": "read-only file system"}[fault]
+        assert caplog.text.count(f"not recorded: {words}: cannot write {run.jobs}/train.state.") == 2
+        assert JobState.read(run.state("train")).state == State.RUNNING
+        if fault == "read-only":
+            disk.make_writable()
+        disk.empty()
+        assert [event.KIND for event in read_events(run.events).strict()][:1] == ["attempt_started"]
+
+
+def test_shell_gets_the_state_if_only_the_other_file_cannot_be_written(run: RunDir) -> None:
+    run.state("train").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        JobState(State.FAILED, 74, "", None, "7", 0, "nothing", 1, 0.0).save(run, "train")
+    assert run.state_for_shell("train").read_text() == "7 0\nfailed 1\n"
+
+
+def test_history_that_cannot_be_written_goes_to_the_log_and_the_job_starts(
+    run: RunDir, caplog: pytest.LogCaptureFixture
+) -> None:
+    run.events.mkdir(parents=True)
+    with caplog.at_level(logging.WARNING):
+        assert start(run, 0, ExitCode.INTERRUPTED).state == State.WANTS_REQUEUE
+    assert caplog.text.count("The history of the run lacks this event: {") == 2
+    assert '"kind": "attempt_ended"' in caplog.text
+
+
+def test_start_that_cannot_be_recorded_fails_before_the_work(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=64k") as disk, contextlib.ExitStack() as held:
+        run = RunDir(disk.folder / "run")
+        run.jobs.mkdir(parents=True)
+        disk.fill()
+        with pytest.raises(OSError, match="No space left"):
+            Attempt(run, TaskSpec("train", str(run.root)), TASK, SITE).start(held)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from tests.disks import small_disk
 from trex.config.schema import CheckpointConfig
 from trex.distributed import Ranks
-from trex.errors import TrexError
+from trex.errors import Unwritable
 from trex.records.events import SaveReason
+from trex.storage import Space
 from trex.training.checkpoint import Checkpoints
-from trex.training.saving import Request, Saving
+from trex.training.saving import MAX_FAILED_SAVES, Request, Saving
 from trex.training.state import Position
 
 
@@ -28,9 +34,9 @@ class Run:
     def on_saved(self, checkpoint, reason: SaveReason, seconds: float) -> None:
         self.saves.append((checkpoint.path.name, reason))
 
-    def write(self, step: int, reason: SaveReason, epoch: int = 0) -> None:
+    def write(self, step: int, reason: SaveReason, epoch: int = 0, state: dict[str, Any] | None = None) -> None:
         position = Position(epoch, step, step)
-        self.saving.write({"position": vars(position)}, position, reason)
+        self.saving.write({"position": vars(position), **(state or {})}, position, reason)
 
     def block_writes(self) -> None:
         """Make every write fail: a file has the path of the checkpoint folder."""
@@ -89,29 +95,66 @@ def test_milestones_are_kept_at_the_end_of_every_n_epochs(tmp_path: Path) -> Non
     assert (newest.finished, newest.manifest.milestone) == (True, False)
 
 
-def test_two_failed_saves_are_logged_and_the_third_in_a_row_ends_the_run(tmp_path: Path, caplog) -> None:
+def test_failed_saves_are_logged_and_the_last_of_max_failed_saves_in_a_row_ends_the_run(tmp_path: Path, caplog) -> None:
+    assert MAX_FAILED_SAVES == 3
     run = Run(tmp_path / "checkpoints")
     for _ in range(2):  # a successful save resets the count
         run.block_writes()
-        run.write(1, "timer")
-        run.write(2, "epoch")
-        assert not run.saving.is_saved(Position(0, 2, 2))
+        for step in range(1, MAX_FAILED_SAVES):
+            run.write(step, "epoch" if step == 2 else "timer")
+            assert not run.saving.is_saved(Position(0, step, step))
         run.folder.unlink()
         run.write(3, "timer")
         shutil.rmtree(run.folder)
-    assert caplog.text.count("cannot save") == 4
+    assert caplog.text.count("cannot save") == 2 * (MAX_FAILED_SAVES - 1)
     run.block_writes()
-    run.write(4, "timer")
-    run.write(5, "timer")
-    with pytest.raises(
-        TrexError, match=r"cannot save step 6: .*checkpoints.* after step 3 are lost; the checkpoint of step 3 is kept"
-    ):
+    for step in range(4, 3 + MAX_FAILED_SAVES):
+        run.write(step, "timer")
+    lost = r"The 3 steps after step 3 are lost; the checkpoint of step 3 is kept\."
+    with pytest.raises(Unwritable, match=f"cannot save step 6: .*{lost}"):
         run.write(6, "timer")
+
+
+def test_full_disk_keeps_the_last_checkpoint_and_what_other_files_need(tmp_path: Path, caplog) -> None:
+    """A checkpoint that does not fit is not begun, so that its failure does not take the place of smaller files."""
+    big = {"weight": torch.zeros(100_000)}
+    with small_disk(tmp_path / "disk", "size=1000k") as disk:
+        run = Run(disk.folder / "checkpoints", keep=1)
+        run.write(1, "timer", state=big)
+        disk.fill(leave=100_000)
+        free = Space.at(disk.folder).free
+        run.write(2, "timer", state=big)
+        assert "disk full: cannot write" in caplog.text
+        assert " and 400.0 kB are needed" in caplog.text
+        assert Space.at(disk.folder).free == free
+        newest = Checkpoints(run.folder).newest()
+        assert newest is not None
+        assert newest.manifest.step == 1
+        disk.empty()
+        run.write(3, "stop", state=big)
+        assert [path.name for path in run.folder.iterdir()] == ["epoch-0000-step-00000003"]
+
+
+@pytest.mark.parametrize("reason", ["stop", "end"])
+def test_one_error_of_the_file_system_does_not_prevent_the_last_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: SaveReason
+) -> None:
+    run, fsync, failures = Run(tmp_path / "checkpoints"), os.fsync, [OSError(errno.EIO, "Input/output error")]
+
+    def fails_once(file: int) -> None:
+        if failures:
+            raise failures.pop()
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", fails_once)
+    run.write(1, reason)
+    assert failures == []
+    assert run.saves == [("epoch-0000-step-00000001", reason)]
 
 
 @pytest.mark.parametrize("reason", ["stop", "end"])
 def test_failed_save_at_the_last_chance_ends_the_run_at_once(tmp_path: Path, reason: SaveReason) -> None:
     run = Run(tmp_path / "checkpoints")
     run.block_writes()
-    with pytest.raises(TrexError, match=r"cannot save step 1: .*there is no checkpoint"):
+    with pytest.raises(Unwritable, match=r"cannot save step 1: .*there is no checkpoint"):
         run.write(1, reason)
