@@ -45,13 +45,23 @@ class SmallDisk:
             path.unlink()
 
     def make_read_only(self) -> None:
-        """Mount the same files over the folder, read-only. Files that are open can still be written."""
-        for options in (["--bind", self.folder], ["-o", "remount,bind,ro"]):
-            subprocess.run(["/bin/mount", *options, self.folder], check=True)
+        """Make the whole file system read-only."""
+        make_read_only(self.folder)
 
     def make_writable(self) -> None:
         """Take back `make_read_only`."""
-        subprocess.run(["/bin/umount", self.folder], check=True)
+        make_writable(self.folder)
+
+
+def make_read_only(path: Path) -> None:
+    """Mount a file or folder over itself, read-only. What is open already can still be written."""
+    for options in (["--bind", path], ["-o", "remount,bind,ro"]):
+        subprocess.run(["/bin/mount", *options, path], check=True)
+
+
+def make_writable(path: Path) -> None:
+    """Take back `make_read_only`."""
+    subprocess.run(["/bin/umount", path], check=True)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.disks import small_disk
 from tests.training.conftest import METHODS
 from trex.config.schema import OptimizerConfig
 from trex.distributed import Ranks
@@ -98,6 +100,55 @@ def test_other_ranks_write_no_metrics(tmp_path: Path) -> None:
     other.close()
     assert other.position == 0
     assert not (tmp_path / "run").exists()
+
+
+def test_full_disk_costs_one_warning_per_file_and_no_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with small_disk(tmp_path / "disk", "size=256k") as disk, caplog.at_level(logging.INFO):
+        run = RunDir(disk.folder / "run")
+        made = Curves(run, Ranks())
+        made.open(0, 0)
+        for step in range(200):
+            if step == 10:
+                disk.fill()
+            if step == 190:
+                disk.empty()
+            made.write("train", step, 0.5, {"loss": 1.0, "lr": 0.5})
+        made.close()
+        found = [line.step for line in MetricsLine.read_lines(run.metrics).strict()]
+    assert found == list(range(200))
+    said = ("disk full: cannot write", "the lines of this file are kept", "continues without TensorBoard",
+            "can be written again; no line is missing")  # fmt: skip
+    assert [caplog.text.count(one) for one in said] == [2, 1, 1, 1]
+
+
+def test_lines_that_can_never_be_written_go_to_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = RunDir(tmp_path / "run")
+    run.metrics.mkdir(parents=True)
+    run.tensorboard.touch()
+    made = Curves(run, Ranks())
+    made.open(0, 0)
+    made.write("train", 7, 0.5, {"loss": 1.0})
+    assert made.position == 0
+    assert [json.loads(line)["step"] for line in made.unwritten] == [7]
+    made.close()
+    assert f"lines that {run.metrics} lacks:\n{made.unwritten[0]}" in f"{caplog.text}\n"
+
+
+def test_tensorboard_reads_the_copy_and_hides_what_is_done_again(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = RunDir(tmp_path / "run")
+    for first, last, value in ((0, 6, 1.0), (4, 8, 2.0)):
+        made = Curves(run, Ranks())
+        made.open(0, first)
+        for step in range(first, last):
+            made.write("train", step, 0.5, {"loss": value})
+        made.close()
+    read = EventAccumulator(str(run.tensorboard))
+    read.Reload()
+    assert [(one.step, one.value) for one in read.Scalars("train/loss")] == [
+        (0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0), (5, 2.0), (6, 2.0), (7, 2.0)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
