@@ -162,6 +162,12 @@ class CheckpointConfig:
     milestone_epochs: int = setting(
         0, "epochs between checkpoints that are never deleted: every n-th epoch; 0: none", at_least=0
     )
+    fallback_folder: str | None = setting(
+        None,
+        "absolute path of a folder on another file system that all nodes share. If the run folder takes no checkpoint "
+        "at a stop or at the end, it is saved there, and the next start moves it into the run folder",
+        pattern=r"[/~].*",
+    )
 
 
 @dataclass(frozen=True)

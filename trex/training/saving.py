@@ -11,10 +11,11 @@ from enum import IntEnum
 from trex import tensor_files
 from trex.config.schema import CheckpointConfig
 from trex.distributed import Ranks
-from trex.errors import Unwritable
+from trex.errors import TrexError, Unwritable
 from trex.records.events import SaveReason
 from trex.storage import make_folder, require_space, unwritable
 from trex.training.checkpoint import Checkpoint, Checkpoints, State
+from trex.training.fallback import Fallback
 from trex.training.state import Position
 from trex.wording import counted
 
@@ -54,6 +55,7 @@ class Saving:
             on_saved: called on rank 0 after each save with the checkpoint, the reason, and the duration in seconds.
         """
         self._checkpoints, self._settings, self._ranks, self._on_saved = checkpoints, settings, ranks, on_saved
+        self._fallback = Fallback(checkpoints.folder.parent, settings)
         self._last: Position | None = None
         self._last_time = time.monotonic()
         self._failed = 0
@@ -96,28 +98,55 @@ class Saving:
 
         Raises:
             Unwritable: if the write fails for the third time in a row, or twice at the end of the training or after a
-                stop signal, or if the run folder is gone. Other failures are logged.
+                stop signal and there is no second place, or if the run folder is gone. Other failures are logged.
         """
-        problem, gone, is_last = "", False, reason in ("stop", "end")
-        if self._ranks.is_main:
-            try:
-                for _ in range(TRIES_OF_THE_LAST_SAVE if is_last else 1):
-                    problem = self._attempt(state, position, reason)
-                    if not problem:
-                        break
-            except Unwritable as error:
-                problem, gone = str(error), True
-        problem, gone = self._ranks.broadcast([problem, gone])
+        is_last = reason in ("stop", "end")
+        found = self._write_somewhere(state, position, reason) if self._ranks.is_main else ("", False, "")
+        problem, gone, place = self._ranks.broadcast(found)
         self._last_time = time.monotonic()
         self._failed = self._failed + 1 if problem else 0
-        if not problem:
+        if not problem or (place and reason == "stop"):
             self._last = replace(position)
         elif gone:
             raise Unwritable(problem)
+        elif place:  # the next stage looks for the finished training in the run folder
+            raise Unwritable(f"cannot save step {position.global_step}: {problem} It is saved in {place} instead.")
         elif is_last or self._failed >= MAX_FAILED_SAVES:
             raise Unwritable(f"cannot save step {position.global_step}: {problem} {self._lost(position)}")
         else:
             log.warning("cannot save: %s The training continues and saves again at the usual time", problem)
+
+    def _write_somewhere(self, state: State, position: Position, reason: SaveReason) -> tuple[str, bool, str]:
+        """Write a checkpoint. At a stop or at the end, try again, and then in the second place.
+
+        Returns:
+            Why the run folder has no checkpoint, or an empty text; whether the run folder is gone; and where the
+            checkpoint is instead, or an empty text.
+        """
+        is_last, problem = reason in ("stop", "end"), ""
+        try:
+            for _ in range(TRIES_OF_THE_LAST_SAVE if is_last else 1):
+                problem = self._attempt(state, position, reason)
+                if not problem:
+                    return "", False, ""
+        except Unwritable as error:
+            return str(error), True, ""
+        return problem, False, self._write_elsewhere(state, reason) if is_last else ""
+
+    def _write_elsewhere(self, state: State, reason: SaveReason) -> str:
+        """Write a checkpoint into `checkpoint.fallback_folder`. Returns where it is, or an empty text."""
+        started = time.monotonic()
+        try:
+            made = self._fallback.write(state, finished=reason == "end")
+        except (OSError, TrexError) as error:
+            reason_for_user = error if isinstance(error, TrexError) else unwritable(error, self._checkpoints.folder)
+            log.error("checkpoint.fallback_folder: %s", reason_for_user)
+            return ""
+        if made is None:
+            return ""
+        log.warning("the run folder takes no checkpoint: saved in %s. The next start continues from there", made.path)
+        self._on_saved(made, reason, time.monotonic() - started)
+        return str(made.path)
 
     def _attempt(self, state: State, position: Position, reason: SaveReason) -> str:
         """Write a checkpoint. Returns why it failed, or an empty text. Raises Unwritable if the run folder is gone."""

@@ -22,6 +22,7 @@ from trex.records.metrics import SKIPPED
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoint, Checkpoints
 from trex.training.evaluation import Evaluation
+from trex.training.fallback import Fallback
 from trex.training.finite import FiniteChecks
 from trex.training.metrics import BrokenImages, Curves, Meter, duration
 from trex.training.network import build_network, distributed_network
@@ -55,7 +56,7 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluati
         TrexError: the loss is not finite, or checkpoints cannot be written or read.
     """
     checkpoints = Checkpoints(run.checkpoints)
-    found = checkpoints.newest() if ranks.is_main else None
+    found = Fallback(run.root, config.checkpoint).newest(checkpoints) if ranks.is_main else None
     chosen = ranks.broadcast([str(found.path), found.finished] if found else None)
     if chosen and chosen[1]:
         log.info("training has already finished: nothing to do (%s)", chosen[0])
