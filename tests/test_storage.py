@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -33,7 +32,6 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "line": lambda folder: append_line(folder / "lines.jsonl", "x" * 10_000),
     "tensors": lambda folder: tensor_files.save({"weight": torch.zeros(100_000)}, folder / "checkpoint.pt"),
     "array": lambda folder: np.save(folder / "block.npy", np.zeros(100_000)),
-    "features": lambda folder: h5py.File(folder / "test.h5", "w").create_dataset("features", data=np.zeros(100_000)),
 }
 
 
@@ -106,6 +104,19 @@ def test_other_errors_are_put_into_words(tmp_path: Path, number: int, said: str)
     outer = RuntimeError("a library's own words")
     outer.__cause__ = error
     assert is_refusal(outer) == is_refusal(error)
+
+
+def test_error_without_a_number_is_understood_from_its_words_or_from_the_file_system(tmp_path: Path) -> None:
+    hdf5 = RuntimeError(
+        "Can't decrement id ref count (file write failed: errno = 122, error message = 'Disk quota exceeded'"
+    )
+    assert str(unwritable(hdf5, tmp_path)).startswith(f"quota exceeded: cannot write {tmp_path}. ")
+    assert is_refusal(hdf5)
+    with small_disk(tmp_path / "disk", "size=1m") as disk:
+        disk.make_read_only()
+        assert str(unwritable(OSError("PyTorch's words"), disk.folder)).startswith(
+            "read-only file system: cannot write "
+        )
 
 
 def test_errors_that_have_another_cause_are_no_refusals() -> None:

@@ -29,7 +29,7 @@ _REFUSALS = {
     errno.ESTALE: ("stale file handle at", "The folder was deleted, or its server restarted: look whether it is there"),
 }
 _NO_INODES = ("no inodes left: cannot write", "There are too many files: delete some")
-#: An error without a number: HDF5 has it in its message, and NumPy says how much it could not write.
+#: Errors without a number: HDF5's have it in their message, and NumPy's say how much it could not write.
 _NUMBER = re.compile(r"errno = (\d+)")
 _INCOMPLETE = re.compile(r"\d+ requested and \d+ written")
 
@@ -139,11 +139,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _number(error: BaseException) -> int | None:
     """Return the error number of the operating system, or None."""
-    if not isinstance(error, OSError):
-        return None
-    if error.errno is None and (found := _NUMBER.search(str(error))):
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := _NUMBER.search(str(error))):
         return int(found[1])
-    return errno.ENOSPC if error.errno is None and _INCOMPLETE.search(str(error)) else error.errno
+    return errno.ENOSPC if number is None and _INCOMPLETE.search(str(error)) else number
 
 
 def expect_folder(folder: Path) -> None:

@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 
 _PACKAGES = ("trex-toolkit", "torch", "torchvision", "numpy", "h5py", "submitit", "numba", "simplejpeg", "pillow")
 
+#: HDF5 crashes when the objects of a file that it could not write are freed. The traceback of the error refers to them.
+_not_freed: list[Exception] = []
+
 #: Matches the error messages of gloo, NCCL and the store that report the loss of another process.
 _LOST = re.compile(
     "closed by peer|reset by peer|broken pipe|connection refused|connection was likely closed|got 0 bytes"
@@ -100,6 +103,7 @@ def _attempt(
         return Outcome(error.exit_code, str(error))
     except Exception as error:
         if is_refusal(error):
+            _not_freed.append(error)
             return _outcome_of_refusal(unwritable(error, run.root), spec)
         if not run.root.is_dir():
             return _outcome_of_refusal(gone(run.root), spec)

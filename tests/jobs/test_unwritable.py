@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -14,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from jobs.plan.spec import TaskSpec
 from tests.disks import SmallDisk, small_disk
 from tests.pictures import write_noise
 from trex.records.events import CheckpointSaved, read_events
 from trex.records.job_state import JobState, State
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
+from trex.records.typed import encode
 from trex.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,7 +75,7 @@ class Home:
 def home(tmp_path: Path) -> Iterator[Home]:
     (tmp_path / "mine.yaml").write_text(TEXT)
     write_noise(tmp_path / "mine", images=8, size=16)
-    with small_disk(tmp_path / "disk", "size=150m") as disk:
+    with small_disk(tmp_path / "disk", "size=150m,nr_inodes=1000") as disk:
         yield Home(tmp_path, disk)
 
 
@@ -130,6 +133,63 @@ def test_command_on_a_disk_that_takes_nothing_says_so(home: Home, fault: str) ->
     assert code == 74
     assert {"full": "disk full", "no inodes": "no inodes left", "read-only": "read-only file system"}[fault] in said
     assert f"The file system {home.disk.folder} has" in said
+
+
+@pytest.mark.parametrize("fault", ["full", "no inodes", "read-only", "deleted"])
+def test_job_that_cannot_record_its_start_ends_before_it_computes(home: Home, fault: str) -> None:
+    """As on Slurm, where the log is not written by the job itself."""
+    home.run.jobs.mkdir(parents=True)
+    faults = {
+        "full": (home.disk.fill, "disk full: cannot write"),
+        "no inodes": (home.disk.use_up_inodes, "no inodes left: cannot write"),
+        "read-only": (home.disk.make_read_only, "read-only file system: cannot write"),
+        "deleted": (lambda: shutil.rmtree(home.run.root), "this run folder is gone"),
+    }
+    make, words = faults[fault]
+    make()
+    spec = json.dumps(encode(TaskSpec("train", str(home.run.root))))
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.local.process", spec], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (74, "")
+    (line,) = done.stdout.splitlines()
+    assert words in line
+    assert line.endswith(f"To continue, run: trex train {home.run.root}")
+    assert home.run.root.exists() == (fault != "deleted")
+
+
+FEATURES = """
+import sys, h5py, numpy as np
+from pathlib import Path
+from jobs.backend import SITE
+from jobs.local.process import this_task
+from jobs.plan.spec import TaskSpec
+from jobs.worker import task
+from trex.files import atomic_path
+
+def write(spec, *_):
+    with atomic_path(Path(spec.run) / "test.h5") as temporary, h5py.File(temporary, "w", locking=False) as file:
+        rows = file.create_dataset("features", shape=(100_000,), dtype="f4")
+        for row in range(0, 100_000, 1000):
+            rows[row : row + 1000] = 1
+
+task._work = write
+task.run_task(TaskSpec("extract", sys.argv[1]), this_task(), SITE)
+"""
+
+
+@pytest.mark.parametrize("left", [4096, 8192, 30_000, 300_000])
+def test_feature_file_that_a_full_disk_refuses_does_not_crash_the_job(home: Home, left: int) -> None:
+    """HDF5 crashes when the objects of such a file are freed: the job would be requeued as killed by a signal."""
+    home.run.jobs.mkdir(parents=True)
+    home.disk.fill(leave=left)
+    done = subprocess.run(
+        [sys.executable, "-c", FEATURES, home.run.root], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (74, "")
+    assert "disk full: cannot write" in done.stdout
 
 
 @pytest.mark.slow

@@ -56,6 +56,29 @@ def test_checkpoint_holds_the_lines_that_the_file_lacks(tmp_path: Path) -> None:
         assert steps(path) == [1, 2, 3]
 
 
+def test_lines_are_kept_until_they_are_flushed_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append(line(1))
+
+    def fails(_file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fails)
+        with pytest.raises(OSError, match="Input/output"):
+            file.write(sync=True)
+    assert (file.position, len(file.kept)) == (0, 1)
+    file.write(sync=True)
+    assert (file.position, file.kept) == ((tmp_path / "metrics.jsonl").stat().st_size, [])
+
+
+def test_file_that_is_shorter_than_the_checkpoint_says_is_continued(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path, position=1000)
+    file.append(line(1))
+    assert steps(path) == [1]
+
+
 class FailingDisk:
     """Lets some writes end early, and some flushes fail and lose what was written since the last one."""
 

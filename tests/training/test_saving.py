@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.disks import small_disk
+from trex import tensor_files
 from trex.config.schema import CheckpointConfig
 from trex.distributed import Ranks
 from trex.errors import Unwritable
@@ -115,7 +116,9 @@ def test_failed_saves_are_logged_and_the_last_of_max_failed_saves_in_a_row_ends_
         run.write(6, "timer")
 
 
-def test_full_disk_keeps_the_last_checkpoint_and_what_other_files_need(tmp_path: Path, caplog) -> None:
+def test_full_disk_keeps_the_last_checkpoint_and_what_other_files_need(
+    tmp_path: Path, caplog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A checkpoint that does not fit is not begun, so that its failure does not take the place of smaller files."""
     big = {"weight": torch.zeros(100_000)}
     with small_disk(tmp_path / "disk", "size=1000k") as disk:
@@ -123,7 +126,9 @@ def test_full_disk_keeps_the_last_checkpoint_and_what_other_files_need(tmp_path:
         run.write(1, "timer", state=big)
         disk.fill(leave=100_000)
         free = Space.at(disk.folder).free
-        run.write(2, "timer", state=big)
+        with monkeypatch.context() as patch:
+            patch.setattr(tensor_files, "save_and_hash", lambda *_: pytest.fail("a write that must fail was begun"))
+            run.write(2, "timer", state=big)
         assert "disk full: cannot write" in caplog.text
         assert " and 400.0 kB are needed" in caplog.text
         assert Space.at(disk.folder).free == free
