@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from trex.errors import ExitCode, Interrupted, NoProgress, ResumeRefused, RunLocked, TrexError, Unwritable, UserError
+from trex.errors import (
+    ExitCode,
+    Interrupted,
+    NoProgress,
+    ResumeRefused,
+    RunLocked,
+    Superseded,
+    TrexError,
+    Unwritable,
+    UserError,
+)
 from trex.files import TEMPORARY, append_line, atomic_path, read_json, remove_leftovers, sha256, write_json, write_text
 from trex.wording import counted, did_you_mean
 
@@ -107,8 +117,8 @@ def test_a_noun_has_the_form_that_fits_its_number() -> None:
 def test_each_error_has_an_exit_code_of_its_own() -> None:
     codes = [
         error.exit_code
-        for error in (TrexError, UserError, RunLocked, Unwritable, Interrupted, ResumeRefused, NoProgress)
+        for error in (TrexError, UserError, RunLocked, Superseded, Unwritable, Interrupted, ResumeRefused, NoProgress)
     ]
-    assert codes == [1, 2, 3, 74, 75, 77, 78]
+    assert codes == [1, 2, 3, 4, 74, 75, 77, 78]
     assert len({code.meaning for code in ExitCode}) == len(ExitCode) == len(codes) + 1
     assert all(code.meaning for code in ExitCode)

@@ -11,7 +11,7 @@ from enum import IntEnum
 from trex import tensor_files
 from trex.config.schema import CheckpointConfig
 from trex.distributed import Ranks
-from trex.errors import TrexError, Unwritable
+from trex.errors import Unwritable, UserError
 from trex.records.events import SaveReason
 from trex.storage import make_folder, require_space, unwritable
 from trex.training.checkpoint import Checkpoint, Checkpoints, State
@@ -138,9 +138,11 @@ class Saving:
         started = time.monotonic()
         try:
             made = self._fallback.write(state, finished=reason == "end")
-        except (OSError, TrexError) as error:
-            reason_for_user = error if isinstance(error, TrexError) else unwritable(error, self._checkpoints.folder)
-            log.error("checkpoint.fallback_folder: %s", reason_for_user)
+        except UserError as error:
+            log.error("checkpoint.fallback_folder: %s", error)
+            return ""
+        except OSError as error:
+            log.error("checkpoint.fallback_folder: %s", unwritable(error, self._checkpoints.folder))
             return ""
         if made is None:
             return ""
