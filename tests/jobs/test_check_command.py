@@ -99,6 +99,7 @@ def disk_line(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("1g,nr_inodes=100", (), "FAIL  disk: the file system {} has 1.1 GB free and 99 free inodes"),
         # features only: no checkpoint is counted
         ("100m", ("extract.weights=untrained",), "ok    disk: the file system {} has 104.9 MB free"),
+        ("100m", ("extract.weights=untrained", "extract.datasets=[digits_seen]"), "ok    disk: the file system {} has"),
         ("100m", ("extract.weights=pixels",), "FAIL  disk: the file system {} has 104.9 MB free"),
         (
             "1g",

@@ -86,8 +86,9 @@ def end(job: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_save_that_a_full_disk_refuses_at_a_stop_is_recorded_with_what_to_do(home: Home) -> None:
-    job = home.start()
+@pytest.mark.parametrize("processes", [1, 2])
+def test_save_that_a_full_disk_refuses_at_a_stop_is_recorded_with_what_to_do(home: Home, processes: int) -> None:
+    job = home.start("--processes", str(processes))
     home.started(job)
     home.disk.fill(leave=10_000_000)
     job.send_signal(signal.SIGTERM)

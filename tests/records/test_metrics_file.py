@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.disks import small_disk
+from trex.errors import Superseded
+from trex.files import checked_writes
 from trex.records import metrics
 from trex.records.metrics import MetricsFile, MetricsLine
 
@@ -76,6 +78,20 @@ def test_file_that_is_shorter_than_the_checkpoint_says_is_continued(tmp_path: Pa
     path = tmp_path / "metrics.jsonl"
     file = MetricsFile(path, position=1000)
     file.append(line(1))
+    assert steps(path) == [1]
+
+
+def test_start_that_was_superseded_neither_appends_nor_cuts(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    successor = MetricsFile(path)
+    successor.append(line(1))
+    superseded = MetricsFile(path)  # it would cut the file at 0 first
+
+    def refuse() -> None:
+        raise Superseded("a later start has taken over the run")
+
+    with checked_writes(refuse), pytest.raises(Superseded):
+        superseded.append(line(2))
     assert steps(path) == [1]
 
 
