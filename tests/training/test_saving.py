@@ -140,6 +140,18 @@ def test_full_disk_keeps_the_last_checkpoint_and_what_other_files_need(
         assert [path.name for path in run.folder.iterdir()] == ["epoch-0000-step-00000003"]
 
 
+def test_quota_that_ends_a_write_is_named_with_the_folder_of_the_checkpoints(
+    tmp_path: Path, caplog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_file: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(tmp_path / ".unfinished-x" / "checkpoint.pt"))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    Run(tmp_path / "checkpoints").write(1, "timer")
+    assert f"cannot save: quota exceeded: cannot write {tmp_path}/checkpoints. The file system" in caplog.text
+    assert "`quota -s`" in caplog.text
+
+
 @pytest.mark.parametrize("reason", ["stop", "end"])
 def test_one_error_of_the_file_system_does_not_prevent_the_last_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: SaveReason

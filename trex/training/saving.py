@@ -159,6 +159,7 @@ class Saving:
             require_space(folder, needed)
             made = self._checkpoints.write(state, self._settings.keep, milestone=milestone, finished=reason == "end")
         except OSError as error:
+            error.filename = None  # a temporary name says nothing to the user
             return str(unwritable(error, folder, needed))
         self._on_saved(made, reason, time.monotonic() - started)
         return ""
