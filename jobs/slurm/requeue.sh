@@ -25,6 +25,13 @@ trex_failed_nodes() { # prints the nodes of this job that no longer respond
         awk '$2 ~ /[*]$|^down|^fail/ { print $1 }' | sort -u
 }
 
+trex_refused() { # prints why the file system of the run takes no more data, if it does
+    local file=$trex_state_file.$trex_job-$trex_restart
+    (LC_ALL=C; echo "$trex_job" > "$file") 2>&1 |
+        grep -oE 'No space left on device|Disk quota exceeded|Read-only file system' | head -n 1
+    rm -f -- "$file" 2>/dev/null
+}
+
 trex_requeue() { # logs the reason first, because Slurm may end this shell before scontrol returns
     local pause
     case "$(scontrol show job --oneliner "$trex_job" 2>/dev/null)" in
@@ -60,19 +67,22 @@ elif [ "$trex_recorded" = wants_requeue ]; then
     trex_requeue "saved, not finished yet"
 elif trex_failed=$(trex_failed_nodes) && [ -n "$trex_failed" ]; then
     trex_requeue_if_progress "$(echo node failure: $trex_failed)"
-elif [ $rc = $trex_code_unwritable ]; then # the state may say `running`, and even the reason may be missing in the logs
+elif [ $rc = $trex_code_unwritable ]; then # the state may say `running`, and the log may lack the reason
     trex_say "failed with code $rc: not requeued, because files could not be written: the disk is full, a quota is" \
         "exceeded, the file system is read-only, or the run folder is gone. Fix the cause, then run: $trex_continue"
 elif [ "$trex_recorded" = failed ]; then
     trex_say "failed with code $rc: not requeued. Fix the cause, then run: $trex_continue"
 elif [ "$trex_recorded" = nothing ] && [ -e "$trex_cancelled" ]; then # rank 0 gave up: another job works on the run
     trex_say "did not start: not requeued. The lines above say why. Then run: $trex_continue"
-elif [ $rc = $trex_code_interrupted ] && [ "$trex_recorded" = running ]; then # it ends with this code only if all is saved
+elif [ $rc = $trex_code_interrupted ] && [ "$trex_recorded" = running ]; then # with this code, everything is saved
     trex_requeue_if_progress "saved, but this could not be recorded"
 elif [ $rc = $trex_code_interrupted ]; then
     trex_requeue "stopped before the work started"
 elif [ $rc = 125 ] || [ $rc = 253 ]; then # srun's exit codes for a step that ran out of memory
     trex_say "out of memory: not requeued. Ask for more memory (memory_gb in the cluster file), then run: $trex_continue"
+elif [ $rc -gt 128 ] && trex_reason=$(trex_refused) && [ -n "$trex_reason" ]; then # a rank found out, the others were killed
+    trex_say "killed by signal $((rc - 128)), and the run folder takes no more data ($trex_reason): not requeued." \
+        "Fix the cause, then run: $trex_continue"
 elif [ $rc -gt 128 ]; then
     trex_requeue_if_progress "killed by signal $((rc - 128))"
 else

@@ -13,6 +13,7 @@ from jobs.plan.spec import TaskSpec
 from jobs.slurm.submit import Submitter
 from jobs.slurm.work import Work
 from jobs.worker.attempts import MAX_STARTS_WITHOUT_PROGRESS
+from tests.disks import small_disk
 from trex.records.job_state import JobState, State
 from trex.records.rendezvous import Canceled
 from trex.records.run_dir import RunDir
@@ -74,6 +75,22 @@ def test_decision_depends_on_the_recorded_state_then_on_the_exit_code(
     assert said in output
     assert ("requeued 7" in output) == said.startswith("requeue:")
     assert found == code
+
+
+@pytest.mark.parametrize("fault", ["full", "no inodes", "read-only"])
+def test_job_whose_ranks_were_killed_because_the_disk_is_full_is_not_requeued(tmp_path: Path, fault: str) -> None:
+    """The rank that found out ends with code 74 and cannot record it; srun's exit code may be that of a killed rank."""
+    with small_disk(tmp_path / "run", "size=64k,nr_inodes=40") as disk:
+        run = RunDir(disk.folder)
+        record(run, State.RUNNING)
+        assert decide(run, 137)[0].count("requeued 7") == 1
+        before = sorted(run.jobs.iterdir())
+        {"full": disk.fill, "no inodes": disk.use_up_inodes, "read-only": disk.make_read_only}[fault]()
+        said, code = decide(run, 137)
+        words = "Read-only file system" if fault == "read-only" else "No space left on device"
+        assert f"killed by signal 9, and the run folder takes no more data ({words}): not requeued" in said
+        assert ("requeued 7" in said, code) == (False, 137)
+        assert sorted(run.jobs.iterdir()) == before
 
 
 def test_job_on_a_failed_node_is_requeued_even_if_it_recorded_a_failure(run: RunDir) -> None:
