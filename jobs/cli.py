@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.commands import check, clean, data, export, logs, queue, report, stages, status
+from jobs.plan.rights import keep_own
 from trex import __version__
 from trex.errors import ExitCode, TrexError
 from trex.storage import is_refusal, unwritable
@@ -28,6 +29,7 @@ _BY_CTRL_C = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. A user's mistake is printed as one message, without a traceback."""
     args = _parsed(arguments)
+    keep_own()
     try:
         return int(args.handler(args))
     except TrexError as error:

@@ -159,8 +159,8 @@ def test_dry_run_for_slurm_with_the_users_cluster_file_prints_the_batch_script(
 def test_snapshot_from_site_packages_contains_the_toolkit_and_can_be_imported(installed: Installed) -> None:
     program = (
         "from pathlib import Path; from trex.records.run_dir import RunDir; from jobs.slurm.snapshot import *\n"
-        "code = take_snapshot(RunDir(Path('runs/one'))); assert take_snapshot(RunDir(Path('runs/one'))) == code\n"
-        "assert code_digest(code) == code.name; print(code.absolute())"
+        "run = RunDir(Path('runs/one')); code = take_snapshot(run)\n"
+        "assert take_snapshot(run) == code == code_digest(); print(snapshot_of(run, code).absolute())"
     )
     code = Path(installed.python(program))
     assert sorted(path.name for path in code.iterdir()) == ["jobs", "trex"]

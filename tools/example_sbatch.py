@@ -23,7 +23,9 @@ def example() -> str:
         words = [sys.executable, "-m", "jobs.cli", *COMMAND]
         done = subprocess.run(words, cwd=here, env=environment, capture_output=True, text=True, check=True)
         text = done.stdout.replace(sys.executable, f"{HOME}/.venv/bin/python").replace(here, HOME)
-    return re.sub(r"/code/[0-9a-f]{12}\b", "/code/0123456789ab", text).rstrip() + "\n"
+    digest = "0123456789abcdef" * 4  # that of the code changes with each edit
+    text = re.sub(r"\b[0-9a-f]{64}\b", digest, text)
+    return re.sub(r"/code/[0-9a-f]{12}\b", f"/code/{digest[:12]}", text).rstrip() + "\n"
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ def run_here(spec: TaskSpec, processes: int = 1, gpus: int = 0) -> ExitCode:
     """
     run = RunDir(Path(spec.run))
     run.local_jobs.mkdir(parents=True, exist_ok=True)
-    run.jobs.chmod(0o700)
     for one in backends().values():
         one.leave_job()
     job = _job_id(run)

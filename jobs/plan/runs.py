@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs.plan import lookup
+from jobs.plan.rights import protect
 from trex.config import Config, load, to_yaml
 from trex.config.compare import differences
 from trex.config.loader import to_dict
@@ -80,11 +81,13 @@ def _absolute(path: str) -> str:
 
 
 def save_config(run: RunDir, config: Config) -> None:
-    """Write the resolved config into the run folder.
+    """Write the resolved config into the run folder, in which from now on only its owner can write.
 
     Raises:
+        UserError: if other users can change what its jobs execute (jobs/plan/rights.py).
         ResumeRefused: if the folder holds another run, i.e. a setting that affects the result differs.
     """
+    protect(run)
     if run.config.exists():
         changes = differences(to_dict(load(run.config, Config)), config)
         if changes:

@@ -141,11 +141,10 @@ def _print(run: RunDir, _config: Config, cluster: Cluster, specs: Sequence[TaskS
 
 
 def _submit(run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskSpec]) -> None:
-    from jobs.slurm.submit import Submitter, array_size, make_private
+    from jobs.slurm.submit import Submitter, array_size
 
     submitter = Submitter(run, cluster)
     save_config(run, config)
-    make_private(run.jobs)
     with _one_at_a_time(run):
         write_text(run.cluster, to_yaml(cluster))
         queued = settled_jobs(run) if specs else {}

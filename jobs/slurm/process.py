@@ -1,21 +1,20 @@
-"""One process of a Slurm job: submitit calls `run` in each process; Slurm's variables say which rank it is."""
+"""One process of a Slurm job: `python -m jobs.slurm.process SPEC`. Slurm's variables say which rank it is."""
 
 from __future__ import annotations
 
+import json
 import socket
+import sys
 
 from jobs import environment
 from jobs.backend import SITE
+from jobs.plan.rights import keep_own
 from jobs.plan.spec import TaskSpec
 from jobs.slurm import KIND
 from jobs.slurm.ids import JobId
 from jobs.worker.place import Task
 from jobs.worker.task import run_task
-
-
-def run(spec: TaskSpec) -> None:
-    """Run this process's part of `spec`. If the exit code of the stage is not 0, end the process with it."""
-    run_task(spec, this_task(), SITE)
+from trex.records.typed import decode_dataclass
 
 
 def this_task() -> Task:
@@ -35,3 +34,8 @@ def this_task() -> Task:
         restart=int(get("SLURM_RESTART_COUNT", "0")),
         cpus=int(get("SLURM_CPUS_PER_TASK", "0")) or environment.available_cpus(),
     )
+
+
+if __name__ == "__main__":
+    keep_own()  # the site's login scripts or a setup line may have set another umask
+    run_task(decode_dataclass(TaskSpec, json.loads(sys.argv[1])), this_task(), SITE)

@@ -5,7 +5,6 @@ runs/<name>/code/<digest>/{trex,jobs}/…   named by the digest of its content; 
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import jobs
 import trex
+from jobs.slurm.verify import digest, problem, sources
 from trex.errors import UserError
 from trex.files import TEMPORARY, sync
 from trex.records.run_dir import RunDir
@@ -23,38 +23,37 @@ _INSTALLED = {"jobs": Path(jobs.__file__).resolve().parent, "trex": Path(trex.__
 _COMPILED = {".nbi", ".nbc"}
 
 
-def code_digest(root: Path | None = None) -> str:
-    """Return the first twelve hexadecimal digits of the SHA-256 of the installed code, or of a copy in `root`."""
-    digest = hashlib.sha256()
-    for path, name in _sources(root):
-        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+def code_digest() -> str:
+    """Return the hexadecimal SHA-256 of the installed code. Its first digits name the copy."""
+    return digest(_INSTALLED)
 
 
-def take_snapshot(run: RunDir) -> Path:
+def snapshot_of(run: RunDir, code: str) -> Path:
+    """Return the folder of the copy of the code with that digest, for PYTHONPATH."""
+    return run.code / code[:12]
+
+
+def take_snapshot(run: RunDir) -> str:
     """Copy the packages into the run folder, unless the same code has been copied already.
 
     The copy includes numba's cache, so that the processes of a job need not compile the same functions again.
 
     Returns:
-        The folder to put on PYTHONPATH.
+        The digest of the code.
 
     Raises:
-        UserError: if the copy was changed.
+        UserError: if the copy was changed, or if other users could change it.
     """
-    name = code_digest()
-    target = run.code / name
+    code = code_digest()
+    target = snapshot_of(run, code)
     if target.exists():
-        if code_digest(target) != name:
-            raise UserError(
-                f"{target}: this copy of the code was changed after it was made. Move it away, then submit again"
-            )
-        return target
+        if found := problem(run.root, code):
+            raise UserError(f"{found}: expected the copy of the code. Move {target} away, then submit again")
+        return code
     run.code.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=run.code))
     try:
-        for path, relative in (*_sources(), *_compiled()):
+        for path, relative in _to_copy():
             copy = temporary / relative
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, copy)
@@ -69,25 +68,13 @@ def take_snapshot(run: RunDir) -> Path:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return target
+    return code
 
 
-def _sources(root: Path | None = None) -> Iterator[tuple[Path, str]]:
-    """Yield the source files of the packages and their paths in a copy, sorted, without `__pycache__`."""
-    for path, name in _files(root):
-        if "__pycache__" not in path.parts:
-            yield path, name
-
-
-def _compiled() -> Iterator[tuple[Path, str]]:
-    for path, name in _files(None):
-        if path.suffix in _COMPILED and path.parent.name == "__pycache__":
-            yield path, name
-
-
-def _files(root: Path | None) -> Iterator[tuple[Path, str]]:
-    for package, installed in _INSTALLED.items():
-        folder = installed if root is None else root / package
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
+def _to_copy() -> Iterator[tuple[Path, str]]:
+    """Yield the source files and the compiled functions of the packages, with their paths in the copy."""
+    for package, folder in _INSTALLED.items():
+        yield from sources(package, folder)
+        for path in folder.rglob("__pycache__/*"):
+            if path.suffix in _COMPILED:
                 yield path, f"{package}/{path.relative_to(folder).as_posix()}"

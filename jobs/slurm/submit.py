@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 import re
 import secrets
 import shlex
-import stat
 import sys
 import time
 from pathlib import Path
@@ -16,16 +15,17 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from jobs.plan.cluster import WORD, Cluster
-from jobs.slurm import KIND, process, queue
+from jobs.slurm import KIND, queue, verify
 from jobs.slurm.ids import JobId
 from jobs.slurm.limits import lead, names_gpus
-from jobs.slurm.snapshot import code_digest, take_snapshot
+from jobs.slurm.snapshot import code_digest, snapshot_of, take_snapshot
 from jobs.slurm.variables import leave_allocation, sbatch_defaults
 from jobs.slurm.work import Work, sbatch_dependency
 from jobs.worker.attempts import MAX_STARTS_WITHOUT_PROGRESS
 from trex.errors import ExitCode, TrexError, UserError
 from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
+from trex.records.typed import encode
 
 #: Error messages of sbatch when the controller is busy or restarting. Trying again helps.
 _TRANSIENT = (
@@ -34,6 +34,11 @@ _TRANSIENT = (
 )  # fmt: skip
 #: Pauses between the tries, in seconds.
 _PAUSES = (1.0, 3.0, 9.0)
+
+_PYTHON = shlex.quote(sys.executable)
+#: What each process of a job runs. -P: without it, Python would import the code from the folder of the submission
+#: instead of the snapshot. submitit's own command would execute a pickle from the job folder.
+COMMAND = f'{_PYTHON} -P -u -m jobs.slurm.process "${{trex_specs[${{SLURM_ARRAY_TASK_ID:-0}}]}}"'
 
 
 class Submitter:
@@ -54,10 +59,8 @@ class Submitter:
 
     def text(self, work: Work) -> str:
         """Return the batch script of `work` as `submit` would write it. Creates no files."""
-        executor = self._executor(work, self.run.code / code_digest(), comment=f"{self._label(work)}:<unique>")
-        if len(work.specs) > 1:
-            executor.parameters["map_count"] = len(work.specs)
-        return str(executor._make_submission_file_text(executor._submitit_command_str, "<unique>"))
+        executor = self._executor(work, code_digest(), comment=f"{self._label(work)}:<unique>")
+        return str(executor._make_submission_file_text(COMMAND, "<unique>"))
 
     def submit(self, work: Work) -> dict[str, JobId]:
         """Submit `work`.
@@ -69,7 +72,6 @@ class Submitter:
             UserError: if Slurm rejects it; TrexError: if Slurm does not answer. In both cases no job is left in the
                 queue.
         """
-        make_private(self.run.jobs)
         self.folder.mkdir(exist_ok=True, mode=0o700)
         code = take_snapshot(self.run)
         leave_allocation(to_submit=True)
@@ -79,7 +81,7 @@ class Submitter:
         jobs = dict(zip(work.keys, ids, strict=True))
         Submission(
             round(time.time(), 3), KIND, work.stage, {key: str(job) for key, job in jobs.items()}, comment,
-            code=code.name, dependency=sbatch_dependency(work.waits),
+            code=snapshot_of(self.run, code).name, dependency=sbatch_dependency(work.waits),
         ).append(self.run.submissions)  # fmt: skip
         return jobs
 
@@ -94,14 +96,13 @@ class Submitter:
         """
         for pause in (*_PAUSES, None):
             try:
-                with executor.batch():
-                    jobs = [executor.submit(process.run, spec) for spec in work.specs]
-                return [JobId.parse(str(job.job_id)) for job in jobs]
+                job = str(executor._submit_command(COMMAND).job_id)
+                return [JobId(job, n if len(work.specs) > 1 else None) for n in range(len(work.specs))]
             except (FailedJobError, FailedSubmissionError) as error:
                 message = str(error).strip()
-            except RuntimeError as error:  # submitit did not find srun
+            except FileNotFoundError as error:
                 raise UserError(
-                    f"Slurm is not installed on this machine ({error}); use --cluster local to run without it"
+                    "Slurm is not installed on this machine; use --cluster local to run without it"
                 ) from error
             transient = any(word.lower() in message.lower() for word in _TRANSIENT)
             time.sleep(pause if transient and pause else 0)
@@ -112,16 +113,18 @@ class Submitter:
 
     # ---- the batch script
 
-    def _executor(self, work: Work, code: Path, comment: str) -> submitit.SlurmExecutor:
+    def _executor(self, work: Work, code: str, comment: str) -> submitit.SlurmExecutor:
         stage = self.cluster.stage(work.stage)
-        # -P: without it, Python would import the code from the folder of the submission instead of the snapshot.
-        executor = _Executor(self.folder, max_num_timeout=1_000_000, python=f"{shlex.quote(sys.executable)} -P")
+        executor = _Executor(self.folder)
+        if len(work.specs) > 1:
+            executor.parameters["map_count"] = len(work.specs)
         executor.update_parameters(
             job_name=f"{self.run.name}-{work.stage}", nodes=stage.nodes, ntasks_per_node=stage.tasks,
             cpus_per_task=stage.cpus_per_task,
             gpus_per_node=None if names_gpus(stage) else stage.gpus_per_node or None,
             array_parallelism=work.parallel or len(work.specs),
-            stderr_to_stdout=True, wckey=None, comment=comment, setup=self._before(code), teardown=self._after(work),
+            stderr_to_stdout=True, wckey=None, comment=comment,
+            setup=self._before(work, code), teardown=self._after(work),
             srun_args=_srun_arguments(stage.cpus_per_task), additional_parameters=self._options(work),
         )  # fmt: skip
         return executor
@@ -142,18 +145,22 @@ class Submitter:
         values |= {key: True if value == "yes" else value for key, value in stage.options.items()}
         return values
 
-    def _before(self, code: Path) -> list[str]:
-        own = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
+    def _before(self, work: Work, code: str) -> list[str]:
         # submit() takes these variables out of the job's environment. A job that submits others needs them again.
         defaults = [f"export SBATCH_{option.upper()}={shlex.quote(value)}" for option, value in self.defaults.items()]
+        snapshot = shlex.quote(str(snapshot_of(self.run, code)))
+        specs = " ".join(shlex.quote(json.dumps(encode(spec))) for spec in work.specs)
         return [
             *defaults,
-            f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+            f"export PYTHONPATH={snapshot}${{PYTHONPATH:+:$PYTHONPATH}}",
             "export SLURM_EXPORT_ENV=ALL  # pass this shell's environment on, even if sbatch ran with --export=NONE",
-            f"rm -f -- {shlex.quote(str(self.folder))}/{own}_*.save_tmp  # left by a killed start; submitit would fail",
+            f"trex_specs=({specs})  # the work, here and not in a file that somebody could replace",
             "echo \"$(date '+%F %T') job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0}\"",
             *self.cluster.setup,
             "set +eu  # undo any `set -eu` above, because the lines after srun must run when it fails",
+            f"{_PYTHON} -I -S - {shlex.quote(str(self.run.root))} {code} << 'end of verify.py' || exit",
+            *Path(verify.__file__).read_text(encoding="utf-8").rstrip().splitlines(),
+            "end of verify.py",
         ]
 
     def _after(self, work: Work) -> list[str]:
@@ -195,24 +202,6 @@ def _srun_arguments(cpus_per_task: int) -> list[str]:
 def array_size(cluster: Cluster) -> int:
     """Return how many elements an array may have; 1 if the cluster has no arrays."""
     return min(queue.largest_array(), cluster.max_array_size or sys.maxsize)
-
-
-def make_private(folder: Path) -> None:
-    """Create the folder of the job files with access for its owner only.
-
-    submitit's files are pickles: anyone who can replace one can run code as the owner.
-
-    Raises:
-        UserError: if it belongs to another user or is a link.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    about = folder.lstat()
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
-        raise UserError(
-            f"{folder}: is a link or belongs to another user: expected a folder of your own for the job files. "
-            f"Move it away, or choose another folder with runs=…"
-        )
-    folder.chmod(0o700)
 
 
 def _cancel_all(comment: str) -> None:

@@ -243,7 +243,6 @@ def test_program_that_fails_costs_one_warning_with_its_reason_and_never_holds_a_
     run, config = configured(tmp_path)
     save_config(run, config)
     checkpoint(run, 5)  # there is no jobs/cluster.yaml, because nothing was submitted
-    run.jobs.mkdir()
     jobs = MilestoneJobs(run, task("slurm"), SITE)
     jobs.start()
     assert not any(wait_until_done(jobs))

@@ -1,4 +1,4 @@
-"""The copy of the code that a job runs, and the private folder of its job files."""
+"""The copy of the code that a job runs."""
 
 from __future__ import annotations
 
@@ -9,25 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from jobs.slurm.snapshot import code_digest, take_snapshot
-from jobs.slurm.submit import make_private
+from jobs.slurm.snapshot import code_digest, snapshot_of, take_snapshot
 from trex.errors import UserError
 from trex.records.run_dir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def snapshot(folder: Path) -> Path:
+    """Copy the code into a run folder in `folder`, and return the copy."""
+    run = RunDir(folder / "run")
+    return snapshot_of(run, take_snapshot(run))
+
+
 def test_snapshot_is_named_by_its_digest_and_made_once(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
-    first = take_snapshot(run)
-    assert first.name == code_digest() == code_digest(first)
-    assert take_snapshot(run) == first
-    assert [path.name for path in run.code.iterdir()] == [first.name]
-    assert sorted(path.name for path in first.iterdir()) == ["jobs", "trex"]
+    code = take_snapshot(run)
+    assert code == code_digest() == take_snapshot(run)
+    [folder] = run.code.iterdir()
+    assert folder == snapshot_of(run, code)
+    assert code.startswith(folder.name)
+    assert sorted(path.name for path in folder.iterdir()) == ["jobs", "trex"]
 
 
 def test_snapshot_can_be_imported_without_the_checkout(tmp_path: Path) -> None:
-    code = take_snapshot(RunDir(tmp_path / "run"))
+    code = snapshot(tmp_path)
     program = "import jobs.worker.task, jobs.cli; print(jobs.worker.task.__file__)"
     done = subprocess.run(
         [sys.executable, "-P", "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(code)},
@@ -52,14 +58,14 @@ def test_snapshot_includes_compiled_functions(tmp_path: Path) -> None:
         return done.stdout.split()
 
     call(ROOT)
-    code = take_snapshot(RunDir(tmp_path / "run"))
+    code = snapshot(tmp_path)
     assert call(code) == [str(code / "trex" / "images" / "__pycache__"), "1", "0"]
 
 
 def test_only_the_owner_can_write_to_a_snapshot_for_any_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        code = take_snapshot(RunDir(tmp_path / "run"))
+        code = snapshot(tmp_path)
     finally:
         os.umask(before)
     folders = [code, *(path for path in code.rglob("*") if path.is_dir())]
@@ -67,24 +73,15 @@ def test_only_the_owner_can_write_to_a_snapshot_for_any_umask(tmp_path: Path) ->
 
 
 def test_changed_snapshot_is_refused(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "run")
-    edited = take_snapshot(run) / "jobs" / "worker" / "task.py"
+    edited = snapshot(tmp_path) / "jobs" / "worker" / "task.py"
     edited.chmod(0o644)
     edited.write_text("import os\n")
-    with pytest.raises(UserError, match="this copy of the code was changed after it was made"):
-        take_snapshot(run)
+    with pytest.raises(UserError, match="was changed after it was made: expected the copy of the code"):
+        snapshot(tmp_path)
 
 
-def test_folder_of_job_files_is_private_even_if_it_was_open(tmp_path: Path) -> None:
-    folder = tmp_path / "jobs"
-    folder.mkdir()
-    folder.chmod(0o777)
-    make_private(folder)
-    assert folder.stat().st_mode & 0o777 == 0o700
-
-
-def test_link_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "jobs").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="is a link or belongs to another user"):
-        make_private(tmp_path / "jobs")
+def test_snapshot_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    """They could have added compiled code, which the digest leaves out."""
+    (snapshot(tmp_path) / "trex").chmod(0o775)
+    with pytest.raises(UserError, match=r"/trex can be written by other users: expected the copy of the code"):
+        snapshot(tmp_path)

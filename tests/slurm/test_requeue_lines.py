@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +10,8 @@ import pytest
 from jobs.backend import load_cluster
 from jobs.plan.cluster import Cluster
 from jobs.plan.spec import TaskSpec
-from jobs.slurm.submit import Submitter
+from jobs.slurm.snapshot import take_snapshot
+from jobs.slurm.submit import COMMAND, Submitter
 from jobs.slurm.work import Work
 from tests.slurm.conftest import Site, make_site, wait_for
 from trex.records.run_dir import RunDir
@@ -46,10 +44,10 @@ class StandIn:
         cluster: Cluster = replace(sandbox, setup=setup, train=stage)
         script = folder / f"{name}.sh"
         script.write_text(f"STATE={self.state}\n{PROLOGUE}\n{body}\n")
+        take_snapshot(self.run)
         text = Submitter(self.run, cluster).text(Work((TaskSpec("train", str(self.run.root)),)))
-        command = re.escape(shlex.quote(sys.executable)) + r" -P -u -m submitit\.core\._submit \S+"
-        text, count = re.subn(command, f"bash {script}", text)
-        assert count == 1
+        assert text.count(COMMAND) == 1
+        text = text.replace(COMMAND, f"bash {script}")
         words = ["sbatch", "--parsable", "--partition", "cpu"]
         self.job = site.call(*words, input=text).stdout.strip()
 

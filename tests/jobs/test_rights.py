@@ -1,0 +1,247 @@
+"""Who may write into a run: what a submission tightens or refuses, and what a job checks before it imports the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.backend import load_cluster
+from jobs.cli import main
+from jobs.plan.rights import protect
+from jobs.plan.runs import save_config
+from jobs.plan.spec import TaskSpec
+from jobs.slurm import verify
+from jobs.slurm.snapshot import snapshot_of, take_snapshot
+from jobs.slurm.submit import Submitter
+from jobs.slurm.work import Work
+from tests.jobs.conftest import FakeSlurm
+from trex.config import Config
+from trex.errors import UserError
+from trex.records.run_dir import RunDir
+from trex.records.submission import Submission
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can create files of another user")
+NOBODY = 65534
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir(tmp_path / "runs" / "run")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+# ---- at the submission
+
+
+@pytest.mark.parametrize("before", [0o777, 0o2775, 0o755, 0o700])
+def test_folders_that_others_can_write_are_tightened(run: RunDir, before: int) -> None:
+    run.code.mkdir(parents=True)
+    run.jobs.mkdir()
+    for folder in (run.root, run.code, run.jobs):
+        folder.chmod(before)
+    save_config(run, Config())
+    assert {mode(folder) for folder in (run.root, run.code)} == {before & ~0o022}
+    assert mode(run.jobs) & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", ["jobs", "code"])
+def test_link_in_place_of_a_folder_is_refused(run: RunDir, name: str) -> None:
+    (run.root / "elsewhere").mkdir(parents=True)
+    (run.root / name).symlink_to("elsewhere")
+    with pytest.raises(UserError, match=rf"{name}: is a link or belongs to another user: expected a folder of your"):
+        protect(run)
+
+
+@as_root
+@pytest.mark.parametrize("name", [".", "jobs", "code"])
+def test_folder_of_another_user_is_refused(run: RunDir, name: str) -> None:
+    (run.root / name).mkdir(parents=True)
+    os.chown(run.root / name, NOBODY, NOBODY)
+    with pytest.raises(UserError, match="belongs to another user: expected a folder of your own"):
+        protect(run)
+
+
+def test_folder_that_cannot_be_tightened_is_refused(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.root.mkdir(parents=True)
+    run.root.chmod(0o777)
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)  # as on file systems that accept chmod without effect
+    with pytest.raises(UserError, match="other users may write there, and chmod does not change that"):
+        protect(run)
+
+
+@pytest.mark.parametrize(("above", "warned"), [(0o777, True), (0o1777, False), (0o755, False)])
+def test_warning_names_each_folder_above_in_which_others_could_rename_the_run(
+    run: RunDir, above: int, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.root.parent.mkdir()
+    run.root.parent.chmod(above)
+    protect(run)
+    assert (f"chmod +t {run.root.parent}\n" in capsys.readouterr().err) is warned
+
+
+@as_root
+@pytest.mark.parametrize(("group", "warned"), [(NOBODY, True), (0, False)])
+def test_folder_of_the_users_own_group_is_not_warned_about(
+    run: RunDir, group: int, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.root.parent.mkdir()
+    os.chown(run.root.parent, 0, group)
+    run.root.parent.chmod(0o2775)
+    protect(run)
+    assert ("warning" in capsys.readouterr().err) is warned
+
+
+def test_run_with_umask_0_in_a_shared_folder_makes_nothing_that_others_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o2775)
+    monkeypatch.chdir(shared)
+    (shared / "recipe.yaml").write_text("extract: {weights: pixels, datasets: []}\n")
+    words = [sys.executable, "-m", "jobs.cli", "run", "recipe.yaml", "--cluster", "local"]
+    done = subprocess.run(words, capture_output=True, text=True, preexec_fn=lambda: os.umask(0), timeout=120)
+    assert done.returncode == 0, done.stderr
+    made = [path for path in (shared / "runs").rglob("*") if not path.is_symlink()]
+    assert shared / "runs/run/report/index.html" in made
+    assert [path for path in (shared / "runs", *made) if mode(path) & 0o022] == []
+
+
+# ---- in the job
+
+
+def start(run: RunDir, code: str) -> tuple[str, int]:
+    """Run the batch script of a training, with a stand-in for srun that only says so. Returns output and exit code."""
+    programs = run.root.parent / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / "srun").write_text("#!/bin/bash\necho started ${@: -1}\n")
+    (programs / "srun").chmod(0o755)
+    script = Submitter(run, load_cluster("sandbox")).text(Work((TaskSpec("train", str(run.root)),)))
+    assert code in script
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1"}
+    variables = {**os.environ, **slurm, "PATH": f"{programs}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True, timeout=60)
+    return done.stdout + done.stderr, done.returncode
+
+
+@pytest.fixture
+def code(run: RunDir) -> str:
+    save_config(run, Config())
+    return take_snapshot(run)
+
+
+def test_job_with_the_code_of_the_submission_starts_quietly(run: RunDir, code: str) -> None:
+    output, rc = start(run, code)
+    assert (output.count("\n"), rc) == (2, 0)
+    assert f'started {{"stage": "train", "run": "{run.root}", "items": []}}' in output
+
+
+def change_source(snapshot: Path) -> None:
+    file = snapshot / "jobs" / "slurm" / "process.py"
+    file.chmod(0o644)
+    file.write_text("print('pwned')\n")
+
+
+def add_module(snapshot: Path) -> None:
+    (snapshot / "json.py").write_text("print('pwned')\n")
+
+
+def add_package_file(snapshot: Path) -> None:
+    (snapshot / "trex" / "extra.py").write_text("print('pwned')\n")
+
+
+def replace_by_link(snapshot: Path) -> None:
+    snapshot.rename(snapshot.with_name("mine"))
+    snapshot.symlink_to("mine")
+
+
+def open_to_all(snapshot: Path) -> None:
+    (snapshot / "trex" / "images").chmod(0o777)
+
+
+def open_run(snapshot: Path) -> None:
+    snapshot.parents[1].chmod(0o775)
+
+
+def open_jobs(snapshot: Path) -> None:
+    (snapshot.parents[1] / "jobs").chmod(0o770)
+
+
+def delete(snapshot: Path) -> None:
+    shutil.rmtree(snapshot)
+
+
+def give_compiled_away(snapshot: Path) -> None:
+    cache = snapshot / "trex" / "__pycache__"
+    cache.mkdir(exist_ok=True)
+    (cache / "errors.cpython-311.pyc").write_bytes(b"")
+    os.chown(cache / "errors.cpython-311.pyc", NOBODY, NOBODY)
+
+
+def give_folder_away(snapshot: Path) -> None:
+    """As a member of the group does who renames the run folder and copies it."""
+    for path in (snapshot.parents[1], *snapshot.parents[1].rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (change_source, "was changed after it was made"),
+        (add_module, "was changed after it was made"),
+        (add_package_file, "was changed after it was made"),
+        (replace_by_link, "is neither a file nor a folder"),
+        (open_to_all, "trex/images can be written by other users"),
+        (open_run, "run can be written by other users"),
+        (open_jobs, "jobs can be written by other users"),
+        (delete, "No such file or directory"),
+        pytest.param(give_compiled_away, "errors.cpython-311.pyc belongs to another user", marks=as_root),
+        pytest.param(give_folder_away, "runs/run belongs to another user", marks=as_root),
+    ],
+)
+def test_job_does_not_start_code_that_could_be_that_of_another_user(
+    run: RunDir, code: str, change: object, said: str
+) -> None:
+    change(snapshot_of(run, code))  # type: ignore[operator]
+    output, rc = start(run, code)
+    assert rc == 2
+    assert said in output
+    assert "started" not in output.replace("not started:", "")
+
+
+def test_check_in_the_job_takes_less_than_half_a_second(run: RunDir, code: str) -> None:
+    words = [sys.executable, "-I", "-S", str(Path(verify.__file__)), str(run.root), code]
+    began = time.monotonic()
+    assert subprocess.run(words, capture_output=True, check=True).stderr == b""
+    assert time.monotonic() - began < 0.5
+
+
+def test_work_of_a_job_is_in_its_script_and_in_no_pickle(fake_slurm: FakeSlurm) -> None:
+    fake_slurm.says("sbatch", "Submitted batch job 7")
+    Path("recipe.yaml").write_text("extract: {weights: pixels, datasets: [dtd, pets]}\n")
+    assert main(["extract", "recipe.yaml", "--cluster", "sandbox"]) == 0
+    run = RunDir(Path("runs/run").absolute())
+    assert [one.jobs for one in Submission.of(run).strict()] == [{"extract-dtd": "7_0", "extract-pets": "7_1"}]
+    made = [path for path in run.slurm_jobs.iterdir() if not path.is_symlink()]
+    assert [path.name for path in made] == ["7_submission.sh"]
+    script = made[0].read_text()
+    assert "#SBATCH --array=0-1%2\n" in script
+    assert re.search(r"^trex_specs=\('.*\"dataset\": \"dtd\".*' '.*\"dataset\": \"pets\".*'\)", script, re.MULTILINE)
+
+
+def test_submission_without_slurm_is_a_mistake_of_the_command(
+    fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "demo", "--cluster", "sandbox"]) == 2
+    assert "Slurm is not installed on this machine; use --cluster local" in capsys.readouterr().err
