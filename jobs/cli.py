@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO, cast
 
 from jobs.commands import check, clean, data, export, logs, queue, report, stages, status
 from jobs.plan.rights import keep_own
 from trex import __version__
 from trex.errors import ExitCode, TrexError
 from trex.storage import is_refusal, unwritable
+from trex.wording import Printable
 
 _COMMANDS = (stages, report, check, status, logs, queue, clean, data, export)
 
@@ -28,6 +32,12 @@ _BY_CTRL_C = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. A user's mistake is printed as one message, without a traceback."""
+    out, err = (cast(TextIO, Printable(stream)) for stream in (sys.stdout, sys.stderr))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     args = _parsed(arguments)
     keep_own()
     try:
@@ -37,16 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(error.exit_code)
     except BrokenPipeError:
         return int(ExitCode.DONE)
-    except OSError as error:
+    except KeyboardInterrupt:
+        return _BY_CTRL_C
+    except Exception as error:
         if is_refusal(error):
             sys.stderr.write(f"trex: error: {unwritable(error, Path.cwd())}\n")
             return int(ExitCode.UNWRITABLE)
-        if error.errno not in _OF_THE_PLACE:
-            raise
-        sys.stderr.write(f"trex: error: {error.filename or 'cannot write'}: {error.strerror}\n")
-        return int(ExitCode.USER_ERROR)
-    except KeyboardInterrupt:
-        return _BY_CTRL_C
+        if isinstance(error, OSError) and error.errno in _OF_THE_PLACE:
+            sys.stderr.write(f"trex: error: {error.filename or 'cannot write'}: {error.strerror}\n")
+            return int(ExitCode.USER_ERROR)
+        traceback.print_exc()  # here, because the interpreter would print names of files as they are
+        return int(ExitCode.FAULT)
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

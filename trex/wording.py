@@ -1,9 +1,16 @@
-"""Parts of messages: a number with its noun, and the suggestion for an unknown name."""
+"""Parts of messages: a number with its noun, the suggestion for an unknown name, and text that a terminal can show."""
 
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable
+from typing import BinaryIO, TextIO
+
+#: Categories of characters that a terminal does not show but obeys, or that change the direction of what follows, or
+#: that cannot be written: control, format, not assigned, private, surrogate, line and paragraph separator.
+_OBEYED = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 
 
 def counted(count: int, noun: str) -> str:
@@ -16,3 +23,52 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a text such as `; did you mean 'resnet50'?` if `word` is close to one of `known`, else an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def printable(text: str) -> str:
+    """Return `text` with every character that could control a terminal as in a Python string, such as `\\x1b`.
+
+    Newlines and tabs stay. A byte of a file name that is not UTF-8 (a surrogate in Python) becomes `\\xe9`.
+    """
+    return re.sub(r"[^\n\t -~]", lambda found: _escaped(found[0]), text)
+
+
+def one_line(text: str) -> str:
+    """Return `text` as one line that a terminal can show: lines are joined with a space."""
+    return printable(" ".join(line.strip() for line in text.splitlines()))
+
+
+def _escaped(character: str) -> str:
+    if unicodedata.category(character) not in _OBEYED:
+        return character
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+class Printable:
+    """A text stream that passes only `printable` text on to another stream.
+
+    The messages of a command quote names of files, configs and records that anybody may have written.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write `text`; return how many characters it has."""
+        self._stream.write(printable(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the other stream."""
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Return whether the other stream is a terminal."""
+        return self._stream.isatty()
+
+    @property
+    def buffer(self) -> BinaryIO:
+        """The other stream's bytes, for what is meant to control the terminal."""
+        return self._stream.buffer

@@ -13,6 +13,7 @@ from jobs.environment import available_cpus
 from trex.config import Config, load
 from trex.config.schema import DATASET, NAME, DataConfig
 from trex.errors import ExitCode, TrexError, UserError
+from trex.wording import one_line
 
 if TYPE_CHECKING:
     from trex.datasets.inspect import FileCheck
@@ -62,10 +63,10 @@ def _list(data: DataConfig) -> int:
     from trex.datasets.registry import known, own_datasets
 
     names = [*known(), *own_datasets(data)]
-    width = max(len(name) for name in names)
+    width = max(len(one_line(name)) for name in names)
     for name in names:
         state, text = _state(name, data)
-        sys.stdout.write(f"{state:8} {name:{width}} {text}\n")
+        sys.stdout.write(f"{state:8} {one_line(name):{width}} {one_line(text)}\n")
         sys.stdout.flush()
     return ExitCode.DONE
 
@@ -125,7 +126,7 @@ def _check_images(splits: dict[SplitName, Split], processes: int) -> int:
     for done, check in enumerate(check_files(splits, processes), start=1):
         if check.problem:
             faults += 1
-            sys.stdout.write(f"unreadable: {_path(splits, check)}: {check.problem}\n")
+            sys.stdout.write(f"unreadable: {one_line(_path(splits, check))}: {one_line(check.problem)}\n")
         else:
             seen[check.split_name].setdefault(check.digest, check.index)
         if time.monotonic() - shown > 2:
@@ -133,9 +134,8 @@ def _check_images(splits: dict[SplitName, Split], processes: int) -> int:
             rate = done / (shown - began)
             sys.stderr.write(f"{done}/{total} images, {rate:.0f} images/s, {(total - done) / rate:.0f} s left\n")
     for trainval, test in duplicates(seen):
-        sys.stdout.write(
-            f"in both splits: {splits['trainval'].name(trainval)} (trainval), {splits['test'].name(test)} (test)\n"
-        )
+        first, second = one_line(splits["trainval"].name(trainval)), one_line(splits["test"].name(test))
+        sys.stdout.write(f"in both splits: {first} (trainval), {second} (test)\n")
     return faults
 
 

@@ -16,7 +16,7 @@ from jobs.submissions import ask
 from trex.config import Config
 from trex.errors import ExitCode, TrexError, UserError
 from trex.records.run_dir import RunDir
-from trex.wording import counted
+from trex.wording import counted, one_line
 
 _WATCH_SECONDS = 30
 
@@ -42,7 +42,10 @@ def _status(args: argparse.Namespace) -> int:
         found = collect(args.runs)
         text = json.dumps([_plain(one) for one in found], indent=2) if args.json else as_text(found)
         if args.watch and not args.json:
-            sys.stdout.write("\x1b[2J\x1b[H" + time.strftime("%H:%M:%S") + "\n")
+            sys.stdout.flush()
+            sys.stdout.buffer.write(b"\x1b[2J\x1b[H")  # clears the terminal
+            sys.stdout.buffer.flush()
+            sys.stdout.write(time.strftime("%H:%M:%S") + "\n")
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
         if not args.watch:
@@ -83,15 +86,15 @@ def as_text(runs: Sequence[RunStatus]) -> str:
         return "no runs yet"
     blocks = []
     for run in runs:
-        lines = [run.name, *(f"  {_stage_line(run, stage)}" for stage in run.stages)]
+        lines = [one_line(run.name), *(f"  {_stage_line(run, stage)}" for stage in run.stages)]
         if run.restarts:
-            lines.append(f"  restarted {counted(run.restarts, 'time')}: {'; '.join(run.stops[-3:])}")
+            lines.append(f"  restarted {counted(run.restarts, 'time')}: {'; '.join(map(one_line, run.stops[-3:]))}")
         if run.goodput is not None:
             lines.append(
                 f"  goodput {100 * run.goodput:.0f} % of {_clock(run.allocated_seconds)} allocated to the training"
             )
         if run.advice:
-            lines.append(f"  continue with: {run.advice}")
+            lines.append(f"  continue with: {one_line(run.advice)}")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
@@ -107,7 +110,7 @@ def _stage_line(run: RunStatus, stage: StageStatus) -> str:
     elif len(stage.parts) > 1 or stage.stage in ("extract", "probe", MILESTONES):
         words.append(f"{stage.done}/{len(stage.parts)} done")
     if stage.state != "done":
-        words += [f"job {job}" if job else "", stage.why]
+        words += [f"job {job}" if job else "", one_line(stage.why)]
     return ", ".join(word for word in words if word).replace(" ,", "  ", 1).rstrip()
 
 

@@ -33,6 +33,7 @@ from trex.interruption import StopRequest
 from trex.records.environment import Environment
 from trex.records.run_dir import RunDir
 from trex.storage import expect_folder, gone, is_refusal, unwritable
+from trex.wording import Printable
 
 if TYPE_CHECKING:
     from torch import device as Device
@@ -257,7 +258,7 @@ def _set_up_logging(task: Task) -> None:
     """Log all messages of rank 0; of the other ranks log only warnings and errors, with the rank."""
     name = "" if task.world == 1 or task.rank == 0 else f"rank {task.rank} "
     logging.basicConfig(
-        stream=sys.stdout,
+        stream=Printable(sys.stdout),
         level=logging.INFO if task.rank == 0 else logging.WARNING,
         format=f"%(asctime)s {name}%(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
@@ -265,4 +266,3 @@ def _set_up_logging(task: Task) -> None:
     )
     logging.captureWarnings(capture=True)
     logging.raiseExceptions = False  # no traceback for each line if the log is on a full disk
-    logging.getLogger("submitit").setLevel(logging.ERROR)

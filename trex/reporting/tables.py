@@ -13,6 +13,7 @@ from trex.reporting.collect import Average, RunData, average, datasets, probe_ki
 from trex.reporting.compare import Comparison, comparisons
 from trex.reporting.metric import TOP1, Metric
 from trex.reporting.statistics import Interval
+from trex.wording import one_line
 
 MISSING = "–"
 SKIPPED_MARK = "†"
@@ -221,6 +222,7 @@ def _wrapped(text: str) -> list[str]:
 
 def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
     """A header, a rule and rows in aligned columns: those in `left` to the left, the others to the right."""
+    lines = [[one_line(text) for text in line] for line in lines]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     texts = [
         "  ".join(
