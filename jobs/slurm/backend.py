@@ -148,10 +148,10 @@ def _submit(run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskS
     with _one_at_a_time(run):
         write_text(run.cluster, to_yaml(cluster))
         queued = settled_jobs(run) if specs else {}
-        Chain(cluster, array_size(cluster), _announced(submitter.submit), queued).submit(specs)
+        Chain(cluster, array_size(cluster), _announced(submitter.submit, cluster), queued).submit(specs)
 
 
-def _announced(submit: Send) -> Send:
+def _announced(submit: Send, cluster: Cluster) -> Send:
     """Wrap `submit` so that each submission is also printed."""
 
     def send(work: Work) -> dict[str, JobId]:
@@ -159,7 +159,8 @@ def _announced(submit: Send) -> Send:
         first = next(iter(jobs.values()))
         count = f" (array of {len(jobs)})" if len(jobs) > 1 else ""
         waits = f", waits for {' and '.join(map(str, work.waits))}" if work.waits else ""
-        _say(f"{work.stage}: submitted as job {first.array}{count}{waits}")
+        held = f", on hold until: scontrol release {first.array}" if "hold" in cluster.stage(work.stage).options else ""
+        _say(f"{work.stage}: submitted as job {first.array}{count}{waits}{held}")
         return jobs
 
     return send

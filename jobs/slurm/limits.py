@@ -11,20 +11,38 @@ from jobs.plan.spec import STAGES
 #: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]
 _TIME = r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2}"
 
-#: Options that the toolkit sets itself, or that would let a cluster file run another command.
-_OWNED = {
-    "array", "chdir", "comment", "cpus-per-task", "dependency", "error", "export", "export-file", "get-user-env", "gid",
-    "input", "job-name", "kill-on-invalid-dep", "no-requeue", "nodes", "ntasks", "ntasks-per-node", "open-mode",
-    "output", "requeue", "signal", "test-only", "uid", "wait", "wrap",
-}  # fmt: skip
+_OWN = "which the toolkit sets itself"
+_ID = "with which the toolkit could not read the job's id from sbatch's answer"
+_ELSEWHERE = "whose jobs the toolkit would not find in the queue"
+_NOTHING = "with which sbatch submits nothing"
+_SCRIPT = "with which the batch script would not run as the toolkit wrote it"
+
+#: Options that change what a submission means, with the reason why a cluster file may not have them.
+_REFUSED = {
+    **dict.fromkeys(("array", "comment", "dependency", "error", "job-name", "kill-on-invalid-dep", "no-requeue"), _OWN),
+    **dict.fromkeys(("open-mode", "output", "requeue"), _OWN),
+    **{name: f"{_OWN}: use {name}" for name in ("account", "constraint", "nodes", "partition", "qos", "time")},
+    **dict.fromkeys(("ntasks", "ntasks-per-gpu", "ntasks-per-node"), f"{_OWN}: use nodes and tasks_per_node"),
+    **dict.fromkeys(("cpus-per-task", "tres-per-task"), f"{_OWN}: use cpus_per_task and gpus_per_node"),
+    "signal": f"{_OWN}: use signal_lead",
+    **dict.fromkeys(("parsable", "quiet"), _ID),
+    **dict.fromkeys(("cluster-constraint", "clusters"), _ELSEWHERE),
+    **dict.fromkeys(("help", "test-only", "usage", "version"), _NOTHING),
+    **dict.fromkeys(("chdir", "container", "container-id", "export", "export-file", "get-user-env"), _SCRIPT),
+    **dict.fromkeys(("gid", "input", "uid", "wrap"), _SCRIPT),
+    "no-kill": "with which a job would wait for the processes of a failed node instead of being requeued",
+    "wait": "with which the command would wait until the job has ended",
+}
 
 
 def problems(cluster: Cluster) -> Iterator[tuple[str, str]]:
     """Yield the settings that sbatch would reject or that the toolkit must set itself, each with what is wrong."""
     for name in STAGES:
         stage = cluster.stage(name)
-        for key in sorted(_OWNED & set(stage.options)):
-            yield f"{name}.options", f"has {key}, which the toolkit sets itself"
+        for key in stage.options:
+            # sbatch accepts the beginning of an option's name too.
+            for option in [key] if key in _REFUSED else [one for one in _REFUSED if one.startswith(key)][:1]:
+                yield f"{name}.options", f"has {key}{'' if key == option else f' for {option}'}, {_REFUSED[option]}"
         if not re.fullmatch(_TIME, stage.time):
             yield (
                 f"{name}.time",

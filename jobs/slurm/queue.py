@@ -39,7 +39,7 @@ def entries() -> list[Entry]:
     """
     # By user id, because LOGNAME may still hold the old name after a change of user.
     words = ["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", "|".join(_FIELDS)]
-    answer = programs.run(words, timeout=60)
+    answer = programs.run(words, timeout=60, env=outside_allocation())
     if not answer.ok:
         raise TrexError(f"squeue does not answer: {answer.stderr.strip()}")
     rows = (line.split("|") for line in answer.stdout.splitlines())
@@ -56,7 +56,8 @@ def holds_nodes(job: str) -> bool:
     Raises:
         TrexError: if Slurm does not answer.
     """
-    answer = programs.run(["squeue", "--noheader", "--jobs", job, "--format", "%T"])
+    words = ["squeue", "--noheader", "--jobs", job, "--format", "%T"]
+    answer = programs.run(words, env=outside_allocation())
     if answer.ok:
         return answer.stdout.strip() not in ("", "PENDING")
     if "Invalid job id" in answer.stderr:
@@ -80,7 +81,7 @@ def cancel(jobs: Iterable[str]) -> None:
     ids = sorted(set(jobs))
     if not ids:
         return
-    answer = programs.run(["scancel", *ids], timeout=60)
+    answer = programs.run(["scancel", *ids], timeout=60, env=outside_allocation())
     if not answer.ok and "Invalid job id" not in answer.stderr:
         raise TrexError(f"scancel failed: {answer.stderr.strip()}")
 

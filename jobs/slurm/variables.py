@@ -8,6 +8,8 @@ from jobs import environment
 
 #: Variables of an allocation or a job step. They are removed before a submission so that the new job does not get them.
 _ALLOCATION_VARIABLES = re.compile(r"^(SLURM|SBATCH|SRUN|SUBMITIT|PMI|PMIX|MASTER_ADDR$|MASTER_PORT$)")
+#: Variables in which users set options of Slurm's other programs, which would hide jobs, or select others to cancel.
+_OPTION_VARIABLES = re.compile(r"^(SACCT|SCANCEL|SINFO|SQUEUE)_")
 #: Variables in which Slurm names the GPUs of an allocation. A job without GPUs would inherit them.
 _GPU_VARIABLES = {"CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"}
 #: Variables that say which Slurm to use and how to log in to it. They are kept.
@@ -18,11 +20,14 @@ _DEFAULTS = ("account", "partition", "qos", "reservation")
 
 
 def outside_allocation() -> dict[str, str]:
-    """Return this environment without the variables of an allocation, as a submission needs it."""
+    """Return this environment without the variables of an allocation, and of users' options for Slurm's programs.
+
+    A submission and each question to Slurm need it.
+    """
     return {
         name: value
         for name, value in environment.variables().items()
-        if name in _SITE_VARIABLES or not _ALLOCATION_VARIABLES.match(name)
+        if name in _SITE_VARIABLES or not (_ALLOCATION_VARIABLES.match(name) or _OPTION_VARIABLES.match(name))
     }
 
 

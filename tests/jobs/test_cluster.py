@@ -44,6 +44,59 @@ def test_option_that_the_toolkit_sets_or_that_is_no_option_is_refused(tmp_path: 
         load_cluster(str(path))
 
 
+REFUSED = {
+    "which the toolkit sets itself": "array comment dependency error job-name kill-on-invalid-dep open-mode output "
+    "requeue no-requeue",
+    "use nodes and tasks_per_node": "ntasks ntasks-per-node ntasks-per-gpu",
+    "use cpus_per_task": "cpus-per-task tres-per-task",
+    "use signal_lead": "signal",
+    "use time": "time",
+    "use partition": "partition",
+    "could not read the job's id": "parsable quiet",
+    "would not find in the queue": "clusters cluster-constraint",
+    "submits nothing": "test-only help usage version",
+    "would not run as the toolkit wrote it": "wrap chdir export export-file get-user-env uid gid input container",
+    "of a failed node": "no-kill",
+    "until the job has ended": "wait",
+}
+
+
+@pytest.mark.parametrize(
+    ("reason", "option"), [(why, name) for why, names in REFUSED.items() for name in names.split()]
+)
+def test_option_that_changes_what_a_submission_means_is_refused_with_the_reason(
+    tmp_path: Path, reason: str, option: str
+) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(f'train:\n  options: {{{option}: "yes"}}\n')
+    with pytest.raises(TrexError, match=rf"cluster\.yaml:2:\d+: 'train\.options' has {option}, .*{reason}"):
+        load_cluster(str(path))
+
+
+@pytest.mark.parametrize(
+    ("short", "option"),
+    [("pars", "parsable"), ("wra", "wrap"), ("clu", "clusters|cluster-constraint"), ("no-r", "no-r")],
+)
+def test_short_form_of_a_refused_option_is_refused_too(tmp_path: Path, short: str, option: str) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(f'train:\n  options: {{{short}: "yes"}}\n')
+    with pytest.raises(TrexError, match=rf"'train\.options' has {short} for ({option})"):
+        load_cluster(str(path))
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["hold", "begin: now+1hour", "exclusive", "mem: 0", "mail-type: FAIL", "reservation: maintenance", "nodelist: n1",
+     "exclude: n2", "licenses: matlab", "deadline: now+1day", "gres: gpu:a100:4", "time-min: 60", "nice: 100"],
+)  # fmt: skip
+def test_option_that_only_says_where_or_when_a_job_runs_is_accepted(tmp_path: Path, option: str) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(f"train:\n  options: {{{option if ':' in option else f'{option}: yes'}}}\n")
+    name, _, value = option.partition(": ")
+    line = f"#SBATCH --{name}" + (f"={value}" if value else "")
+    assert line in script(tmp_path, load_cluster(str(path))).splitlines()
+
+
 @pytest.mark.parametrize("time", ["soon", "1:2:3:4", "0", "0:59", "1-x"])
 def test_time_that_slurm_would_reject_is_refused_with_file_and_line(tmp_path: Path, time: str) -> None:
     path = tmp_path / "cluster.yaml"

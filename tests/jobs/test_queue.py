@@ -7,7 +7,7 @@ import os
 import pytest
 
 from jobs.slurm.ids import JobId, elements
-from jobs.slurm.queue import entries
+from jobs.slurm.queue import cancel, entries, holds_nodes, past_starts
 from tests.jobs.conftest import FakeSlurm
 
 
@@ -41,3 +41,21 @@ def test_queue_is_queried_by_user_id_and_not_by_login_name(
     fake_slurm.says("squeue")
     assert entries() == []
     assert f"--user {os.getuid()} " in fake_slurm.asked("squeue")[0]
+
+
+def test_options_that_users_set_for_slurms_programs_neither_hide_jobs_nor_choose_what_is_cancelled(
+    fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for program in ("squeue", "sacct", "scancel"):
+        name = f"{program.upper()}_STATE"
+        monkeypatch.setenv(name, "RUNNING")
+        path = fake_slurm.folder / program
+        path.write_text('#!/bin/sh\necho "state: $' + name + f'" >> {path}.asked\n')
+        path.chmod(0o755)
+    entries()
+    holds_nodes("7")
+    cancel(["7"])
+    past_starts([JobId("7")])
+    assert [fake_slurm.asked(program) for program in ("squeue", "sacct", "scancel")] == [
+        ["state: ", "state: "], ["state: "], ["state: "],
+    ]  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
 import subprocess
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from jobs.backend import load_cluster
-from jobs.cli import main
 from jobs.plan.rights import protect
 from jobs.plan.runs import save_config
 from jobs.plan.spec import TaskSpec
@@ -22,11 +20,9 @@ from jobs.slurm import verify
 from jobs.slurm.snapshot import snapshot_of, take_snapshot
 from jobs.slurm.submit import Submitter
 from jobs.slurm.work import Work
-from tests.jobs.conftest import FakeSlurm
 from trex.config import Config
 from trex.errors import UserError
 from trex.records.run_dir import RunDir
-from trex.records.submission import Submission
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can create files of another user")
 NOBODY = 65534
@@ -225,23 +221,3 @@ def test_check_in_the_job_takes_less_than_half_a_second(run: RunDir, code: str) 
     began = time.monotonic()
     assert subprocess.run(words, capture_output=True, check=True).stderr == b""
     assert time.monotonic() - began < 0.5
-
-
-def test_work_of_a_job_is_in_its_script_and_in_no_pickle(fake_slurm: FakeSlurm) -> None:
-    fake_slurm.says("sbatch", "Submitted batch job 7")
-    Path("recipe.yaml").write_text("extract: {weights: pixels, datasets: [dtd, pets]}\n")
-    assert main(["extract", "recipe.yaml", "--cluster", "sandbox"]) == 0
-    run = RunDir(Path("runs/run").absolute())
-    assert [one.jobs for one in Submission.of(run).strict()] == [{"extract-dtd": "7_0", "extract-pets": "7_1"}]
-    made = [path for path in run.slurm_jobs.iterdir() if not path.is_symlink()]
-    assert [path.name for path in made] == ["7_submission.sh"]
-    script = made[0].read_text()
-    assert "#SBATCH --array=0-1%2\n" in script
-    assert re.search(r"^trex_specs=\('.*\"dataset\": \"dtd\".*' '.*\"dataset\": \"pets\".*'\)", script, re.MULTILINE)
-
-
-def test_submission_without_slurm_is_a_mistake_of_the_command(
-    fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["train", "demo", "--cluster", "sandbox"]) == 2
-    assert "Slurm is not installed on this machine; use --cluster local" in capsys.readouterr().err
