@@ -7,7 +7,7 @@ import sys
 from jobs.backend import backend, backends, load_cluster, read_cluster
 from jobs.plan.cluster import Cluster
 from jobs.plan.milestones import with_milestones
-from jobs.plan.runs import open_run
+from jobs.plan.runs import open_run, require_readable_jobs
 from jobs.plan.spec import is_of_milestone
 from jobs.plan.stages import plan, require_files, require_kinds, require_one_class, stages_of
 from trex.config import Config
@@ -76,6 +76,7 @@ def retry(target: str, cluster_name: str | None, dry_run: bool) -> ExitCode:
         UserError: if no stage was submitted.
     """
     run, config = open_run(target)
+    require_readable_jobs(run)
     submissions = Submission.of(run).strict()
     # A training submits the work at its milestones. This does not mean that the user wants the other datasets too.
     stages = list(dict.fromkeys(one.stage for one in submissions if not all(map(is_of_milestone, one.jobs))))

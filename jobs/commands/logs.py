@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from jobs.plan.runs import open_run
+from jobs.plan.runs import open_run, require_readable_jobs
 from jobs.submissions import queued_jobs
 from trex.errors import ExitCode, UserError
 from trex.records.run_dir import RunDir
@@ -37,6 +37,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _logs(args: argparse.Namespace) -> int:
     run, _ = open_run(args.run)
+    require_readable_jobs(run)
     path = _wait_for_log(run, args.job, args.rank) if args.follow else log_path(run, args.job, args.rank)
     sys.stderr.write(f"trex: {path}\n")
     position = 0

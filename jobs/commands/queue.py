@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from jobs import launch
-from jobs.plan.runs import open_run
+from jobs.plan.runs import open_run, require_readable_jobs
 from jobs.submissions import backends_of
 from trex.errors import ExitCode
 from trex.records.submission import Submission
@@ -36,6 +36,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _cancel(target: str) -> ExitCode:
     run, _ = open_run(target)
+    require_readable_jobs(run)
     keys = [key for backend in backends_of(Submission.of(run).strict()) for key in backend.cancel(run)]
     said = f"cancelled {len(keys)} jobs of {run.name}: {', '.join(dict.fromkeys(keys))}"
     sys.stderr.write(f"trex: {said if keys else f'{run.name} has no jobs in the queue'}\n")

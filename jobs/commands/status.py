@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jobs.plan.runs import open_run
+from jobs.plan.runs import open_run, require_readable_jobs
 from jobs.run_status import MILESTONES, RunStatus, StageStatus, status_of
 from jobs.submissions import ask
 from trex.config import Config
@@ -54,30 +55,41 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def collect(targets: Sequence[str]) -> list[RunStatus]:
-    """Return the status of the given runs, or of all runs in runs/.
+    """Return the status of the given runs, or of all runs in runs/. Of these, names and leaves out what is unreadable.
 
     Raises:
-        UserError: if a given run does not exist.
+        UserError: if a given run does not exist, or is private to another user.
     """
     runs: list[tuple[RunDir, Config]] = []
     for target in targets or [str(run.root) for run in RunDir.below(Path("runs"))]:
-        try:
+        with _left_out(target, asked_for=bool(targets)):
             run, config = open_run(target)
-        except TrexError as error:
-            if targets:
-                raise
-            sys.stderr.write(f"trex: left out: {target}: {error}\n")
-            continue
-        if not run.config.exists():
-            raise UserError(f"{run.root}: this run does not exist yet")
-        runs.append((run, config))
+            require_readable_jobs(run)
+            if not run.config.exists():
+                raise UserError(f"{run.root}: this run does not exist yet")
+            runs.append((run, config))
     answers = ask([run for run, _ in runs])
     for title in answers.silent:
         sys.stderr.write(f"trex: {title} does not answer: showing only what the runs' own files contain\n")
-    found = [status_of(run, config, answers) for run, config in runs]
+    found = []
+    for run, config in runs:
+        with _left_out(str(run.root), asked_for=bool(targets)):
+            found.append(status_of(run, config, answers))
     for problem in (problem for one in found for problem in one.damaged):
         sys.stderr.write(f"trex: left out: {problem}\n")
     return found
+
+
+@contextlib.contextmanager
+def _left_out(name: str, asked_for: bool) -> Iterator[None]:
+    """Print why a run is left out if the block fails, for example for lack of rights. With `asked_for`, raise it."""
+    try:
+        yield
+    except (TrexError, OSError) as error:
+        if asked_for:
+            raise
+        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        sys.stderr.write(f"trex: left out: {name}: {why}\n")
 
 
 def as_text(runs: Sequence[RunStatus]) -> str:

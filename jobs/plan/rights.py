@@ -26,6 +26,15 @@ def keep_own() -> None:
     os.umask(os.umask(_WRITE) | _WRITE)
 
 
+def owner_of(path: Path) -> str:
+    """Return the name of the owner of a file or folder, or else the number."""
+    number = path.stat().st_uid
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
+
+
 def protect(run: RunDir) -> None:
     """Create the run folder and the folder of its job files, and take the right to write there from other users.
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs.plan import lookup
-from jobs.plan.rights import protect
+from jobs.plan.rights import owner_of, protect
 from trex.config import Config, load, to_yaml
 from trex.config.compare import differences
 from trex.config.loader import to_dict
@@ -46,8 +46,19 @@ def open_run(target: str) -> tuple[RunDir, Config]:
     return _open((path, _RUNS / target, *recipes), target, ())
 
 
+def require_readable_jobs(run: RunDir) -> None:
+    """Raise UserError if the job files of a run cannot be read, as those of another user."""
+    _require_readable(run.jobs)
+
+
+def _require_readable(folder: Path) -> None:
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"only {owner_of(folder)} can read {folder.absolute()}: it is private")
+
+
 def _open(places: Sequence[Path], target: str, overrides: Sequence[str]) -> tuple[RunDir, Config]:
     for place in places:
+        _require_readable(place)
         if (place / "config.yaml").is_file():
             config = _with_absolute_files(load(place / "config.yaml", Config, overrides))
             folder = Path(os.path.normpath(place.absolute()))

@@ -13,6 +13,7 @@ runs/<name>/
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,8 +44,13 @@ class RunDir:
 
     @classmethod
     def below(cls, folder: Path) -> list[RunDir]:
-        """The runs in `folder`, sorted by name."""
-        return [cls(path.parent) for path in sorted(folder.glob("*/config.yaml"))]
+        """The runs in `folder`, sorted by name, including folders that this user may not open."""
+        found = (cls(path) for path in sorted(folder.glob("*")) if path.is_dir())
+        return [run for run in found if os.access(run.config, os.F_OK) or run._is_closed]
+
+    @property
+    def _is_closed(self) -> bool:
+        return re.fullmatch(NAME, self.name) is not None and not os.access(self.root, os.X_OK)
 
     @property
     def name(self) -> str:
