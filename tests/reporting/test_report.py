@@ -195,6 +195,19 @@ def test_page_is_self_contained_and_escapes_hostile_text(run: RunDir) -> None:
     assert not re.search(r"@import", page)
 
 
+def test_page_forbids_scripts_and_loads_whatever_its_text_is(run: RunDir) -> None:
+    """So that text which escapes the escaping does nothing. The policy comes first, as it governs what follows it."""
+    result(run, "dtd", 0, 0.7)
+    parser = Page()
+    parser.feed(write_report([run], run.report).read_text())
+    tags = parser.tags[[tag for tag, _ in parser.tags].index("head") + 1 :]
+    assert tags[0] == ("meta", {"charset": "utf-8"})
+    assert tags[1][1] == {
+        "http-equiv": "Content-Security-Policy", "content": "default-src 'none'; style-src 'unsafe-inline'",
+    }  # fmt: skip
+    assert [attributes.get("http-equiv") for _, attributes in tags].count("Content-Security-Policy") == 1
+
+
 def test_preprocessing_is_stated_and_a_mixture_is_marked(run: RunDir) -> None:
     first, other = "published: resize 224 bicubic, resnet50", "model: resize 256 bilinear, resnet50"
     result(run, "dtd", 0, 0.7, provenance=made_by(transform=first))
