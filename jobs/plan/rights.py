@@ -22,7 +22,10 @@ _WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def keep_own() -> None:
-    """Let nobody else write the files and folders that this process and its children create, whatever the umask."""
+    """Let nobody else write the files and folders that this process and its children create, whatever the umask.
+
+    A batch script does the same.
+    """
     os.umask(os.umask(_WRITE) | _WRITE)
 
 

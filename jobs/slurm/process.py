@@ -8,7 +8,6 @@ import sys
 
 from jobs import environment
 from jobs.backend import SITE
-from jobs.plan.rights import keep_own
 from jobs.plan.spec import TaskSpec
 from jobs.slurm import KIND
 from jobs.slurm.ids import JobId
@@ -37,5 +36,4 @@ def this_task() -> Task:
 
 
 if __name__ == "__main__":
-    keep_own()  # the site's login scripts or a setup line may have set another umask
     run_task(decode_dataclass(TaskSpec, json.loads(sys.argv[1])), this_task(), SITE)

@@ -157,6 +157,7 @@ class Submitter:
             f"trex_specs=({specs})  # the work, here and not in a file that somebody could replace",
             "echo \"$(date '+%F %T') job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0}\"",
             *self.cluster.setup,
+            "umask g-w,o-w  # nobody else may write what the job creates, such as the compiled files next to the code",
             "set +eu  # undo any `set -eu` above, because the lines after srun must run when it fails",
             f"{_PYTHON} -I -S - {shlex.quote(str(self.run.root))} {code} << 'end of verify.py' || exit",
             *Path(verify.__file__).read_text(encoding="utf-8").rstrip().splitlines(),

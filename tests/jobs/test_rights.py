@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from jobs.backend import load_cluster
 from jobs.plan.rights import protect
 from jobs.plan.runs import save_config
-from jobs.plan.spec import TaskSpec
+from jobs.plan.spec import Stage, TaskSpec
 from jobs.slurm import verify
 from jobs.slurm.snapshot import snapshot_of, take_snapshot
 from jobs.slurm.submit import Submitter
@@ -117,16 +118,21 @@ def test_run_with_umask_0_in_a_shared_folder_makes_nothing_that_others_can_write
 # ---- in the job
 
 
-def start(run: RunDir, code: str) -> tuple[str, int]:
-    """Run the batch script of a training, with a stand-in for srun that only says so. Returns output and exit code."""
+#: Stand-ins for srun: one only says what it would start, the other starts it.
+SAYS, STARTS = "echo started ${@: -1}", 'while [[ $1 == --* || $1 == */slurm/* ]]; do shift; done; exec "$@"'
+
+
+def start(run: RunDir, code: str, srun: str = SAYS, stage: Stage = "train", setup: str = ":") -> tuple[str, int]:
+    """Run the batch script of a stage with a stand-in for srun. Returns its output and exit code."""
     programs = run.root.parent / "programs"
     programs.mkdir(exist_ok=True)
-    (programs / "srun").write_text("#!/bin/bash\necho started ${@: -1}\n")
+    (programs / "srun").write_text(f"#!/bin/bash\n{srun}\n")
     (programs / "srun").chmod(0o755)
-    script = Submitter(run, load_cluster("sandbox")).text(Work((TaskSpec("train", str(run.root)),)))
+    cluster = replace(load_cluster("sandbox"), setup=(setup,))
+    script = Submitter(run, cluster).text(Work((TaskSpec(stage, str(run.root)),)))
     assert code in script
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1"}
-    variables = {**os.environ, **slurm, "PATH": f"{programs}:{os.environ['PATH']}"}
+    variables = {**os.environ, **slurm, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": ""}
     done = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True, timeout=60)
     return done.stdout + done.stderr, done.returncode
 
@@ -141,6 +147,15 @@ def test_job_with_the_code_of_the_submission_starts_quietly(run: RunDir, code: s
     output, rc = start(run, code)
     assert (output.count("\n"), rc) == (2, 0)
     assert f'started {{"stage": "train", "run": "{run.root}", "items": []}}' in output
+
+
+def test_job_runs_the_copy_and_makes_nothing_that_others_can_write(run: RunDir, code: str) -> None:
+    output, rc = start(run, code, STARTS, "report", setup="umask 000")
+    assert rc == 0, output
+    assert f"report: {run.report_page}" in output
+    assert list(snapshot_of(run, code).rglob("__pycache__/*.pyc")), "the code was imported from the copy"
+    assert [path for path in run.root.rglob("*") if mode(path) & 0o022] == []
+    assert start(run, code)[1] == 0, "the compiled code that the first job left does not stop the next one"
 
 
 def change_source(snapshot: Path) -> None:
