@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
+import jobs
 from jobs import programs
 from jobs.backend import backends
 from jobs.local.process import of_rank
@@ -57,7 +58,9 @@ def _job_id(run: RunDir) -> str:
 
 
 def _start(run: RunDir, spec: TaskSpec, job: str, processes: int, gpus: int) -> list[programs.Process]:
-    words = [sys.executable, "-u", "-m", "jobs.local.process", json.dumps(encode(spec))]
+    in_checkout = Path(jobs.__file__).parents[1] == Path.cwd()  # -P: anybody may write modules into the working folder
+    safe_path = [] if in_checkout else ["-P"]
+    words = [sys.executable, *safe_path, "-u", "-m", "jobs.local.process", json.dumps(encode(spec))]
     return [
         programs.start(words, of_rank(job, rank, processes, gpus), run.local_log(job, rank))
         for rank in range(processes)

@@ -115,6 +115,19 @@ def test_run_with_umask_0_in_a_shared_folder_makes_nothing_that_others_can_write
     assert [path for path in (shared / "runs", *made) if mode(path) & 0o022] == []
 
 
+def test_job_on_this_machine_imports_nothing_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may be shared with others."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("yaml", "csv", "html"):
+        Path(f"{name}.py").write_text("open('pwned', 'w')\n")
+    Path("recipe.yaml").write_text("extract: {weights: pixels, datasets: []}\n")
+    words = [sys.executable, "-P", "-m", "jobs.cli", "run", "recipe.yaml", "--cluster", "local"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, Path("pwned").exists()) == (0, False), done.stderr
+
+
 # ---- in the job
 
 
