@@ -66,10 +66,10 @@ def refuse_other_features(run: RunDir, config: Config, to_be_trained: bool) -> N
     there = [path for name in config.extract.datasets for path in _feature_files(run, name) if path.exists()]
     if not there:
         return
+    from trex.features.index import other_features, read_index
     from trex.features.origin import origin
-    from trex.features.store import other_features, read_attributes
 
-    found = {path: read_attributes(path).provenance for path in there}
+    found = {path: read_index(path).provenance for path in there}
     wanted = origin(run, config)
     if to_be_trained:
         wanted = replace(wanted, weights="the training, when it has finished")
@@ -90,17 +90,17 @@ def is_probed(run: RunDir, config: Config, item: Item) -> bool:
     files = _feature_files(run, item.dataset)
     if not all(path.exists() for path in files):
         return True
-    from trex.features.store import read_attributes
+    from trex.features.index import read_index
 
     try:
-        attributes = [read_attributes(path) for path in files]
+        indices = [read_index(path) for path in files]
     except UserError:
         if all(path.exists() for path in files):
             raise
         return True  # another job has deleted them in the meantime
     treatment = Treatment.of(item.dataset, config.probe)
     kinds = kinds_of(config.probe, item.dataset)
-    wanted = {kind.name: kind.provenance(treatment, *attributes) for kind in kinds}
+    wanted = {kind.name: kind.provenance(treatment, *indices) for kind in kinds}
     return all(
         is_made_from(run.probe(item.dataset, kind, seed), wanted[kind]) for kind, seed in results_of(config, item)
     )

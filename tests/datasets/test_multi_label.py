@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
 from jobs.plan.runs import save_config
 from tests.datasets.trees import make
+from tests.feature_files import overwrite
 from trex.config import Config, load
 from trex.datasets.registry import known, load_split
 from trex.datasets.sets.voc2007 import CLASSES
@@ -80,8 +80,7 @@ def test_features_are_stored_with_the_labels_of_all_classes(config: Config) -> N
     found = open_features(run.features("voc2007", "test"))
     assert np.array_equal(found.labels, expected(10))
     assert found.classes == CLASSES
-    with h5py.File(run.features("voc2007", "test"), "r+") as file:
-        file["labels"][0, 0] = 2
+    overwrite(run.features("voc2007", "test"), "labels", np.array([2]))
     with pytest.raises(UserError, match=r"test\.h5: damaged: labels from -1 to 2"):
         open_features(run.features("voc2007", "test"))
 

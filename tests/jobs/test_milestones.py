@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import h5py
 import pytest
 
 from jobs import milestones as program
@@ -20,6 +19,7 @@ from jobs.plan.spec import Item
 from jobs.worker import milestones as worker
 from jobs.worker.milestones import MilestoneJobs
 from jobs.worker.place import Site, Task
+from tests.feature_files import relabel
 from tests.jobs.conftest import FakeSlurm, note_submission
 from trex.config import Config, load
 from trex.config.loader import ConfigError
@@ -70,9 +70,7 @@ def make_features(run: RunDir, home: Path, dataset: str, weights: str) -> None:
     _, pixels = configured(home, "extract.weights=pixels", "probe.at=final")
     extract(run, pixels, dataset, Ranks(), StopRequest())
     for split in ("trainval", "test"):
-        with h5py.File(run.features(dataset, split), "a") as file:
-            file.attrs["weights"] = weights
-            file.attrs["transform"] = describe_transform(config)
+        relabel(run.features(dataset, split), weights=weights, transform=describe_transform(config))
 
 
 def names(run: RunDir, config: Config) -> dict[str, list[str]]:

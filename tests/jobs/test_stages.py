@@ -7,13 +7,13 @@ import re
 import shutil
 from pathlib import Path
 
-import h5py
 import pytest
 import torch
 
 from jobs.plan.runs import save_config
 from jobs.plan.spec import STAGES, Item, Stage
 from jobs.plan.stages import plan, stages_of
+from tests.feature_files import relabel as relabel_file
 from trex.config import Config, load
 from trex.distributed import Ranks
 from trex.errors import ResumeRefused, UserError
@@ -73,9 +73,7 @@ def checkpoint(run: RunDir, name: str, finished: bool) -> str:
 def relabel(run: RunDir, config: Config, dataset: str, weights: str) -> None:
     """Change the labels in the feature files of a dataset: the weights, and the transform of a config."""
     for split in ("trainval", "test"):
-        with h5py.File(run.features(dataset, split), "a") as file:
-            file.attrs["weights"] = weights
-            file.attrs["transform"] = describe_transform(config)
+        relabel_file(run.features(dataset, split), weights=weights, transform=describe_transform(config))
 
 
 def test_finished_run_plans_only_the_report(evaluated_home: Path) -> None:

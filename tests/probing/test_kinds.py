@@ -11,7 +11,7 @@ from trex.config.probe_kinds import PROBE_KINDS
 from trex.probing.kind import kind_of
 from trex.probing.memory import Size
 from trex.probing.treatment import Treatment
-from trex.records.feature_provenance import FeatureAttributes, FeatureProvenance
+from trex.records.feature_provenance import FeatureIndex, FeatureProvenance
 
 NAMES = [form.replace("<shots>", "5").replace("<k>", "20").replace("<temperature>", "0.1") for form in PROBE_KINDS]
 PETS = Size(3680, 3669, 2048, 37)
@@ -54,7 +54,7 @@ def test_published_few_shot_probe_needs_memory_for_its_few_images_only() -> None
 
 def test_provenance_names_the_features_and_how_they_are_treated_and_fitted() -> None:
     split = ("run", "pets", "trainval", "s", "encoder", "weights", "resize", "float16", True, {})
-    trainval, test = (FeatureAttributes(FeatureProvenance(*split), digest) for digest in ("a" * 64, "b" * 64))
+    trainval, test = (FeatureIndex(FeatureProvenance(*split), digest, {}) for digest in ("a" * 64, "b" * 64))
     found = kind_of("exact").provenance(PLAIN, trainval, test)
     assert (found.trainval_digest, found.test_digest, found.encoder_digest) == ("a" * 64, "b" * 64, "encoder")
     assert (found.dtype, found.normalized, found.fitted_by) == ("float16", False, "exact solver 5")

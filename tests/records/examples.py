@@ -7,7 +7,7 @@ from dataclasses import replace
 from trex.records.base import Record
 from trex.records.environment import Environment
 from trex.records.events import AttemptEnded, AttemptStarted, CheckpointSaved, TrainingResumed, TrainingStarted
-from trex.records.feature_provenance import FeatureProvenance
+from trex.records.feature_provenance import ArrayPlace, FeatureIndex, FeatureProvenance
 from trex.records.job_state import JobState, State
 from trex.records.lock_owner import LockOwner
 from trex.records.manifest import Manifest
@@ -48,6 +48,9 @@ MULTI_LABEL_RESULT = replace(
 FEATURES = FeatureProvenance(
     "a", "pets", "trainval", "0" * 64, "1" * 64, "epoch-0003", "resize 224", "float16", True, {"h5py": "3.16"}
 )
+FEATURE_INDEX = FeatureIndex(
+    FEATURES, "5" * 64, {"features": ArrayPlace("<f2", (3, 4), 4096), "labels": ArrayPlace("<i8", (3,), 4120)}
+)
 RECORDS: tuple[Record, ...] = (
     STATE,
     *EVENTS,
@@ -59,6 +62,6 @@ RECORDS: tuple[Record, ...] = (
     Canceled("no such image"),
     PROBE_RESULT,
     MULTI_LABEL_RESULT,
-    FEATURES,
+    FEATURE_INDEX,
     Manifest(20, 1000, "0123456789abcdef" * 4, milestone=True, finished=False),
 )

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.records.examples import FEATURES, METRICS, PROBE_RESULT, STATE
+from tests.records.examples import FEATURE_INDEX, FEATURES, METRICS, PROBE_RESULT, STATE
 from trex.config import Config, load
 from trex.errors import UserError
 from trex.files import sha256, write_text
 from trex.records.base import RecordError
-from trex.records.feature_provenance import FeatureAttributes
 from trex.records.job_state import JobState
 from trex.records.manifest import MANIFEST, Manifest, checkpoint_folders, checkpoint_name, newest_manifest
 from trex.records.manifest import STATE as STATE_FILE
@@ -186,40 +185,13 @@ def test_key_of_a_provenance_differs_with_each_field() -> None:
     assert replace(provenance, normalized=not provenance.normalized).key != provenance.key
 
 
-# ---- attributes of a feature file
+# ---- index of a feature file
 
 
-def attributes(**changes: object) -> dict[str, object]:
-    return {**FeatureAttributes(FEATURES, "5" * 64).to_attributes(), **changes}
-
-
-def test_attributes_are_read_as_they_were_written() -> None:
-    assert FeatureAttributes.from_attributes(attributes(), "test.h5") == FeatureAttributes(FEATURES, "5" * 64)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"content_sha256": None}, "content_sha256"),
-        ({"content_sha256": 7}, "content_sha256"),
-        ({"versions": "{"}, "versions"),
-        ({"versions": "[]"}, "versions"),
-        ({"versions": "[" * 100_000}, "versions"),
-        ({"versions": 7}, "versions"),
-        ({"format": 2}, "format"),
-        ({"split": "train"}, "split"),
-        ({"dtype": "float64"}, "dtype"),
-        ({"extra": 1}, "extra"),
-    ],
-    ids=lambda value: str(value)[:30],
-)
-def test_attributes_that_no_feature_file_has_are_damage_with_file_and_key(
-    changes: dict[str, object], said: str
-) -> None:
-    with pytest.raises(RecordError) as caught:
-        FeatureAttributes.from_attributes(attributes(**changes), "test.h5")
-    assert str(caught.value).startswith("test.h5")
-    assert said in str(caught.value)
+def test_hdf5_attributes_hold_the_provenance_as_text_numbers_and_booleans() -> None:
+    found = FEATURE_INDEX.hdf5_attributes()
+    assert (found["format"], found["content_sha256"], found["split"]) == (6, FEATURE_INDEX.digest, "trainval")
+    assert found["versions"] == '{"h5py": "3.16"}'
 
 
 def test_names_of_runs_weights_and_versions_do_not_make_other_features() -> None:

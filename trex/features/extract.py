@@ -29,9 +29,10 @@ from trex.datasets.registry import load_splits
 from trex.datasets.split import Split
 from trex.distributed import Ranks
 from trex.errors import Interrupted, UserError
+from trex.features.index import other_features, read_index
 from trex.features.origin import describe_transform, unwanted_skips
 from trex.features.source import Source, make_source
-from trex.features.store import other_features, read_attributes, write_features
+from trex.features.store import write_features
 from trex.files import atomic_path, remove_leftovers
 from trex.images.decode import ImageFault
 from trex.interruption import StopRequest
@@ -89,7 +90,7 @@ def _is_done(target: Path, wanted: FeatureProvenance, may_skip: bool) -> bool:
     """Whether the file exists and has the wanted features. Raises UserError if it has other features."""
     if not target.exists():
         return False
-    found = read_attributes(target).provenance
+    found = read_index(target).provenance
     if differences := [*wanted.differences(found), *unwanted_skips(found, may_skip)]:
         raise other_features(target, differences)
     return True

@@ -62,7 +62,7 @@ class ProbeDataset:
             )
         self.name, self.treatment, self.limit, self.stop, self.device = name, treatment, limit, stop, device
         self.fast = multiplies_bfloat16(device)
-        self.attributes = (trainval.attributes, test.attributes)
+        self.indices = (trainval.index, test.index)
         self.comparable = trainval.provenance.comparable and test.provenance.comparable
         self.skipped = _skipped(trainval.provenance, test.provenance)
         self.class_names = trainval.classes

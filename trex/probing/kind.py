@@ -16,7 +16,7 @@ from trex.config.schema import ProbeConfig
 from trex.datasets.registry import record
 from trex.probing.memory import Size, require
 from trex.probing.treatment import Treatment
-from trex.records.feature_provenance import FeatureAttributes
+from trex.records.feature_provenance import FeatureIndex
 from trex.records.probe_result import ProbeProvenance, Search
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ class Kind(ABC):
         """The RAM that it uses if it may use `limit` bytes, bytes. Raises UserError if `limit` is too small."""
         return require(self.least_bytes(size, treatment), limit)
 
-    def provenance(self, treatment: Treatment, trainval: FeatureAttributes, test: FeatureAttributes) -> ProbeProvenance:
-        """The provenance of a result of this kind on features with these attributes."""
+    def provenance(self, treatment: Treatment, trainval: FeatureIndex, test: FeatureIndex) -> ProbeProvenance:
+        """The provenance of a result of this kind on the features with these indices."""
         made_by = trainval.provenance
         return ProbeProvenance(
             trainval_digest=trainval.digest,

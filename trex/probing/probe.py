@@ -56,7 +56,7 @@ def probe(
     if absent := data.classes_without_training_images:
         log.warning("%s: no training images of %s: never predicted", dataset, counted(absent, "class"))
     for kind in kinds:
-        provenance = kind.provenance(treatment, *data.attributes)
+        provenance = kind.provenance(treatment, *data.indices)
         for seed in filter(kind.runs, seeds):
             path = run.probe(dataset, kind.name, seed)
             if _is_current(path, provenance):

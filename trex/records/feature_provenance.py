@@ -1,27 +1,26 @@
-"""The provenance of a feature file, stored in its HDF5 attributes (docs/features.md).
+"""The index of a feature file: how it was made, and where its arrays are (docs/features.md).
 
-This module does not read or write HDF5 itself.
+This module reads and writes no files; `trex/features/index.py` does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-from trex.records.base import Count, Record, RecordError
+from trex.records.base import Count, Record
+from trex.records.typed import encode
 
 #: Features with different values in one of these fields are different features. Run name and versions do not matter.
 _DECISIVE = ("dataset", "split", "split_digest", "encoder_digest", "transform", "dtype")
 
 
 @dataclass(frozen=True)
-class FeatureProvenance(Record):
+class FeatureProvenance:
     """How a feature file was made."""
-
-    FORMAT: ClassVar[int] = 5
 
     run: str
     dataset: str
@@ -32,7 +31,7 @@ class FeatureProvenance(Record):
     transform: str  #: how images were preprocessed
     dtype: Literal["float32", "float16"]
     comparable: bool  #: False if the dataset's counts are not the official ones
-    versions: dict[str, str]  #: library versions; stored as JSON text in the file
+    versions: dict[str, str]  #: library versions
     skipped: Count = 0  #: broken images that have no feature (`data.broken_images=skip`)
     skipped_digest: str = ""  #: SHA-256 of their names; empty if there are none
 
@@ -58,38 +57,27 @@ def names_digest(names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class FeatureAttributes:
-    """All attributes of a feature file."""
+class ArrayPlace:
+    """Where an array is in a feature file. It is contiguous there, in C order."""
+
+    dtype: str  #: numpy's code with the byte order, such as `<f4`
+    shape: tuple[Count, ...]
+    offset: Count  #: bytes from the start of the file; 0 for an array without elements
+
+
+@dataclass(frozen=True)
+class FeatureIndex(Record):
+    """All that is known about a feature file without reading its arrays."""
+
+    FORMAT: ClassVar[int] = 6
 
     provenance: FeatureProvenance
     digest: str  #: SHA-256 of the arrays in the file: of the name, dtype, shape and bytes of each
+    arrays: dict[str, ArrayPlace]
 
-    def to_attributes(self) -> dict[str, object]:
-        """Name and value of each attribute: strings, numbers and booleans."""
-        return {
-            **self.provenance.to_json(),
-            "versions": json.dumps(self.provenance.versions, sort_keys=True),
-            "content_sha256": self.digest,
-        }
-
-    @classmethod
-    def from_attributes(cls, attributes: Mapping[str, object], where: str) -> Self:
-        """Convert the attributes of a file to this record.
-
-        Args:
-            attributes: the file's attributes, as plain Python values.
-            where: the file, for error messages.
-
-        Raises:
-            RecordError: if an attribute is missing, unknown or of another type, or the format number is different.
-        """
-        values = dict(attributes)
-        digest, versions = values.pop("content_sha256", None), values.get("versions")
-        try:
-            values["versions"] = json.loads(versions) if isinstance(versions, str) else versions
-        except (ValueError, RecursionError) as error:
-            raise RecordError(f"{where}: attribute 'versions' is not JSON ({error})") from error
-        provenance = FeatureProvenance.from_json(values, where)
-        if not isinstance(digest, str):
-            raise RecordError(f"{where}: has no attribute 'content_sha256', so it is not a complete feature file")
-        return cls(provenance, digest)
+    def hdf5_attributes(self) -> dict[str, str | int | bool]:
+        """Name and value of each HDF5 attribute, for other programs; this one reads only the index."""
+        provenance = encode(self.provenance)
+        assert isinstance(provenance, dict)
+        versions = json.dumps(provenance["versions"], sort_keys=True)
+        return {"format": self.FORMAT, **provenance, "versions": versions, "content_sha256": self.digest}
