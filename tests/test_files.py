@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import refusing
 from trex.errors import (
     ExitCode,
     Interrupted,
@@ -122,3 +123,38 @@ def test_each_error_has_an_exit_code_of_its_own() -> None:
     assert codes == [1, 2, 3, 4, 74, 75, 77, 78]
     assert len({code.meaning for code in ExitCode}) == len(ExitCode) == len(codes) + 1
     assert all(code.meaning for code in ExitCode)
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from trex.files import write_text
+write_text(Path(sys.argv[1]), "text")
+print("written")
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        *(("folder_fsync", error) for error in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)),
+        *(("chmod", error) for error in (errno.EPERM, errno.ENOTSUP)),
+    ],
+)
+def test_file_is_written_where_the_file_system_syncs_no_folder_or_has_no_modes(
+    tmp_path: Path, call: str, error: int
+) -> None:
+    done = refusing.python(WRITE, tmp_path / "file", folder=tmp_path, **{call: error})
+    assert done.stdout == "written\n", done.stderr
+    assert (tmp_path / "file").read_text() == "text"
+    assert not list(tmp_path.glob(f"{TEMPORARY}*"))
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [("file_fsync", errno.EINVAL), ("file_fsync", errno.EIO), ("folder_fsync", errno.EIO), ("chmod", errno.EROFS)],
+)
+def test_file_that_may_not_be_on_the_disk_is_an_error(tmp_path: Path, call: str, error: int) -> None:
+    done = refusing.python(WRITE, tmp_path / "file", folder=tmp_path, **{call: error})
+    assert done.returncode != 0
+    assert f"OSError: [Errno {error}] {os.strerror(error)}" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,10 @@ from typing import Any
 
 from trex.storage import make_folder
 
+#: How file systems without modes (CIFS, FUSE) answer when a mode is set.
+_NO_MODES = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
+#: How file systems that cannot sync a folder answer. A file that cannot be synced is always an error.
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR}
 #: Every unfinished file has this in its name. Readers never open such a file; `remove_leftovers` deletes them.
 TEMPORARY = ".unfinished-"
 
@@ -39,7 +44,8 @@ def require_may_write() -> None:
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `target`. At the end of the block the file is synced and renamed.
 
-    If the block raises, `target` is unchanged and the temporary file is deleted.
+    If the block raises, `target` is unchanged and the temporary file is deleted. On a file system without modes the
+    file has the mode that the file system gives it.
     """
     require_may_write()
     make_folder(target.parent)
@@ -50,7 +56,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
     try:
         with _named(target):
             yield temporary
-            temporary.chmod(0o666 & ~_umask())
+            with _tolerated(_NO_MODES):
+                temporary.chmod(0o666 & ~_umask())
             sync(temporary)
             require_may_write()
             temporary.replace(target)
@@ -116,12 +123,17 @@ def append_line(path: Path, line: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file's or a folder's content to the disk. Raises OSError if that fails."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Flush a file's or a folder's content to the disk, a folder only if its file system can.
+
+    Raises:
+        OSError: if that fails.
+    """
+    with _tolerated(_NO_FOLDER_SYNC if path.is_dir() else set()):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def sha256(path: Path) -> str:
@@ -135,6 +147,16 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.glob(f"{TEMPORARY}*"):
         if path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _tolerated(errors: set[int]) -> Iterator[None]:
+    """Ignore an OSError with one of these error numbers."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in errors:
+            raise
 
 
 def _umask() -> int:

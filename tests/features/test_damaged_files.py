@@ -180,3 +180,4 @@ def test_long_provenance_makes_a_larger_index_in_a_file_that_hdf5_reads(tmp_path
         assert {key: file[key].id.get_offset() for key in places if file[key].size} == {
             key: place.offset for key, place in places.items() if place.offset
         }
+        assert not any(place.offset % 64 for place in places.values()), "mapped arrays are aligned"

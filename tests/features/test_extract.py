@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 import torch
 import torchvision
 
+from tests import refusing
 from tests.features.conftest import command, damaged, make_features
 from tests.stopping import StopAfter
 from trex.config import Config, load
@@ -279,3 +282,30 @@ def test_feature_that_is_not_finite_ends_the_first_block_and_nothing_is_kept(
     assert "Traceback" not in done.stdout + done.stderr
     assert not list(run.root.glob("features/photos/**/*.npy"))
     assert not list(run.root.glob("features/photos/*.h5"))
+
+
+WRITE = """
+import sys
+from pathlib import Path
+import numpy as np
+from tests.features.test_damaged_files import write
+from trex.features.store import open_features
+write(Path(sys.argv[1]))
+print(open_features(Path(sys.argv[1])).names)
+"""
+
+
+@pytest.mark.parametrize("locking", ["TRUE", "BEST_EFFORT", "FALSE"])
+def test_features_are_written_and_read_where_no_file_can_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locking: str
+) -> None:
+    monkeypatch.setenv("HDF5_USE_FILE_LOCKING", locking)
+    done = refusing.python(WRITE, tmp_path / "test.h5", folder=tmp_path, flock=errno.ENOLCK)
+    assert done.stdout == "['a.jpg', 'b.jpg', 'c.jpg']\n", done.stderr
+
+
+def test_full_disk_is_named_while_features_are_written(tmp_path: Path) -> None:
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))\n{WRITE}"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "test.h5")], capture_output=True, text=True)
+    assert f"OSError: [Errno {errno.EFBIG}]" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -81,7 +81,7 @@ def write_features(
     largest = ArrayPlace("|S00000000", (2**63 - 1,) * 2, 2**63 - 1)
     size = user_block(FeatureIndex(provenance, digest.hex(), dict.fromkeys(_ARRAYS, largest)))
     with atomic_path(path) as temporary:
-        with h5py.File(temporary, "w", libver=_VERSIONS, locking=False, userblock_size=size) as file:
+        with temporary.open("w+b") as opened, h5py.File(opened, "w", userblock_size=size, **_LAYOUT) as file:
             array = file.create_dataset("features", shape=shape, dtype=provenance.dtype)
             digest.begin("features", array)
             row = 0
@@ -125,8 +125,9 @@ def open_features(path: Path) -> Features:
     return Features(found["features"], found["labels"], found["names"], classes, skipped, index)
 
 
-#: The version of the HDF5 format whose structures have checksums.
-_VERSIONS = ("v110", "v110")
+#: The version of the HDF5 format whose structures have checksums, and arrays at multiples of 64 bytes. HDF5 writes
+#: through an open file: it would lock a path, which some file systems refuse, and not name the error of a full disk.
+_LAYOUT = {"libver": ("v110", "v110"), "alignment_threshold": 1, "alignment_interval": 64}
 #: The arrays, in the order of the digest: number of dimensions and dtypes of each.
 _TEXT = r"\|S[1-9]\d{0,7}"
 _ARRAYS = {"features": "<f4|<f2", "labels": r"<i8|\|i1", "names": _TEXT, "classes": _TEXT, "skipped": _TEXT}
