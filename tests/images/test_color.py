@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import functional as F
 
+import trex
+from tests import refusing
 from trex.images import color
 
 FACTORS = np.linspace(0.6, 1.4, 9)
@@ -71,3 +78,26 @@ def test_blur_equals_pillows(rgb: np.ndarray, radius: float) -> None:
     color.blur(planes, *color.box_of(radius))
     expected = np.asarray(Image.fromarray(rgb).filter(ImageFilter.GaussianBlur(radius)))
     assert np.array_equal(planes.transpose(1, 2, 0), expected)
+
+
+def test_compiled_functions_work_where_neither_the_installation_nor_a_home_can_be_written(tmp_path: Path) -> None:
+    package, home = tmp_path / "site", tmp_path / "home"
+    home.mkdir()
+    shutil.copytree(Path(trex.__file__).parent, package / "trex", ignore=shutil.ignore_patterns("__pycache__"))
+    folders = [home, package, *(path for path in package.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    program = (
+        "import numpy as np, trex; from trex.images.color import solarize; p = np.array([9, 200], np.uint8)\n"
+        "solarize(p); print(trex.__file__, p.tolist())"
+    )
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(("NUMBA_", "XDG_"))}
+    done = subprocess.run(
+        refusing.as_user(sys.executable, "-P", "-c", program),
+        env={**variables, "PYTHONPATH": str(package), "HOME": str(home)},
+        capture_output=True, text=True, cwd="/",
+    )  # fmt: skip
+    for folder in folders:
+        folder.chmod(0o755)
+    assert done.stdout == f"{package}/trex/__init__.py [9, 55]\n", done.stderr
+    assert not list(package.rglob("*.nbi"))

@@ -18,8 +18,14 @@ Plane = np.ndarray
 
 
 def _compiled(function: F) -> F:
-    """Compile on first use, cache the machine code on disk, release the interpreter's lock while running."""
-    compiled: Any = njit(nogil=True, cache=True, error_model="numpy")(function)
+    """Compile on first use, cache the machine code on disk, release the interpreter's lock while running.
+
+    Without a folder that can be written, neither here nor in the user's home, each process compiles for itself.
+    """
+    try:
+        compiled: Any = njit(nogil=True, cache=True, error_model="numpy")(function)
+    except RuntimeError:
+        compiled = njit(nogil=True, error_model="numpy")(function)
     return cast(F, compiled)
 
 
