@@ -30,6 +30,8 @@ checks data, checkpoints and cluster.
   expected.
 - A *name* has at most 64 letters, digits, `.`, `_` and `-`, and begins with a letter or digit.
 - A list is `[a, b]`. YAML's anchors, aliases and tags are refused, and so is a key that is set twice.
+- A *path* may begin with `~` and contain `$NAME` or `${NAME}`, which are replaced when the command is called, as in a
+  shell; the run keeps the result. A variable that is not set is a mistake.
 - Settings that depend on each other are checked too: a range begins with its smaller number, `extract.crop` is at most
   `extract.resize`, and `optimizer.warmup_epochs` is at most `train.epochs`.
 - Settings marked ↻ may change between the attempts of one run, because they do not change its result. If any other
@@ -126,10 +128,12 @@ def allowed(kind: Any, meta: Mapping[str, Any]) -> str:
         [given] = [item for item in inner if item is not type(None)]
         return f"{allowed(given, meta)}, or nothing"
     if origin is dict:
-        return f"`name: value` lines, each value: {_KINDS[inner[1]]}"
+        return f"`name: value` lines, each value: {allowed(inner[1], meta)}"
     if origin is tuple:
         item = allowed(inner[0], meta)
         return f"list, each: {item}" if inner[-1] is Ellipsis else f"list of {len(inner)}, each: {item}"
+    if meta["path"]:
+        return "path"
     if meta["pattern"]:
         return _PATTERNS.get(meta["pattern"], f"text of the form `{meta['pattern']}`")
     return _KINDS[kind] + _range(meta)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+from jobs.plan.lookup import path_of
 from jobs.plan.runs import open_run
 from trex.errors import ExitCode, UserError
 
@@ -35,7 +35,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN", help="a run folder, or its name")
-    parser.add_argument("--to", type=Path, required=True, metavar="FILE", help="the file to write")
+    parser.add_argument("--to", required=True, metavar="FILE", help="the file to write")
     parser.add_argument("--layout", choices=("encoder", "full"), help="default: depends on the name of FILE, see above")
     parser.add_argument("--license", metavar="NAME", help="license of the weights, for the card (default: not stated)")
     parser.set_defaults(handler=_export)
@@ -44,12 +44,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _export(args: argparse.Namespace) -> int:
     from trex.export.write import export, layout_of
 
-    layout = layout_of(args.to, args.layout)
+    target = path_of(args.to)
+    layout = layout_of(target, args.layout)
     run, _ = open_run(args.run)
     try:
-        done = export(run, args.to, layout, args.license)
+        done = export(run, target, layout, args.license)
     except OSError as error:
-        raise UserError(f"cannot write {args.to}: {error}") from error
+        raise UserError(f"cannot write {target}: {error}") from error
     state = "" if done.finished else "; its training has not finished"
     sys.stdout.write(f"{done.file}: {layout} of {run.name}, {done.checkpoint}{state}\n{done.card}: model card\n")
     return ExitCode.DONE

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from jobs.commands.stages import TARGET
+from jobs.plan.lookup import path_of
 from jobs.plan.runs import open_run
 from trex.errors import ExitCode, UserError
 from trex.records.run_dir import RunDir
@@ -18,7 +18,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     about = "Write the results of one or several runs as a table, a CSV file and a web page."
     parser = commands.add_parser("report", help=about[0].lower() + about[1:-1], description=about)
     parser.add_argument("targets", nargs="+", metavar="RUN", help=TARGET)
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to write (default: report/ of the first run)")
+    parser.add_argument("--to", metavar="FOLDER", help="where to write (default: report/ of the first run)")
     parser.add_argument(
         "--metric",
         choices=METRICS,
@@ -45,7 +45,7 @@ def _report(args: argparse.Namespace) -> int:
         if not run.config.exists():
             raise UserError(f"{run.root}: this run does not exist yet")
         runs.append(run)
-    folder = args.to or runs[0].report
+    folder = path_of(args.to) if args.to else runs[0].report
     data, metric = [collect(run) for run in runs], METRICS[args.metric]
     page = write_report(data, folder, metric)
     sys.stdout.write(f"{text_table(data, metric)}\nreport: {page}\n")

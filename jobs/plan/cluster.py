@@ -69,7 +69,7 @@ class Cluster:
 
     kind: str = setting("slurm", "what runs the jobs: slurm, or local for this machine")
     data_root: str | None = setting(
-        None, "folder of the datasets on this cluster, for recipes that do not set data.root"
+        None, "folder of the datasets on this cluster, for recipes that do not set data.root", path=True
     )
     setup: tuple[str, ...] = setting((), "lines to run in the batch script before the job, such as module load cuda")
     max_array_size: int = setting(

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from jobs import environment
+from trex.config.paths import expanded
+from trex.errors import UserError
 
 #: The subfolder of each kind of file.
 Kind = Literal[".", "clusters"]
@@ -31,9 +33,17 @@ def folders(kind: Kind) -> list[Path]:
     return [folder / kind for folder in (HERE, *own, TOOLKIT)]
 
 
+def path_of(text: str) -> Path:
+    """Return the path that a user gave as an option, as in settings (`trex.config.paths`). Raises UserError."""
+    try:
+        return Path(expanded(text))
+    except ValueError as error:
+        raise UserError(f"the path {error}") from error
+
+
 def places(target: str, kind: Kind) -> Iterator[Path]:
     """Yield the paths that `target`, a path or a name, can mean, in the order of the search."""
-    yield Path(target).expanduser()
+    yield path_of(target)
     for folder in folders(kind):
         yield folder / f"{target}.yaml"
 

@@ -67,7 +67,7 @@ def _open(places: Sequence[Path], target: str, overrides: Sequence[str]) -> tupl
                 return RunDir.of(config), config
             return RunDir(folder.with_name(config.name) if renamed else folder), config
         if place.is_file():
-            if place.is_absolute() and place != Path(target).expanduser():  # not in the working folder: print its path
+            if place.is_absolute() and place != lookup.path_of(target):  # not in the working folder: print its path
                 sys.stderr.write(f"trex: using the recipe {place}\n")
             config = _with_absolute_files(load(place, Config, overrides))
             return RunDir.of(config), config
@@ -88,7 +88,7 @@ def _with_absolute_files(config: Config) -> Config:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    return str(Path(path).absolute())
 
 
 def save_config(run: RunDir, config: Config) -> None:

@@ -36,6 +36,39 @@ def test_dataset_whose_links_go_in_a_circle_is_listed_as_wrong_beside_the_others
     assert (lines["circle"], lines["sound"]) == ("WRONG", "ok")
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (
+            ["train", "trex_star", "--dry-run", "runs=$NOWHERE/runs"],
+            "'runs' is '$NOWHERE/runs', but NOWHERE is",
+        ),
+        (["data", "list", "data.root=~nobody_here/data"], "'data.root' is '~nobody_here/data', but there is no such"),
+        (["export", "mine", "--to", "$NOWHERE/w.pth"], "the path is '$NOWHERE/w.pth', but NOWHERE is not set"),
+        (["report", "mine", "--to", "${NOWHERE}"], "the path is '${NOWHERE}', but NOWHERE is not set"),
+        (["train", "$NOWHERE/recipe.yaml"], "the path is '$NOWHERE/recipe.yaml', but NOWHERE is not set"),
+    ],
+)
+def test_variable_that_is_not_set_is_named_and_no_folder_gets_its_name(
+    home: Path, words: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "runs/mine").mkdir(parents=True)
+    (home / "runs/mine/config.yaml").write_text("name: mine\n")
+    assert main(words) == 2
+    assert named in capsys.readouterr().err
+    assert sorted(path.name for path in home.rglob("*")) == ["config.yaml", "mine", "runs"]
+
+
+def test_variables_are_replaced_before_a_run_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SCRATCH", f"{home}/scratch")
+    assert main(["train", "trex_star", "--cluster", "local", "--dry-run", "runs=$SCRATCH/runs"]) in (0, 2)
+    captured = capsys.readouterr()
+    assert "$SCRATCH" not in captured.out + captured.err
+    assert f"{home}/scratch/runs" in captured.out + captured.err
+
+
 def test_check_of_a_dataset_whose_links_go_in_a_circle_names_the_place(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
+from trex.config.paths import expanded
 from trex.config.tree import Branch, Items, Leaf, Mistake, Node, override, read_tree
 from trex.errors import UserError
 from trex.wording import counted, did_you_mean
@@ -46,6 +47,7 @@ def setting(
     at_most: float | None = None,
     above: float | None = None,
     pattern: str | None = None,
+    path: bool = False,
     resumable: bool = False,
 ) -> Any:
     """Define a setting as a dataclass field.
@@ -57,6 +59,7 @@ def setting(
         at_most: largest allowed value.
         above: the value must be larger than this.
         pattern: regular expression that the complete text must match.
+        path: whether the text, or each value of a dict of texts, is a path, in which `~` and variables are replaced.
         resumable: whether the setting may change between the attempts of a run, because it cannot change the result.
     """
     meta = {
@@ -65,6 +68,7 @@ def setting(
         "at_most": at_most,
         "above": above,
         "pattern": pattern,
+        "path": path,
         "resumable": resumable,
     }
     if isinstance(default, dict | list):
@@ -223,7 +227,11 @@ class _Converter:
             return self.chosen(node, meta["package"], meta["default"], key + ".")
         if dataclasses.is_dataclass(kind):
             return self.dataclass(node, typing.cast(type[Any], kind), key + ".")
+        if get_origin(kind) is dict:
+            return self.mapping(node, get_args(kind)[1], key, meta)
         value = self.value(node, kind, key)
+        if meta.get("path") and isinstance(value, str):
+            value = self.path(node, value, key)
         values = value if isinstance(value, tuple | list) else [value]
         for item in values:
             problem = _out_of_range(item, meta)
@@ -239,8 +247,6 @@ class _Converter:
             return self.value(node, next(item for item in inner if item is not type(None)), key)
         if origin is tuple:
             return self.sequence(node, inner, key)
-        if origin is dict:
-            return self.mapping(node, inner[1], key)
         if not isinstance(node, Leaf):
             self.fail(
                 node.where,
@@ -258,6 +264,7 @@ class _Converter:
         if kind is str:
             if any(ord(character) < 32 for character in node.text):
                 self.fail(node.where, f"'{key}' has a line break or control character: expected one line of text")
+                return None
             return node.text
         if node.quoted:
             self.fail(node.where, f"'{key}' expected {_wanted(kind)}, got the text {node.text!r}: remove the quotes")
@@ -291,13 +298,20 @@ class _Converter:
         pairs = zip(node.values, kinds, strict=True)
         return tuple(self.value(item, kind, f"{key}[{i}]") for i, (item, kind) in enumerate(pairs))
 
-    def mapping(self, node: Node, kind: Any, key: str) -> Any:
+    def path(self, node: Node, text: str, key: str) -> str | None:
+        try:
+            return expanded(text)
+        except ValueError as error:
+            self.fail(node.where, f"'{key}' {error}")
+            return None
+
+    def mapping(self, node: Node, kind: Any, key: str, meta: Mapping[str, Any]) -> Any:
         if isinstance(node, Leaf) and node.is_null:
             return {}
         if not isinstance(node, Branch):
             self.fail(node.where, f"'{key}' expected `name: value` lines below it")
             return None
-        return {name: self.field(child, kind, f"{key}.{name}", {}) for name, child in node.values.items()}
+        return {name: self.field(child, kind, f"{key}.{name}", meta) for name, child in node.values.items()}
 
 
 def _hints(cls: type[Any]) -> dict[str, Any]:

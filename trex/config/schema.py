@@ -33,8 +33,10 @@ class DataConfig:
     """Where the images are."""
 
     dataset: str = setting("in1k", "dataset to train on; its test split is the validation set", pattern=DATASET)
-    root: str = setting("data", "folder that holds one folder per dataset", resumable=True)
-    folders: dict[str, str] = setting({}, "dataset name: its folder, if that is not <root>/<name>", resumable=True)
+    root: str = setting("data", "folder that holds one folder per dataset", path=True, resumable=True)
+    folders: dict[str, str] = setting(
+        {}, "dataset name: its folder, if that is not <root>/<name>", path=True, resumable=True
+    )
     subsets: tuple[str, ...] = setting(
         (), "datasets that may differ from the official image counts; results are marked as not comparable"
     )
@@ -118,7 +120,9 @@ class TrainConfig:
         "fp16", "mixed precision: fp16 (with gradient scaling), bf16, or off"
     )
     start: str | None = setting(
-        None, "file to start training from instead of initial weights: an encoder's weights or a full checkpoint"
+        None,
+        "file to start training from instead of initial weights: an encoder's weights or a full checkpoint",
+        path=True,
     )
     start_with: Literal["encoder", "weights", "all"] = setting(
         "encoder",
@@ -127,7 +131,7 @@ class TrainConfig:
         "continue that training. With encoder or weights, everything else is new and the first epoch is epoch 1",
     )
     key_map: str | None = setting(
-        None, "as extract.key_map, for the encoder in train.start; only with train.start_with=encoder"
+        None, "as extract.key_map, for the encoder in train.start; only with train.start_with=encoder", path=True
     )
     seed: int = setting(
         0, "seed of the initial weights, the order of the images and the augmentation", at_least=0, at_most=2**32 - 1
@@ -181,9 +185,10 @@ class ExtractConfig:
         "trained",
         "trained: this run's encoder; untrained: its initial weights; pixels: no encoder, the features are the pixels; "
         "anything else: path of a weights file",
+        path=True,
     )
     key_map: str | None = setting(
-        None, "YAML or JSON file that maps the names in the weights file to the encoder's (docs/zoo.md)"
+        None, "YAML or JSON file that maps the names in the weights file to the encoder's (docs/zoo.md)", path=True
     )
     preprocess: Literal["published", "model"] = setting(
         "published",
@@ -285,7 +290,7 @@ class Config:
     """One run: how an encoder is trained and how it is evaluated."""
 
     name: str = setting("run", "name of the run and of its folder", pattern=NAME)
-    runs: str = setting("runs", "folder that holds one folder per run", resumable=True)
+    runs: str = setting("runs", "folder that holds one folder per run", path=True, resumable=True)
     data: DataConfig = section(DataConfig, "where the images are")
     crops: CropsConfig = section(CropsConfig, "multi-crop augmentation")
     model: ModelConfig = section(ModelConfig, "encoder")

@@ -69,8 +69,8 @@ def folder_of(name: str, data: DataConfig) -> Path:
     shared = record(name).folder
     for key in (name, shared):
         if key is not None and key in data.folders:
-            return Path(data.folders[key]).expanduser()
-    return Path(data.root).expanduser() / (shared or name)
+            return Path(data.folders[key])
+    return Path(data.root) / (shared or name)
 
 
 def own_datasets(data: DataConfig) -> list[str]:
@@ -82,7 +82,7 @@ def own_datasets(data: DataConfig) -> list[str]:
     Raises:
         UserError: if `data.root` exists but cannot be read.
     """
-    root = Path(data.root).expanduser()
+    root = Path(data.root)
     try:
         below = [path.name for path in root.iterdir() if is_image_folder(path)] if root.is_dir() else []
         torchvision = root / torchvision_sets.FOLDER

@@ -40,7 +40,7 @@ class RunDir:
     @classmethod
     def of(cls, config: Config) -> RunDir:
         """The folder of a config's run, as an absolute path."""
-        return cls((Path(config.runs).expanduser() / config.name).absolute())
+        return cls((Path(config.runs) / config.name).absolute())
 
     @classmethod
     def below(cls, folder: Path) -> list[RunDir]:
