@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import io
 import re
 import sys
 import traceback
@@ -32,6 +33,8 @@ _BY_CTRL_C = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. A user's mistake is printed as one message, without a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the encoding of the terminal may lack a character
     out, err = (cast(TextIO, Printable(stream)) for stream in (sys.stdout, sys.stderr))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         return _main(arguments)

@@ -90,6 +90,7 @@ def _state(name: str, data: DataConfig) -> tuple[str, str]:
     except OSError as error:  # no rights, links in a circle: the other datasets are listed all the same
         return "WRONG", f"{error.filename or folder}: {error.strerror}"
     found = f"{len(splits['trainval'])} + {len(splits['test'])} images of {len(splits['test'].classes)} classes"
+    found += "".join(f"; left out of {split}: {images.left_out}" for split, images in splits.items() if images.left_out)
     if problem := splits["test"].problem:
         return "subset", f"{folder}: {found}; not comparable: {problem}"
     return "ok", f"{folder}: {found}"
@@ -112,6 +113,9 @@ def _check(name: str, data: DataConfig, processes: int | None) -> int:
     state = "subset (data.subsets names it), results are not comparable" if accepted else "WRONG"
     counts = f"counts: {state}: {problem}" if problem else "counts: ok"
     sys.stdout.write(f"{counts}\nunreadable images: {faults}\n")
+    for split, images in splits.items():
+        if images.left_out:
+            sys.stdout.write(f"left out of {split}: {images.left_out}\n")
     return ExitCode.USER_ERROR if faults or (problem and not accepted) else ExitCode.DONE
 
 

@@ -6,6 +6,7 @@ The exit code tells the back end how it ended (trex/errors.py).
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import platform
@@ -257,6 +258,8 @@ def _version(package: str) -> str | None:
 def _set_up_logging(task: Task) -> None:
     """Log all messages of rank 0; of the other ranks log only warnings and errors, with the rank."""
     name = "" if task.world == 1 or task.rank == 0 else f"rank {task.rank} "
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     logging.basicConfig(
         stream=Printable(sys.stdout),
         level=logging.INFO if task.rank == 0 else logging.WARNING,

@@ -40,6 +40,7 @@ class SplitListing(NamedTuple):
     #: -1 (not shown) or 0 (ignored) for each class.
     labels: list[Any]
     images: Images | None = None  #: reads the images, if they are not in files with these names
+    left_out: str = ""  #: how many files in the split's folders are not used, and which
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import os
 import pkgutil
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from trex.wording import did_you_mean
 
 if TYPE_CHECKING:
     from trex.datasets.split import Split, SplitName
+
+log = logging.getLogger(__name__)
 
 
 @functools.cache
@@ -101,11 +104,21 @@ def load_split(name: str, split: SplitName, data: DataConfig) -> Split:
         UserError: if the dataset is unknown, its folder does not exist or has an unexpected layout, or its counts
             differ from the official ones and `data.subsets` does not name it.
     """
-    return load_splits(name, data)[split]
+    return _logged(_read(name, data)[split])
 
 
 def load_splits(name: str, data: DataConfig) -> dict[SplitName, Split]:
     """Load both splits of the dataset `name`. Raises the same errors as `load_split`."""
+    return {split_name: _logged(split) for split_name, split in _read(name, data).items()}
+
+
+def _logged(split: Split) -> Split:
+    if split.left_out:
+        log.info("%s %s: left out: %s", split.dataset, split.split_name, split.left_out)
+    return split
+
+
+def _read(name: str, data: DataConfig) -> dict[SplitName, Split]:
     from trex.datasets.split import Split
 
     found = find(name, data)

@@ -13,6 +13,7 @@ import numpy as np
 
 from trex.datasets.record import Images, SplitListing
 from trex.images.decode import RGB, read_rgb, read_rgb_fast
+from trex.wording import printable
 
 SplitName = Literal["trainval", "test"]
 
@@ -43,12 +44,13 @@ class Split:
 
     dataset: str
     split_name: SplitName
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  #: with bytes that are not UTF-8 written out
     #: (n,) int64; or (n, K) int8 in a multi-label dataset: 1 for a class that is shown, -1 for others, 0: ignored
     labels: np.ndarray
     names: Names  #: paths relative to `folder`, with forward slashes
     folder: Path | None = None
     problem: str = ""  #: how the dataset differs from the official one; empty if it does not
+    left_out: str = ""  #: how many files in its folders are not used, and which; empty if all are
     #: Reads the images, if they are not in files with these names.
     images: Images | None = field(default=None, repr=False)
 
@@ -65,7 +67,8 @@ class Split:
         """The split that a reader returned as `listed`."""
         labels = np.asarray(listed.labels, dtype=np.int64)
         labels = labels.astype(np.int8) if labels.ndim == 2 else labels
-        return cls(dataset, split_name, classes, labels, Names(listed.names), folder, problem, listed.images)
+        names, texts = Names(listed.names), tuple(map(printable, classes))
+        return cls(dataset, split_name, texts, labels, names, folder, problem, listed.left_out, listed.images)
 
     def __len__(self) -> int:
         return len(self.labels)

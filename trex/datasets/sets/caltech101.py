@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from trex.datasets.imagefolder import image_names
+from trex.datasets.imagefolder import image_names, is_foreign
 from trex.datasets.record import Counts, Dataset, Listing, SplitListing
 from trex.errors import UserError
 
@@ -25,7 +25,7 @@ def read_caltech101(folder: Path) -> Listing:
     The split depends on the names only, so it is the same on every machine and with every library version.
     """
     base = next((folder / name for name in _INNER if (folder / name).is_dir()), folder)
-    classes = sorted(path.name for path in base.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = sorted(path.name for path in base.iterdir() if path.is_dir() and not is_foreign(path.name))
     if not classes:
         raise UserError(f"{base}: expected one folder per category here, or in 101_ObjectCategories/ here")
     trainval, test = SplitListing([], []), SplitListing([], [])
