@@ -15,10 +15,12 @@ _SOURCE = r"""
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* The error number that REFUSE_<call> holds; 0: the call is made. */
 static int refused(const char *variable) {
@@ -34,6 +36,29 @@ int fchmodat(int fd, const char *path, mode_t mode, int flags) {
     REFUSE("REFUSE_CHMOD");
     return REAL("fchmodat")(fd, path, mode, flags);
 }
+/* Opening a file whose path has REFUSE_PATH in it, and reading it, fail the first REFUSE_TIMES times. */
+static int watched = -1, used = 0;
+static int fails(const char *variable) {
+    const char *times = getenv("REFUSE_TIMES");
+    int error = refused(variable);
+    return error && used++ < (times ? atoi(times) : 1 << 30) ? error : 0;
+}
+int open64(const char *path, int flags, ...) {
+    va_list more;
+    va_start(more, flags);
+    mode_t mode = va_arg(more, int);
+    const char *wanted = getenv("REFUSE_PATH");
+    int error, is_wanted = wanted && strstr(path, wanted);
+    if (is_wanted && (error = fails("REFUSE_OPEN"))) { errno = error; return -1; }
+    int fd = REAL("open64")(path, flags, mode);
+    if (is_wanted) watched = fd; else if (fd == watched) watched = -1;
+    return fd;
+}
+ssize_t read(int fd, void *buffer, size_t size) {
+    int error;
+    if (fd == watched && (error = fails("REFUSE_READ"))) { errno = error; return -1; }
+    return ((ssize_t (*)(int, void *, size_t)) dlsym(RTLD_NEXT, "read"))(fd, buffer, size);
+}
 int fsync(int fd) {
     struct stat found;
     fstat(fd, &found);
@@ -43,14 +68,15 @@ int fsync(int fd) {
 """
 
 
-def python(code: str, *arguments: object, folder: Path, **refused: int) -> subprocess.CompletedProcess[str]:
+def python(code: str, *arguments: object, folder: Path, **refused: object) -> subprocess.CompletedProcess[str]:
     """Run Python code while calls are refused.
 
     Args:
         code: the program.
         arguments: its arguments.
         folder: where the library is compiled.
-        refused: a call (flock, chmod, folder_fsync, file_fsync) and the error number that it gives.
+        refused: a call (flock, chmod, folder_fsync, file_fsync, open, read) and the error number that it gives; open
+            and read fail for files whose paths contain `path`, the first `times` times.
     """
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import pickle
 import shutil
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import refusing
 from trex.images.decode import ImageFault, read_rgb, read_rgb_fast
 
 
@@ -71,44 +71,63 @@ def test_damaged_file_is_an_error_that_names_it(
 
 
 @pytest.mark.parametrize("reader", [read_rgb, read_rgb_fast])
-@pytest.mark.parametrize("obstacle", ["folder", "loop of links", "no permission", "error of the disk"])
-def test_fault_of_the_machine_is_not_a_broken_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader, obstacle: str
-) -> None:
+@pytest.mark.parametrize("obstacle", ["folder", "loop of links", "pipe"])
+def test_what_is_no_file_is_not_a_broken_image(tmp_path: Path, reader, obstacle: str) -> None:
     path = tmp_path / "a.jpg"
     if obstacle == "folder":
         path.mkdir()
-    elif obstacle == "loop of links":
+    elif obstacle == "pipe":
+        os.mkfifo(path)
+    else:
         path.symlink_to(path)
-    else:  # root may read everything, and disks cannot be made to fail here
-        path.touch()
-        number = errno.EACCES if obstacle == "no permission" else errno.EIO
-
-        def fail(*_: object, **__: object) -> None:
-            raise OSError(number, os.strerror(number))
-
-        monkeypatch.setattr(Path, "read_bytes", fail)
-        monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(ImageFault, match=r"a\.jpg: cannot be read \(") as error:
         reader(path)
     assert not error.value.broken
 
 
-def test_error_of_the_disk_in_the_middle_of_a_file_is_not_a_broken_image(
-    unusual_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Failing(io.FileIO):
-        def read(self, size: int = -1) -> bytes:
-            if self.tell() > 4000:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return super().read(size)
+def test_file_that_is_larger_than_any_image_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(ImageFault, match="3221225472 bytes are too many"):
+        read_rgb_fast(tmp_path / "a.jpg")
 
-    opened = Image.open
-    with Failing(unusual_files["png named jpeg"]) as file:
-        monkeypatch.setattr(Image, "open", lambda _, **more: opened(file, **more))
-        with pytest.raises(ImageFault, match="cannot be read") as error:
-            read_rgb(unusual_files["png named jpeg"])
-    assert not error.value.broken
+
+READ = """
+import sys, time
+from pathlib import Path
+from trex.images import decode
+start = time.monotonic()
+try:
+    print("read", decode.read_rgb(Path(sys.argv[1])).shape, decode.read_rgb_fast(Path(sys.argv[1])).shape)
+except decode.ImageFault as fault:
+    print(int(fault.exit_code), fault.broken, fault)
+assert time.monotonic() - start < 8
+"""
+
+
+@pytest.mark.parametrize("call", ["open", "read"])
+@pytest.mark.parametrize(
+    ("error", "code", "advice"),
+    [
+        (errno.EACCES, 2, "let its owner run chmod a+r"),
+        (errno.EIO, 1, "a fault of the file system, not of the image"),
+        (errno.ESTALE, 1, "Run the same command again when the file system works"),
+    ],
+)
+def test_fault_of_the_file_system_is_named_as_such(
+    unusual_files: dict[str, Path], tmp_path: Path, call: str, error: int, code: int, advice: str
+) -> None:
+    path = unusual_files["rgb"]
+    done = refusing.python(READ, path, folder=tmp_path, path="a.jpg", **{call: error})
+    assert done.stdout.startswith(f"{code} False {path}: cannot be read ({os.strerror(error)}): "), done.stderr
+    assert advice in done.stdout
+
+
+@pytest.mark.parametrize("call", ["open", "read"])
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE])
+def test_error_that_passes_is_waited_for(unusual_files: dict[str, Path], tmp_path: Path, call: str, error: int) -> None:
+    done = refusing.python(READ, unusual_files["rgb"], folder=tmp_path, path="a.jpg", times=3, **{call: error})
+    assert done.stdout.startswith("read (375, 500, 3)"), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trex.datasets.record import Images
 from trex.datasets.split import Split, SplitName
-from trex.images.decode import ImageFault, read_rgb
+from trex.images.decode import ImageFault, content_of, decoded
 from trex.interruption import leave_signals_to_parent
 
 _CHUNK = 64  #: images that a process checks in one call
@@ -111,17 +111,15 @@ def _check(sources: list[Source]) -> list[tuple[str, bytes]]:
             found.append(("", _digest(source)))
         except ImageFault as fault:
             found.append((fault.problem, b""))
-        except OSError as error:
-            found.append((error.strerror or str(error), b""))
     return found
 
 
 def _digest(source: Source) -> bytes:
-    """SHA-256 of an image. Raises ImageFault or OSError if the image cannot be decoded."""
+    """SHA-256 of an image. Raises ImageFault if the image cannot be decoded."""
     if isinstance(source, Path):
-        digest = hashlib.sha256(source.read_bytes()).digest()
-        read_rgb(source)
-        return digest
+        content = content_of(source)
+        decoded(source, content)
+        return hashlib.sha256(content).digest()
     images, index = source
     rgb = images[index]
     return hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()

@@ -5,6 +5,11 @@ EXIF orientation is ignored and alpha is dropped on purpose: published results w
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import stat
+import time
 import warnings
 from pathlib import Path
 
@@ -12,10 +17,23 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from trex.errors import UserError
+from trex.errors import ExitCode, UserError
 
 #: Formats that datasets contain. Pillow's other parsers are not used.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
+MAX_BYTES = 1 << 30  #: of an image file; a larger one is something else
+#: Errors of a disk, a file server or the network, which often pass; and the seconds before each new attempt.
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
+_WAITS = (0.1, 0.4, 1.5)
+_ADVICE = {
+    errno.EACCES: "this account may not read it: let its owner run chmod a+r on it, and a+rx on the folders around it",
+    **dict.fromkeys(
+        _PASSING,
+        f"a fault of the file system, not of the image, also in {len(_WAITS)} further attempts. Run the same command "
+        f"again when the file system works; if the error stays, tell its administrators",
+    ),
+}  # fmt: skip
 
 RGB = np.ndarray  #: uint8, (H, W, 3)
 
@@ -24,27 +42,31 @@ class ImageFault(UserError):
     """An image cannot be read. The message names the file.
 
     `broken` says why: True if the content is not a readable image, so that reading it again gives the same fault; False
-    if the machine did not deliver the content (no such file, no permission, an error of the disk or network).
+    if the machine did not deliver the content (no such file, no permission, an error of the disk or network). `number`
+    is the system's error number, if it gave one. A fault of disk or network is no mistake of the user (exit code 1).
     """
 
-    def __init__(self, path: Path | str, problem: str, broken: bool = True) -> None:
+    def __init__(self, path: Path | str, problem: str, broken: bool = True, number: int | None = None) -> None:
         if broken:
             text = (
                 f"{path}: not a readable image ({problem}). Restore the file, or remove it from the dataset. "
                 f"data.broken_images=skip leaves such images out and marks the results"
             )
         else:
-            text = f"{path}: cannot be read ({problem})"
+            advice = _ADVICE.get(number or 0)
+            text = f"{path}: cannot be read ({problem}){f': {advice}' if advice else ''}"
         super().__init__(text)
-        self.path, self.problem, self.broken = path, problem, broken
+        self.path, self.problem, self.broken, self.number = path, problem, broken, number
+        if number in _PASSING:
+            self.exit_code = ExitCode.FAULT
 
     @property
     def brief(self) -> str:
         """The file and the problem, in one line."""
         return f"{self.path}: {self.problem}".replace("\n", " ")
 
-    def __reduce__(self) -> tuple[type[ImageFault], tuple[Path | str, str, bool]]:
-        return (ImageFault, (self.path, self.problem, self.broken))
+    def __reduce__(self) -> tuple[type[ImageFault], tuple[Path | str, str, bool, int | None]]:
+        return (ImageFault, (self.path, self.problem, self.broken, self.number))
 
 
 def fault_of(path: Path | str, error: Exception) -> ImageFault:
@@ -57,7 +79,7 @@ def fault_of(path: Path | str, error: Exception) -> ImageFault:
         return ImageFault(path, "there is no such file", broken=False)
     is_of_machine = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
     problem = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return ImageFault(path, problem, broken=not is_of_machine)
+    return ImageFault(path, problem, broken=not is_of_machine, number=getattr(error, "errno", None))
 
 
 def read_rgb(path: Path) -> RGB:
@@ -69,24 +91,51 @@ def read_rgb(path: Path) -> RGB:
         ImageFault: if the file is missing or cannot be read; or, with `broken`, if it is empty, truncated, not an
             image, or has too many pixels.
     """
+    return decoded(path, content_of(path))
+
+
+def content_of(path: Path) -> bytes:
+    """The bytes of an image file. Errors that often pass are waited for, two seconds in total.
+
+    Raises:
+        ImageFault: if the file is missing, cannot be read, or is no file of at most `MAX_BYTES`.
+    """
+    for wait in (*_WAITS, None):
+        try:
+            with io.FileIO(path, opener=_opened_without_waiting) as file:
+                found = os.fstat(file.fileno())
+                if found.st_size > MAX_BYTES:
+                    raise ImageFault(path, f"its {found.st_size} bytes are too many for an image")
+                if not stat.S_ISREG(found.st_mode):
+                    raise ImageFault(path, "it is not a file but a pipe or a device", broken=False)
+                return file.readall()
+        except OSError as error:
+            if wait is None or error.errno not in _PASSING:
+                raise fault_of(path, error) from None
+            time.sleep(wait)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _opened_without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe without a writer, too, which would otherwise be waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def decoded(path: Path, content: bytes) -> RGB:
+    """Decode the content of the image file `path`, as `read_rgb`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # unusual files that can be decoded
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 return np.array(image.convert("RGB"))
     except UnidentifiedImageError:
-        return _unidentified(path)
+        size = len(content)
+        raise ImageFault(
+            path, f"its {size} bytes have no known image format" if size else "the file is empty"
+        ) from None
     except Exception as error:
         raise fault_of(path, error) from error
-
-
-def _unidentified(path: Path) -> RGB:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise fault_of(path, error) from None
-    raise ImageFault(path, "the file is empty" if size == 0 else f"its {size} bytes have no known image format")
 
 
 def read_rgb_fast(path: Path) -> RGB:
@@ -94,10 +143,7 @@ def read_rgb_fast(path: Path) -> RGB:
 
     All files that are not JPEGs by their content, or that libjpeg-turbo cannot decode, are decoded by Pillow.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise fault_of(path, error) from None
+    data = content_of(path)
     if data[:2] == b"\xff\xd8":
         try:
             height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
@@ -106,4 +152,4 @@ def read_rgb_fast(path: Path) -> RGB:
                 return simplejpeg.decode_jpeg(data, colorspace="RGB")  # type: ignore[no-any-return]
         except ValueError:
             pass  # damaged, or a kind of JPEG that Pillow may decode
-    return read_rgb(path)
+    return decoded(path, data)
