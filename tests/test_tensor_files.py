@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import pickle
 import subprocess
 import sys
+import time
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,11 +197,114 @@ def test_compressed_archive_that_needs_far_more_memory_than_its_size_is_refused(
 # ---- messages
 
 
-@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_pointer_of_git_lfs_is_called_one(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0a1b\nsize 102400\n")
-    with pytest.raises(UserError, match=rf"{name}: a git-lfs pointer: the file itself was never downloaded"):
-        tensor_files.load(tmp_path / name)
+def test_tensor_that_repeats_a_few_bytes_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, {"a": [{"w": torch.zeros(1).expand(1000, 1000)}]})
+    with pytest.raises(UserError, match=r"w\.pth: .*a tensor of shape \(1000, 1000\) has only 4 bytes in the file"):
+        tensor_files.load(path)
+
+
+def key_of_tuples(levels: int) -> dict[str, object]:
+    nested: tuple[object, ...] = ()
+    for _ in range(levels):
+        nested = (nested, nested)
+    return nested
+
+
+class Key:
+    """A dict whose key is hashed only where its pickle is read."""
+
+    def __init__(self, levels: int) -> None:
+        self.levels = levels
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return OrderedDict, (), None, None, iter([(key_of_tuples(self.levels), 1)])
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Key(60), "its references stand for more than"),
+        (key_of_tuples(60), "its references stand for more than"),
+        (functools.reduce(lambda inner, _: [inner], range(150), []), "nested more than 100 levels"),
+    ],
+)
+def test_small_file_that_expands_without_end_is_refused_at_once(
+    tmp_path: Path, value: object, expected: str, zipped: bool
+) -> None:
+    path = written(tmp_path, {"model": {"w": torch.zeros(1)}, "args": value}, zipped)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=rf"w\.pth: .*{expected}"):
+        tensor_files.load(path)
+    assert time.monotonic() - start < 1
+
+
+#: Runs in its own process with 2 GB, because damage may crash a library.
+DAMAGE = """
+import random, resource, sys, time, zipfile
+from pathlib import Path
+import torch
+from trex import tensor_files
+from trex.errors import UserError
+
+folder, count = Path(sys.argv[1]), int(sys.argv[2])
+chance, target = random.Random(0), folder / "damaged.pth"
+value = {"model": {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.int64)}, "epoch": 3, "n": [1, "x"]}
+for name, zipped in (("new.pth", True), ("old.pth", False)):
+    torch.save(value, folder / name, _use_new_zipfile_serialization=zipped)
+tensor_files.save(value["model"], folder / "w.safetensors")
+with zipfile.ZipFile(folder / "new.pth") as archive:
+    parts = {name: archive.read(name) for name in archive.namelist()}
+pickled = next(name for name in parts if name.endswith("data.pkl"))
+resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))
+outcomes = {"read": 0, "refused": 0}
+WORDS = ("weights_only", "safe_globals", "trust", "arbitrary")
+
+def changed(content):
+    made = bytearray(content)
+    for _ in range(chance.choice([1, 1, 2, 6])):
+        place = chance.randrange(len(made))
+        made[place] = chance.choice([chance.randrange(256), chance.choice(made)])
+    if chance.random() < 0.1:
+        del made[chance.randrange(len(made)):]
+    if chance.random() < 0.1:
+        begin = chance.randrange(len(made) + 1)
+        made[begin:begin] = made[max(begin - chance.randrange(30), 0):begin] * chance.choice([1, 3])
+    return bytes(made)
+
+for number in range(count):
+    kind = number % 4
+    path = target if kind < 3 else folder / "damaged.safetensors"
+    if kind == 0:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in parts.items():
+                archive.writestr(name, changed(content) if name == pickled else content)
+    else:
+        source = ("new.pth", "old.pth", "w.safetensors")[kind - 1]
+        path.write_bytes(changed((folder / source).read_bytes()))
+    print(number, flush=True)
+    start = time.monotonic()
+    try:
+        tensor_files.load(path)
+        outcomes["read"] += 1
+    except UserError as error:
+        text = str(error)
+        assert str(path) in text and not any(word in text for word in WORDS), text
+        outcomes["refused"] += 1
+    assert time.monotonic() - start < 2, number
+print(outcomes["read"], outcomes["refused"])
+"""
+
+
+def test_randomly_damaged_file_is_read_or_refused_with_its_name(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", DAMAGE, str(tmp_path), "1200"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, f"input {done.stdout.splitlines()[-1:]}: {done.stderr[-2000:]}"
+    read, refused = map(int, done.stdout.splitlines()[-1].split())
+    assert read + refused == 1200
+    assert min(read, refused) > 100, "the damage must lead to both outcomes"
 
 
 def torchscript(path: Path) -> None:
@@ -214,7 +320,8 @@ def torchscript(path: Path) -> None:
         (lambda path: torch.save({"f": os.system}, path), "more than tensors and plain values"),
         (lambda path: torch.save({"a": 1}, path, pickle_protocol=4), "another pickle protocol"),
         (lambda path: path.write_bytes(pickle.dumps({"a": [1]}, protocol=2)), "not a readable PyTorch file|refused"),
-        (lambda path: path.write_bytes(b"<html>404</html>"), "no file of torch.save"),
+        (lambda path: path.write_bytes(b"<html>404</html>"), "an HTML or XML page"),
+        (lambda path: path.write_bytes(b"nothing known"), "not a readable PyTorch file"),
         (lambda path: path.mkdir(), "cannot be read"),
         (torchscript, "not a readable PyTorch file"),
     ],

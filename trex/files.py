@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from trex.stand_ins import stand_in_at
 from trex.storage import make_folder
 
 #: How file systems without modes (CIFS, FUSE) answer when a mode is set.
@@ -90,6 +91,8 @@ def write_json(target: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises ValueError, which names the file, if the content is not JSON or nested too deeply."""
+    if found := stand_in_at(path):
+        raise ValueError(f"{path}: {found}")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

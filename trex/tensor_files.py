@@ -12,7 +12,7 @@ import re
 import threading
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -21,10 +21,13 @@ from torch import Tensor
 
 from trex.errors import UserError
 from trex.files import atomic_path
+from trex.pickle_limits import require_bounded
 from trex.placeholders import PLACEHOLDERS
+from trex.stand_ins import stand_in_at
 
 SAFETENSORS = ".safetensors"
-_POINTER = b"version https://git-lfs.github.com/spec/"
+_MAX_PICKLE = 256 << 20  #: bytes of the pickle in an archive, which holds names and shapes, not the tensors' content
+_LEGACY_PICKLES = 5  #: at the start of a file of PyTorch before 1.6
 _MAX_INFLATION = 10
 _LOCK = threading.Lock()  #: torch's list of allowed names belongs to the process
 
@@ -110,13 +113,16 @@ def load(path: Path) -> Any:
     Raises:
         UserError: if the file is missing, damaged, or holds anything else.
     """
-    _refuse_pointer(path)
+    _refuse_stand_in(path)
     if path.suffix == SAFETENSORS:
         return _load_safetensors(path)
     _refuse_inflated(path)
     try:
+        _refuse_unbounded(path)
         with _only_placeholders():
-            return torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_repeated_storage(found)
+        return found
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: refused: {_refused(str(error))}") from error
     except Exception as error:  # a damaged pickle or archive can raise almost any exception
@@ -138,19 +144,19 @@ def _only_placeholders() -> Iterator[None]:
             torch.serialization.add_safe_globals(before)
 
 
-def _refuse_pointer(path: Path) -> None:
-    """Raise UserError if the file is missing, or if git-lfs left a pointer in its place."""
+def _refuse_stand_in(path: Path) -> None:
+    """Raise UserError if the file is missing, or if a pointer or a page is in its place."""
     try:
-        with path.open("rb") as file:
-            start = file.read(len(_POINTER))
+        if not path.is_file():
+            path.stat()
+            raise UserError(f"{path}: cannot be read: it is a folder, a pipe or a device, expected a file")
+        found = stand_in_at(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if start == _POINTER:
-        raise UserError(
-            f"{path}: a git-lfs pointer: the file itself was never downloaded. Run `git lfs pull` in its repository"
-        )
+    if found:
+        raise UserError(f"{path}: {found}")
 
 
 def _refuse_inflated(path: Path) -> None:
@@ -165,6 +171,41 @@ def _refuse_inflated(path: Path) -> None:
         size, unpacked = path.stat().st_size, sum(entry.file_size for entry in file.infolist())
         if unpacked > _MAX_INFLATION * size:
             raise UserError(f"{path}: refused: a compressed archive of {size} bytes that unpacks to {unpacked} bytes")
+
+
+def _refuse_unbounded(path: Path) -> None:
+    """Raise ValueError if a pickle in the file would take time or memory out of proportion to its size."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            for _ in range(_LEGACY_PICKLES):
+                require_bounded(file)
+        return
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.filename.endswith(".pkl"):
+                if entry.file_size > _MAX_PICKLE:
+                    raise ValueError(
+                        f"its {entry.filename} has {entry.file_size} bytes, expected at most {_MAX_PICKLE}"
+                    )
+                require_bounded(archive.read(entry))
+
+
+def _refuse_repeated_storage(value: Any) -> None:
+    """Raise ValueError if a tensor has more elements than the file stores for it: a copy of it would be far larger."""
+    waiting, seen = [value], set[int]()
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor) and item.layout == torch.strided:
+            stored = item.untyped_storage().nbytes()
+            if item.numel() * item.element_size() > stored:
+                raise ValueError(f"a tensor of shape {tuple(item.shape)} has only {stored} bytes in the file")
+        elif isinstance(item, Mapping):
+            waiting += item.values()
+        elif isinstance(item, list | tuple):
+            waiting += item
 
 
 def _refused(message: str) -> str:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import pickle
+import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -165,10 +167,16 @@ def test_hostile_or_damaged_pickle_is_refused(tmp_path: Path, name: str) -> None
 
 
 def test_small_pickle_that_expands_to_many_items_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cog_pickle, "MAX_ITEMS", 1000)
     inner = ["a"] * 100
     (tmp_path / "bomb.pkl").write_bytes(pickle.dumps([[inner] * 100] * 100))
+    with pytest.raises(UserError, match=r"bomb\.pkl: refused.*its references stand for more than"):
+        read_plain_pickle(tmp_path / "bomb.pkl")
+    monkeypatch.setattr(cog_pickle, "MAX_ITEMS", 1000)
+    (tmp_path / "bomb.pkl").write_bytes(pickle.dumps([[inner] * 20] * 20))
     with pytest.raises(UserError, match=r"bomb\.pkl: refused.*more than 1000 items"):
+        read_plain_pickle(tmp_path / "bomb.pkl")
+    (tmp_path / "bomb.pkl").write_bytes(pickle.dumps(np.array(["a"] * 1001)))
+    with pytest.raises(UserError, match=r"bomb\.pkl: refused.*an array of more than 1000 strings"):
         read_plain_pickle(tmp_path / "bomb.pkl")
 
 
@@ -176,5 +184,44 @@ def test_recursive_structure_is_refused(tmp_path: Path) -> None:
     loop: list[object] = []
     loop.append(loop)
     (tmp_path / "loop.pkl").write_bytes(pickle.dumps(loop))
-    with pytest.raises(UserError, match="nested too deeply"):
+    with pytest.raises(UserError, match="fills a container that is already in another one"):
         read_plain_pickle(tmp_path / "loop.pkl")
+
+
+def test_key_that_would_be_hashed_for_years_is_refused_at_once(tmp_path: Path) -> None:
+    doubled = b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60))
+    (tmp_path / "key.pkl").write_bytes(b"\x80\x02})" + doubled + b"K\x01s.")
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"key\.pkl: refused.*its references stand for more than"):
+        read_plain_pickle(tmp_path / "key.pkl")
+    assert time.monotonic() - start < 1
+
+
+def test_file_larger_than_any_of_the_benchmark_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "large.pkl").open("wb") as file:
+        file.truncate(cog_pickle.MAX_BYTES + 1)
+    with pytest.raises(UserError, match=r"large\.pkl: 2147483649 bytes, expected at most 2147483648"):
+        read_plain_pickle(tmp_path / "large.pkl")
+
+
+def test_randomly_damaged_pickle_is_read_or_refused_within_a_second(tmp_path: Path) -> None:
+    chance, path = random.Random(0), tmp_path / "damaged.pkl"
+    value = {"n01": np.array(["a.jpg", "b.jpg"]), "n02": ["c.jpg"], "ids": [1, 70_000], "same": LEVELS}
+    whole = [pickle.dumps(value, protocol) for protocol in (0, 2, 4, 5)]
+    outcomes = {"read": 0, "refused": 0}
+    for number in range(2000):
+        content = bytearray(whole[number % 4])
+        for _ in range(chance.choice([1, 1, 2, 6])):
+            content[chance.randrange(len(content))] = chance.choice([chance.randrange(256), chance.choice(content)])
+        if chance.random() < 0.1:
+            del content[chance.randrange(len(content)) :]
+        path.write_bytes(content)
+        start = time.monotonic()
+        try:
+            read_plain_pickle(path)
+            outcomes["read"] += 1
+        except UserError as error:
+            assert str(path) in str(error)
+            outcomes["refused"] += 1
+        assert time.monotonic() - start < 1, number
+    assert min(outcomes.values()) > 200, outcomes

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import io
 import pickle  # noqa: TID251
-import pickletools
 from pathlib import Path
 from typing import Any
 
 from trex.errors import UserError
+from trex.pickle_limits import require_bounded
+from trex.stand_ins import stand_in_at
 
 MAX_BYTES = 2 << 30
 MAX_DEPTH = 6
@@ -56,6 +57,8 @@ def _texts(content: bytes, code: str) -> list[str]:
     width = int(code[1:]) * (4 if code[0] == "U" else 1)
     if width == 0 or len(content) % width:
         raise pickle.UnpicklingError("it holds an array whose size does not fit its type")
+    if len(content) // width > MAX_ITEMS:
+        raise pickle.UnpicklingError(f"it holds an array of more than {MAX_ITEMS} strings")
     encoding = "utf-32-le" if code[0] == "U" else "utf-8"
     return [content[i : i + width].decode(encoding).rstrip("\0") for i in range(0, len(content), width)]
 
@@ -120,23 +123,19 @@ def read_plain_pickle(path: Path, what: str = "a file of the CoG benchmark with 
     Raises:
         UserError: if the file is not a pickle or holds anything else. No code from the file is run.
     """
+    if what_it_is := stand_in_at(path):
+        raise UserError(f"{path}: {what_it_is}")
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_BYTES}")
     try:
         content = path.read_bytes()
-        _check_opcodes(content)
+        require_bounded(content)
         return _Plain().of(_Reader(io.BytesIO(content), encoding="latin-1").load(), MAX_DEPTH)
     except Exception as error:  # a malicious pickle can raise any exception
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{path}: refused, expected {what} ({error}). Download the file again from its official page."
+            f"{path}: refused, expected {what} ({reason:.300}). Download the file again from its official page."
         ) from error
-
-
-def _check_opcodes(content: bytes) -> None:
-    """Refuse a memo index that is larger than the number of opcodes: Python would allocate memory up to it."""
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(content), start=1):
-        if opcode.name in ("PUT", "LONG_BINPUT") and (argument or 0) > count:
-            raise pickle.UnpicklingError(f"it numbers an object {argument} after {count} opcodes")
 
 
 class _Plain:

@@ -5,14 +5,18 @@ An interrupted download continues where it stopped, and an archive cannot write 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path, PurePosixPath
@@ -21,12 +25,21 @@ from typing import IO
 from trex.datasets.record import Archive
 from trex.errors import TrexError, UserError
 from trex.files import TEMPORARY, sync
+from trex.stand_ins import stand_in_at
 
 _BLOCK = 1 << 20
 #: An archive may unpack to this many times its size. Images hardly compress; a decompression bomb expands by thousands.
 _MAX_RATIO = 20
 #: Bytes that any archive may unpack to in addition.
 _ALLOWANCE = 64 << 20
+
+#: The most files and folders in an archive: twice those of the largest dataset.
+_MAX_ENTRIES = 10_000_000
+#: What the readers of archives raise for damaged ones, a wrong CRC and kinds of compression that they do not know.
+_DAMAGED = (
+    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, NotImplementedError,
+    struct.error, OverflowError, ValueError, UnicodeError, IndexError, KeyError,
+)  # fmt: skip
 
 Say = Callable[[str], None]  #: prints one line of progress
 
@@ -125,12 +138,15 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpack `archive` into `folder`, completely or not at all. A file that is not an archive is copied there.
 
     Raises:
-        UserError: if the archive is damaged, an entry is a link or a device, a path points outside the folder, or the
-            content is far larger than an archive of images can be. `folder` is then unchanged.
+        UserError: if the archive is damaged or encrypted, an entry is a link or a device, a path points outside the
+            folder, or the content is far larger than an archive of images can be. `folder` is then unchanged.
+        OSError: if the content cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder))
     try:
+        if found := stand_in_at(archive):
+            raise UserError(f"{archive}: {found}")
         if tarfile.is_tarfile(archive):
             _write_entries(archive, _tar_entries(archive), temporary)
         elif zipfile.is_zipfile(archive):
@@ -144,8 +160,9 @@ def unpack(archive: Path, folder: Path) -> None:
             else:
                 path.replace(target)
         sync(folder)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{archive}: damaged ({error}). Delete it and download it again") from error
+    except _DAMAGED as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{archive}: damaged ({reason}). Delete it and download it again") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -170,6 +187,8 @@ def _zip_entries(archive: Path) -> Iterator[Entry]:
         for info in opened.infolist():
             if info.is_dir():
                 continue
+            if info.flag_bits & 1:
+                raise UserError(f"{archive}: {info.filename!r} is encrypted: unpack it with its password by hand")
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
                 raise UserError(f"{archive}: contains a link or a device, {info.filename!r}: refused")
@@ -179,9 +198,11 @@ def _zip_entries(archive: Path) -> Iterator[Entry]:
 
 def _write_entries(archive: Path, entries: Iterator[Entry], folder: Path) -> None:
     allowed = _MAX_RATIO * archive.stat().st_size + _ALLOWANCE
-    for name, content in entries:
+    for number, (name, content) in enumerate(entries, start=1):
+        if number > _MAX_ENTRIES:
+            raise UserError(f"{archive}: has more than {_MAX_ENTRIES} entries: refused")
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+        if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts:
             raise UserError(f"{archive}: contains the path {name!r}, which is outside its folder: refused")
         target = folder / path
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trex.errors import UserError
+from trex.stand_ins import stand_in_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,6 +90,8 @@ def read_names(path: Path) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     try:
+        if found := stand_in_at(path):
+            raise UserError(f"{path}: {found}")
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text ({error})") from error
@@ -124,8 +127,12 @@ def read_mat(path: Path, *keys: str) -> list[Any]:
     from scipy.io import loadmat
 
     try:
+        if found := stand_in_at(path):
+            raise UserError(f"{path}: {found}")
         content = loadmat(path, squeeze_me=True)
         return [np.atleast_1d(content[key]) for key in keys]
+    except UserError:
+        raise
     except Exception as error:  # the reader raises many types for damaged files, such as zlib.error and IndexError
         raise UserError(f"{path}: expected a MATLAB file with {', '.join(keys)} ({error})") from error
 

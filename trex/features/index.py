@@ -17,6 +17,7 @@ from pathlib import Path
 from trex.errors import UserError
 from trex.records.base import RecordError
 from trex.records.feature_provenance import FeatureIndex
+from trex.stand_ins import stand_in
 
 _HEADER = b"trex feature file, index of %08d bytes, SHA-256 %s\n"
 _PATTERN = re.compile(rb"trex feature file, index of (\d{8}) bytes, SHA-256 ([0-9a-f]{64})\n")
@@ -87,4 +88,4 @@ def _encoded(index: FeatureIndex) -> bytes:
 def _other_file(header: bytes) -> str:
     if header.startswith(_HDF5):
         return "an HDF5 file without the index of a feature file: made by an older version, or by another program"
-    return "not a feature file"
+    return stand_in(header) or "not a feature file"

@@ -18,6 +18,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from trex.errors import ExitCode, UserError
+from trex.stand_ins import SIZE, stand_in
 
 #: Formats that datasets contain. Pillow's other parsers are not used.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -131,9 +132,8 @@ def decoded(path: Path, content: bytes) -> RGB:
                 return np.array(image.convert("RGB"))
     except UnidentifiedImageError:
         size = len(content)
-        raise ImageFault(
-            path, f"its {size} bytes have no known image format" if size else "the file is empty"
-        ) from None
+        problem = stand_in(content[:SIZE]) or f"its {size} bytes have no known image format"
+        raise ImageFault(path, problem if size else "the file is empty") from None
     except Exception as error:
         raise fault_of(path, error) from error
 
