@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import io
+import lzma
+import random
+import shutil
 import stat
 import tarfile
 import threading
+import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -165,6 +172,27 @@ def zip_of(name: str, content: bytes, mode: int = 0) -> bytes:
     return out.getvalue()
 
 
+def encrypted(archive: bytes) -> bytes:
+    """The archive with the flag of an encrypted entry, in both of its headers."""
+    changed = bytearray(archive)
+    changed[6] |= 1
+    changed[archive.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(changed)
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    changed = bytearray(content)
+    changed[place] ^= 0x55
+    return bytes(changed)
+
+
+def long_header(size: int) -> bytes:
+    """A tar archive whose first entry is an extended header of `size` bytes, without its content."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, size
+    return info.tobuf(tarfile.USTAR_FORMAT) + bytes(4096)
+
+
 HOSTILE = {
     "tar, parent": tar_of(("a/../../escaped", b"x")),
     "tar, absolute": tar_of(("/escaped", b"x")),
@@ -175,19 +203,71 @@ HOSTILE = {
     "zip, parent": zip_of("../escaped", b"x"),
     "zip, backslash": zip_of("..\\escaped", b"x"),
     "zip, symbolic link": zip_of("x", b"/etc/passwd", stat.S_IFLNK | 0o777),
+    "zip, encrypted": encrypted(zip_of("a.jpg", photo())),
+    "zip, wrong CRC": zip_of("a.jpg", photo()).replace(zlib.crc32(photo()).to_bytes(4, "little"), b"abcd"),
+    "zip, unknown compression": zip_of("a.jpg", photo()).replace(b"\x08\x00", b"\x63\x00"),
+    "zip, damaged content": flipped(zip_of("a.jpg", photo()), 100),
+    "zip, no name": zip_of("", b"x"),
+    "tar.gz, wrong CRC": flipped(tar_of(("a.jpg", photo())), -8),
+    "tar.gz, cut": tar_of(("a.jpg", photo()))[:-20],
+    "tar.gz, damaged": flipped(tar_of(("a.jpg", photo()), ("b.jpg", photo())), 300),
+    "tar.bz2, damaged": flipped(bz2.compress(gzip.decompress(tar_of(("a.jpg", photo())))), 300),
+    "tar.xz, damaged": flipped(lzma.compress(gzip.decompress(tar_of(("a.jpg", photo())))), 300),
+    "tar.gz, header of a gigabyte": gzip.compress(long_header(1 << 30)),
     "tar, damaged": tar_of(("a", b"x" * 9999), ("b", photo()))[:-40],
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_or_damaged_archive_changes_nothing(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "in" / "archive.bin"
+    path = tmp_path / "in" / f"archive.{name.partition(',')[0]}"
     path.parent.mkdir()
     path.write_bytes(HOSTILE[name])
-    with pytest.raises(UserError, match=r"archive\.bin"):
+    with pytest.raises(UserError, match=rf"{path}: ") as error:
         unpack(path, tmp_path / "in" / "out")
+    assert "\n" not in str(error.value)
     assert list((tmp_path / "in" / "out").iterdir()) == []
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["archive.bin", "in", "out"]
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [path.name, "in", "out"]
+
+
+def test_archive_with_more_entries_than_any_dataset_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_MAX_ENTRIES", 3)
+    (tmp_path / "many.tar").write_bytes(tar_of(*((f"{n}", b"") for n in range(4))))
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as made:
+        for number in range(4):
+            made.mkdir(f"{number}")
+    for name in ("many.tar", "many.zip"):
+        with pytest.raises(UserError, match=rf"{name}: has more than 3 entries: refused"):
+            unpack(tmp_path / name, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_randomly_damaged_archive_is_unpacked_or_refused_with_its_name(tmp_path: Path) -> None:
+    chance, out, endings = random.Random(0), tmp_path / "out", ("tar", "tar.gz", "tar.xz", "tar.bz2", "zip")
+    tar = gzip.decompress(tar_of(("a/1.jpg", photo()[:600]), ("a/2.jpg", photo()[:300])))
+    whole = [tar, gzip.compress(tar), lzma.compress(tar), bz2.compress(tar), zip_of("a/1.jpg", photo()[:600])]
+    outcomes = {"unpacked": 0, "refused": 0}
+    for number in range(1500):
+        content = bytearray(whole[number % len(whole)])
+        for _ in range(chance.choice([1, 1, 2, 6])):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        if chance.random() < 0.1:
+            del content[chance.randrange(len(content)) :]
+        path = tmp_path / f"damaged.{endings[number % len(whole)]}"
+        path.write_bytes(content)
+        start = time.monotonic()
+        try:
+            unpack(path, out)
+            outcomes["unpacked"] += 1
+        except UserError as error:
+            assert str(path) in str(error)
+            outcomes["refused"] += 1
+            assert list(out.iterdir()) == []
+        assert time.monotonic() - start < 2, number
+        path.unlink()
+        assert list(tmp_path.iterdir()) == [out]
+        shutil.rmtree(out)
+    assert min(outcomes.values()) > 100, outcomes
 
 
 def test_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

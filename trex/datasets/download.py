@@ -5,6 +5,7 @@ An interrupted download continues where it stopped, and an archive cannot write 
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import lzma
@@ -20,7 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from trex.datasets.record import Archive
 from trex.errors import TrexError, UserError
@@ -33,8 +34,10 @@ _MAX_RATIO = 20
 #: Bytes that any archive may unpack to in addition.
 _ALLOWANCE = 64 << 20
 
-#: The most files and folders in an archive: twice those of the largest dataset.
-_MAX_ENTRIES = 10_000_000
+#: The most files and folders in an archive: twice those of the largest dataset; the most bytes of an extended header.
+_MAX_ENTRIES = 5_000_000
+_MAX_HEADER = 1 << 20
+_ENDINGS = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip")  #: of names of archives
 #: What the readers of archives raise for damaged ones, a wrong CRC and kinds of compression that they do not know.
 _DAMAGED = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, NotImplementedError,
@@ -147,10 +150,14 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         if found := stand_in_at(archive):
             raise UserError(f"{archive}: {found}")
-        if tarfile.is_tarfile(archive):
-            _write_entries(archive, _tar_entries(archive), temporary)
+        if (tar := _opened_tar(archive)) is not None:
+            with tar:
+                left = _write_entries(archive, _tar_entries(archive, tar), temporary)
+                _take(archive, tar.fileobj, left, None)  # to the end, where the compression's checksum is compared
         elif zipfile.is_zipfile(archive):
             _write_entries(archive, _zip_entries(archive), temporary)
+        elif archive.name.lower().endswith(_ENDINGS):
+            raise UserError(f"{archive}: damaged (no {archive.suffix} archive). Delete it and download it again")
         else:
             shutil.copyfile(archive, temporary / archive.name)
         for path in sorted(temporary.iterdir()):
@@ -160,7 +167,9 @@ def unpack(archive: Path, folder: Path) -> None:
             else:
                 path.replace(target)
         sync(folder)
-    except _DAMAGED as error:
+    except (OSError, *_DAMAGED) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the file system's
+            raise
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{archive}: damaged ({reason}). Delete it and download it again") from error
     finally:
@@ -170,21 +179,42 @@ def unpack(archive: Path, folder: Path) -> None:
 Entry = tuple[str, IO[bytes]]
 
 
-def _tar_entries(archive: Path) -> Iterator[Entry]:
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            if member.isdir():
-                continue
-            if not member.isreg():
-                raise UserError(f"{archive}: contains a link or a device, {member.name!r}: refused")
-            content = tar.extractfile(member)
-            assert content is not None
-            yield member.name, content
+class _Member(tarfile.TarInfo):
+    """A tar entry whose extended header, which tarfile reads into memory as a whole, has a size that occurs."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE) and self.size > _MAX_HEADER:
+            raise UserError(
+                f"{Path(str(tar.name))}: an entry has a header of {self.size} bytes, expected at most {_MAX_HEADER}"
+            )
+        made: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return made
+
+
+def _opened_tar(archive: Path) -> tarfile.TarFile | None:
+    """The archive, opened; None if it is no tar archive."""
+    try:
+        return tarfile.open(archive, tarinfo=_Member)
+    except tarfile.TarError:
+        return None
+
+
+def _tar_entries(archive: Path, tar: tarfile.TarFile) -> Iterator[Entry]:
+    for number, member in enumerate(tar, start=1):
+        _check_count(archive, number)
+        if member.isdir():
+            continue
+        if not member.isreg():
+            raise UserError(f"{archive}: contains a link or a device, {member.name!r}: refused")
+        content = tar.extractfile(member)
+        assert content is not None
+        yield member.name, content
 
 
 def _zip_entries(archive: Path) -> Iterator[Entry]:
     with zipfile.ZipFile(archive) as opened:
-        for info in opened.infolist():
+        for number, info in enumerate(opened.infolist(), start=1):
+            _check_count(archive, number)
             if info.is_dir():
                 continue
             if info.flag_bits & 1:
@@ -196,11 +226,10 @@ def _zip_entries(archive: Path) -> Iterator[Entry]:
                 yield info.filename, content
 
 
-def _write_entries(archive: Path, entries: Iterator[Entry], folder: Path) -> None:
+def _write_entries(archive: Path, entries: Iterator[Entry], folder: Path) -> int:
+    """Write all entries. Returns how many further bytes the archive may unpack to."""
     allowed = _MAX_RATIO * archive.stat().st_size + _ALLOWANCE
-    for number, (name, content) in enumerate(entries, start=1):
-        if number > _MAX_ENTRIES:
-            raise UserError(f"{archive}: has more than {_MAX_ENTRIES} entries: refused")
+    for name, content in entries:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts:
             raise UserError(f"{archive}: contains the path {name!r}, which is outside its folder: refused")
@@ -211,8 +240,21 @@ def _write_entries(archive: Path, entries: Iterator[Entry], folder: Path) -> Non
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(f"{archive}: contains {name!r} twice, or inside another file: refused") from error
         with file:
-            while block := content.read(_BLOCK):
-                allowed -= len(block)
-                if allowed < 0:
-                    raise UserError(f"{archive}: unpacks to more than {_MAX_RATIO} times its size: refused")
-                file.write(block)
+            allowed = _take(archive, content, allowed, file)
+    return allowed
+
+
+def _take(archive: Path, content: Any, allowed: int, file: IO[bytes] | None) -> int:
+    """Copy at most `allowed` bytes to `file`, or read them only. Returns how many of these are left."""
+    while block := content.read(_BLOCK):
+        allowed -= len(block)
+        if allowed < 0:
+            raise UserError(f"{archive}: unpacks to more than {_MAX_RATIO} times its size: refused")
+        if file is not None:
+            file.write(block)
+    return allowed
+
+
+def _check_count(archive: Path, number: int) -> None:
+    if number > _MAX_ENTRIES:
+        raise UserError(f"{archive}: has more than {_MAX_ENTRIES} entries: refused")
