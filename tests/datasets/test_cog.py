@@ -166,6 +166,13 @@ def test_hostile_or_damaged_pickle_is_refused(tmp_path: Path, name: str) -> None
         read_plain_pickle(tmp_path / "odd.pkl")
 
 
+@pytest.mark.parametrize("name", ["memo index that needs gigabytes", "memo index in decimal"])
+def test_number_of_an_object_for_which_memory_would_be_allocated_is_refused_before(tmp_path: Path, name: str) -> None:
+    (tmp_path / "odd.pkl").write_bytes(HOSTILE[name])
+    with pytest.raises(UserError, match=r"odd\.pkl: refused.*it numbers an object 2147483647 after"):
+        read_plain_pickle(tmp_path / "odd.pkl")
+
+
 def test_small_pickle_that_expands_to_many_items_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = ["a"] * 100
     (tmp_path / "bomb.pkl").write_bytes(pickle.dumps([[inner] * 100] * 100))
@@ -191,10 +198,10 @@ def test_recursive_structure_is_refused(tmp_path: Path) -> None:
 def test_key_that_would_be_hashed_for_years_is_refused_at_once(tmp_path: Path) -> None:
     doubled = b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60))
     (tmp_path / "key.pkl").write_bytes(b"\x80\x02})" + doubled + b"K\x01s.")
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UserError, match=r"key\.pkl: refused.*its references stand for more than"):
         read_plain_pickle(tmp_path / "key.pkl")
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_file_larger_than_any_of_the_benchmark_is_not_read(tmp_path: Path) -> None:
@@ -216,12 +223,12 @@ def test_randomly_damaged_pickle_is_read_or_refused_within_a_second(tmp_path: Pa
         if chance.random() < 0.1:
             del content[chance.randrange(len(content)) :]
         path.write_bytes(content)
-        start = time.monotonic()
+        start = time.process_time()
         try:
             read_plain_pickle(path)
             outcomes["read"] += 1
         except UserError as error:
             assert str(path) in str(error)
             outcomes["refused"] += 1
-        assert time.monotonic() - start < 1, number
+        assert time.process_time() - start < 1, number
     assert min(outcomes.values()) > 200, outcomes

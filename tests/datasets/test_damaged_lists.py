@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from scipy.io import loadmat, savemat
 
 from tests.datasets.conftest import put, struct, write
 from tests.datasets.trees import make
+from trex.datasets.imagefolder import EXTENSIONS
 from trex.errors import UserError
 
 
@@ -207,3 +210,51 @@ def test_file_that_is_missing_from_a_dataset_is_named(tmp_path: Path, load, name
     path.rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=rf"{name} has no {gone}"):
         load(name)
+
+
+def random_damage(chance: random.Random, content: bytes) -> bytes:
+    """Other, fewer or repeated bytes or lines, or another number."""
+    made = bytearray(content)
+    for _ in range(chance.choice([1, 1, 2, 6])):
+        place = chance.randrange(len(made))
+        made[place : place + chance.choice([0, 1, 1])] = chance.choice(
+            [bytes([chance.randrange(256)]), b"\n", b" ", b"/", b"..", b"-1", b"999999999999", b"\xff", b"\0", b""]
+        )
+    lines = bytes(made).split(b"\n")
+    if chance.random() < 0.2:
+        lines.insert(chance.randrange(len(lines)), chance.choice(lines))
+    if chance.random() < 0.1:
+        del lines[chance.randrange(len(lines))]
+    return b"\n".join(lines)
+
+
+WITH_LISTS = (
+    "cog_l1", "aircraft", "cars196", "dtd", "dtd_2", "voc2007", "cifar10", "cifar100", "flowers", "pets", "food101",
+    "sun397", "inat2018",
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")  # of scipy, about damaged MATLAB files
+def test_randomly_damaged_lists_are_read_or_refused_within_a_second(tmp_path: Path, load) -> None:
+    chance = random.Random(0)
+    outcomes = {"read": 0, "refused": 0}
+    for name in WITH_LISTS:
+        make(name, tmp_path)
+        load(name)  # imports what the reader needs
+        files = [path for path in make(name, tmp_path).rglob("*") if path.is_file()]
+        lists = {path: path.read_bytes() for path in files if path.suffix.lower() not in EXTENSIONS}
+        for _ in range(90):
+            path = chance.choice(sorted(lists))
+            path.write_bytes(random_damage(chance, lists[path]))
+            start = time.process_time()
+            try:
+                splits = load(name)
+                assert all(0 <= split.labels.max() < len(split.classes) for split in splits.values())
+                outcomes["read"] += 1
+            except UserError as error:
+                assert str(tmp_path) in str(error), error
+                outcomes["refused"] += 1
+            assert time.process_time() - start < 1, path
+            path.write_bytes(lists[path])
+    assert sum(outcomes.values()) >= 1000, outcomes
+    assert min(outcomes.values()) > 100, outcomes

@@ -230,6 +230,12 @@ def test_hostile_or_damaged_archive_changes_nothing(tmp_path: Path, name: str) -
     assert sorted(p.name for p in tmp_path.rglob("*")) == [path.name, "in", "out"]
 
 
+def test_header_that_would_be_read_into_memory_as_a_whole_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(HOSTILE["tar.gz, header of a gigabyte"])
+    with pytest.raises(UserError, match=r"a\.tar\.gz: an entry has a header of 1073741824 bytes"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+
+
 def test_archive_with_more_entries_than_any_dataset_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_MAX_ENTRIES", 3)
     (tmp_path / "many.tar").write_bytes(tar_of(*((f"{n}", b"") for n in range(4))))
@@ -255,7 +261,7 @@ def test_randomly_damaged_archive_is_unpacked_or_refused_with_its_name(tmp_path:
             del content[chance.randrange(len(content)) :]
         path = tmp_path / f"damaged.{endings[number % len(whole)]}"
         path.write_bytes(content)
-        start = time.monotonic()
+        start = time.process_time()
         try:
             unpack(path, out)
             outcomes["unpacked"] += 1
@@ -263,7 +269,7 @@ def test_randomly_damaged_archive_is_unpacked_or_refused_with_its_name(tmp_path:
             assert str(path) in str(error)
             outcomes["refused"] += 1
             assert list(out.iterdir()) == []
-        assert time.monotonic() - start < 2, number
+        assert time.process_time() - start < 2, number
         path.unlink()
         assert list(tmp_path.iterdir()) == [out]
         shutil.rmtree(out)

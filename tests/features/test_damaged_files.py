@@ -20,7 +20,7 @@ from trex.features.store import Features, open_features, write_features
 from trex.records.feature_provenance import FeatureProvenance
 
 COUNT = 2000
-SECONDS = 1.0  #: in which each file is refused or read
+SECONDS = 1.0  #: of the processor, in which each file is refused or read
 MADE_BY = FeatureProvenance(
     "run", "pets", "test", "s" * 64, "e" * 64, "epoch-0001", "resize", "float32", True, {"torch": "2.10"}
 )
@@ -68,14 +68,14 @@ def test_randomly_damaged_file_is_refused_within_a_second_or_has_the_right_conte
         else:
             target.write_bytes(whole)
             forge(target, damaged(chance, index))
-        start = time.monotonic()
+        start = time.process_time()
         try:
             assert content(open_features(target)) == expected, f"input {number}"
             outcomes["read"] += 1
         except UserError as error:
             assert str(target) in str(error), error
             outcomes["refused"] += 1
-        assert time.monotonic() - start < SECONDS, f"input {number}"
+        assert time.process_time() - start < SECONDS, f"input {number}"
     assert min(outcomes.values()) > COUNT / 20, f"the damage must lead to both outcomes: {outcomes}"
 
 

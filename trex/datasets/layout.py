@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trex.errors import UserError
-from trex.stand_ins import stand_in_at
+from trex.stand_ins import SIZE, stand_in, stand_in_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +92,10 @@ def _lines(path: Path) -> list[str]:
     try:
         if found := stand_in_at(path):
             raise UserError(f"{path}: {found}")
-        return path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
+        if "\0" in text:
+            raise UserError(f"{path}: cannot be read as text (it has NUL bytes, expected UTF-8)")
+        return text.splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text ({error})") from error
 
@@ -124,16 +127,18 @@ def labels_by_name(classes: Sequence[str], path: Path) -> dict[str, int]:
 def read_mat(path: Path, *keys: str) -> list[Any]:
     """The arrays `keys` of a MATLAB 5 file. Raises UserError if the file is damaged or one of the arrays is missing."""
     import numpy as np
-    from scipy.io import loadmat
+
+    from trex.datasets.matlab import read_variables
 
     try:
-        if found := stand_in_at(path):
+        content = path.read_bytes()
+        if found := stand_in(content[:SIZE]):
             raise UserError(f"{path}: {found}")
-        content = loadmat(path, squeeze_me=True)
-        return [np.atleast_1d(content[key]) for key in keys]
+        variables = read_variables(content)
+        return [np.atleast_1d(variables[key]) for key in keys]
     except UserError:
         raise
-    except Exception as error:  # the reader raises many types for damaged files, such as zlib.error and IndexError
+    except Exception as error:  # damage gives many types, such as zlib.error, StopIteration and IndexError
         raise UserError(f"{path}: expected a MATLAB file with {', '.join(keys)} ({error})") from error
 
 

@@ -194,7 +194,7 @@ def _files_in(folder: Path) -> frozenset[str]:
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries)
-    except OSError:
+    except (OSError, ValueError):  # a name with a NUL, which no folder has
         return frozenset()
 
 
