@@ -19,14 +19,6 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{ending}"
 
 
-def printable(text: str) -> str:
-    """Return a text whose bytes that are not UTF-8, as in names of old files, are written out: `caf\\xe9`."""
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # lone surrogates that are no bytes, as JSON can write them
-        return text.encode("utf-8", "backslashreplace").decode()
-
-
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a text such as `; did you mean 'resnet50'?` if `word` is close to one of `known`, else an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)

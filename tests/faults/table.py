@@ -38,9 +38,7 @@ class Fault:
 def read_faults() -> list[Fault]:
     """Return the faults of docs/reliability.md: the rows that begin with a number."""
     rows = re.findall(r"^\| (\d+\w?) \| ([^|]+) \|(.*)\|$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
-    return [
-        Fault(number, what.strip(), tuple(re.findall(r"`(tests/\S+?::\w+)`", rest))) for number, what, rest in rows
-    ]
+    return [Fault(number, what.strip(), tuple(re.findall(r"`(tests/\S+?::\w+)`", rest))) for number, what, rest in rows]
 
 
 def select(config: pytest.Config, items: list[pytest.Item]) -> None:

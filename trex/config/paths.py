@@ -26,11 +26,11 @@ def expanded(text: str) -> str:
         if found in (match[0], ""):
             name = match[match.lastindex]
             raise ValueError(f"is {text!r}, but {name} is not set in this environment: set it, or write the path out")
+        if any(ord(character) < 32 for character in found):
+            raise ValueError(f"is {text!r}: a variable in it has a line break or control character")
         return found
 
     path = os.path.expanduser(_VARIABLE.sub(value_of, text))  # noqa: PTH111 - a Path would drop a ./ before a ~
     if path.startswith("~"):
         raise ValueError(f"is {text!r}, but there is no such home folder: write the path out, or begin it with ./")
-    if any(ord(character) < 32 for character in path):
-        raise ValueError(f"is {text!r}: a variable in it has a line break or control character")
     return path
