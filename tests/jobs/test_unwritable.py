@@ -34,7 +34,7 @@ crops: {global_size: 16, local_size: 8, local_count: 1}
 model: {encoder: resnet18}
 method: {name: trex_plain, hidden_dim: 32, output_dim: 16}
 optimizer: {lr: 0.05, warmup_epochs: 0}
-train: {epochs: 100, batch_size: 8, precision: "off", log_every: 1, validate_every: 100}
+train: {epochs: 100, batch_size: 4, precision: "off", log_every: 1, validate_every: 100}
 checkpoint: {every_minutes: 0, keep: 1}
 """
 
@@ -74,8 +74,8 @@ class Home:
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
     (tmp_path / "mine.yaml").write_text(TEXT)
-    write_noise(tmp_path / "mine", images=8, size=16)
-    with small_disk(tmp_path / "disk", "size=150m,nr_inodes=1000") as disk:
+    write_noise(tmp_path / "mine", images=32, size=16)  # 16 steps per epoch: no save before the fault
+    with small_disk(tmp_path / "disk", "size=300m,nr_inodes=1000") as disk:
         yield Home(tmp_path, disk)
 
 
