@@ -35,6 +35,10 @@ _PLAIN = {
 }
 
 
+class Unbounded(ValueError):
+    """Reading the pickle could take time or memory out of proportion to its size."""
+
+
 class _Object:
     """An object that the pickle makes: how many objects are in it, with repetitions, and how deeply they nest."""
 
@@ -44,23 +48,24 @@ class _Object:
         self.count, self.depth, self.placed = 1, 0, placed
 
     def fill(self, parts: list[_Object]) -> None:
-        """Add objects. Raises ValueError if this object is in another one, whose count would be wrong."""
+        """Add objects. Raises Unbounded if this object is in another one, whose count would be wrong."""
         self.count += sum([part.count for part in parts])
         self.depth = max(self.depth, 1 + max([part.depth for part in parts], default=-1))
         for part in parts:
             part.placed = True
         if self.placed:
-            raise ValueError("it fills a container that is already in another one, or in itself")
+            raise Unbounded("it fills a container that is already in another one, or in itself")
         if self.depth > MAX_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep: nested too deeply")
+            raise Unbounded(f"it is nested more than {MAX_DEPTH} levels deep: nested too deeply")
 
 
 def require_bounded(pickle: bytes | IO[bytes]) -> None:
     """Check the next pickle of a file.
 
     Raises:
-        ValueError: if it is no pickle, nests too deeply, refers to the same objects so often that they expand to far
-            more than the file, or numbers objects so that the reader would allocate memory for all numbers up to it.
+        Unbounded: if it nests too deeply, refers to the same objects so often that they expand to far more than the
+            file, or numbers objects so that the reader would allocate memory for all numbers up to it.
+        ValueError: if it is no pickle.
     """
     machine = _Machine()
     stack, memo, plain = machine.stack, machine.memo, _Object(placed=True)
@@ -86,15 +91,15 @@ class _Machine:
         if name in _PUTS or name == "MEMOIZE":
             number = argument if isinstance(argument, int) else len(self.memo)
             if number > instruction:
-                raise ValueError(f"it numbers an object {number} after {instruction} instructions")
+                raise Unbounded(f"it numbers an object {number} after {instruction} instructions")
             self.memo[number] = self.top()
         elif name in _GETS or name == "DUP":
             found = self.top() if name == "DUP" else self.memo.get(argument if isinstance(argument, int) else -1)
             if found is None:
-                raise ValueError("it refers to an object that does not exist")
+                raise Unbounded("it refers to an object that does not exist")
             self.referred += found.count
             if self.referred > _ALLOWANCE + _RATIO * instruction:
-                raise ValueError(f"its references stand for more than {self.referred} objects: it expands too much")
+                raise Unbounded(f"its references stand for more than {self.referred} objects: it expands too much")
             self.stack.append(found)
         elif name == "MARK":
             self.stack.append(None)
@@ -122,14 +127,14 @@ class _Machine:
             if taken is None:
                 return
             yield taken
-        raise ValueError("it has no mark where one is needed")
+        raise Unbounded("it has no mark where one is needed")
 
     def pop(self) -> _Object:
         if not self.stack or (taken := self.stack.pop()) is None:
-            raise ValueError("it takes an object where there is none")
+            raise Unbounded("it takes an object where there is none")
         return taken
 
     def top(self) -> _Object:
         if not self.stack or (found := self.stack[-1]) is None:
-            raise ValueError("it takes an object where there is none")
+            raise Unbounded("it takes an object where there is none")
         return found

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from trex.errors import UserError
 from trex.files import atomic_path
-from trex.pickle_limits import require_bounded
+from trex.pickle_limits import Unbounded, require_bounded
 from trex.placeholders import PLACEHOLDERS
 from trex.stand_ins import stand_in_at
 
@@ -176,7 +176,7 @@ def _refuse_inflated(path: Path) -> None:
 def _refuse_unbounded(path: Path) -> None:
     """Raise ValueError if a pickle in the file would take time or memory out of proportion to its size."""
     if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
+        with path.open("rb") as file, _noticed_later():
             for _ in range(_LEGACY_PICKLES):
                 require_bounded(file)
         return
@@ -187,7 +187,19 @@ def _refuse_unbounded(path: Path) -> None:
                     raise ValueError(
                         f"its {entry.filename} has {entry.file_size} bytes, expected at most {_MAX_PICKLE}"
                     )
-                require_bounded(archive.read(entry))
+                with _noticed_later():
+                    require_bounded(archive.read(entry))
+
+
+@contextlib.contextmanager
+def _noticed_later() -> Iterator[None]:
+    """Ignore that a pickle ends too early or has an unknown instruction: torch stops there too, and says more."""
+    try:
+        yield
+    except Unbounded:
+        raise
+    except ValueError:
+        pass
 
 
 def _refuse_repeated_storage(value: Any) -> None:

@@ -26,7 +26,7 @@ _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"
 _TEXTS = {1: "utf-8", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 
 
-def read_variables(content: bytes) -> dict[str, Any]:
+def read_variables(content: bytes) -> dict[str, np.ndarray | str]:
     """The variables of a file, by name, without dimensions of size 1.
 
     Numbers are an array, a text is a str, a cell array is an array of objects, and an array of structs is a structured
@@ -38,7 +38,7 @@ def read_variables(content: bytes) -> dict[str, Any]:
     if content[126:128] not in (b"IM", b"MI"):
         raise ValueError("it is no MATLAB 5 file")
     order = "<" if content[126:128] == b"IM" else ">"
-    found = {}
+    found: dict[str, np.ndarray | str] = {}
     for element in _elements(content[_HEADER:], order):
         kind, data = next(_elements(_decompressed(element[1]), order)) if element[0] == _COMPRESSED else element
         if kind == _MATRIX:
