@@ -321,7 +321,7 @@ def torchscript(path: Path) -> None:
         (lambda path: torch.save({"a": 1}, path, pickle_protocol=4), "another pickle protocol"),
         (lambda path: path.write_bytes(pickle.dumps({"a": [1]}, protocol=2)), "not a readable PyTorch file|refused"),
         (lambda path: path.write_bytes(b"<html>404</html>"), "an HTML or XML page"),
-        (lambda path: path.write_bytes(b"nothing known"), "not a readable PyTorch file"),
+        (lambda path: path.write_bytes(b"nothing known"), "no file of torch.save"),
         (lambda path: path.mkdir(), "cannot be read"),
         (torchscript, "not a readable PyTorch file"),
     ],
