@@ -98,7 +98,6 @@ def save_config(run: RunDir, config: Config) -> None:
         UserError: if other users can change what its jobs execute (jobs/plan/rights.py).
         ResumeRefused: if the folder holds another run, i.e. a setting that affects the result differs.
     """
-    protect(run)
     if run.config.exists():
         changes = differences(to_dict(load(run.config, Config)), config)
         if changes:
@@ -108,6 +107,7 @@ def save_config(run: RunDir, config: Config) -> None:
                 f"To continue that run, set these back, or give its folder instead of the config. To start a new run, "
                 f"give it another name: name={run.name}_2"
             )
+    protect(run)
     write_text(run.config, to_yaml(config))
 
 
