@@ -20,7 +20,17 @@ from trex.errors import (
     Unwritable,
     UserError,
 )
-from trex.files import TEMPORARY, append_line, atomic_path, read_json, remove_leftovers, sha256, write_json, write_text
+from trex.files import (
+    TEMPORARY,
+    append_line,
+    atomic_path,
+    move,
+    read_json,
+    remove_leftovers,
+    sha256,
+    write_json,
+    write_text,
+)
 from trex.wording import counted, did_you_mean
 
 
@@ -158,3 +168,33 @@ def test_file_that_may_not_be_on_the_disk_is_an_error(tmp_path: Path, call: str,
     done = refusing.python(WRITE, tmp_path / "file", folder=tmp_path, **{call: error})
     assert done.returncode != 0
     assert f"OSError: [Errno {error}] {os.strerror(error)}" in done.stderr
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.EEXIST, errno.EIO])
+def test_rename_whose_answer_was_lost_counts_as_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    replace = os.replace
+
+    def lost(source: Path, target: Path) -> None:
+        replace(source, target)
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "replace", lost)
+    write_text(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text"
+    (tmp_path / "folder").mkdir()
+    move(tmp_path / "folder", tmp_path / "moved")
+    assert (tmp_path / "moved").is_dir()
+
+
+def test_rename_that_was_not_done_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("old")
+
+    def refused(*_paths: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_text(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "old"

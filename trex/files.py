@@ -61,7 +61,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
                 temporary.chmod(0o666 & ~_umask())
             sync(temporary)
             require_may_write()
-            temporary.replace(target)
+            move(temporary, target)
             sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -75,6 +75,22 @@ def _named(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is not None and (error.filename is None or TEMPORARY in str(error.filename)):
             error.filename = str(target)
+        raise
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file or folder. A file at `target` is replaced.
+
+    NFS sends a request again if the answer was lost. The second rename then fails although the first one was done, so
+    an error counts only if `target` is not what `source` was.
+    """
+    inode = source.lstat().st_ino
+    try:
+        os.replace(source, target)  # noqa: PTH105 - a Path would do the same
+    except OSError:
+        with contextlib.suppress(OSError):
+            if target.lstat().st_ino == inode:
+                return
         raise
 
 

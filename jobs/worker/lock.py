@@ -61,6 +61,8 @@ class Lock:
                 time.sleep(0.1)
                 continue
             except RecordError as error:
+                if isinstance(error.__cause__, OSError):
+                    return  # it cannot be read now; the write itself will tell whether the file system fails
                 raise Superseded(f"{error}: this start no longer has the lock of the run, and ends") from error
             if found.id != self.owner.id:
                 raise _superseded(self.path, found)

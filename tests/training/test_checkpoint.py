@@ -205,8 +205,8 @@ def dying(function):
         return function(*a, **k)
     return wrapper
 if point == "fsync": os.fsync = dying(os.fsync)
-if point == "rename": Path.rename = dying(Path.rename)
-if point == "replace": Path.replace = dying(Path.replace)
+if point == "rename": os.rename = dying(os.rename)
+if point == "replace": os.replace = dying(os.replace)
 if point == "unlink": os.unlink = dying(os.unlink)
 state = {"position": {"epoch": 0, "step": 3, "global_step": 3}, "model": {"w": torch.full((1000,), 3.0)}}
 Checkpoints(Path(sys.argv[1])).write(state, keep=2)
@@ -217,7 +217,7 @@ Checkpoints(Path(sys.argv[1])).write(state, keep=2)
 @pytest.mark.parametrize(
     ("point", "nth"),
     [("fsync", n) for n in range(1, 6)]
-    + [("replace", 1), ("replace", 2), ("rename", 1), ("rename", 2)]
+    + [("replace", 1), ("replace", 2), ("replace", 3), ("rename", 1)]
     + [("unlink", n) for n in range(1, 5)],
 )
 def test_kill_while_writing_leaves_an_intact_newest_checkpoint(two: Checkpoints, point: str, nth: int) -> None:

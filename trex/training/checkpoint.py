@@ -23,7 +23,7 @@ from typing import Any
 
 from trex import tensor_files
 from trex.errors import TrexError, UserError
-from trex.files import TEMPORARY, require_may_write, sha256, sync
+from trex.files import TEMPORARY, move, require_may_write, sha256, sync
 from trex.records.base import RecordError
 from trex.records.manifest import (
     MANIFEST,
@@ -100,12 +100,15 @@ class Checkpoints:
             require_may_write()
             if target.exists():  # it is damaged, because an intact checkpoint is never written again
                 _set_aside(target)
-            temporary.rename(target)
+            move(temporary, target)
             sync(self.folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._intact[target.name] = _signature(target)
-        self._delete_old(target, keep)
+        try:
+            self._delete_old(target, keep)
+        except OSError as error:  # the new checkpoint is complete; the next save tries again
+            log.warning("old checkpoints in %s could not be deleted: %s", self.folder, error)
         return Checkpoint(target, manifest)
 
     def newest(self) -> Checkpoint | None:
