@@ -44,8 +44,7 @@ def protect(run: RunDir) -> None:
     Only the owner may read the job files. Prints a warning if other users may replace the run folder as a whole.
 
     Raises:
-        UserError: if one of these folders, or that of the code, belongs to another user or is a link, or if the file
-            system lets other users write there whatever the mode.
+        UserError: if one of these folders, or that of the code, belongs to another user or is a link.
     """
     run.root.mkdir(parents=True, exist_ok=True)
     _take(run.root.resolve(), _WRITE)
@@ -70,13 +69,18 @@ def _take(folder: Path, denied: int) -> None:
         )
     if not about.st_mode & denied:
         return
-    with contextlib.suppress(OSError):  # not all file systems have modes
+    with contextlib.suppress(OSError):  # not all file systems have modes; a local run executes nothing from there
         folder.chmod(stat.S_IMODE(about.st_mode) & ~denied)
-    if folder.lstat().st_mode & denied & _WRITE:
-        raise UserError(
-            f"{folder}: other users may write there, and chmod does not change that: expected a folder that only you "
-            f"can write, because your jobs execute what is in it. Choose another folder with runs=…"
-        )
+
+
+def require_protected(run: RunDir) -> None:
+    """Raise UserError if other users may write where the code of a submitted job is, because chmod has no effect."""
+    for folder in (run.root, run.jobs, run.code):
+        if folder.exists() and folder.stat().st_mode & _WRITE:
+            raise UserError(
+                f"{folder}: other users may write there, and chmod does not change that: expected a folder that only "
+                f"you can write, because your jobs execute what is in it. Choose another folder with runs=…"
+            )
 
 
 def _replaceable(folder: Path) -> Iterator[Path]:

@@ -11,6 +11,7 @@ from jobs import programs
 from jobs.backend import Answers, Backend, Finding, QueuedJob, Start
 from jobs.plan.cluster import Cluster
 from jobs.plan.memory import require_memory
+from jobs.plan.rights import require_protected
 from jobs.plan.runs import save_config
 from jobs.plan.spec import TaskSpec
 from jobs.plan.stages import is_reported, missing_data, require_gpu
@@ -145,6 +146,7 @@ def _submit(run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskS
 
     submitter = Submitter(run, cluster)
     save_config(run, config)
+    require_protected(run)
     with _one_at_a_time(run):
         write_text(run.cluster, to_yaml(cluster))
         queued = settled_jobs(run) if specs else {}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from jobs.backend import load_cluster
-from jobs.plan.rights import protect
+from jobs.plan.rights import protect, require_protected
 from jobs.plan.runs import save_config
 from jobs.plan.spec import Stage, TaskSpec
 from jobs.slurm import verify
@@ -69,12 +69,15 @@ def test_folder_of_another_user_is_refused(run: RunDir, name: str) -> None:
         protect(run)
 
 
-def test_folder_that_cannot_be_tightened_is_refused(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_tightened_is_refused_for_submitted_jobs_only(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run.root.mkdir(parents=True)
     run.root.chmod(0o777)
     monkeypatch.setattr(Path, "chmod", lambda *_: None)  # as on file systems that accept chmod without effect
+    protect(run)
     with pytest.raises(UserError, match="other users may write there, and chmod does not change that"):
-        protect(run)
+        require_protected(run)
 
 
 @pytest.mark.parametrize(("above", "warned"), [(0o777, True), (0o1777, False), (0o755, False)])
