@@ -38,6 +38,10 @@ class TrexError(Exception):
     exit_code: ExitCode = ExitCode.FAULT
 
 
+class RankLost(TrexError):
+    """Another process of the job has ended or does not answer. The message names it."""
+
+
 class UserError(TrexError):
     """A mistake of the user. The message says what is wrong, where, what was expected and what to do."""
 

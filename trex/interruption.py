@@ -6,13 +6,19 @@ The work is saved in each case. The code in `jobs/` decides whether the job cont
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
+from collections.abc import Iterator
 from types import FrameType
 
 from trex.errors import Interrupted
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+
+
+class _Left(BaseException):
+    """Ends a block of `StopRequest.leaves`. No code that handles errors catches it."""
 
 
 class StopRequest:
@@ -25,6 +31,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_name: str | None = None
         self.received_at: float | None = None  #: time.time() of the first signal
+        self._at_once = False
 
     def __bool__(self) -> bool:
         return self.signal_name is not None
@@ -47,6 +54,22 @@ class StopRequest:
                 f"stopped by {self.signal_name}: finished work is saved; run the same command to continue"
             )
 
+    @contextlib.contextmanager
+    def leaves(self) -> Iterator[None]:
+        """Leave this block as soon as a signal arrives, and continue after it.
+
+        For the slow parts of a start, such as listing a dataset on a slow file system: they write nothing, so nothing
+        is lost. The code after the block must check this request first, because the block may be unfinished.
+        """
+        self._at_once = True
+        try:
+            try:
+                yield
+            finally:
+                self._at_once = False
+        except _Left:
+            self._at_once = False  # the signal may have arrived in the line above
+
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal_name is None:
             self.signal_name = signal.Signals(number).name
@@ -54,6 +77,8 @@ class StopRequest:
         elif number == signal.SIGINT and time.time() - (self.received_at or 0) > 1.0:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
+        if self._at_once:
+            raise _Left
 
 
 def leave_signals_to_parent() -> None:

@@ -19,6 +19,7 @@ from jobs.plan.spec import TaskSpec
 from trex.errors import ExitCode
 from trex.interruption import SIGNALS
 from trex.records.job_state import JobState
+from trex.records.rendezvous import Canceled
 from trex.records.run_dir import RunDir
 from trex.records.typed import encode
 from trex.storage import Space
@@ -44,7 +45,7 @@ def run_here(spec: TaskSpec, processes: int = 1, gpus: int = 0) -> ExitCode:
         ranks = _start(run, spec, job, processes, gpus)
         stop.pass_on_to(ranks)
         with run.local_log(job, 0).open("r", encoding="utf-8", errors="replace") as log:
-            _wait(ranks, lambda: _show(log.read()))
+            _wait(ranks, lambda: _show(log.read()), lambda rank: _tell(run, spec, job, rank, ranks[rank].returncode))
     return _exit_code(run, spec, job, ranks[0].returncode, interrupted=stop.received)
 
 
@@ -106,14 +107,30 @@ def _signal(ranks: Sequence[programs.Process], number: signal.Signals) -> None:
             rank.send_signal(number)
 
 
-def _wait(ranks: Sequence[programs.Process], meanwhile: Callable[[], None]) -> None:
-    """Wait until all ranks have ended, and call `meanwhile` regularly. If one rank fails, the others are stopped."""
+def _tell(run: RunDir, spec: TaskSpec, job: str, rank: int, code: int) -> None:
+    """Tell the ranks that wait for the first rank that failed how it has ended. Tell the user if it was killed."""
+    end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    text = f"rank {rank} {end}; its log is {run.local_log(job, rank)}"
+    if code < 0:
+        sys.stderr.write(f"trex: {text}\n")
+    path = run.canceled(spec.keys[0], job, 0)
+    if not path.exists():  # it may have said itself why it ended
+        Canceled(text).write(path)
+
+
+def _wait(ranks: Sequence[programs.Process], meanwhile: Callable[[], None], on_failure: Callable[[int], None]) -> None:
+    """Wait until all ranks have ended, and call `meanwhile` regularly. If one rank fails, the others are stopped.
+
+    `on_failure` is called once, with the first rank that fails.
+    """
     endings = [signal.SIGTERM, signal.SIGKILL]
     deadline: float | None = None
     while None in (codes := [rank.poll() for rank in ranks]):
         meanwhile()
-        if deadline is None and any(code not in (None, ExitCode.DONE, ExitCode.INTERRUPTED) for code in codes):
+        failed = [rank for rank, code in enumerate(codes) if code not in (None, ExitCode.DONE, ExitCode.INTERRUPTED)]
+        if deadline is None and failed:
             deadline = time.monotonic() + _SECONDS_TO_END
+            on_failure(failed[0])
         if deadline is not None and endings and time.monotonic() > deadline:
             _signal(ranks, endings.pop(0))
             deadline = time.monotonic() + _SECONDS_TO_END

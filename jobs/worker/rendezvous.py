@@ -1,124 +1,205 @@
 """Lets the ranks of a job find each other: rank 0 listens on a free port and writes its address into the run folder.
 
 No port is computed or configured, so jobs on the same node cannot collide, and no host name needs to resolve. The name
-of the file contains the job's id and restart count, so a requeued job never reads the file of an earlier start.
+of the file contains the job's id and restart count, so a requeued job never reads the file of an earlier start. The
+file has a secret: who does not know it can neither read anything nor end the start (jobs/worker/meeting.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from jobs import environment
+from jobs.worker.meeting import Closed, Line, Meeting, connect
 from jobs.worker.place import Site, Task
-from trex.errors import Interrupted, TrexError
+from trex.errors import Interrupted, RankLost, TrexError
 from trex.interruption import StopRequest
 from trex.records.rendezvous import Canceled, Rendezvous
 from trex.records.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from torch._C._distributed_c10d import Store
+    from torch._C._distributed_c10d import Store, TCPStore
 
-#: How long to wait for the other ranks. On a slow file system, processes of a job may start minutes apart.
-WAIT_SECONDS = 600.0
+_POLL_SECONDS = 0.1
+_SECONDS_TO_TELL = 10.0
+_STOPPED = "stopped before all ranks were connected; no work was started, the same command starts it"
 
 
-def meet(run: RunDir, key: str, task: Task, site: Site, stop: StopRequest) -> Store | None:
+@dataclass(frozen=True)
+class Waiting:
+    """What ends the wait for the other ranks."""
+
+    run: RunDir
+    key: str
+    task: Task
+    stop: StopRequest
+    seconds: float
+    since: float
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() > self.since + self.seconds
+
+    def require_no_end(self) -> None:
+        """Raise TrexError if a process of this start has ended. If this one was asked to stop, raise Interrupted.
+
+        That waits a little for rank 0, so that it can be told: the signal may have reached this process alone.
+        """
+        canceled = self.run.canceled(self.key, self.task.job_id, self.task.restart)
+        if canceled.exists() or time.time() - (self.stop.received_at or 0.0) > _SECONDS_TO_TELL:
+            self.stop.check()
+        if canceled.exists():
+            raise TrexError(f"a process ended before the ranks were connected: {Canceled.read(canceled).reason}")
+
+
+def meet(run: RunDir, key: str, task: Task, site: Site, stop: StopRequest, seconds: float) -> Store | None:
     """Return a key-value store that all ranks of this start share; None for a single process.
 
+    The store listens at one address only: the loopback, or the one at which the other nodes reached rank 0.
+
+    Args:
+        run: the run folder.
+        key: the key of the job.
+        task: the place of this process in the job.
+        site: the back end's answers.
+        stop: true once a signal has asked to stop.
+        seconds: how long to wait for the other ranks. On a slow file system, they may start minutes apart.
+
     Raises:
-        Interrupted: if asked to stop while waiting; TrexError: if a rank does not arrive in time.
+        Interrupted: if any rank is asked to stop while they wait.
+        TrexError: if a rank does not arrive in time, or ends before all have arrived.
     """
     if task.world == 1:
         return None
-    store = _open(run, key, task, site) if task.rank == 0 else _join(run, key, task, stop)
-    _wait_for_all(store, task, stop)
-    if task.node_count > 1:
-        _choose_interface(store, task)
+    waiting = Waiting(run, key, task, stop, seconds, time.monotonic())
+    store, reached = _open(waiting, site) if task.rank == 0 else _join(waiting)
+    if reached:
+        _choose_interface(reached, task)
     return store
 
 
 def cancel(run: RunDir, key: str, task: Task, reason: str) -> None:
-    """Tell the other ranks that rank 0 has ended, so that they do not wait for it."""
-    if task.world > 1:
-        Canceled(reason).write(run.canceled(key, task.job_id, task.restart))
+    """Tell the other ranks that this one has ended, so that they do not wait for it."""
+    path = run.canceled(key, task.job_id, task.restart)
+    if task.world > 1 and not path.exists():
+        Canceled(reason if task.rank == 0 else f"rank {task.rank} on {task.node}: {reason}").write(path)
 
 
-def _open(run: RunDir, key: str, task: Task, site: Site) -> Store:
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=WAIT_SECONDS))
-    token = secrets.token_hex(16)
-    store.set("token", token)
+def _open(waiting: Waiting, site: Site) -> tuple[Store, str]:
+    """Wait for all ranks, then open the store. Also returns the address at which other nodes reached this one."""
+    task = waiting.task
     names = [*site.addresses(task), socket.gethostname(), socket.getfqdn()] if task.node_count > 1 else []
-    addresses = tuple(_addresses_of(names)) if names else ("127.0.0.1",)
-    Rendezvous(addresses, store.port, token, task.node).write(run.rendezvous(key, task.job_id, task.restart))
-    return store
+    secret = secrets.token_hex(32)
+    meeting = Meeting(_addresses_of(names) if names else ["127.0.0.1"], secret)
+    try:
+        Rendezvous(tuple(meeting.addresses), meeting.port, secret, task.node).write(
+            waiting.run.rendezvous(waiting.key, task.job_id, task.restart)
+        )
+        _wait_for_all(meeting, waiting)
+        store = _store(meeting.reached or meeting.addresses[0], 0, waiting.seconds)
+        meeting.tell({"go": [store.host, store.port], "reached": meeting.reached})
+        return store, meeting.reached
+    finally:
+        meeting.close()
 
 
-def _join(run: RunDir, key: str, task: Task, stop: StopRequest) -> Store:
-    path, canceled = (place(key, task.job_id, task.restart) for place in (run.rendezvous, run.canceled))
-    deadline = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < deadline:
-        stop.check()
-        if canceled.exists():
-            raise TrexError(f"rank 0 ended before the ranks were connected: {Canceled.read(canceled).reason}")
+def _store(address: str, port: int, seconds: float) -> TCPStore:
+    """Connect to the store at that address, or open it there if `port` is 0."""
+    from torch._C._distributed_c10d import TCPStore
+
+    timeout = timedelta(seconds=seconds)
+    if port:
+        return TCPStore(address, port, is_master=False, timeout=timeout)
+    listening = socket.create_server((address, 0), backlog=1024)  # by itself, TCPStore listens at all addresses
+    return TCPStore(
+        address, listening.getsockname()[1], is_master=True, wait_for_workers=False, timeout=timeout,
+        master_listen_fd=listening.detach(),
+    )  # fmt: skip
+
+
+def _wait_for_all(meeting: Meeting, waiting: Waiting) -> None:
+    """Wait until every rank has connected. Rank 0 decides for all: the others wait for what it says.
+
+    A signal during start-up may reach one rank before it connects and another one here. Without a common decision, the
+    second rank would wait in PyTorch's own rendezvous until its timeout.
+    """
+
+    def give_up(error: TrexError) -> NoReturn:
+        meeting.tell({"stopped" if isinstance(error, Interrupted) else "failed": str(error)})
+        raise error
+
+    others = set(range(1, waiting.task.world))
+    while missing := others - meeting.arrived:
+        if waiting.stop or meeting.asked_to_stop:
+            give_up(Interrupted(_STOPPED))
+        try:
+            waiting.require_no_end()
+            meeting.work(_POLL_SECONDS)
+        except ConnectionError as error:
+            give_up(TrexError(f"{error} ended before the ranks were connected: check its log"))
+        except TrexError as error:
+            give_up(error)
+        if waiting.is_over:
+            names = ", ".join(str(rank) for rank in sorted(missing)[:20])
+            give_up(
+                TrexError(
+                    f"of {waiting.task.world} ranks, these did not connect to rank 0 within {waiting.seconds:g} s "
+                    f"(limits.start_seconds): {names}. Check their logs, and the network of their nodes"
+                )
+            )
+    if waiting.stop or meeting.asked_to_stop:
+        give_up(Interrupted(_STOPPED))
+
+
+def _join(waiting: Waiting) -> tuple[Store, str]:
+    """Connect to rank 0, wait for its decision, and connect to its store."""
+    task, run = waiting.task, waiting.run
+    path = run.rendezvous(waiting.key, task.job_id, task.restart)
+    while not waiting.is_over:
+        waiting.require_no_end()
         if path.exists():
             place = Rendezvous.read(path)
             for address in place.addresses:
-                store = _connect(address, place.port, place.token)
-                if store is not None:
-                    if place.node != task.node:  # a process on rank 0's node may have used a loopback address
-                        store.set("reached", address)
-                    return store
-        time.sleep(0.1)
+                line = connect(address, place.port, place.token, task.rank, place.node != task.node)
+                if line is not None:
+                    with contextlib.closing(line):
+                        return _wait_for_decision(line, waiting)
+        time.sleep(_POLL_SECONDS)
     raise TrexError(
-        f"rank 0 could not be reached within {WAIT_SECONDS:.0f} s ({path}): check its log and the network of its node"
+        f"rank 0 could not be reached within {waiting.seconds:g} s (limits.start_seconds; {path}): check its log and "
+        f"the network of its node"
     )
 
 
-def _wait_for_all(store: Store, task: Task, stop: StopRequest) -> None:
-    """Wait until every rank has connected. The first rank that decides to continue or to stop decides for all.
-
-    A signal during start-up may reach one rank before it joins and another one here. Without a common decision, the
-    second rank would wait in PyTorch's own rendezvous until its timeout.
-    """
-    if store.add("arrived", 1) == task.world:
-        store.compare_set("decision", "", "go")
-    deadline = time.monotonic() + WAIT_SECONDS
+def _wait_for_decision(line: Line, waiting: Waiting) -> tuple[Store, str]:
+    said = False
     while True:
-        if stop:
-            store.compare_set("decision", "", "off")
-        if store.check(["decision"]):
-            if store.get("decision") == b"go":
-                return
-            raise Interrupted(
-                "stopped before all ranks were connected; no work was started, the same command starts it"
-            )
-        if time.monotonic() > deadline:
-            raise TrexError(
-                f"only some of the {task.world} ranks were connected within {WAIT_SECONDS:.0f} s: check the log of each"
-            )
-        time.sleep(0.05)
-
-
-def _connect(address: str, port: int, token: str) -> Store | None:
-    """Connect to the store at that address; None if it is unreachable or belongs to another job."""
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-    try:
-        socket.create_connection((address, port), timeout=2.0).close()
-        store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=10))
-        if store.get("token").decode() != token:
-            return None
-    except (OSError, RuntimeError):
-        return None
-    store.set_timeout(timedelta(seconds=WAIT_SECONDS))
-    return store
+        try:
+            if waiting.stop and not said:
+                line.send("stop")
+                said = True
+            decision = line.receive(_POLL_SECONDS)
+        except Closed:
+            waiting.require_no_end()
+            raise RankLost("rank 0 ended before the ranks were connected: check its log") from None
+        if decision is None:
+            if waiting.is_over:
+                raise RankLost(f"rank 0 does not answer: it decided nothing within {waiting.seconds:g} s")
+            continue
+        if "stopped" in decision:
+            raise Interrupted(decision["stopped"])
+        if "failed" in decision:
+            raise TrexError(decision["failed"])
+        address, port = decision["go"]
+        return _store(address, port, waiting.seconds), decision["reached"]
 
 
 def _addresses_of(names: Sequence[str]) -> list[str]:
@@ -138,14 +219,13 @@ def _addresses_of(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _choose_interface(store: Store, task: Task) -> None:
+def _choose_interface(reached: str, task: Task) -> None:
     """Tell gloo which network interface leads to the other nodes, unless the user did.
 
     By default gloo uses the interface that the host name resolves to, which on many systems is the loopback.
     """
     if environment.get("GLOO_SOCKET_IFNAME"):
         return
-    reached = store.get("reached").decode()
     address = reached
     if task.rank != 0:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

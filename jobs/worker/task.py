@@ -10,7 +10,6 @@ import io
 import logging
 import os
 import platform
-import re
 import shlex
 import sys
 import time
@@ -28,12 +27,14 @@ from jobs.worker.attempts import Attempt, Outcome, logged, record_failure
 from jobs.worker.lock import require_same_start
 from jobs.worker.milestones import MilestoneJobs
 from jobs.worker.place import Site, Task
-from trex.errors import ExitCode, Interrupted, TrexError, Unwritable, UserError
+from trex.errors import ExitCode, RankLost, TrexError, Unwritable, UserError
 from trex.files import checked_writes
 from trex.interruption import StopRequest
+from trex.loading import sockets
 from trex.records.environment import Environment
 from trex.records.run_dir import RunDir
 from trex.storage import expect_folder, gone, is_refusal, unwritable
+from trex.time_limit import TimeLimit
 from trex.wording import Printable
 
 if TYPE_CHECKING:
@@ -48,13 +49,6 @@ _PACKAGES = ("trex-toolkit", "torch", "torchvision", "numpy", "h5py", "submitit"
 
 #: HDF5 crashes when the objects of a file that it could not write are freed. The traceback of the error refers to them.
 _not_freed: list[Exception] = []
-
-#: Matches the error messages of gloo, NCCL and the store that report the loss of another process.
-_LOST = re.compile(
-    "closed by peer|reset by peer|broken pipe|connection refused|connection was likely closed|got 0 bytes"
-    "|pair is not connected|ncclRemoteError|remote process|communicator was aborted|timed? ?out",
-    re.IGNORECASE,
-)
 
 
 def run_task(spec: TaskSpec, task: Task, site: Site) -> None:
@@ -78,6 +72,8 @@ def run_task(spec: TaskSpec, task: Task, site: Site) -> None:
                 rendezvous.cancel(run, spec.keys[0], task, outcome.reason)
     elif outcome.failed and not outcome.lost_another:
         record_failure(run, spec, task, outcome)
+        with logged(run.jobs):
+            rendezvous.cancel(run, spec.keys[0], task, outcome.reason)
     with logged(run.jobs):
         locks.close()
     if outcome.code:
@@ -85,6 +81,7 @@ def run_task(spec: TaskSpec, task: Task, site: Site) -> None:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):  # the log may be on the file system that is full
                 stream.flush()
+        sockets.remove_folder()
         # Not sys.exit: after a failed collective, threads of gloo or NCCL may still wait for other ranks.
         os._exit(outcome.code)
 
@@ -100,6 +97,8 @@ def _attempt(
         _work(spec, run, task, site, stop, attempt)
     except Unwritable as error:
         return _outcome_of_refusal(error, spec)
+    except RankLost as error:
+        return _outcome_of_lost(error, attempt)
     except TrexError as error:
         log.log(logging.WARNING if error.exit_code == ExitCode.INTERRUPTED else logging.ERROR, "%s", error)
         return Outcome(error.exit_code, str(error))
@@ -109,7 +108,8 @@ def _attempt(
             return _outcome_of_refusal(unwritable(error, run.root), spec)
         if not run.root.is_dir():
             return _outcome_of_refusal(gone(run.root), spec)
-        return _outcome_of(error, task, attempt)
+        log.exception("unexpected error in the program or the machine")
+        return Outcome(ExitCode.FAULT, f"{type(error).__name__}: {error}")
     return Outcome()
 
 
@@ -122,29 +122,19 @@ def _outcome_of_refusal(error: Unwritable, spec: TaskSpec) -> Outcome:
     return Outcome(error.exit_code, reason)
 
 
-def _outcome_of(error: Exception, task: Task, attempt: Attempt | None) -> Outcome:
-    """Log an unexpected error and return its outcome.
-
-    If the error only says that another rank is gone, and that rank recorded why, return the outcome of that rank.
-    """
-    reason = f"{type(error).__name__}: {error}"
-    if not (task.world > 1 and _lost_another(error)):
-        log.exception("unexpected error in the program or the machine")
-        return Outcome(ExitCode.FAULT, reason)
+def _outcome_of_lost(error: RankLost, attempt: Attempt | None) -> Outcome:
+    """Log that another rank is gone. If that rank recorded why, return its outcome."""
     recorded = attempt.failure_of_another() if attempt is not None else None
-    if recorded is not None:
-        log.error("%s", recorded.reason)
-        return recorded
-    log.error("another process of this job ended too early; its log is in the same folder as this one\n%s", reason)
-    return Outcome(ExitCode.FAULT, reason, lost_another=True)
+    log.error("%s", error if recorded is None else recorded.reason)
+    return recorded or Outcome(ExitCode.FAULT, str(error), lost_another=True)
 
 
-def _lost_another(error: Exception) -> bool:
-    """Return whether an error of PyTorch's communication only says that another rank is gone."""
-    if isinstance(error, OSError):  # an error about a file, which can also be a timeout
-        return False
-    of_the_store = any(one.__name__ in ("DistNetworkError", "DistStoreError") for one in type(error).__mro__)
-    return of_the_store or bool(_LOST.search(str(error)))
+def _record_hang(run: RunDir, spec: TaskSpec, task: Task, attempt: Attempt | None, reason: str) -> None:
+    outcome = Outcome(ExitCode.FAULT, reason)
+    if attempt is not None:
+        attempt.end(outcome, None)
+    else:
+        record_failure(run, spec, task, outcome)
 
 
 def _work(spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest, attempt: Attempt | None) -> None:
@@ -160,13 +150,14 @@ def _work(spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest
         return
     from trex.distributed import joined
 
-    store = rendezvous.meet(run, spec.keys[0], task, site, stop)
+    limit = TimeLimit(config.limits.start_seconds, config.limits.step_seconds)
+    store = rendezvous.meet(run, spec.keys[0], task, site, stop, limit.seconds)
     device = _device(task)
     if attempt is not None:
         _record_environment(run, task, device)
-    with joined(task.rank, task.world, device, store) as ranks:
-        if ranks.maximum(int(bool(stop))):
-            raise Interrupted("stopped before the work started; the same command starts it")
+    limit.watch(lambda reason: _record_hang(run, spec, task, attempt, reason))
+    with joined(task.rank, task.world, device, store, limit) as ranks:
+        ranks.check(stop)
         if spec.stage == "train":
             from trex.training.trainer import train
 

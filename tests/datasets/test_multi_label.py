@@ -20,7 +20,7 @@ from trex.features.extract import extract
 from trex.features.store import open_features
 from trex.interruption import StopRequest
 from trex.records.run_dir import RunDir
-from trex.training.trainer import make_batches
+from trex.training.batches import make_batches
 
 
 def expected(first: int) -> np.ndarray:

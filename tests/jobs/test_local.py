@@ -54,9 +54,11 @@ def test_rank_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.Mon
         time.sleep(0.01)
     ranks = [stubborn, rank(tmp_path, "false")]
     began = time.monotonic()
-    local._wait(ranks, lambda: None)
+    failed: list[int] = []
+    local._wait(ranks, lambda: None, failed.append)
     assert time.monotonic() - began < 20
     assert [one.returncode for one in ranks] == [-signal.SIGKILL, 1]
+    assert failed == [1]
 
 
 def test_rank_that_was_interrupted_or_is_done_does_not_stop_the_others(
@@ -64,8 +66,10 @@ def test_rank_that_was_interrupted_or_is_done_does_not_stop_the_others(
 ) -> None:
     monkeypatch.setattr(local, "_SECONDS_TO_END", 0.1)
     ranks = [rank(tmp_path, "bash", "-c", f"sleep {seconds}; exit {code}") for seconds, code in ((1, 0), (0, 75))]
-    local._wait(ranks, lambda: None)
+    failed: list[int] = []
+    local._wait(ranks, lambda: None, failed.append)
     assert [one.returncode for one in ranks] == [0, 75]
+    assert failed == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +20,10 @@ from jobs.local.process import of_rank
 from jobs.plan.spec import TaskSpec
 from jobs.worker.attempts import Attempt, Outcome, record_failure
 from jobs.worker.place import Task
-from jobs.worker.task import _lost_another
 from tests.pictures import write_noise
 from trex.config import Config, load
 from trex.datasets.registry import load_split
+from trex.distributed import is_lost
 from trex.errors import ExitCode
 from trex.loading.order import epoch_order
 from trex.records.job_state import JobState, State
@@ -98,7 +99,7 @@ def test_killed_rank_leaves_the_same_state_as_a_killed_job(home: Path, outside: 
         lines += job.stdout.readlines()
     assert job.returncode == 1
     said = "".join(lines)
-    assert "another process of this job ended too early" in said
+    assert re.search(r"rank 1 on \S+, process \d+: has ended", said)
     assert "Traceback" not in said
     assert JobState.read(RunDir(home / "runs" / "run").state("train")).state == State.RUNNING
 
@@ -138,7 +139,7 @@ class DistNetworkError(RuntimeError):
     ],
 )
 def test_error_that_only_reports_the_loss_of_another_rank_is_recognized(error: Exception, lost: bool) -> None:
-    assert _lost_another(error) is lost
+    assert is_lost(error) is lost
 
 
 def test_failure_of_a_rank_is_not_recorded_for_another_start(tmp_path: Path) -> None:
@@ -187,3 +188,42 @@ def test_more_processes_than_gpus_are_refused_before_anything_runs(home: Path, o
     assert done.returncode == 2
     assert "2 processes for 1 GPU: expected one GPU per process. Use --processes 1" in done.stderr
     assert not (home / "runs").exists()
+
+
+@pytest.mark.slow
+def test_rank_that_is_killed_before_it_joins_ends_the_others_at_once(home: Path, outside: dict[str, str]) -> None:
+    with subprocess.Popen(
+        WORDS, cwd=home, env=outside, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as job:
+        while not (started := [*home.glob("runs/run/jobs/local/*_1_log.out")]):
+            time.sleep(0.01)
+        os.kill(process_of_rank(1, home), signal.SIGKILL)
+        began = time.monotonic()
+        said, _ = job.communicate(timeout=60)
+    assert started
+    assert "rank 1 was killed by SIGKILL; its log is" in said
+    assert "a process ended before the ranks were connected: rank 1 was killed" in said
+    assert (job.returncode, time.monotonic() - began < 25, "Traceback" in said) == (1, True, False)
+    assert "rank 1 was killed by SIGKILL" in JobState.read(RunDir(home / "runs" / "run").state("train")).reason
+
+
+@pytest.mark.slow
+def test_signal_while_the_images_are_listed_ends_the_job_before_it_works(home: Path, outside: dict[str, str]) -> None:
+    """A pipe that nobody writes takes the place of a slow file system."""
+    lists = home / "planes" / "fgvc-aircraft-2013b" / "data"
+    (lists / "images").mkdir(parents=True)
+    (lists / "variants.txt").write_text("707-320\n")
+    os.mkfifo(lists / "images_variant_trainval.txt")
+    more = ["data.dataset=aircraft", f"data.folders.aircraft={home}/planes"]
+    with subprocess.Popen(
+        [*WORDS, *more], cwd=home, env=outside, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as job:
+        while not [*home.glob("runs/run/environment.json")]:  # written after the ranks have met
+            assert job.poll() is None, job.communicate()[0]
+            time.sleep(0.05)
+        time.sleep(5)
+        job.send_signal(signal.SIGTERM)
+        said, _ = job.communicate(timeout=60)
+    assert job.returncode == 75, said
+    assert "stopped before the work started" in said
+    assert JobState.read(RunDir(home / "runs" / "run").state("train")).state == State.WANTS_REQUEUE

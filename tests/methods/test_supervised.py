@@ -133,7 +133,7 @@ def test_training_stopped_during_validation_resumes_with_the_same_bits(tiny, sav
     saved_run(reference)
     train(RunDir.of(reference), reference, Ranks(), StopAfter(10**6))
     run, stops = saved_run(config), 0
-    for checks in [0, 1, 2, 3] * 10:
+    for checks in [2, 3, 4, 5] * 10:
         try:
             train(run, config, Ranks(), StopAfter(checks))
             break

@@ -91,7 +91,7 @@ def test_training_that_is_interrupted_elsewhere_ends_what_it_started(tiny, saved
     run = saved_run(config)
     evaluation = Recorded(run)
     with pytest.raises(Interrupted):
-        train(run, config, Ranks(), StopAfter(9), evaluation)
+        train(run, config, Ranks(), StopAfter(11), evaluation)
     assert evaluation.calls == ["stop"]
 
 

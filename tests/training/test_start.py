@@ -236,11 +236,11 @@ def test_run_continued_from_its_export_ends_with_the_same_bits(tiny, saved_run, 
     reference, first = tiny("reference", method=method), tiny("first", method=method)
     finish(saved_run(reference), reference)
     run = saved_run(first)
-    train_until_stopped(first, run, 5)  # in the first epoch
+    train_until_stopped(first, run, 7)  # in the first epoch
     export(run, tmp_path / "ours_checkpoint_full.pth", "full", license=None)
     second = tiny("second", *start_settings(tmp_path / "ours_checkpoint_full.pth", "all"), method=method)
     run = saved_run(second)
-    train_until_stopped(second, run, 3)
+    train_until_stopped(second, run, 5)
     (tmp_path / "ours_checkpoint_full.pth").unlink()  # it is not read again
     finish(run, second)
     assert_same_training(final_state(RunDir.of(reference)), final_state(run))

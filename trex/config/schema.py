@@ -175,6 +175,24 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class LimitsConfig:
+    """How long a process waits before it ends the job with an error, because something hangs."""
+
+    start_seconds: float = setting(
+        1800.0,
+        "seconds for the start: until all processes are connected, each of them has listed the images, and the first "
+        "step or batch is done",
+        at_least=1,
+    )
+    step_seconds: float = setting(
+        300.0,
+        "seconds for each later step, including its batch. More than the longest pause of the file system. A save may "
+        "take longer",
+        at_least=1,
+    )
+
+
+@dataclass(frozen=True)
 class ExtractConfig:
     """Extraction of the transfer datasets' features with the frozen encoder."""
 
@@ -298,6 +316,7 @@ class Config:
     optimizer: OptimizerConfig = section(OptimizerConfig, "SGD and its schedule")
     train: TrainConfig = section(TrainConfig, "length, batch, precision")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "when checkpoints are saved", resumable=True)
+    limits: LimitsConfig = section(LimitsConfig, "when a process that hangs ends the job", resumable=True)
     extract: ExtractConfig = section(ExtractConfig, "feature extraction")
     probe: ProbeConfig = section(ProbeConfig, "linear probes", resumable=True)
 

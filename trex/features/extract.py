@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,7 +37,8 @@ from trex.features.store import write_features
 from trex.files import atomic_path, remove_leftovers
 from trex.images.decode import ImageFault
 from trex.interruption import StopRequest
-from trex.loading.evaluation import evaluation_batches
+from trex.loading.evaluation import EvaluationBatch, evaluation_batches
+from trex.loading.workers import Wait, require_shared_memory, take
 from trex.records.feature_provenance import FeatureProvenance, names_digest
 from trex.records.run_dir import RunDir
 from trex.storage import make_folder
@@ -61,11 +63,15 @@ def extract(run: RunDir, config: Config, dataset: str, ranks: Ranks, stop: StopR
         Interrupted: after a signal; finished blocks are kept, and the same call continues with the missing ones.
     """
     source = make_source(run, config, ranks)
-    for name, split in load_splits(dataset, config.data).items():
+    ranks.check(stop)
+    with stop.leaves():
+        splits = load_splits(dataset, config.data)
+    ranks.check(stop)
+    for name, split in splits.items():
         target = run.features(dataset, name)
         wanted = _provenance(run, config, split, source)
         may_skip = config.data.broken_images == "skip"
-        if ranks.broadcast(_is_done(target, wanted, may_skip) if ranks.is_main else None):
+        if ranks.on_main(partial(_is_done, target, wanted, may_skip)):
             log.info("%s %s: the features exist already, from the same weights", dataset, name)
             continue
         _Extraction(config, split, source, wanted, target, ranks, stop).run()
@@ -111,7 +117,8 @@ class _Extraction:
     def run(self) -> None:
         """Compute the missing blocks, then join all blocks into the file. Both together must have place on the disk."""
         start = time.monotonic()
-        missing = self.ranks.broadcast(self.missing_blocks() if self.ranks.is_main else None)
+        missing = self.ranks.on_main(self.missing_blocks)
+        self.require_shared_memory()
         size = len(self.split) * self.source.dim * np.dtype(self.config.extract.dtype).itemsize
         needed = size + size * len(missing) // self.block_count
         require_place(f"the features of {self.label}", self.target.parent, needed, len(missing) + 2, self.ranks)
@@ -129,9 +136,12 @@ class _Extraction:
                 for line in text.split("\n")
             ]
         )
-        if self.ranks.is_main:
-            self.join_blocks()
-        self.ranks.barrier()
+        self.ranks.on_main(self.join_blocks)
+
+    def require_shared_memory(self) -> None:
+        """Raise UserError if the batches of the loader processes do not fit into the shared memory."""
+        batch = self.config.extract.batch_size * 3 * self.source.preprocessing.geometry.crop**2
+        require_shared_memory(batch, self.config.data.workers, self.ranks.count_here(), "extract.batch_size")
 
     def join_blocks(self) -> None:
         """Write the feature file and delete the blocks. Raises UserError if no image could be read."""
@@ -208,13 +218,13 @@ class _Extraction:
         faults: list[ImageFault] = []
         unusable = ""
         for _ in range(self.block_size // settings.batch_size):
-            batch = None
+            batch, problem = None, None
             if block is not None and not faults:
-                try:
-                    batch = next(batches, None)
-                except ImageFault as fault:
-                    log.warning("%s: %s", self.label, fault)
-                    faults.append(fault)
+                batch, problem = take(batches)
+                if isinstance(problem, ImageFault):
+                    log.warning("%s: %s", self.label, problem)
+                    faults.append(problem)
+                    problem = None
             if batch is not None and len(batch[0]):
                 images = batch[0].to(self.ranks.device, non_blocking=True)
                 computed = self.source.features(images).cpu().numpy()
@@ -222,7 +232,7 @@ class _Extraction:
                     rows.append(computed.astype(settings.dtype))
                 kept.append(batch[2].numpy())
                 unusable = self.fault_of(computed, rows[-1], kept[-1])
-            if agreed := self.ranks.maximum(2 if unusable else int(bool(self.stop))):
+            if agreed := self.ranks.agree(2 if unusable else int(bool(self.stop)), problem):
                 batches.close()
                 if agreed == 2:
                     raise UserError(next(filter(None, self.ranks.gather_texts(unusable))))
@@ -258,11 +268,14 @@ class _Extraction:
             f"{self.source.weights}: has their training diverged, or are they for another preprocessing?"
         )
 
-    def batches(self, indices: np.ndarray) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
+    def batches(self, indices: np.ndarray) -> Generator[EvaluationBatch | None, None, None]:
         """The images `indices`, without broken ones if these may be skipped."""
         geometry, workers = self.source.preprocessing.geometry, self.config.data.workers
         on_broken = self.log_broken if self.may_skip else None
-        return evaluation_batches(self.split, indices, geometry, self.config.extract.batch_size, workers, on_broken)
+        wait = Wait(self.stop, lambda: self.ranks.limit.seconds)
+        return evaluation_batches(
+            self.split, indices, geometry, self.config.extract.batch_size, workers, on_broken, wait
+        )
 
     def log_broken(self, fault: ImageFault) -> None:
         log.warning("%s: broken image skipped: %s", self.label, fault.brief)

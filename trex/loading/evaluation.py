@@ -13,8 +13,9 @@ from trex.datasets.split import Split
 from trex.images.decode import ImageFault
 from trex.images.evaluation import evaluation_image
 from trex.images.preprocessing import Geometry
-from trex.loading.workers import block_stop_signals, end_workers, start_worker, worker_context
+from trex.loading.workers import PREFETCH, Wait, block_stop_signals, end_workers, received, start_worker, worker_context
 
+EvaluationBatch = tuple[Tensor, Tensor, Tensor]  #: images, labels, indices
 Sample = tuple[Tensor, Tensor, int]  #: image, label or (K,) labels, index
 
 
@@ -41,16 +42,18 @@ def evaluation_batches(
     batch_size: int,
     workers: int,
     on_broken: Callable[[ImageFault], object] | None = None,
-) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
+    wait: Wait | None = None,
+) -> Generator[EvaluationBatch | None, None, None]:
     """Batches of the images `indices` of `split`, in that order.
 
     If `on_broken` is given, it is called for each broken image, and the batch lacks that image; a batch may be empty.
 
     Yields:
         images uint8 (B, 3, crop, crop), labels int64 (B,) or int8 (B, K), indices int64 (B,); the last
-        batch may be smaller.
+        batch may be smaller. While a stop is requested: None instead of a batch that would have to be waited for.
 
     Raises:
+        TrexError: if a worker process has ended, or has not made its batch in time; the message names it.
         ImageFault: if an image cannot be read; the message names the file. With `on_broken`, only if the image is not
             broken but its file is missing or cannot be read.
     """
@@ -63,13 +66,17 @@ def evaluation_batches(
         multiprocessing_context=worker_context(workers),
         worker_init_fn=start_worker,
         collate_fn=_Collate(geometry.crop),
+        prefetch_factor=PREFETCH if workers else None,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # not the global one, whose state is part of a training checkpoint
     )
     with block_stop_signals():
         batches = iter(loader)
     try:
-        for batch in batches:
+        for batch in received(batches, wait or Wait()):
+            if batch is None:
+                yield None
+                continue
             *tensors, faults = batch
             for fault in faults:
                 if on_broken is None or not fault.broken:

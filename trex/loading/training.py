@@ -19,7 +19,16 @@ from trex.datasets.split import Split
 from trex.images.crops import multi_crop
 from trex.images.decode import ImageFault
 from trex.loading.order import epoch_order
-from trex.loading.workers import block_stop_signals, end_workers, fault_or, start_worker, worker_context
+from trex.loading.workers import (
+    PREFETCH,
+    Wait,
+    block_stop_signals,
+    end_workers,
+    fault_or,
+    received,
+    start_worker,
+    worker_context,
+)
 
 SampleIndex = tuple[int, int]  #: (epoch, image index)
 Sample = tuple[list[np.ndarray], int, list[ImageFault]]  #: crops, label, broken images that this one replaces
@@ -48,19 +57,30 @@ class TrainingBatches:
 
     def __init__(
         self, split: Split, crops: CropsConfig, seed: int, batch_size: int, rank: int, world: int, workers: int,
-        skip_broken: bool = False,
+        skip_broken: bool = False, wait: Wait | None = None,
     ) -> None:  # fmt: skip
         assert batch_size % world == 0, "the global batch must be divisible by the number of ranks"
         self.split, self.crops, self.seed, self.batch_size = split, crops, seed, batch_size
         self.rank, self.world, self.workers, self.skip_broken = rank, world, workers, skip_broken
+        self.wait = wait or Wait()
         self.steps_per_epoch = len(split) // batch_size
         self._context = worker_context(workers)  # here, so that its server is ready when the first batch is needed
         self._batches: object = None
 
-    def starting_at(self, epoch: int, step: int) -> Iterator[Batch]:
+    @property
+    def batch_bytes(self) -> int:
+        """The size of the crops of one batch of one rank."""
+        crops = self.crops
+        pixels = crops.global_count * crops.global_size**2 + crops.local_count * crops.local_size**2
+        return self.batch_size // self.world * 3 * pixels
+
+    def starting_at(self, epoch: int, step: int) -> Iterator[Batch | None]:
         """Yields batches endlessly, beginning with step `step` of epoch `epoch`. Ends the workers of an earlier call.
 
+        While a stop is requested, it yields None instead of waiting for a batch, and the batch later.
+
         Raises:
+            TrexError: if a worker process has ended, or has not made its batch in time; the message names it.
             ImageFault: if an image cannot be read; the message names the file. With `skip_broken`, only if the image
                 is not broken but its file is missing or cannot be read, or if all images are broken.
         """
@@ -74,11 +94,14 @@ class TrainingBatches:
             collate_fn=fault_or(_collate),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # starting a loader must not change the global random state
-            prefetch_factor=4 if self.workers else None,
+            prefetch_factor=PREFETCH if self.workers else None,
         )
         with block_stop_signals():
             self._batches = batches = iter(loader)
-        for made in batches:
+        for made in received(batches, self.wait):
+            if made is None:
+                yield None
+                continue
             if isinstance(made, ImageFault):
                 raise made
             crops, labels, broken = made

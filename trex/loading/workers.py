@@ -1,22 +1,38 @@
-"""Worker processes of a DataLoader: how they start and end, and how an error in one reaches the user."""
+"""Worker processes of a DataLoader: how they start and end, and how their batches and errors are received."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import queue
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from multiprocessing import forkserver, get_context, parent_process, resource_tracker
+from dataclasses import dataclass, field
+from multiprocessing import forkserver, get_context, parent_process, queues, resource_tracker
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch.utils.data._utils import signal_handling
 
+from trex.errors import TrexError, UserError
 from trex.images.decode import ImageFault
-from trex.interruption import SIGNALS, leave_signals_to_parent
+from trex.interruption import SIGNALS, StopRequest, leave_signals_to_parent
+from trex.loading import sockets
 
 T = TypeVar("T")
+
+PREFETCH = 4  #: batches that each worker makes ahead
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where PyTorch puts the batches that it hands over
+_CANNOT_HAND_OVER = 74  #: exit code of a worker whose batch cannot be sent; its log says why
+_POLL_SECONDS = 0.5
+_SECONDS_TO_END = 1.0
 
 
 @contextlib.contextmanager
@@ -47,6 +63,7 @@ def worker_context(workers: int) -> ForkServerContext | None:
     """
     if not workers:
         return None
+    sockets.use_short_folder()
     context = get_context("forkserver")
     context.set_forkserver_preload(["trex.loading.evaluation", "trex.loading.training"])
     resource_tracker.ensure_running()  # it would unblock signals if the server started it
@@ -59,6 +76,7 @@ def start_worker(_worker: int) -> None:
     """Set up a worker process: computes with one thread, ignores stop signals, ends when its rank has ended."""
     leave_signals_to_parent()
     torch.set_num_threads(1)
+    queues.Queue._on_queue_feeder_error = staticmethod(_end_without_handing_over)  # type: ignore[attr-defined]
     threading.Thread(target=_end_with_rank, daemon=True).start()
 
 
@@ -71,7 +89,152 @@ def _end_with_rank() -> None:
     rank = parent_process()
     assert rank is not None, "a worker has a rank"
     rank.join()
+    sockets.remove_folder()  # if the rank was killed
     os._exit(1)
+
+
+def _end_without_handing_over(error: Exception, _batch: object) -> None:
+    """End this process, because its batch cannot be sent. By default, the batch would be lost and waited for."""
+    sys.stderr.write(f"loader process {os.getpid()} cannot hand over its batch: {type(error).__name__}: {error}\n")
+    sys.stderr.flush()
+    os._exit(_CANNOT_HAND_OVER)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """How long to wait for a batch."""
+
+    stop: StopRequest = field(default_factory=StopRequest)  #: true once a signal has asked to stop
+    seconds: Callable[[], float] = lambda: math.inf  #: returns the present time limit
+
+
+def received(batches: Any, wait: Wait) -> Iterator[Any]:
+    """Yield what the worker processes of a DataLoader's iterator make, and end if one of them does not go on.
+
+    While a stop is requested, None is yielded instead of a batch that is not there yet; it comes later.
+
+    A thread receives the batches, because it may hang too: a worker that is stopped does not hand over a batch that is
+    ready.
+
+    Raises:
+        TrexError: if a worker has ended, or has not handed over the next batch in time.
+    """
+    if not hasattr(batches, "_workers"):
+        yield from batches
+        return
+    wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    made: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(batches, wanted, made), daemon=True).start()
+    try:
+        while True:
+            wanted.put(True)
+            deadline = time.monotonic() + wait.seconds()
+            while made.empty():
+                if wait.stop:
+                    yield None
+                elif time.monotonic() > deadline:
+                    raise TrexError(_why_late(batches, wait.seconds()))
+                else:
+                    with contextlib.suppress(queue.Empty):
+                        made.put(made.get(timeout=_POLL_SECONDS))
+            batch = made.get()
+            if batch is _END:
+                return
+            if isinstance(batch, Exception) and not isinstance(batch, ImageFault):
+                raise TrexError(why) if (why := _why_ended(batches)) else batch
+            yield batch
+    finally:
+        wanted.put(False)
+
+
+def take(batches: Iterator[T]) -> tuple[T | None, TrexError | None]:
+    """Return the next batch, or None at the end; and the error that came instead, so that all ranks can agree on it."""
+    try:
+        return next(batches, None), None
+    except TrexError as error:
+        return None, error
+
+
+_END = object()
+
+
+def _receive(batches: Any, wanted: queue.SimpleQueue[bool], made: queue.SimpleQueue[Any]) -> None:
+    while wanted.get():
+        try:
+            made.put(next(batches, _END))
+        except Exception as error:
+            made.put(error)
+
+
+def _why_ended(batches: Any) -> str:
+    """Name the worker processes that have ended, and why. Their ends may become known a moment later."""
+    deadline = time.monotonic() + _SECONDS_TO_END
+    while all(worker.exitcode is None for worker in batches._workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    reasons = {
+        -signal.SIGBUS: f"by SIGBUS: {_SHARED_MEMORY} is full. Reduce data.workers or the batch size, or enlarge it",
+        -signal.SIGKILL: "by SIGKILL, as when memory runs out. Reduce data.workers or ask for more memory",
+        _CANNOT_HAND_OVER: "because it could not hand over its batch: the line above in this log says why",
+    }
+    return "; ".join(
+        f"loader process {worker.pid} has ended "
+        + reasons.get(worker.exitcode, f"with code {worker.exitcode}: its error is above in this log")
+        for worker in batches._workers
+        if worker.exitcode is not None
+    )
+
+
+def _why_late(batches: Any, seconds: float) -> str:
+    """Name the worker process whose batch is waited for, and those that cannot run."""
+    number = batches._task_info[batches._rcvd_idx][0]
+    states = {worker.pid: _state(worker.pid) for worker in batches._workers}
+    waited_for = batches._workers[number].pid
+    others = "".join(
+        f"; loader process {pid} {state}" for pid, state in states.items() if pid != waited_for and state in _HELD
+    )
+    return (
+        f"loader process {waited_for} has made no batch in {seconds:g} s; it {states[waited_for]}"
+        f"{others}. Check the file system of the images, and the lines above in this log. If reading a batch can take "
+        f"longer, raise limits.step_seconds (limits.start_seconds for the first batch)"
+    )
+
+
+_HELD = ("is stopped (SIGSTOP)", "waits for a disk or file system")
+
+
+def _state(pid: int) -> str:
+    try:
+        letter = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
+    except OSError:
+        return "has ended"
+    known = {"T": _HELD[0], "t": _HELD[0], "D": _HELD[1], "R": "computes", "Z": "has ended"}
+    return known.get(letter, "waits")
+
+
+def require_shared_memory(batch_bytes: int, workers: int, ranks_here: int, batch_setting: str) -> None:
+    """Raise UserError if the batches that the workers make ahead do not fit into the shared memory of this machine.
+
+    Args:
+        batch_bytes: size of one batch of one rank.
+        workers: loader processes per rank.
+        ranks_here: ranks on this machine.
+        batch_setting: the setting of the batch size, for the message.
+    """
+    if not workers:
+        return
+    try:
+        here = os.statvfs(_SHARED_MEMORY)
+        free = here.f_bavail * here.f_frsize
+    except OSError:
+        free = 0
+    per_worker = batch_bytes * PREFETCH * ranks_here
+    if per_worker * workers > free:
+        raise UserError(
+            f"{_SHARED_MEMORY} has {free / 1e6:.1f} MB free, and the batches need up to "
+            f"{per_worker * workers / 1e6:.1f} MB there: {batch_bytes / 1e6:.1f} MB x {PREFETCH} ahead x {workers} "
+            f"loader processes x {ranks_here} ranks on this machine. Set data.workers={free // per_worker}, reduce "
+            f"{batch_setting}, or enlarge {_SHARED_MEMORY} (in a container: --shm-size)"
+        )
 
 
 def fault_or(collate: Callable[[list[Any]], T]) -> Callable[[list[Any]], T | ImageFault]:
@@ -94,10 +257,22 @@ class _FaultOr:
 
 
 def end_workers(batches: Any) -> None:
-    """End the worker processes of a DataLoader's iterator immediately, by force if necessary."""
-    if not hasattr(batches, "_shutdown_workers"):
+    """End the worker processes of a DataLoader's iterator at once.
+
+    PyTorch's own way waits for workers that are stopped, and for locks that a killed worker may have held.
+    """
+    if not hasattr(batches, "_workers") or batches._shutdown:
         return
-    batches._shutdown_workers()
+    batches._shutdown = True  # so that PyTorch does nothing when the iterator is deleted
+    if batches._pin_memory:
+        batches._pin_memory_thread_done_event.set()
     for worker in batches._workers:
-        if worker.is_alive():
-            worker.kill()
+        worker.kill()
+    for worker in batches._workers:
+        worker.join(_SECONDS_TO_END)
+    for indices in batches._index_queues:
+        indices.cancel_join_thread()
+        indices.close()
+    if batches._worker_pids_set:
+        signal_handling._remove_worker_pids(id(batches))  # type: ignore[attr-defined]
+        batches._worker_pids_set = False

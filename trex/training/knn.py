@@ -78,7 +78,7 @@ def leave_one_out(
     for first in range(0, per_rank, _QUERIES):
         part = slice(first, first + _QUERIES)
         hits += _hits(mine[part], places[part], bank, labels, read, min(k, known - 1))
-        if ranks.maximum(int(bool(stop))):
+        if ranks.agree(int(bool(stop))):
             raise Interrupted("asked to stop during validation")
     return 100 * float(ranks.sum_(hits).item()) / known
 

@@ -72,8 +72,8 @@ def _network(config: Config, classes: int, ranks: Ranks) -> Network:
     return Network(config.method, encoder, config.method.build(encoder, classes), ranks)
 
 
-def distributed_network(model: Network, ranks: Ranks) -> Network | DistributedDataParallel:
-    """Return the network that computes with all ranks: DDP around `model`, or `model` itself for a single rank."""
+def distribute(model: Network, ranks: Ranks) -> Network | DistributedDataParallel:
+    """Let the ranks share the gradients of `model`. With one rank, return it as it is."""
     if ranks.world == 1:
         return model
     # DDP need not broadcast buffers. They are the same on all ranks, because batch norm is synchronized and methods
@@ -84,3 +84,13 @@ def distributed_network(model: Network, ranks: Ranks) -> Network | DistributedDa
     # step, and a resumed run would sum the gradients of its first step in another order (docs/adr/0004).
     device_ids = [ranks.device] if ranks.device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=True, **no_sync)
+
+
+def set_up_device(ranks: Ranks, config: Config) -> None:
+    """Seed this rank's random numbers, and choose the kernels of its device."""
+    torch.manual_seed(config.train.seed * 100_003 + ranks.rank)
+    if ranks.device.type == "cuda":
+        torch.backends.cudnn.benchmark = not config.train.deterministic
+        torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
+        # PyTorch fills uninitialized memory in deterministic mode, which only helps debugging and slows every step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

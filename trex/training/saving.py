@@ -101,8 +101,7 @@ class Saving:
                 stop signal and there is no second place, or if the run folder is gone. Other failures are logged.
         """
         is_last = reason in ("stop", "end")
-        found = self._write_somewhere(state, position, reason) if self._ranks.is_main else ("", False, "")
-        problem, gone, place = self._ranks.broadcast(found)
+        problem, gone, place = self._ranks.on_main(lambda: self._write_somewhere(state, position, reason))
         self._last_time = time.monotonic()
         self._failed = self._failed + 1 if problem else 0
         if not problem or (place and reason == "stop"):

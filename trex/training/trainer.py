@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 
 import torch
 
 from trex.config.compare import differences
 from trex.config.schema import Config
 from trex.datasets.registry import load_split
-from trex.datasets.split import Split
-from trex.distributed import Agreement, Ranks
-from trex.errors import Interrupted, UserError
+from trex.distributed import Ranks
+from trex.errors import Interrupted, TrexError, UserError
 from trex.images.normalize import normalize
 from trex.images.preprocessing import Geometry
 from trex.interruption import StopRequest
-from trex.loading.training import Batch, TrainingBatches
+from trex.loading.training import Batch
+from trex.loading.workers import take
 from trex.records.events import CheckpointSaved, SaveReason, TrainingResumed, TrainingStarted, record
 from trex.records.metrics import SKIPPED
 from trex.records.run_dir import RunDir
+from trex.training.batches import make_batches
 from trex.training.checkpoint import Checkpoint, Checkpoints
 from trex.training.evaluation import Evaluation
 from trex.training.fallback import Fallback
 from trex.training.finite import FiniteChecks
 from trex.training.metrics import BrokenImages, Curves, Meter, duration
-from trex.training.network import build_network, distributed_network
+from trex.training.network import build_network, distribute, set_up_device
 from trex.training.saving import Request, Saving
 from trex.training.scaler import CountingScaler
 from trex.training.schedule import learning_rate
@@ -46,23 +48,20 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluati
         run: the run folder, with checkpoints and metrics.
         config: the config of the run.
         ranks: this process's rank and the collectives over all ranks.
-        stop: true once a signal has asked to stop; checked after every step.
+        stop: true once a signal has asked to stop; checked before every step, and while waiting for a batch.
         evaluation: evaluates milestone checkpoints, on every rank or on none. Its failures never end the training.
 
     Raises:
         Interrupted: a signal asked to stop and the state is saved. Call `train` again to continue.
         ResumeRefused: the checkpoint is from another config, dataset or number of processes.
         UserError: the config is wrong or does not fit the data.
-        TrexError: the loss is not finite, or checkpoints cannot be written or read.
+        TrexError: the loss is not finite, checkpoints cannot be written or read, or a loader process hangs.
     """
     checkpoints = Checkpoints(run.checkpoints)
-    found = Fallback(run.root, config.checkpoint).newest(checkpoints) if ranks.is_main else None
-    chosen = ranks.broadcast([str(found.path), found.finished] if found else None)
+    chosen = ranks.on_main(lambda: _newest(run, config, checkpoints))
     if chosen and chosen[1]:
         log.info("training has already finished: nothing to do (%s)", chosen[0])
         return
-    if ranks.is_main:
-        checkpoints.tidy(found)
     trainer = Trainer(run, config, ranks, stop, evaluation)
     try:
         require_place_for_checkpoints(run.checkpoints, config, checkpoint_bytes(trainer.state.model), ranks)
@@ -76,6 +75,14 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluati
         trainer.close()
 
 
+def _newest(run: RunDir, config: Config, checkpoints: Checkpoints) -> tuple[str, bool] | None:
+    """Return path of the newest intact checkpoint, and whether it finished the run. Tidies up what will continue."""
+    found = Fallback(run.root, config.checkpoint).newest(checkpoints)
+    if found is None or not found.finished:
+        checkpoints.tidy(found)
+    return (str(found.path), found.finished) if found else None
+
+
 class Trainer:
     """The training of one rank. The constructor builds everything; then call `resume`, `run_epochs` and `close`."""
 
@@ -84,10 +91,12 @@ class Trainer:
     ) -> None:
         self.run, self.config, self.ranks, self.stop, self.evaluation = run, config, ranks, stop, evaluation
         self.checkpoints = Checkpoints(run.checkpoints)
-        _set_up_device(ranks, config)
-        self.images = load_split(config.data.dataset, "trainval", config.data)
-        self.validation_images = load_split(config.data.dataset, "test", config.data)
-        self.batches = make_batches(config, self.images, ranks)
+        set_up_device(ranks, config)
+        with stop.leaves():
+            self.images = load_split(config.data.dataset, "trainval", config.data)
+            self.validation_images = load_split(config.data.dataset, "test", config.data)
+        ranks.check(stop)
+        self.batches = make_batches(config, self.images, ranks, stop)
         model = build_network(config, len(self.images.classes), ranks, config.train.seed)
         self.amp = PRECISIONS[config.train.precision]
         self.state = TrainingState(
@@ -96,13 +105,12 @@ class Trainer:
             scaler=CountingScaler(ranks.device.type, enabled=config.train.precision == "fp16"),
             position=Position(),
         )
-        self.network = distributed_network(model, ranks)
+        self.network = distribute(model, ranks)
         self.saving = Saving(self.checkpoints, config.checkpoint, ranks, self._record_save)
         self.curves = Curves(run, ranks)
         self.meter = Meter(ranks)
         self.finite = FiniteChecks(run, self.state, self.meter, ranks)
         self.broken = BrokenImages()
-        self.agreement = Agreement(ranks)
         self.start: dict[str, str] | None = None
         self.last_log = (0, time.monotonic())  #: steps in total, and time, of the last log line
 
@@ -174,8 +182,28 @@ class Trainer:
                 self.end_epoch()
                 batches = batches if at.step else iter(self.batches.starting_at(at.epoch, 0))
                 continue
-            self.step(next(batches))
+            self.step(self.next_batch(batches))
             self.after_step()
+
+    def next_batch(self, batches: Iterator[Batch | None]) -> Batch:
+        """Wait for the next batch, then save or stop before its step if any rank asks for it.
+
+        If a rank gets no batch, all ranks save and end with its error.
+        """
+        batch = None
+        while batch is None:
+            batch, problem = take(batches)
+            try:
+                request = Request(self.ranks.agree(self.saving.request(bool(self.stop)), problem))
+            except TrexError:
+                if self.state.position.global_step:
+                    self.save("stop")
+                raise
+            if request == Request.STOP:
+                self.save_and_stop()
+            if request == Request.SAVE:
+                self.save("timer")
+        return batch
 
     def step(self, batch: Batch) -> None:
         """Run one training step: forward, backward, update. Queues work for the device and does not wait for it."""
@@ -203,14 +231,11 @@ class Trainer:
         at.global_step += 1
 
     def after_step(self) -> None:
-        """Log, save, stop or end the epoch, if one of these is due after this step."""
+        """Log, save or end the epoch, if one of these is due after this step."""
         at = self.state.position
         if at.global_step % self.config.train.log_every == 0 or at.global_step == self.total_steps:
             self.log_progress()
-        request = Request(self.agreement.exchange(self.saving.request(bool(self.stop))))
-        if request == Request.STOP:
-            self.save_and_stop()
-        if self.saving.is_due(request, at.global_step):
+        if self.saving.is_due(Request.CONTINUE, at.global_step):
             self.save("timer")
         if at.step == self.batches.steps_per_epoch:
             self.end_epoch()
@@ -237,7 +262,6 @@ class Trainer:
         """
         if self.evaluation is None:
             return
-        self.agreement.finish()
         if self.ranks.is_main:
             self.evaluation.start()
         waited = False
@@ -264,7 +288,6 @@ class Trainer:
     def record_broken(self) -> None:
         """Write the number of training images that others replace, if there are any."""
         at = self.state.position
-        self.agreement.finish()
         if count := self.broken.count(self.ranks):
             self.curves.write("train", at.global_step, at.epoch + 1, {SKIPPED: count})
             log.warning("%d training images are broken; the next image takes the place of each", count)
@@ -272,22 +295,18 @@ class Trainer:
     def validate(self) -> None:
         """Measure and record the accuracy on the test split."""
         at, size = self.state.position, self.config.crops.global_size
-        self.agreement.finish()
         try:
             result = validate(
-                self.state.model,
-                self.validation_images,
-                self.ranks,
-                self.stop,
+                self.state.model, self.validation_images, self.ranks, self.stop,
                 geometry=Geometry(resize=round(size * 256 / 224), crop=size, interpolation="bilinear"),
-                batch_size=self.config.train.batch_size // self.ranks.world,
-                workers=self.config.data.workers,
-                amp=self.amp,
-                knn=self.config.train.validation_knn,
-                skip_broken=self.skip_broken,
-            )
+                batch_size=self.config.train.batch_size // self.ranks.world, workers=self.config.data.workers,
+                amp=self.amp, knn=self.config.train.validation_knn, skip_broken=self.skip_broken,
+            )  # fmt: skip
         except Interrupted:
             self.save_and_stop()
+        except TrexError:  # on every rank
+            self.save("stop")
+            raise
         values = {"top1": result.top1, "top5": result.top5, "loss": result.loss}
         if result.knn is not None:
             values["knn"] = result.knn
@@ -331,6 +350,8 @@ class Trainer:
 
     def save_and_stop(self) -> None:
         """Save on all ranks, then raise Interrupted."""
+        if not self.state.position.global_step:
+            raise Interrupted("stopped before the first step; the same command starts it")
         self.save("stop")
         raise Interrupted(
             f"saved at step {self.state.position.global_step}; run the same command to continue from there"
@@ -343,7 +364,6 @@ class Trainer:
             TrexError: if the state is not finite (see `FiniteChecks.before_save`), or the checkpoint cannot be written
                 (see `Saving.write`).
         """
-        self.agreement.finish()
         self.finite.before_save(reason == "end")
         if self.saving.is_saved(self.state.position):
             return
@@ -362,33 +382,3 @@ class Trainer:
         )
         record(saved, self.run.events)
         log.info("saved %s in %.1f s", checkpoint.path.name, seconds)
-
-
-def make_batches(config: Config, images: Split, ranks: Ranks) -> TrainingBatches:
-    """Return this rank's batches.
-
-    Raises:
-        UserError: if the batch size is not a multiple of the number of ranks, or exceeds the number of images.
-    """
-    batch = config.train.batch_size
-    if images.multi_label:
-        raise UserError(
-            f"data.dataset is {images.dataset}: its images may have several classes, and training needs one"
-        )
-    if batch % ranks.world:
-        raise UserError(f"train.batch_size is {batch}: it must be a multiple of the number of processes, {ranks.world}")
-    if batch > len(images):
-        raise UserError(f"train.batch_size is {batch}, but {images.dataset} has only {len(images)} training images")
-    return TrainingBatches(
-        images, config.crops, config.train.seed, batch, ranks.rank, ranks.world, config.data.workers,
-        skip_broken=config.data.broken_images == "skip",
-    )  # fmt: skip
-
-
-def _set_up_device(ranks: Ranks, config: Config) -> None:
-    torch.manual_seed(config.train.seed * 100_003 + ranks.rank)
-    if ranks.device.type == "cuda":
-        torch.backends.cudnn.benchmark = not config.train.deterministic
-        torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
-        # PyTorch fills uninitialized memory in deterministic mode, which only helps debugging and slows every step.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from trex.images.normalize import normalize
 from trex.images.preprocessing import Geometry
 from trex.interruption import StopRequest
 from trex.loading.evaluation import evaluation_batches
+from trex.loading.workers import Wait, take
 from trex.training.knn import EncoderOutputs, leave_one_out
 from trex.training.network import Network
 
@@ -56,13 +57,18 @@ def validate(
 
     Raises:
         ImageFault: if an image cannot be read. With `skip_broken`, only if its file is missing or cannot be read.
+        TrexError: if a worker process has ended or does not go on. Other ranks get these errors with the rank's name.
         UserError: if all images are broken.
         Interrupted: if any rank was asked to stop. There is no partial result.
     """
     mine = np.arange(ranks.rank, len(split), ranks.world)
     rounds = math.ceil(math.ceil(len(split) / ranks.world) / batch_size)
     on_broken = _log_broken if skip_broken else None
-    batches = iter(evaluation_batches(split, mine, geometry, batch_size, workers, on_broken))
+    batches = iter(
+        evaluation_batches(
+            split, mine, geometry, batch_size, workers, on_broken, Wait(stop, lambda: ranks.limit.seconds)
+        )
+    )
     present = torch.zeros(len(split), dtype=torch.float64, device=ranks.device)  # 1 for images that could be read
     sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)  # top-1 hits, top-5 hits, loss, images
     neighbors = None
@@ -71,11 +77,11 @@ def validate(
     try:
         with outputs or contextlib.nullcontext():
             for _ in range(rounds):
-                batch = next(batches, None)
+                batch, problem = take(batches)
                 if batch is not None and len(batch[0]):
                     sums += _score(model, batch[0], batch[1], ranks.device, amp)
                     present[batch[2]] = 1
-                if ranks.maximum(int(bool(stop))):
+                if ranks.agree(int(bool(stop)), problem):
                     raise Interrupted("asked to stop during validation")
         read = ranks.sum_(present.clone()) > 0
         if outputs is not None and int(read.sum()) > 1:
