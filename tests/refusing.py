@@ -54,8 +54,14 @@ int open64(const char *path, int flags, ...) {
     if (is_wanted) watched = fd; else if (fd == watched) watched = -1;
     return fd;
 }
+int close(int fd) {
+    if (fd == watched) watched = -1;
+    return REAL("close")(fd);
+}
 ssize_t read(int fd, void *buffer, size_t size) {
     int error;
+    const char *hang = getenv("REFUSE_HANG");
+    if (fd == watched && hang && !access(hang, F_OK)) for (;;) pause();
     if (fd == watched && (error = fails("REFUSE_READ"))) { errno = error; return -1; }
     return ((ssize_t (*)(int, void *, size_t)) dlsym(RTLD_NEXT, "read"))(fd, buffer, size);
 }
@@ -68,6 +74,21 @@ int fsync(int fd) {
 """
 
 
+def library(folder: Path) -> Path:
+    """Compile the library in a folder, and return its path.
+
+    In a process with REFUSE_HANG, reading a file whose path contains REFUSE_PATH hangs if the file REFUSE_HANG exists.
+    """
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    made = folder / "refusing.so"
+    source = made.with_suffix(".c")
+    source.write_text(_SOURCE)
+    subprocess.run([compiler, "-shared", "-fPIC", "-w", "-o", made, source, "-ldl"], check=True)
+    return made
+
+
 def python(code: str, *arguments: object, folder: Path, **refused: object) -> subprocess.CompletedProcess[str]:
     """Run Python code while calls are refused.
 
@@ -78,17 +99,10 @@ def python(code: str, *arguments: object, folder: Path, **refused: object) -> su
         refused: a call (flock, chmod, folder_fsync, file_fsync, open, read) and the error number that it gives; open
             and read fail for files whose paths contain `path`, the first `times` times.
     """
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("needs a C compiler")
-    library = folder / "refusing.so"
-    source = library.with_suffix(".c")
-    source.write_text(_SOURCE)
-    subprocess.run([compiler, "-shared", "-fPIC", "-w", "-o", library, source, "-ldl"], check=True)
     variables = {f"REFUSE_{call.upper()}": str(error) for call, error in refused.items()}
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, **variables, "LD_PRELOAD": str(library)},
+        env={**os.environ, **variables, "LD_PRELOAD": str(library(folder))},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 

@@ -198,9 +198,14 @@ def test_compressed_archive_that_needs_far_more_memory_than_its_size_is_refused(
 
 
 def test_tensor_that_repeats_a_few_bytes_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path, {"a": [{"w": torch.zeros(1).expand(1000, 1000)}]})
-    with pytest.raises(UserError, match=r"w\.pth: .*a tensor of shape \(1000, 1000\) has only 4 bytes in the file"):
+    path = written(tmp_path, {"a": [{"w": torch.zeros(1).expand(100_000, 1000)} for _ in range(3)]})
+    with pytest.raises(UserError, match=r"w\.pth: .*a tensor of shape \(100000, 1000\) has only 4 bytes in the file"):
         tensor_files.load(path)
+
+
+def test_tensor_that_repeats_a_number_is_read(tmp_path: Path) -> None:
+    path = written(tmp_path, {"w": torch.ones(1).expand(1000, 1000)})
+    assert tensor_files.load(path)["w"].sum() == 1e6
 
 
 def key_of_tuples(levels: int) -> dict[str, object]:

@@ -29,6 +29,7 @@ SAFETENSORS = ".safetensors"
 _MAX_PICKLE = 256 << 20  #: bytes of the pickle in an archive, which holds names and shapes, not the tensors' content
 _LEGACY_PICKLES = 5  #: at the start of a file of PyTorch before 1.6
 _MAX_INFLATION = 10
+_MAX_REPEATED = 1 << 30  #: bytes; a file may store one element of a tensor that repeats it
 _LOCK = threading.Lock()  #: torch's list of allowed names belongs to the process
 
 
@@ -203,8 +204,8 @@ def _noticed_later() -> Iterator[None]:
 
 
 def _refuse_repeated_storage(value: Any) -> None:
-    """Raise ValueError if a tensor has more elements than the file stores for it: a copy of it would be far larger."""
-    waiting, seen = [value], set[int]()
+    """Raise ValueError if the tensors together are far larger in memory than in the file, which repeats elements."""
+    waiting, seen, more = [value], set[int](), 0
     while waiting:
         item = waiting.pop()
         if id(item) in seen:
@@ -212,7 +213,8 @@ def _refuse_repeated_storage(value: Any) -> None:
         seen.add(id(item))
         if isinstance(item, Tensor) and item.layout == torch.strided:
             stored = item.untyped_storage().nbytes()
-            if item.numel() * item.element_size() > stored:
+            more += max(item.numel() * item.element_size() - stored, 0)
+            if more > _MAX_REPEATED:
                 raise ValueError(f"a tensor of shape {tuple(item.shape)} has only {stored} bytes in the file")
         elif isinstance(item, Mapping):
             waiting += item.values()

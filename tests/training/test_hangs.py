@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.test_ranks import process_of_rank
+from tests.refusing import library
 from tests.training.test_resume import logged_beyond, steps_saved
 from trex.config import Config
 from trex.records.job_state import JobState, State
@@ -97,7 +98,7 @@ def test_stop_is_heard_while_a_batch_is_waited_for(start, processes: int) -> Non
     os.kill(job.worker(processes - 1), signal.SIGSTOP)
     time.sleep(3)  # until the batches that were made ahead are used up
     job.process.send_signal(signal.SIGTERM)
-    code, said = job.end(60)
+    code, said = job.end(20)
     assert code == 75, said
     saved = re.search(r"saved at step (\d+)", said)
     assert saved is not None
@@ -124,7 +125,7 @@ def test_killed_loader_process_is_named_at_once(start) -> None:
     job.wait_for_steps()
     worker = job.worker(0)
     os.kill(worker, signal.SIGKILL)
-    code, said = job.end(60)
+    code, said = job.end(20)
     assert f"loader process {worker} has ended by SIGKILL, as when memory runs out" in said, said
     assert (code, last_step(job.run) >= 2) == (1, True)
 
@@ -153,15 +154,12 @@ def test_stopped_rank_is_named(start) -> None:
     assert "another process" not in job.log(0)
 
 
-def test_rank_that_waits_for_a_file_for_ever_ends_itself_and_leaves_its_stack(start, few_digits: Path) -> None:
+def test_rank_that_waits_for_a_file_for_ever_ends_itself_and_leaves_its_stack(start, tmp_path: Path) -> None:
     """As a read from a file system that hangs: without loader processes, the rank itself reads the images."""
-    images = few_digits.parent / "pipes"
-    subprocess.run(["cp", "-r", str(few_digits), str(images)], check=True)
-    job = start(2, "data.dataset=pipes", f"data.folders.pipes={images}")
+    hang = tmp_path / "hang"
+    job = start(2, LD_PRELOAD=str(library(tmp_path)), REFUSE_PATH=".png", REFUSE_HANG=str(hang))
     job.wait_for_steps()
-    for path in images.rglob("*.png"):
-        path.unlink()
-        os.mkfifo(path)
+    hang.touch()
     code, said = job.end()
     assert code == 1
     assert "a step takes more than 6 s; what this process is doing" in job.log(1)

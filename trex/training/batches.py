@@ -27,9 +27,10 @@ def make_batches(config: Config, images: Split, ranks: Ranks, stop: StopRequest 
         raise UserError(f"train.batch_size is {batch}: it must be a multiple of the number of processes, {ranks.world}")
     if batch > len(images):
         raise UserError(f"train.batch_size is {batch}, but {images.dataset} has only {len(images)} training images")
+    wait = Wait(StopRequest() if stop is None else stop, lambda: ranks.limit.seconds)
     batches = TrainingBatches(
         images, config.crops, config.train.seed, batch, ranks.rank, ranks.world, config.data.workers,
-        skip_broken=config.data.broken_images == "skip", wait=Wait(stop or StopRequest(), lambda: ranks.limit.seconds),
+        skip_broken=config.data.broken_images == "skip", wait=wait,
     )  # fmt: skip
     validation = batch // ranks.world * 3 * config.crops.global_size**2  # made while training batches are ready
     require_shared_memory(batches.batch_bytes + validation, config.data.workers, ranks.count_here(), "train.batch_size")
