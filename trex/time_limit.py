@@ -41,8 +41,12 @@ class TimeLimit:
         self._until = time.monotonic() + self.seconds
         return self._steps == 2
 
+    def next_batch(self) -> None:
+        """Begin to wait for a batch, which this process may have to read itself."""
+        self._until = time.monotonic() + self.seconds
+
     def pause(self) -> None:
-        """Do not look at the time until the next step begins: other ranks are waited for, or the state is saved."""
+        """Do not look at the time until the next batch or step: other ranks are waited for, or the state is saved."""
         self._until = math.inf
 
     def watch(self, record: Callable[[str], object]) -> None:

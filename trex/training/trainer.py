@@ -192,6 +192,7 @@ class Trainer:
         """
         batch = None
         while batch is None:
+            self.ranks.limit.next_batch()
             batch, problem = take(batches)
             try:
                 request = Request(self.ranks.agree(self.saving.request(bool(self.stop)), problem))
