@@ -1,4 +1,4 @@
-"""Installs the Debian packages that the tests need (Slurm and a dataset), or says in one line which are missing.
+"""Installs the Debian packages that the tests need (Slurm, images, a compiler), or says in one line which are missing.
 
     python3 tools/prerequisites.py
 
@@ -16,15 +16,19 @@ from pathlib import Path
 
 from sandbox_files.packages import PACKAGES, SYSTEM_PATH, missing_packages
 
-#: Packages of real images, each with one of its files (tools/real_images.py reads them).
-DATASETS = {"dataset-fashion-mnist": Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")}
+#: Packages of which one file is enough: real images (tools/real_images.py), and a compiler (tests/refusing.py).
+FILES = {
+    "dataset-fashion-mnist": Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz"),
+    "gcc": Path("/usr/bin/gcc"),
+    "libc6-dev": Path("/usr/include/stdlib.h"),
+}
 INSTALL = ("apt-get", "install", "--yes", "--no-install-recommends")
 
 
 def main() -> int:
     """Install missing packages if that needs no password. Returns the exit code."""
     missing = missing_packages(PACKAGES, os.environ["PATH"] + SYSTEM_PATH)
-    missing += [name for name, file in DATASETS.items() if not file.exists()]
+    missing += [name for name, file in FILES.items() if not file.exists()]
     if not missing:
         return 0
     root = _becoming_root()
