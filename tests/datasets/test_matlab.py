@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
+from scipy.sparse import csc_matrix
 
 from tests.datasets.conftest import struct
 from trex.datasets.layout import read_mat
@@ -51,6 +52,14 @@ def test_variables_are_those_that_scipy_reads(tmp_path: Path, compressed: bool) 
     for name in VARIABLES:
         if name != "none":
             assert equal(found[name], expected[name]), name
+
+
+def test_variable_of_another_kind_does_not_matter(tmp_path: Path) -> None:
+    savemat(tmp_path / "a.mat", {"sparse": csc_matrix(np.eye(3)), "labels": np.array([[1, 2]])})
+    (labels,) = read_mat(tmp_path / "a.mat", "labels")
+    assert labels.tolist() == [1, 2]
+    with pytest.raises(UserError, match=r"a\.mat: expected a MATLAB file with sparse"):
+        read_mat(tmp_path / "a.mat", "sparse")
 
 
 @pytest.mark.parametrize("compressed", [True, False])

@@ -30,20 +30,26 @@ def read_variables(content: bytes) -> dict[str, np.ndarray | str]:
     """The variables of a file, by name, without dimensions of size 1.
 
     Numbers are an array, a text is a str, a cell array is an array of objects, and an array of structs is a structured
-    array of objects.
+    array of objects. Variables of other kinds, such as functions, are left out.
 
     Raises:
-        ValueError: if the file is damaged, or holds anything else.
+        ValueError: if the file is damaged, or has no variable that can be read.
     """
     if content[126:128] not in (b"IM", b"MI"):
         raise ValueError("it is no MATLAB 5 file")
     order = "<" if content[126:128] == b"IM" else ">"
     found: dict[str, np.ndarray | str] = {}
+    problem = ValueError("it has no variables")
     for element in _elements(content[_HEADER:], order):
         kind, data = next(_elements(_decompressed(element[1]), order)) if element[0] == _COMPRESSED else element
         if kind == _MATRIX:
-            name, value = _matrix(data, order, MAX_DEPTH)
-            found[name] = value
+            try:
+                name, value = _matrix(data, order, MAX_DEPTH)
+                found[name] = value
+            except ValueError as error:
+                problem = error
+    if not found:
+        raise problem
     return found
 
 
