@@ -72,6 +72,7 @@ def test_folder_of_another_user_is_left_out(tmp_path: Path) -> None:
     assert done.stdout == "6\n"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_classes_whose_names_are_not_utf8_are_trained_extracted_probed_and_reported(tmp_path: Path) -> None:
     plain(tmp_path / "data/mine")

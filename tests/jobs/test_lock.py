@@ -227,6 +227,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_process_that_is_killed_before_any_file_operation_never_blocks_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

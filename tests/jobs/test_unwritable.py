@@ -86,7 +86,7 @@ def end(job: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_save_that_a_full_disk_refuses_at_a_stop_is_recorded_with_what_to_do(home: Home, processes: int) -> None:
     job = home.start("--processes", str(processes))
     home.started(job)
@@ -107,7 +107,7 @@ def test_save_that_a_full_disk_refuses_at_a_stop_is_recorded_with_what_to_do(hom
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["full", "read-only"])
+@pytest.mark.parametrize("fault", ["full", pytest.param("read-only", marks=pytest.mark.long)])
 def test_end_that_cannot_be_recorded_is_told_by_the_exit_code_and_the_command(home: Home, fault: str) -> None:
     job = home.start()
     home.started(job)
@@ -127,7 +127,10 @@ def test_end_that_cannot_be_recorded_is_told_by_the_exit_code_and_the_command(ho
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["full", "no inodes", "read-only"])
+@pytest.mark.parametrize(
+    "fault",
+    ["full", pytest.param("no inodes", marks=pytest.mark.long), pytest.param("read-only", marks=pytest.mark.long)],
+)
 def test_command_on_a_disk_that_takes_nothing_says_so(home: Home, fault: str) -> None:
     {"full": home.disk.fill, "no inodes": home.disk.use_up_inodes, "read-only": home.disk.make_read_only}[fault]()
     code, said = end(home.start())
@@ -136,7 +139,15 @@ def test_command_on_a_disk_that_takes_nothing_says_so(home: Home, fault: str) ->
     assert f"The file system {home.disk.folder} has" in said
 
 
-@pytest.mark.parametrize("fault", ["full", "no inodes", "read-only", "deleted"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "full",
+        pytest.param("no inodes", marks=pytest.mark.long),
+        pytest.param("read-only", marks=pytest.mark.long),
+        pytest.param("deleted", marks=pytest.mark.long),
+    ],
+)
 def test_job_that_cannot_record_its_start_ends_before_it_computes(home: Home, fault: str) -> None:
     """As on Slurm, where the log is not written by the job itself."""
     home.run.jobs.mkdir(parents=True)
@@ -180,7 +191,15 @@ task.run_task(TaskSpec("extract", sys.argv[1]), this_task(), SITE)
 """
 
 
-@pytest.mark.parametrize("left", [4096, 8192, 30_000, 300_000])
+@pytest.mark.parametrize(
+    "left",
+    [
+        4096,
+        pytest.param(8192, marks=pytest.mark.long),
+        pytest.param(30_000, marks=pytest.mark.long),
+        pytest.param(300_000, marks=pytest.mark.long),
+    ],
+)
 def test_feature_file_that_a_full_disk_refuses_does_not_crash_the_job(home: Home, left: int) -> None:
     """HDF5 crashes when the objects of such a file are freed: the job would be requeued as killed by a signal."""
     home.run.jobs.mkdir(parents=True)
@@ -194,7 +213,7 @@ def test_feature_file_that_a_full_disk_refuses_does_not_crash_the_job(home: Home
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moved", [True, False])
+@pytest.mark.parametrize("moved", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_run_folder_that_disappears_ends_the_job_and_stays_away(home: Home, moved: bool) -> None:
     job = home.start()
     home.started(job)

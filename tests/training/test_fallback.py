@@ -180,6 +180,7 @@ def test_only_the_last_save_uses_the_second_place(home: Path, tmp_path: Path, re
         assert (newest.manifest.step, newest.finished) == (5, reason == "end")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_training_stopped_on_a_full_disk_ends_with_the_bits_of_one_that_was_not(
     tiny, saved_run, home: Path, tmp_path: Path

@@ -81,6 +81,7 @@ def test_infinite_gradients_are_never_saved_and_the_error_names_tensor_and_comma
     assert Path(start[1]).is_file()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_command_in_the_error_continues_with_another_setting(tiny, saved_run, bad_gradients) -> None:
     bad_gradients(lambda step: step == 5)
@@ -95,7 +96,7 @@ def test_command_in_the_error_continues_with_another_setting(tiny, saved_run, ba
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [5, 32])
+@pytest.mark.parametrize("limit", [32, pytest.param(5, marks=pytest.mark.long)])
 def test_training_whose_steps_are_all_skipped_ends_and_names_the_gradient(
     tiny, saved_run, bad_gradients, fp16, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +111,7 @@ def test_training_whose_steps_are_all_skipped_ends_and_names_the_gradient(
     assert f"until step {9 if limit == 5 else 14}" in str(error.value)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_skipped_steps_are_counted_across_an_interruption_and_logged_with_the_scale(
     tiny, saved_run, bad_gradients, fp16

@@ -90,7 +90,7 @@ def last_step(run: RunDir) -> int:
     return steps_saved(run)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_stop_is_heard_while_a_batch_is_waited_for(start, processes: int) -> None:
     """With two ranks, the other one has its batch already, and must not begin the step."""
     job = start(processes, "data.workers=1", "limits.step_seconds=600")
@@ -106,6 +106,7 @@ def test_stop_is_heard_while_a_batch_is_waited_for(start, processes: int) -> Non
     assert JobState.read(job.run.state("train")).state == State.WANTS_REQUEUE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("processes", [1, 2])
 def test_stopped_loader_process_is_named_and_the_last_step_is_saved(start, processes: int) -> None:
     job = start(processes, "data.workers=1")
@@ -120,6 +121,7 @@ def test_stopped_loader_process_is_named_and_the_last_step_is_saved(start, proce
     assert (state.state, f"loader process {worker}" in state.reason) == (State.FAILED, True)
 
 
+@pytest.mark.long
 def test_killed_loader_process_is_named_at_once(start) -> None:
     job = start(1, "data.workers=2", "limits.step_seconds=600")
     job.wait_for_steps()
@@ -130,6 +132,7 @@ def test_killed_loader_process_is_named_at_once(start) -> None:
     assert (code, last_step(job.run) >= 2) == (1, True)
 
 
+@pytest.mark.long
 def test_long_folder_for_temporary_files_does_not_matter(start, tmp_path: Path) -> None:
     long = tmp_path / ("y" * 125)
     long.mkdir(parents=True)
@@ -141,6 +144,7 @@ def test_long_folder_for_temporary_files_does_not_matter(start, tmp_path: Path) 
     assert list(long.glob("*")) == []
 
 
+@pytest.mark.long
 def test_stopped_rank_is_named(start) -> None:
     job = start(2)
     job.wait_for_steps()
@@ -154,6 +158,7 @@ def test_stopped_rank_is_named(start) -> None:
     assert "another process" not in job.log(0)
 
 
+@pytest.mark.long
 def test_rank_that_waits_for_a_file_for_ever_ends_itself_and_leaves_its_stack(start, tmp_path: Path) -> None:
     """As a read from a file system that hangs: without loader processes, the rank itself reads the images."""
     hang = tmp_path / "hang"

@@ -29,7 +29,7 @@ def content(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("successor", ["runs", "ended"])
+@pytest.mark.parametrize("successor", ["runs", pytest.param("ended", marks=pytest.mark.long)])
 def test_woken_training_ends_without_writing_after_another_start_took_over(
     tiny, saved_run, tmp_path: Path, successor: str
 ) -> None:
