@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,15 +70,20 @@ def saved_step(run: RunDir) -> int:
 
 
 def assert_complete(run: RunDir, reference: RunDir) -> None:
-    """Check state, metrics and history of a finished run against one that was never killed; nothing is left over."""
+    """Check state, metrics and history of a finished run against one that was never killed.
+
+    Only small files of a killed writer may be left over, which `trex clean` deletes: other jobs of the run may be
+    writing such files at the same time, so a job does not delete them.
+    """
     assert_same_bits(final_state(reference), final_state(run))
     lines, expected = (
         [(line.phase, line.step, line.values.get("loss")) for line in MetricsLine.read_lines(one.metrics).strict()]
         for one in (run, reference)
     )
     assert lines == expected, "each step is in the metrics once, with the same loss"
-    assert not read_events(run.events).damaged or read_events(run.events).records
-    assert not list(run.root.rglob(".unfinished-*"))
+    assert read_events(run.events).records
+    assert not list(run.checkpoints.glob(".unfinished-*"))
+    assert all(path.is_file() and path.stat().st_size < 10_000 for path in run.root.rglob(".unfinished-*"))
     assert not list(run.jobs.glob("*.lock.*"))
 
 
@@ -107,17 +113,21 @@ def test_kill_before_any_file_operation_of_a_training(trainings: Trainings, reco
 def test_kill_at_random_moments_of_a_training(trainings: Trainings, record_property) -> None:
     reference = trainings.new("reference")
     assert trainings.start(reference) == 0, trainings.log(reference)
+    began = time.monotonic()
+    assert trainings.start(trainings.new("measured")) == 0
+    seconds = time.monotonic() - began
     chance = random.Random(0)
     kills = lost = 0
-    number = 0
-    while kills < 20:
+    for number in range(5):
         run = trainings.new(f"killed-{number}")
-        number += 1
-        while (code := trainings.start(run, kill_after=chance.uniform(0.05, 2.5))) == KILLED:
-            kills += 1
-            lost += len(MetricsLine.read_lines(run.metrics).records) - saved_step(run)
-        assert code == 0, trainings.log(run)
+        for _ in range(4):
+            code = trainings.start(run, kill_after=chance.uniform(0.05, seconds))
+            kills += code == KILLED
+            assert code in (KILLED, 0), trainings.log(run)
+            lost += len(MetricsLine.read_lines(run.metrics).records) - saved_step(run) if code else 0
+        assert trainings.start(run) == 0, trainings.log(run)
         assert_complete(run, reference)
+    assert kills >= 15
     record_property("tries", kills)
     record_property("steps_lost", f"{lost / kills:.1f} per kill, saved every 3")
 
