@@ -66,7 +66,7 @@ def test_complete_dataset_of_ones_own_passes_the_check(home: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"), [(b"", "empty"), (b"<html>", "6 bytes"), (photo()[:-300], "truncated")]
+    ("content", "problem"), [(b"", "empty"), (b"nothing", "7 bytes"), (photo()[:-300], "truncated")]
 )
 def test_image_that_cannot_be_read_is_named_with_the_reason(
     home: Path, content: bytes, problem: str, capsys: pytest.CaptureFixture[str]

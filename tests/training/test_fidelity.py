@@ -31,6 +31,7 @@ FIVE_STEPS = ("train.batch_size=16", "optimizer.lr=0.8", "optimizer.warmup_epoch
 def trainer(config: Config, ranks: Ranks | None = None) -> Trainer:
     made = Trainer(RunDir.of(config), config, ranks or Ranks(), StopRequest())
     made.resume(None)
+    made.curves.close()
     return made
 
 

@@ -26,7 +26,7 @@ class AtSteps(StopRequest):
 
     def __init__(self, stop: int = 0, **actions: Callable[[], object]) -> None:
         super().__init__()
-        self.step, self.stop = 0, stop
+        self.step, self.stop = -2, stop  # a start checks twice before its first step
         self.actions = {int(name.removeprefix("after_")): action for name, action in actions.items()}
 
     def __bool__(self) -> bool:
@@ -39,6 +39,7 @@ def steps(run: RunDir) -> list[int]:
     return [line.step for line in MetricsLine.read_lines(run.metrics).strict() if line.phase == "train"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_metrics_that_a_full_disk_refuses_are_written_when_there_is_space_again(
     tiny, saved_run, tmp_path: Path, caplog: pytest.LogCaptureFixture
