@@ -116,6 +116,12 @@ def test_damaged_newest_checkpoint_does_not_count_and_the_written_one_stays(tmp_
     assert step_of(resumed) == 150
 
 
+def test_checkpoint_just_written_stays_also_if_newer_ones_exist(two: Checkpoints) -> None:
+    written = two.write(state(0), keep=1)
+    assert written.path.exists()
+    assert step_of(two) == 2
+
+
 def test_damage_in_the_middle_is_found_before_an_older_checkpoint_is_deleted(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         Checkpoints(tmp_path).write(state(step), keep=3)
