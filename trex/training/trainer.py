@@ -76,10 +76,9 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluati
 
 
 def _newest(run: RunDir, config: Config, checkpoints: Checkpoints) -> tuple[str, bool] | None:
-    """Return path of the newest intact checkpoint, and whether it finished the run. Tidies up what will continue."""
+    """Return path of the newest intact checkpoint, and whether it finished the run. Tidies up what a kill left."""
     found = Fallback(run.root, config.checkpoint).newest(checkpoints)
-    if found is None or not found.finished:
-        checkpoints.tidy(found)
+    checkpoints.tidy(found)
     return (str(found.path), found.finished) if found else None
 
 
