@@ -64,11 +64,10 @@ def test_timer_restarts_with_each_checkpoint(tmp_path: Path) -> None:
     assert run.saving.request(stop=False) == Request.CONTINUE
 
 
-def test_checkpoint_is_due_every_n_steps_or_when_the_ranks_agreed(tmp_path: Path) -> None:
+def test_checkpoint_is_due_every_n_steps(tmp_path: Path) -> None:
     saving = Run(tmp_path, every_steps=3).saving
-    assert [step for step in range(1, 8) if saving.is_due(Request.CONTINUE, step)] == [3, 6]
-    assert saving.is_due(Request.SAVE, 1)
-    assert not Run(tmp_path, every_steps=0).saving.is_due(Request.CONTINUE, 3)
+    assert [step for step in range(1, 8) if saving.is_due(step)] == [3, 6]
+    assert not Run(tmp_path, every_steps=0).saving.is_due(3)
 
 
 def test_saved_position_is_known_after_a_write_and_after_a_resume(tmp_path: Path) -> None:

@@ -46,12 +46,16 @@ def checkpoint_folders(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, newest first. Some may be incomplete."""
     if not folder.is_dir():
         return []
-    return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), key=_position, reverse=True)
+    return sorted(
+        (path for path in folder.iterdir() if NAME.fullmatch(path.name)),
+        key=lambda path: position_of(path.name),
+        reverse=True,
+    )
 
 
-def _position(path: Path) -> tuple[int, int]:
-    """Epoch and step of a checkpoint's folder, as numbers: as text, epoch 10000 comes before epoch 9999."""
-    _, epoch, _, step = path.name.split("-")
+def position_of(name: str) -> tuple[int, int]:
+    """Epoch and step in the name of a checkpoint, to compare checkpoints: as text, epoch 10000 is before epoch 9999."""
+    _, epoch, _, step = name.split("-")
     return int(epoch), int(step)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import shutil
 import stat
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 from trex import tensor_files
 from trex.config.schema import CheckpointConfig
 from trex.errors import TrexError, Unwritable, UserError
+from trex.records.manifest import position_of
 from trex.storage import require_space, unwritable
 from trex.training.checkpoint import Checkpoint, Checkpoints, State
 
@@ -71,7 +71,7 @@ class Fallback:
         except TrexError as error:
             log.warning("%s", error)
             own = None
-        if own is None or _position(own) < _position(saved):
+        if own is None or position_of(own.path.name) < position_of(saved.path.name):
             own = self._move(saved, checkpoints)
         assert self.folder is not None
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -115,8 +115,3 @@ class Fallback:
                 f"{folder}: is a link, belongs to another user or is open to others: expected a folder of your own "
                 f"with mode 700. Move it away, or choose another checkpoint.fallback_folder"
             )
-
-
-def _position(checkpoint: Checkpoint) -> list[int]:
-    """Return epoch and step from the name, for comparison."""
-    return [int(number) for number in re.findall(r"\d+", checkpoint.path.name)]

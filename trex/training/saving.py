@@ -77,10 +77,10 @@ class Saving:
             return Request.SAVE
         return Request.CONTINUE
 
-    def is_due(self, request: Request, step: int) -> bool:
-        """Whether to save after `step` steps in total, given the request that the ranks agreed on."""
+    def is_due(self, step: int) -> bool:
+        """Whether to save after `step` steps in total, whatever the ranks request."""
         every = self._settings.every_steps
-        return request == Request.SAVE or bool(every and step % every == 0)
+        return bool(every and step % every == 0)
 
     def is_saved(self, position: Position) -> bool:
         """Whether the newest checkpoint has this position."""

@@ -235,7 +235,7 @@ class Trainer:
         at = self.state.position
         if at.global_step % self.config.train.log_every == 0 or at.global_step == self.total_steps:
             self.log_progress()
-        if self.saving.is_due(Request.CONTINUE, at.global_step):
+        if self.saving.is_due(at.global_step):
             self.save("timer")
         if at.step == self.batches.steps_per_epoch:
             self.end_epoch()
