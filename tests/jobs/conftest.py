@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.plan.runs import open_config, save_config
 from trex.records.run_dir import RunDir
 from trex.records.stage import STAGES
 from trex.records.submission import Submission
@@ -47,6 +48,14 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(folder))
     return FakeSlurm(folder)
+
+
+def saved_run(recipe: str) -> RunDir:
+    """Write a recipe into the working folder, and its config into its run folder as a submission does."""
+    Path("recipe.yaml").write_text(f"name: mine\n{recipe}\n")
+    run, config = open_config("recipe.yaml")
+    save_config(run, config)
+    return run
 
 
 def queued(job_id: str, state: str, comment: str) -> str:

@@ -10,8 +10,8 @@ import torch
 from jobs.backend import SITE
 from jobs.cli import main
 from jobs.local.process import this_task
-from jobs.plan.runs import open_config, save_config
 from jobs.worker.lock import locked
+from tests.jobs.conftest import saved_run
 from trex.errors import ExitCode
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
@@ -21,9 +21,7 @@ from trex.training.checkpoint import Checkpoints
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     """A run with an intact checkpoint, a damaged one, and what killed writers left."""
     monkeypatch.chdir(tmp_path)
-    Path("recipe.yaml").write_text("name: mine\n")
-    run, config = open_config("recipe.yaml")
-    save_config(run, config)
+    run = saved_run("")
     checkpoints = Checkpoints(run.checkpoints)
     for step in (1, 2):
         position = {"epoch": 0, "step": step, "global_step": step}

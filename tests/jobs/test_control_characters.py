@@ -12,9 +12,8 @@ import pytest
 
 from jobs.cli import main
 from jobs.commands import stages
-from jobs.plan.runs import open_config, save_config
 from tests.datasets.conftest import put
-from tests.jobs.conftest import FakeSlurm, note_submission, queued
+from tests.jobs.conftest import FakeSlurm, note_submission, queued, saved_run
 from trex.records.job_state import JobState, State
 from trex.records.run_dir import RunDir
 
@@ -32,10 +31,7 @@ def shown(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.fixture
 def run(fake_slurm: FakeSlurm) -> RunDir:
-    Path("recipe.yaml").write_text("name: mine\nextract: {datasets: []}\n")
-    run, config = open_config("recipe.yaml")
-    save_config(run, config)
-    return run
+    return saved_run("extract: {datasets: []}")
 
 
 def test_status_shows_the_reason_in_a_state_file(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:

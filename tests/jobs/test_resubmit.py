@@ -11,7 +11,7 @@ import pytest
 from jobs.cli import main
 from jobs.plan.runs import open_config, save_config
 from jobs.slurm import queued as queued_module
-from tests.jobs.conftest import FakeSlurm, note_submission, queued
+from tests.jobs.conftest import FakeSlurm, note_submission, queued, saved_run
 from trex.features.store import write_features
 from trex.records.feature_provenance import FeatureProvenance
 from trex.records.run_dir import RunDir
@@ -22,9 +22,7 @@ WORDS = ["train", "recipe.yaml", "--cluster", "slurm", "--dry-run"]
 @pytest.fixture
 def run(fake_slurm: FakeSlurm) -> RunDir:
     """A run whose training was submitted as job 7."""
-    Path("recipe.yaml").write_text("name: mine\nextract: {datasets: [digits]}\n")
-    run, config = open_config("recipe.yaml")
-    save_config(run, config)
+    run = saved_run("extract: {datasets: [digits]}")
     note_submission(run, "trex:mine:train:a", train="7")
     return run
 

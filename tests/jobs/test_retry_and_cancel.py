@@ -7,18 +7,14 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import main
-from jobs.plan.runs import open_config, save_config
-from tests.jobs.conftest import FakeSlurm, note_submission, queued
+from tests.jobs.conftest import FakeSlurm, note_submission, queued, saved_run
 from trex.files import write_text
 from trex.records.run_dir import RunDir
 
 
 @pytest.fixture
 def run(fake_slurm: FakeSlurm) -> RunDir:
-    Path("recipe.yaml").write_text("name: mine\nextract: {datasets: [digits]}\n")
-    run, config = open_config("recipe.yaml")
-    save_config(run, config)
-    return run
+    return saved_run("extract: {datasets: [digits]}")
 
 
 def fails(fake_slurm: FakeSlurm, program: str, message: str) -> None:

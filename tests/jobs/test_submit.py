@@ -9,6 +9,7 @@ import pytest
 
 from jobs.cli import main
 from tests.jobs.conftest import FakeSlurm
+from trex.errors import ExitCode
 from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
 
@@ -24,6 +25,19 @@ def test_work_of_a_job_is_in_its_script_and_in_no_pickle(fake_slurm: FakeSlurm) 
     script = made[0].read_text()
     assert "#SBATCH --array=0-1%2\n" in script
     assert re.search(r"^trex_specs=\('.*\"dataset\": \"dtd\".*' '.*\"dataset\": \"pets\".*'\)", script, re.MULTILINE)
+
+
+def test_submission_from_a_file_system_without_modes_is_refused(
+    fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_slurm.says("sbatch", "Submitted batch job 7")
+    Path("runs/mine").mkdir(parents=True)
+    Path("runs/mine").chmod(0o777)
+    Path("recipe.yaml").write_text("name: mine\n")
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)
+    assert main(["train", "recipe.yaml", "--cluster", "slurm"]) == ExitCode.USER_ERROR
+    assert "other users may write there, and chmod does not change that" in capsys.readouterr().err
+    assert fake_slurm.asked("sbatch") == []
 
 
 def test_submission_on_hold_says_how_to_release_the_job(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 import torch
 
 from tests.disks import small_disk
-from trex import tensor_files
+from tests.test_distributed import with_limit
+from trex import distributed, tensor_files
 from trex.config.schema import CheckpointConfig
 from trex.distributed import Ranks
 from trex.errors import Unwritable
@@ -62,6 +64,24 @@ def test_timer_restarts_with_each_checkpoint(tmp_path: Path) -> None:
     assert run.saving.request(stop=False) == Request.SAVE
     run.write(1, "timer")
     assert run.saving.request(stop=False) == Request.CONTINUE
+
+
+def save_slowly(ranks: Ranks, folder: Path) -> tuple[bool, int]:
+    """Save with two ranks, whose collectives fail after a second, in 2.5 seconds. Then use a collective again."""
+    distributed.SIGN_OF_LIFE_SECONDS = 0.2
+    limited = with_limit(ranks, 1.0)
+    checkpoints = Checkpoints(folder)
+    write = checkpoints.write
+    checkpoints.write = lambda *words, **named: time.sleep(2.5) or write(*words, **named)  # type: ignore[method-assign]
+    saving = Saving(checkpoints, CheckpointConfig(), limited, lambda *_: None)
+    position = Position(0, 1, 1)
+    saving.write({"position": vars(position)}, position, "timer")
+    return saving.is_saved(position), limited.maximum(ranks.rank)
+
+
+def test_save_may_take_longer_than_a_collective(tmp_path: Path, on_ranks) -> None:
+    assert on_ranks(2, save_slowly, tmp_path / "checkpoints") == [(True, 1), (True, 1)]
+    assert Checkpoints(tmp_path / "checkpoints").newest() is not None
 
 
 def test_checkpoint_is_due_every_n_steps(tmp_path: Path) -> None:
