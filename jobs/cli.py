@@ -54,7 +54,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         return _BY_CTRL_C
     except Exception as error:
         if is_refusal(error):
-            sys.stderr.write(f"trex: error: {unwritable(error, Path.cwd())}\n")
+            sys.stderr.write(f"trex: error: {unwritable(error, Path.cwd())} Then run the same command again.\n")
             return int(ExitCode.UNWRITABLE)
         if isinstance(error, OSError) and error.errno in _OF_THE_PLACE:
             sys.stderr.write(f"trex: error: {error.filename or 'cannot write'}: {error.strerror}\n")

@@ -15,7 +15,6 @@ import sys
 import time
 from contextlib import ExitStack
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +30,7 @@ from trex.errors import ExitCode, RankLost, TrexError, Unwritable, UserError
 from trex.files import checked_writes
 from trex.interruption import StopRequest
 from trex.loading import sockets
+from trex.machine import device_name, package_versions
 from trex.records.environment import Environment
 from trex.records.run_dir import RunDir
 from trex.storage import expect_folder, gone, is_refusal, unwritable
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from trex.distributed import Ranks
 
 log = logging.getLogger(__name__)
-
-_PACKAGES = ("trex-toolkit", "torch", "torchvision", "numpy", "h5py", "submitit", "numba", "simplejpeg", "pillow")
 
 #: HDF5 crashes when the objects of a file that it could not write are freed. The traceback of the error refers to them.
 _not_freed: list[Exception] = []
@@ -225,25 +223,17 @@ def _device(task: Task) -> Device:
 def _record_environment(run: RunDir, task: Task, device: Device) -> None:
     import torch
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     Environment(
         time=round(time.time(), 3),
         job=task.job_id,
         node=task.node,
         world=task.world,
-        device=f"{device.type}: {name}",
+        device=device_name(device),
         threads=torch.get_num_threads(),
         python=platform.python_version(),
         platform=platform.platform(),
-        packages={package: _version(package) for package in _PACKAGES},
+        packages=package_versions(),
     ).write(run.environment)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _set_up_logging(task: Task) -> None:

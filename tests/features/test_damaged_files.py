@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import time
@@ -181,3 +182,19 @@ def test_long_provenance_makes_a_larger_index_in_a_file_that_hdf5_reads(tmp_path
             key: place.offset for key, place in places.items() if place.offset
         }
         assert not any(place.offset % 64 for place in places.values()), "mapped arrays are aligned"
+
+
+def test_open_file_is_read_by_forked_processes(good: Path) -> None:
+    """As loader processes do; HDF5's own library must not be used after a fork."""
+    found = open_features(good)
+    expected = content(found)
+    with multiprocessing.get_context("fork").Pool(2, initializer=_found.append, initargs=(found,)) as pool:
+        assert pool.map(_content_of_found, range(8), chunksize=1) == [expected] * 8
+    assert content(found) == expected
+
+
+_found: list[Features] = []
+
+
+def _content_of_found(_: int) -> tuple[object, ...]:
+    return content(_found[-1])

@@ -102,22 +102,6 @@ def test_folder_of_the_users_own_group_is_not_warned_about(
     assert ("warning" in capsys.readouterr().err) is warned
 
 
-def test_run_with_umask_0_in_a_shared_folder_makes_nothing_that_others_can_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    shared.chmod(0o2775)
-    monkeypatch.chdir(shared)
-    (shared / "recipe.yaml").write_text("extract: {weights: pixels, datasets: []}\n")
-    words = [sys.executable, "-m", "jobs.cli", "run", "recipe.yaml", "--cluster", "local"]
-    done = subprocess.run(words, capture_output=True, text=True, preexec_fn=lambda: os.umask(0), timeout=120)
-    assert done.returncode == 0, done.stderr
-    made = [path for path in (shared / "runs").rglob("*") if not path.is_symlink()]
-    assert shared / "runs/run/report/index.html" in made
-    assert [path for path in (shared / "runs", *made) if mode(path) & 0o022] == []
-
-
 def test_job_on_this_machine_imports_nothing_from_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,7 +94,9 @@ def test_save_that_a_full_disk_refuses_at_a_stop_is_recorded_with_what_to_do(hom
     job.send_signal(signal.SIGTERM)
     code, said = end(job)
     state = JobState.read(home.run.state("train"))
-    assert (code, state.state, state.code, state.signal) == (74, State.FAILED, 74, "SIGTERM")
+    assert (code, state.state, state.code) == (74, State.FAILED, 74)
+    # Rank 1 may ask for the stop before the signal has reached rank 0, whose signal is recorded.
+    assert state.signal in ({"SIGTERM"} if processes == 1 else {"SIGTERM", None})
     assert state.reason in said
     for part in (
         f"disk full: cannot write {home.run.checkpoints}. The file system {home.disk.folder} has 10.0 MB free",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.stopping import StopAfter
-from tests.training.conftest import assert_same_bits, few_digits, saved_run, tiny  # noqa: F401
+from tests.training.conftest import assert_same_bits, few_digits, few_images, saved_run, tiny  # noqa: F401
 from tests.training.test_resume import command, final_state, logged_beyond, run_to_end, steps_saved
 from trex.config import Config
 from trex.config.schema import ModelConfig
@@ -72,8 +72,8 @@ def test_validation_uses_the_trained_classifier() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_two_interrupted_processes_end_with_the_same_bits(tiny, saved_run) -> None:  # noqa: F811
-    settings = ("train.log_every=1", "crops.local_count=0")
+def test_two_interrupted_processes_end_with_the_same_bits(tiny, saved_run, few_images) -> None:  # noqa: F811
+    settings = ("train.log_every=1", "crops.local_count=0", "train.batch_size=8", few_images)
     reference, config = (tiny(name, *settings, method="supervised") for name in ("reference", "stopped"))
     saved_run(reference)
     run_to_end(reference, 2)

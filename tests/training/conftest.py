@@ -59,6 +59,13 @@ def tiny(tmp_path: Path, few_digits: Path):
 
 
 @pytest.fixture
+def few_images(tmp_path: Path) -> str:
+    """The override of the tiny config for a quarter of its images, in batches of 8, where many processes start."""
+    write_digits(tmp_path / "fewer_digits", train=8, val=2)
+    return f"data.folders.few_digits={tmp_path}/fewer_digits"
+
+
+@pytest.fixture
 def saved_run():
     """Writes a config into its run folder, as submitting a run does."""
     from jobs.plan.runs import save_config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,13 +18,15 @@ import torch
 from tests.pictures import write_noise
 from tests.stopping import StopAfter
 from tests.training.conftest import assert_same_bits
+from trex import machine
 from trex.config import Config
 from trex.distributed import Ranks
-from trex.errors import Interrupted, ResumeRefused
+from trex.errors import Interrupted, ResumeRefused, TrexError
 from trex.interruption import StopRequest
 from trex.records.events import CheckpointSaved, read_events
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
+from trex.training import checkpoint
 from trex.training.checkpoint import Checkpoints
 from trex.training.trainer import train
 
@@ -98,6 +101,82 @@ def test_resume_on_other_images_is_refused(tiny, saved_run, tmp_path: Path) -> N
         finish(run, config)
 
 
+@pytest.mark.slow
+def test_clocks_that_are_wrong_change_nothing(tiny, saved_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node whose clock is a day behind continues, and the server of the files dates new files before old ones."""
+    reference = tiny("reference")
+    finish(saved_run(reference), reference)
+    config = tiny("behind", "checkpoint.every_steps=2", "checkpoint.keep=3")
+    run = saved_run(config)
+    with pytest.raises(Interrupted):
+        train(run, config, Ranks(), StopAfter(9))
+    files = sorted(path for path in run.root.rglob("*") if path.is_file())
+    for hours, path in enumerate(files):
+        os.utime(path, (time.time() + 86400 - 3600 * hours,) * 2)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 86400)
+    finish(run, config)
+    assert_same_bits(final_state(RunDir.of(reference)), final_state(run))
+    assert curves(RunDir.of(reference)) == curves(run)
+    saves = [event for event in read_events(run.events).strict() if isinstance(event, CheckpointSaved)]
+    assert [event.step for event in saves] == sorted(event.step for event in saves)
+    assert min(event.seconds for event in saves) >= 0
+
+
+@pytest.mark.slow
+def test_other_versions_are_named_and_the_training_continues(
+    tiny, saved_run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny("upgraded", "train.epochs=1")
+    run = saved_run(config)
+    for checks in (3, 2):
+        with pytest.raises(Interrupted):
+            train(run, config, Ranks(), StopAfter(checks))
+    assert "the machine is not" not in caplog.text
+    now = machine.package_versions()
+    monkeypatch.setattr(machine, "package_versions", lambda: {**now, "torch": "9.0", "h5py": None})
+    finish(run, config)
+    assert (
+        f"the machine is not the one of the checkpoint: torch 9.0 (was {now['torch']}), h5py not installed (was "
+        f"{now['h5py']}). The result may differ in its last bits"
+    ) in caplog.text
+
+
+def _sees_late(ranks: Ranks, config: Config, after: float) -> str:
+    """Train, while the file system shows the checkpoint to rank 1 only after some seconds. Return the error, if any."""
+    checkpoint.SECONDS_UNTIL_VISIBLE = 3.0
+    if ranks.rank == 1:
+        read, shown = Checkpoints._verified, time.monotonic() + after
+
+        def verified(self: Checkpoints, path: Path) -> checkpoint.Checkpoint:
+            return read(self, path if time.monotonic() > shown else path.with_name("hidden"))
+
+        Checkpoints._verified = verified
+    try:
+        train(RunDir.of(config), config, ranks, StopRequest())
+    except (TrexError, RuntimeError) as error:  # the second one from gloo, on the rank that loses the other one
+        return str(error)
+    return ""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:find_unused_parameters")
+@pytest.mark.parametrize("after", [1.0, 60.0])
+def test_rank_waits_until_it_sees_the_checkpoint_that_rank_0_chose(tiny, saved_run, on_ranks, after: float) -> None:
+    config = tiny("seen_late", "train.epochs=1", "train.allow_world_change=true")
+    run = saved_run(config)
+    with pytest.raises(Interrupted):
+        train(run, config, Ranks(), StopAfter(3))
+    first, second = on_ranks(2, _sees_late, config, after)
+    if after == 1.0:
+        assert (first, second) == ("", "")
+        assert final_state(run)["position"]["global_step"] == 7
+    else:
+        assert re.search(r"checkpoints/\S+: not an intact checkpoint", second)
+        assert first, "rank 0 ends too"
+        assert len(list(run.checkpoints.iterdir())) == 1
+
+
 def command(config: Config, processes: int, workers: int) -> list[str]:
     return [
         sys.executable, "-m", "jobs.cli", "train", str(RunDir.of(config).root), "--cluster", "local",
@@ -120,16 +199,17 @@ def steps_saved(run: RunDir) -> int:
 @pytest.mark.parametrize(
     ("processes", "epochs", "signals"),  # enough steps for every signal, also on a fast machine
     [
-        (1, 3, [signal.SIGTERM, signal.SIGKILL]),
+        pytest.param(1, 3, [signal.SIGTERM, signal.SIGKILL], marks=pytest.mark.long),
         (2, 4, [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGKILL]),
-        (4, 2, [signal.SIGTERM]),  # the order of gradients in DDP's buckets matters only for more than two ranks
+        # the order of gradients in DDP's buckets matters only for more than two ranks
+        pytest.param(4, 2, [signal.SIGTERM], marks=pytest.mark.long),
     ],
 )
 def test_real_processes_killed_at_random_moments_end_with_the_same_bits(
-    tiny, saved_run, processes: int, epochs: int, signals: list[signal.Signals]
+    tiny, saved_run, few_images: str, processes: int, epochs: int, signals: list[signal.Signals]
 ) -> None:
-    settings = (f"train.epochs={epochs}", "train.log_every=1")
-    reference, config = tiny("reference", *settings), tiny("killed", *settings)
+    settings = (f"train.epochs={epochs}", "train.log_every=1", "train.batch_size=8", "method.memory_bank_size=24")
+    reference, config = (tiny(name, few_images, *settings) for name in ("reference", "killed"))
     saved_run(reference)
     run_to_end(reference, processes)
     seconds_per_step = median_seconds_per_step(RunDir.of(reference), config)

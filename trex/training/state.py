@@ -14,6 +14,7 @@ from trex.config.loader import to_dict
 from trex.config.schema import Config, OptimizerConfig
 from trex.distributed import Ranks
 from trex.errors import ResumeRefused
+from trex.machine import machine
 from trex.training.network import Network
 from trex.training.scaler import CountingScaler
 
@@ -42,7 +43,7 @@ class TrainingState:
         """Return the state as plain containers and tensors. Every rank must call it: the random states are gathered.
 
         Keys: `format`, `model` (the encoder and the parts that the method builds), `optimizer`, `scaler`, `position`,
-        `random` (one state per rank), `config`, `classes`, `data_digest`, `world`.
+        `random` (one state per rank), `config`, `classes`, `data_digest`, `world`, `machine` (device and versions).
         """
         return {
             "format": FORMAT,
@@ -55,6 +56,7 @@ class TrainingState:
             "classes": list(classes),
             "data_digest": data_digest,
             "world": ranks.world,
+            "machine": machine(ranks.device),
         }
 
     def restore(self, saved: Mapping[str, Any], ranks: Ranks) -> None:
@@ -118,6 +120,19 @@ def require_same_run(
             f"the data stays the same, but sums are rounded differently, so the result would not be the same bit for "
             f"bit. To accept this, set train.allow_world_change=true."
         )
+
+
+def machine_changes(saved: Mapping[str, Any], ranks: Ranks) -> list[str]:
+    """Return each difference between the present machine and that of a saved state: `torch 2.14.1 (was 2.10.0)`.
+
+    They may change the last bits of the result. States of earlier versions do not record their machine.
+    """
+    before = saved.get("machine", {})
+    return [
+        f"{what} {now} (was {before[what]})"
+        for what, now in machine(ranks.device).items()
+        if what in before and before[what] != now
+    ]
 
 
 def _random_states(ranks: Ranks) -> dict[str, list[torch.Tensor]]:

@@ -33,7 +33,7 @@ from trex.training.scaler import CountingScaler
 from trex.training.schedule import learning_rate
 from trex.training.space import checkpoint_bytes, require_place_for_checkpoints
 from trex.training.start import read_start
-from trex.training.state import Position, TrainingState, make_optimizer, require_same_run
+from trex.training.state import Position, TrainingState, machine_changes, make_optimizer, require_same_run
 from trex.training.validation import validate
 
 log = logging.getLogger(__name__)
@@ -129,6 +129,11 @@ class Trainer:
                 saved, differences(saved["config"], self.config), self.images.digest, self.ranks,
                 self.config.train.allow_world_change,
             )  # fmt: skip
+            if changes := machine_changes(saved, self.ranks):
+                log.warning(
+                    "the machine is not the one of the checkpoint: %s. The result may differ in its last bits",
+                    ", ".join(changes),
+                )
             self.state.restore(saved, self.ranks)
             position, unwritten = saved["metrics_position"], saved.get("metrics_unwritten", [])
             self.meter.restore(saved["meter"])

@@ -1,0 +1,38 @@
+"""The device and the library versions of this process, which can change the last bits of a result."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import device as Device
+
+_PACKAGES = ("trex-toolkit", "torch", "torchvision", "numpy", "h5py", "submitit", "numba", "simplejpeg", "pillow")
+
+
+def device_name(device: Device) -> str:
+    """Return type and name of a device, such as `cuda: NVIDIA H100` or `cpu: x86_64`."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return f"{device.type}: {name}"
+
+
+def package_versions() -> dict[str, str | None]:
+    """Return the version of each package that computes or stores results; None if it is not installed."""
+    return {package: _version(package) for package in _PACKAGES}
+
+
+def machine(device: Device) -> dict[str, str]:
+    """Return what a checkpoint records of its machine: `device`, `python`, and the version of each package."""
+    packages = {package: version or "not installed" for package, version in package_versions().items()}
+    return {"device": device_name(device), "python": platform.python_version(), **packages}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
