@@ -34,6 +34,8 @@ MAX_STARTS_WITHOUT_PROGRESS = 5
 
 #: How long rank 0 waits for the record of a rank that is lost.
 SECONDS_FOR_A_RECORD = 5.0
+#: How long another rank that fails waits for rank 0's own record of the end.
+_SECONDS_FOR_RANK_0 = 1.0
 
 _STATES: dict[ExitCode, State] = {ExitCode.DONE: State.DONE, ExitCode.INTERRUPTED: State.WANTS_REQUEUE}
 
@@ -55,12 +57,16 @@ class Outcome:
 def record_failure(run: RunDir, spec: TaskSpec, task: Task, outcome: Outcome) -> None:
     """Record why a rank other than rank 0 failed, because rank 0 may be killed before it finds out itself.
 
-    What cannot be recorded is logged.
+    What cannot be recorded is logged. If rank 0 ends at the same time, for example because all ranks agreed that the
+    training cannot go on, its own record stays.
     """
+    deadline = time.monotonic() + _SECONDS_FOR_RANK_0
+    while time.monotonic() < deadline and _is_running(JobState.of_or_none(run, spec.keys[0]), task):
+        time.sleep(0.1)
     reason = f"rank {task.rank} on {task.node}: {outcome.reason}"
     for key in spec.keys:
         found = JobState.of_or_none(run, key)
-        if found is not None and found.state == State.RUNNING and _is_of(found, task):
+        if found is not None and _is_running(found, task):
             failed = replace(found, state=State.FAILED, code=int(outcome.code), reason=reason, time=_now())
             with logged(run.state(key)):
                 failed.save(run, key)
@@ -76,6 +82,11 @@ def logged(path: Path) -> Iterator[None]:
         yield
     except (OSError, TrexError) as error:
         log.error("not recorded: %s", unwritable(error, path) if isinstance(error, OSError) else error)
+
+
+def _is_running(found: JobState | None, task: Task) -> bool:
+    """Return whether this start of the job recorded the state, and not yet its end."""
+    return found is not None and found.state == State.RUNNING and _is_of(found, task)
 
 
 def _is_of(found: JobState, task: Task) -> bool:
