@@ -1,7 +1,7 @@
 """Starts processes in a moment, by forking from one that has imported everything, and kills them at a chosen moment.
 
 Run as a program, it reads one request per line and answers with the exit code of the process, or minus the signal. The
-processes do exactly what a job's process does.
+processes do exactly what a job's process does. They also know `resnet_small`, which trains in a second.
 """
 
 from __future__ import annotations
@@ -112,6 +112,22 @@ def _write_checkpoints(folder: Path) -> None:
         os.write(1, f"{step}\n".encode())
 
 
+def _register_small_encoder() -> None:
+    """Let torchvision build `resnet_small`: the first two blocks of a ResNet, with 0.7 million parameters."""
+    from torch import nn
+    from torchvision import models
+    from torchvision.models import _api
+
+    def resnet_small(**_: Any) -> models.ResNet:
+        network = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1])
+        network.layer3 = network.layer4 = nn.Identity()
+        network.fc = nn.Linear(128, 1000)
+        return network
+
+    resnet_small.__module__ = models.resnet.__name__
+    _api.register_model()(resnet_small)
+
+
 def _serve() -> None:
     # Everything that a training imports and compiles. Nothing here may start a thread, which a fork would not have.
     import numpy as np
@@ -122,6 +138,7 @@ def _serve() -> None:
     from trex.config.schema import CropsConfig
     from trex.images.crops import multi_crop
 
+    _register_small_encoder()
     multi_crop(np.zeros((32, 32, 3), np.uint8), CropsConfig(global_size=16, local_size=8, local_count=2), 0, 0, 0)
     assert torch.utils.tensorboard
     assert torchvision

@@ -23,7 +23,7 @@ from trex.training.checkpoint import Checkpoints
 KILLED = -9
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def nursery() -> Iterator[Nursery]:
     with Nursery() as made:
         yield made
@@ -38,7 +38,8 @@ class Trainings:
         (folder / "tiny.yaml").write_text(f"{TINY}method: {METHODS['trex_class_means']}\n")
 
     def new(self, name: str, *more: str) -> RunDir:
-        settings = ("train.batch_size=2", "method.memory_bank_size=6", "train.log_every=1", "checkpoint.every_steps=3")
+        settings = ["model.encoder=resnet_small", "method.memory_bank_size=6", "train.batch_size=2"]
+        settings += ["train.log_every=1", "checkpoint.every_steps=3"]
         folders = (f"data.folders.few_digits={self.folder}/few_digits", f"runs={self.folder}/runs", f"name={name}")
         config = load(self.folder / "tiny.yaml", Config, [*settings, *folders, *more])
         run = RunDir.of(config)
@@ -88,6 +89,7 @@ def assert_complete(run: RunDir, reference: RunDir) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_kill_before_any_file_operation_of_a_training(trainings: Trainings, record_property) -> None:
     one_epoch = ("train.epochs=1", "optimizer.warmup_epochs=0")
     reference = trainings.new("reference", *one_epoch)
@@ -109,7 +111,8 @@ def test_kill_before_any_file_operation_of_a_training(trainings: Trainings, reco
     record_property("steps_lost", f"at most {lost}, saved every 3")
 
 
-@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_kill_at_random_moments_of_a_training(trainings: Trainings, record_property) -> None:
     reference = trainings.new("reference")
     assert trainings.start(reference) == 0, trainings.log(reference)
@@ -135,6 +138,7 @@ def test_kill_at_random_moments_of_a_training(trainings: Trainings, record_prope
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_kill_at_random_moments_of_writes(tmp_path: Path, nursery: Nursery, record_property) -> None:
     folder, log = tmp_path / "checkpoints", tmp_path / "log"
     chance = random.Random(1)
