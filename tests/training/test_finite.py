@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.pictures import write_digits
 from tests.stopping import StopAfter
 from tests.training.conftest import flat
 from tests.training.test_resume import final_state, finish
+from trex.config.schema import OptimizerConfig
 from trex.distributed import Ranks
 from trex.errors import Interrupted, TrexError
 from trex.records.metrics import MetricsLine
@@ -21,7 +22,9 @@ from trex.records.run_dir import RunDir
 from trex.training import finite, trainer
 from trex.training.checkpoint import Checkpoints
 from trex.training.finite import first_not_finite
+from trex.training.metrics import Meter
 from trex.training.scaler import CountingScaler
+from trex.training.state import Position, TrainingState
 from trex.training.trainer import train
 
 
@@ -62,6 +65,17 @@ def assert_finite(run: RunDir) -> int:
     saved = newest.load()
     assert first_not_finite({key: v for key, v in flat(saved).items() if isinstance(v, Tensor)}) is None
     return saved["position"]["global_step"]
+
+
+def test_momentum_is_checked_like_the_weights(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = trainer.make_optimizer(model, OptimizerConfig(), torch.device("cpu"))
+    state = TrainingState(model, optimizer, CountingScaler("cpu", enabled=False), Position(global_step=7))
+    checks = finite.FiniteChecks(RunDir(tmp_path), state, Meter(Ranks()), Ranks())
+    checks.before_save(is_end=False)
+    optimizer.state[model.bias]["momentum_buffer"][1] = float("inf")
+    with pytest.raises(TrexError, match="momentum_buffer of bias is not finite after step 7"):
+        checks.before_save(is_end=False)
 
 
 @pytest.mark.slow
