@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import refusing
+from tests.disks import small_disk
 from trex.errors import (
     ExitCode,
     Interrupted,
@@ -24,6 +25,7 @@ from trex.files import (
     TEMPORARY,
     append_line,
     atomic_path,
+    checked_writes,
     move,
     read_json,
     remove_leftovers,
@@ -98,6 +100,40 @@ def test_line_is_appended_after_a_line_that_was_cut_off(tmp_path: Path, before: 
     (tmp_path / "lines").write_text(before)
     append_line(tmp_path / "lines", "b")
     assert (tmp_path / "lines").read_text() == after
+
+
+def test_half_a_line_on_a_full_disk_is_taken_back(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=1m") as disk:
+        path = disk.folder / "lines"
+        path.write_text("a\n" * 2000)  # a part of the next line fits into its last block
+        disk.fill()
+        with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+            append_line(path, "b" * 100_000)
+        assert path.read_text() == "a\n" * 2000
+
+
+def test_nothing_is_written_after_the_permission_has_ended(tmp_path: Path) -> None:
+    """The permission may end while a file is written."""
+    may_write = [True]
+
+    def check() -> None:
+        if not may_write[0]:
+            raise Superseded("another start has taken over")
+
+    text, lines = tmp_path / "text", tmp_path / "lines"
+    with checked_writes(check):
+        write_text(text, "old")
+        append_line(lines, "old")
+        with pytest.raises(Superseded), atomic_path(text) as temporary:
+            temporary.write_text("new")
+            may_write[0] = False
+        for write in (lambda: write_text(text, "new"), lambda: append_line(lines, "new")):
+            with pytest.raises(Superseded):
+                write()
+    assert (text.read_text(), lines.read_text()) == ("old", "old\n")
+    assert sorted(tmp_path.iterdir()) == [lines, text]
+    write_text(text, "new")
+    assert text.read_text() == "new"
 
 
 def test_line_cannot_be_appended_to_a_folder(tmp_path: Path) -> None:

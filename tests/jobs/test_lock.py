@@ -182,6 +182,19 @@ def test_owner_whose_lock_was_taken_over_finds_out_and_leaves_the_new_lock(tmp_p
             newest.check()
 
 
+def test_highest_number_is_deleted_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it went first and this process were killed then, a frozen owner of a lower number would seem to hold it."""
+    path = tmp_path / "lock"
+    for number in (9, 10, 100):
+        DEAD.write(file(path, number))
+    deleted = []
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda self, **more: (deleted.append(self.name), unlink(self, **more))[1])
+    with locked(path, TASK, SITE):
+        pass
+    assert [name for name in deleted if name.startswith("lock.")] == ["lock.9", "lock.10", "lock.100", "lock.101"]
+
+
 def test_lock_needs_no_hard_links_and_no_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_arguments: object, **_options: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
