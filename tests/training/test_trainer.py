@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.disks import small_disk
 from tests.stopping import StopAfter
 from tests.training.conftest import assert_same_bits
 from tests.training.test_resume import final_state, finish
@@ -21,6 +23,7 @@ from trex.images.evaluation import evaluation_image
 from trex.images.normalize import normalize
 from trex.images.preprocessing import Geometry
 from trex.interruption import StopRequest
+from trex.loading import workers
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 from trex.training import trainer
@@ -154,6 +157,21 @@ def test_batch_size_that_does_not_fit_the_ranks_or_the_data_is_refused(tiny, sav
     config = tiny("odd", "train.batch_size=127")
     with pytest.raises(UserError, match=r"multiple of the number of processes, 2"):
         make_batches(config, load_split("few_digits", "trainval", config.data), replace(Ranks(), world=2))
+
+
+def test_batches_that_do_not_fit_into_the_shared_memory_are_refused_before_a_worker_starts(
+    tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny("large", "data.workers=2")
+    images = load_split("few_digits", "trainval", config.data)
+    with small_disk(tmp_path / "shm", "size=1m") as disk:
+        monkeypatch.setattr(workers, "_SHARED_MEMORY", str(disk.folder))
+        make_batches(config, images, Ranks()).close()
+        disk.fill()
+        with pytest.raises(
+            UserError, match=r"has 0\.0 MB free, and the batches need up to .* reduce train\.batch_size"
+        ):
+            make_batches(config, images, Ranks())
 
 
 @pytest.mark.slow
