@@ -19,11 +19,13 @@ import torch
 import torchvision
 
 from tests import refusing
+from tests.disks import small_disk
 from tests.features.conftest import command, damaged, make_features
 from tests.stopping import StopAfter
 from trex.config import Config, load
 from trex.errors import Interrupted, UserError
 from trex.features.store import open_features
+from trex.loading import workers
 from trex.model.encoder import initial_encoder
 
 
@@ -302,6 +304,18 @@ def test_features_are_written_and_read_where_no_file_can_be_locked(
     monkeypatch.setenv("HDF5_USE_FILE_LOCKING", locking)
     done = refusing.python(WRITE, tmp_path / "test.h5", folder=tmp_path, flock=errno.ENOLCK)
     assert done.stdout == "['a.jpg', 'b.jpg', 'c.jpg']\n", done.stderr
+
+
+def test_batches_that_do_not_fit_into_the_shared_memory_are_refused(
+    setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, config = setup("run", "data.workers=2")
+    with small_disk(tmp_path / "shm", "size=1m") as disk:
+        monkeypatch.setattr(workers, "_SHARED_MEMORY", str(disk.folder))
+        disk.fill()
+        with pytest.raises(UserError, match=r"has 0\.0 MB free, and the batches need .* reduce extract\.batch_size"):
+            make_features(run, config)
+    assert not run.features("photos", "trainval").exists()
 
 
 def test_full_disk_is_named_while_features_are_written(tmp_path: Path) -> None:
