@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from trex import tensor_files
+from trex.config import Config, load
 from trex.config.schema import DataConfig
 from trex.datasets.cog_pickle import read_plain_pickle
 from trex.datasets.download import unpack
 from trex.datasets.layout import read_mat, read_names
-from trex.errors import UserError
+from trex.errors import TrexError, UserError
 from trex.features.store import open_features
-from trex.files import read_json
+from trex.files import read_json, sha256
 from trex.stand_ins import stand_in
 
 STAND_INS = {
@@ -45,6 +47,20 @@ def test_what_is_in_the_place_of_a_file_is_called_what_it_is(tmp_path: Path, nam
     (tmp_path / name).write_bytes(content)
     with pytest.raises((UserError, ValueError), match=rf"(?s){name}: .*{said}"):
         READERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize("name", [*READERS, "recipe.yaml", "state.json"])
+def test_pipe_or_device_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path, name: str, kind: str) -> None:
+    """A pipe that nobody writes to would be waited for, and a device like /dev/zero has no end."""
+    path = tmp_path / name
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    read = READERS.get(name) or {"recipe.yaml": lambda path: load(path, Config), "state.json": sha256}[name]
+    with pytest.raises((TrexError, OSError), match=rf"{name}.*(pipe|device)|(pipe|device).*{name}"):
+        read(path)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trex.stand_ins import stand_in_at
+from trex.stand_ins import require_file, stand_in_at
 from trex.storage import make_folder
 
 #: How file systems without modes (CIFS, FUSE) answer when a mode is set.
@@ -157,6 +157,7 @@ def sync(path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
+    require_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

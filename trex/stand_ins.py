@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 from pathlib import Path
 
 SIZE = 256  #: bytes from the start of a file that are enough
@@ -26,5 +28,13 @@ def stand_in(start: bytes) -> str:
 
 def stand_in_at(path: Path) -> str:
     """As `stand_in`, of the file `path`. Raises OSError if it cannot be read."""
+    require_file(path)
     with path.open("rb") as file:
         return stand_in(file.read(SIZE))
+
+
+def require_file(path: Path) -> None:
+    """Raise OSError for a pipe, whose reader waits until somebody writes, and for a device, which may never end."""
+    kind = path.stat().st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, expected a file", str(path))

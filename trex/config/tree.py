@@ -13,6 +13,8 @@ from typing import NoReturn
 
 import yaml
 
+from trex.stand_ins import require_file
+
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
 
@@ -66,6 +68,7 @@ def read_tree(path: Path, mistakes: list[Mistake]) -> Branch:
     """Parse a YAML file. If it cannot be parsed, append the reason to `mistakes` and return an empty branch."""
     empty = Branch(str(path))
     try:
+        require_file(path)
         if path.stat().st_size > MAX_BYTES:
             mistakes.append(Mistake(str(path), "is larger than 1 MiB, so it is not a config file"))
             return empty

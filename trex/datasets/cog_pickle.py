@@ -123,14 +123,16 @@ def read_plain_pickle(path: Path, what: str = "a file of the CoG benchmark with 
     Raises:
         UserError: if the file is not a pickle or holds anything else. No code from the file is run.
     """
-    if what_it_is := stand_in_at(path):
-        raise UserError(f"{path}: {what_it_is}")
-    if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_BYTES}")
     try:
+        if what_it_is := stand_in_at(path):
+            raise UserError(f"{path}: {what_it_is}")
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_BYTES}")
         content = path.read_bytes()
         require_bounded(content)
         return _Plain().of(_Reader(io.BytesIO(content), encoding="latin-1").load(), MAX_DEPTH)
+    except UserError:
+        raise
     except Exception as error:  # a malicious pickle can raise any exception
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Generic, Self, TypeVar
@@ -37,6 +36,7 @@ from typing import Annotated, ClassVar, Generic, Self, TypeVar
 from trex.errors import TrexError
 from trex.files import append_line, write_json
 from trex.records.typed import Bounds, Mismatch, decode_dataclass, encode, found_or_missing, shown
+from trex.stand_ins import require_file
 
 Json = dict[str, object]
 R = TypeVar("R", bound="Record")
@@ -184,8 +184,7 @@ def _record_of_line(line: bytes, where: str, kinds: tuple[type[R], ...]) -> R:
 
 def _content(path: Path) -> bytes:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # for example, a FIFO, which would block the reader
-            raise RecordError(f"{path}: cannot be read (not a regular file)")
+        require_file(path)
         return path.read_bytes()
     except FileNotFoundError:
         raise

@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, Literal
 from trex.files import sha256
 from trex.records.base import Count, Record
 from trex.records.typed import Bounds, Mismatch, decode_dataclass, encode
+from trex.stand_ins import require_file
 
 #: A fraction of images that were classified correctly, or an average precision.
 Share = Annotated[float, Bounds(0, 1)]
@@ -180,6 +181,7 @@ def weights_of(path: Path) -> str | None:
     Like `is_made_from`, this reads only format number and provenance.
     """
     try:
+        require_file(path)
         value = json.loads(path.read_bytes())
         made_by = decode_dataclass(ProbeProvenance, value["provenance"])
         return made_by.weights if value["format"] == ProbeResult.FORMAT else None
@@ -194,6 +196,7 @@ def is_result(path: Path) -> bool:
     empty, cut off or of another format, but not every damage: `is_made_from` parses the file.
     """
     try:
+        require_file(path)
         with path.open("rb") as file:
             start = file.read(_BYTES_CHECKED)
             file.seek(-min(_BYTES_CHECKED, file.seek(0, os.SEEK_END)), os.SEEK_END)
@@ -211,6 +214,7 @@ def is_made_from(path: Path, provenance: ProbeProvenance) -> bool:
     is large, which matters because submitting checks every result of a run.
     """
     try:
+        require_file(path)
         value = json.loads(path.read_bytes())
         return (
             value["format"] == ProbeResult.FORMAT
