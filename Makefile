@@ -82,8 +82,8 @@ test-slurm: $(READY)
 test-others: $(READY)
 	@$(PYTEST) -n 2 --dist worksteal -m 'not slurm and not long'
 
-test-faults: $(READY)  ## break things on purpose, with real processes, and print a table of what came out (half an hour)
-	@$(PYTEST) -n 2 --dist worksteal -m 'not slurm' --faults
+test-faults: prerequisites $(READY)  ## break things on purpose, with real processes and Slurm, and print a table (20 minutes)
+	@$(PYTEST) -n 4 --dist loadfile --faults
 
 test-install: $(READY)  ## install the wheel with all dependencies in an empty venv and test it (downloads PyTorch)
 	@TREX_FULL_INSTALL=1 $(PYTEST) tests/test_wheel.py

@@ -113,15 +113,16 @@ def test_kill_before_any_file_operation_of_a_training(trainings: Trainings, reco
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_kill_at_random_moments_of_a_training(trainings: Trainings, record_property) -> None:
+@pytest.mark.parametrize("least", [5, pytest.param(20, marks=pytest.mark.long)])
+def test_kill_at_random_moments_of_a_training(trainings: Trainings, record_property, least: int) -> None:
     reference = trainings.new("reference")
     assert trainings.start(reference) == 0, trainings.log(reference)
     began = time.monotonic()
     assert trainings.start(trainings.new("measured")) == 0
     seconds = time.monotonic() - began
-    chance = random.Random(0)
+    chance = random.Random(least)
     kills = lost = number = 0
-    while kills < 20:
+    while kills < least:
         run = trainings.new(f"killed-{number}")
         number += 1
         for _ in range(6):
