@@ -83,7 +83,7 @@ test-others: $(READY)
 	@$(PYTEST) -n 2 --dist worksteal -m 'not slurm and not long'
 
 test-faults: prerequisites $(READY)  ## break things on purpose, with real processes and Slurm, and print a table (20 minutes)
-	@$(PYTEST) -n 4 --dist loadfile --faults
+	@$(PYTEST) -n 4 --dist loadfile --no-loadscope-reorder --faults
 
 test-install: $(READY)  ## install the wheel with all dependencies in an empty venv and test it (downloads PyTorch)
 	@TREX_FULL_INSTALL=1 $(PYTEST) tests/test_wheel.py

@@ -32,13 +32,13 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.C
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run the tests that may take longest first, so that several processes end at about the same time."""
+    """Run those of Slurm first, then by their time limits, so that several processes end at about the same time."""
     if config.getoption("--faults"):
         faults.select(config, items)
 
-    def order(item: pytest.Item) -> tuple[float, bool]:
-        limit = item.get_closest_marker("timeout")
-        return -float(limit.args[0]) if limit else 0.0, item.get_closest_marker("slow") is None
+    def order(item: pytest.Item) -> tuple[bool, float, bool]:
+        slurm, limit, slow = (item.get_closest_marker(name) for name in ("slurm", "timeout", "slow"))
+        return slurm is None, -float(limit.args[0]) if limit else 0.0, slow is None
 
     items.sort(key=order)
 
