@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ def machine(device: Device) -> dict[str, str]:
     return {"device": device_name(device), "python": platform.python_version(), **packages}
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -34,7 +34,12 @@ def stand_in_at(path: Path) -> str:
 
 
 def require_file(path: Path) -> None:
-    """Raise OSError for a pipe, whose reader waits until somebody writes, and for a device, which may never end."""
-    kind = path.stat().st_mode
-    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-        raise OSError(errno.EINVAL, "it is a pipe or a device, expected a file", str(path))
+    """Raise OSError unless `path` is a file: a pipe may be waited for without end, and a device may have no end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is a folder, a pipe or a device, expected a file", str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a file. Raises OSError if it cannot be read, or is none (`require_file`)."""
+    require_file(path)
+    return path.read_bytes()

@@ -148,9 +148,6 @@ def _only_placeholders() -> Iterator[None]:
 def _refuse_stand_in(path: Path) -> None:
     """Raise UserError if the file is missing, or if a pointer or a page is in its place."""
     try:
-        if not path.is_file():
-            path.stat()
-            raise UserError(f"{path}: cannot be read: it is a folder, a pipe or a device, expected a file")
         found = stand_in_at(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trex.errors import UserError
-from trex.stand_ins import SIZE, require_file, stand_in, stand_in_at
+from trex.stand_ins import SIZE, read_file, stand_in, stand_in_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,8 +131,7 @@ def read_mat(path: Path, *keys: str) -> list[Any]:
     from trex.datasets.matlab import read_variables
 
     try:
-        require_file(path)
-        content = path.read_bytes()
+        content = read_file(path)
         if found := stand_in(content[:SIZE]):
             raise UserError(f"{path}: {found}")
         variables = read_variables(content)

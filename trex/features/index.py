@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from trex.errors import UserError
 from trex.records.base import RecordError
 from trex.records.feature_provenance import FeatureIndex
-from trex.stand_ins import stand_in
+from trex.stand_ins import require_file, stand_in
 
 _HEADER = b"trex feature file, index of %08d bytes, SHA-256 %s\n"
 _PATTERN = re.compile(rb"trex feature file, index of (\d{8}) bytes, SHA-256 ([0-9a-f]{64})\n")
@@ -45,9 +44,7 @@ def read_index(path: Path) -> FeatureIndex:
         UserError: if the file is missing, damaged or of another format.
     """
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise UserError(f"{path}: not a feature file: it is a folder or a device")
+        require_file(path)
         with path.open("rb") as file:
             header = file.read(_HEADER_SIZE)
             match = _PATTERN.fullmatch(header)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from trex.errors import UserError
 from trex.files import atomic_path
-from trex.stand_ins import require_file
+from trex.stand_ins import read_file
 
 #: Ranks from here on are stored as this number.
 LAST_RANK = 255
@@ -142,8 +142,7 @@ def read_arrays(
         UserError: if the file is missing, has another digest than `digest`, or holds anything else.
     """
     try:
-        require_file(path)
-        content = path.read_bytes()
+        content = read_file(path)
         if hashlib.sha256(content).hexdigest() != digest:
             raise UserError(
                 f"{path}: its SHA-256 is not the one in the result file: it is damaged or of another result"

@@ -36,7 +36,7 @@ from typing import Annotated, ClassVar, Generic, Self, TypeVar
 from trex.errors import TrexError
 from trex.files import append_line, write_json
 from trex.records.typed import Bounds, Mismatch, decode_dataclass, encode, found_or_missing, shown
-from trex.stand_ins import require_file
+from trex.stand_ins import read_file
 
 Json = dict[str, object]
 R = TypeVar("R", bound="Record")
@@ -184,8 +184,7 @@ def _record_of_line(line: bytes, where: str, kinds: tuple[type[R], ...]) -> R:
 
 def _content(path: Path) -> bytes:
     try:
-        require_file(path)
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError:
         raise
     except OSError as error:

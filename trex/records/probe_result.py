@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 from trex.files import sha256
 from trex.records.base import Count, Record
 from trex.records.typed import Bounds, Mismatch, decode_dataclass, encode
-from trex.stand_ins import require_file
+from trex.stand_ins import read_file, require_file
 
 #: A fraction of images that were classified correctly, or an average precision.
 Share = Annotated[float, Bounds(0, 1)]
@@ -181,8 +181,7 @@ def weights_of(path: Path) -> str | None:
     Like `is_made_from`, this reads only format number and provenance.
     """
     try:
-        require_file(path)
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_file(path))
         made_by = decode_dataclass(ProbeProvenance, value["provenance"])
         return made_by.weights if value["format"] == ProbeResult.FORMAT else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError, Mismatch):
@@ -214,8 +213,7 @@ def is_made_from(path: Path, provenance: ProbeProvenance) -> bool:
     is large, which matters because submitting checks every result of a run.
     """
     try:
-        require_file(path)
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_file(path))
         return (
             value["format"] == ProbeResult.FORMAT
             and decode_dataclass(ProbeProvenance, value["provenance"]) == provenance
