@@ -23,7 +23,7 @@ from trex.config import Config
 from trex.distributed import Ranks
 from trex.errors import Interrupted, ResumeRefused, TrexError
 from trex.interruption import StopRequest
-from trex.records.events import CheckpointSaved, read_events
+from trex.records.events import CheckpointSaved, TrainingResumed, read_events
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 from trex.training import checkpoint
@@ -110,15 +110,17 @@ def test_clocks_that_are_wrong_change_nothing(tiny, saved_run, monkeypatch: pyte
     run = saved_run(config)
     with pytest.raises(Interrupted):
         train(run, config, Ranks(), StopAfter(9))
-    files = sorted(path for path in run.root.rglob("*") if path.is_file())
-    for hours, path in enumerate(files):
+    stopped = steps_saved(run)
+    for hours, path in enumerate(sorted(run.root.rglob("*"))):  # the newest checkpoint is the oldest
         os.utime(path, (time.time() + 86400 - 3600 * hours,) * 2)
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() - 86400)
     finish(run, config)
     assert_same_bits(final_state(RunDir.of(reference)), final_state(run))
     assert curves(RunDir.of(reference)) == curves(run)
-    saves = [event for event in read_events(run.events).strict() if isinstance(event, CheckpointSaved)]
+    events = read_events(run.events).strict()
+    assert [event.step for event in events if isinstance(event, TrainingResumed)] == [stopped]
+    saves = [event for event in events if isinstance(event, CheckpointSaved)]
     assert [event.step for event in saves] == sorted(event.step for event in saves)
     assert min(event.seconds for event in saves) >= 0
 
