@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,17 +208,34 @@ def test_rank_that_is_killed_before_it_joins_ends_the_others_at_once(home: Path,
     assert "rank 1 was killed by SIGKILL" in JobState.read(RunDir(home / "runs" / "run").state("train")).reason
 
 
+@contextlib.contextmanager
+def leased(path: Path) -> Iterator[None]:
+    """Hold a lease on the file, in a process of its own since the kernel sends the holder a signal."""
+    words = "import fcntl, signal, sys; signal.signal(signal.SIGIO, signal.SIG_IGN); file = open(sys.argv[1], 'r+');"
+    words += "fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK); print('held', flush=True); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", words, path], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        try:
+            assert holder.stdout.readline() == "held\n"
+            yield
+        finally:
+            holder.kill()
+
+
 @pytest.mark.slow
 def test_signal_while_the_images_are_listed_ends_the_job_before_it_works(home: Path, outside: dict[str, str]) -> None:
-    """A pipe that nobody writes takes the place of a slow file system."""
+    """A lease on a file takes the place of a slow file system: the kernel lets nobody open it for 45 s."""
     lists = home / "planes" / "fgvc-aircraft-2013b" / "data"
     (lists / "images").mkdir(parents=True)
     (lists / "variants.txt").write_text("707-320\n")
-    os.mkfifo(lists / "images_variant_trainval.txt")
+    (lists / "images_variant_trainval.txt").write_text("0034309 707-320\n")
     more = ["data.dataset=aircraft", f"data.folders.aircraft={home}/planes"]
-    with subprocess.Popen(
-        [*WORDS, *more], cwd=home, env=outside, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as job:
+    with (
+        leased(lists / "images_variant_trainval.txt"),
+        subprocess.Popen(
+            [*WORDS, *more], cwd=home, env=outside, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as job,
+    ):
         while not [*home.glob("runs/run/environment.json")]:  # written after the ranks have met
             assert job.poll() is None, job.communicate()[0]
             time.sleep(0.05)
