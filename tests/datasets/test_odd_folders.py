@@ -88,7 +88,7 @@ def test_classes_whose_names_are_not_utf8_are_trained_extracted_probed_and_repor
     )  # fmt: skip
     (tmp_path / "recipe.yaml").write_text("{}")
     words = [sys.executable, "-m", "jobs.cli", "run", str(tmp_path / "recipe.yaml"), "--cluster", "local", *settings]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stdout + done.stderr
     again = subprocess.run(
         [sys.executable, "-m", "jobs.cli", "report", str(tmp_path / "runs/odd"), "--classes", "mine"],

@@ -48,7 +48,7 @@ def test_run_probes_its_milestones_between_epochs_and_continues_after_an_interru
             assert time.monotonic() < deadline
             time.sleep(0.01)
         job.send_signal(signal.SIGTERM)
-        output, _ = job.communicate(timeout=300)
+        output, _ = job.communicate(timeout=800)
     assert job.returncode == ExitCode.INTERRUPTED, output
     assert "Traceback" not in output
     assert not list(run.jobs.glob("*.lock.*")), "nothing is left running"

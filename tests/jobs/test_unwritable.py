@@ -80,7 +80,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 def end(job: subprocess.Popen[str]) -> tuple[int, str]:
-    said, _ = job.communicate(timeout=300)
+    said, _ = job.communicate(timeout=800)
     assert "Traceback" not in said
     return job.returncode, said
 

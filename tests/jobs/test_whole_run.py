@@ -39,7 +39,7 @@ def test_run_with_umask_0_in_a_shared_folder_keeps_no_secret_and_lets_nobody_wri
     words = [sys.executable, "-m", "jobs.cli", "run", "recipe.yaml", "--cluster", "local", "--processes", "2"]
     secrets = {"WANDB_API_KEY": SECRET, "HF_TOKEN": SECRET, "MY_PASSWORD": SECRET}
     done = subprocess.run(
-        words, cwd=shared, env={**os.environ, **secrets}, capture_output=True, text=True, umask=0, timeout=300
+        words, cwd=shared, env={**os.environ, **secrets}, capture_output=True, text=True, umask=0, timeout=800
     )
     assert done.returncode == 0, done.stderr
     made = [path for path in (shared / "runs").rglob("*") if not path.is_symlink()]

@@ -53,18 +53,18 @@ def test_chain_gives_the_same_results_as_on_this_machine(site: Site, tmp_path: P
     on_slurm = run_chain(site, "same", *settings)
     here = make_site(site.sandbox, tmp_path / "here")
     words = ("run", "tiny.yaml", "name=same", *settings, "--cluster", "local", "--processes", "4")
-    here.trex(*words, timeout=300, **pinned(4))
+    here.trex(*words, **pinned(4))
     site.ended(*on_slurm.jobs().values())
     assert results(on_slurm)
     assert results(on_slurm) == results(here.run_of("same"))
 
 
 def test_signals_during_validation_extraction_and_probe_do_not_change_the_report(site: Site, tmp_path: Path) -> None:
-    write_image_folder(site.home / "mine", trainval=32, test=1500)
+    write_image_folder(site.home / "mine", trainval=32, test=1000)
     settings = (
         "name=thrice", "data.dataset=mine", f"data.folders={{mine: {site.home}/mine}}", "train.epochs=1",
         "train.batch_size=64", "data.workers=1", "extract.datasets=[mine, digits]", "extract.batch_size=32",
-        "probe.seeds=20",
+        "probe.seeds=6",
     )  # fmt: skip
     site.trex("run", "tiny.yaml", *settings, "--cluster", "small.yaml")
     run, jobs = site.run_of("thrice"), site.run_of("thrice").jobs()
@@ -74,9 +74,9 @@ def test_signals_during_validation_extraction_and_probe_do_not_change_the_report
         "probe-digits": "digits exact seed 0",
     }
     for key, text in moments.items():
-        wait_for(lambda key=key, text=text: text in run.log(key), 120, every=0.02)  # type: ignore[misc]
+        wait_for(lambda key=key, text=text: text in run.log(key), every=0.02)  # type: ignore[misc]
         if key == "train":  # the validation starts a second loader process; both are forked by a server process
-            wait_for(lambda: sum(len(children(pid)) for pid in children(run.main_process())) == 2, 60, every=0.02)
+            wait_for(lambda: sum(len(children(pid)) for pid in children(run.main_process())) == 2, every=0.02)
         # The signal goes to the processes and not to the shell, as in a preemption.
         run.interrupt(lambda key=key: site.call("scancel", "--signal=TERM", jobs[key]), key=key)  # type: ignore[misc]
     site.ended(*jobs.values())
@@ -87,7 +87,7 @@ def test_signals_during_validation_extraction_and_probe_do_not_change_the_report
 
     here = make_site(site.sandbox, tmp_path / "here")
     words = ("run", "tiny.yaml", *settings, "--cluster", "local", "--processes", "1")
-    here.trex(*words, timeout=300, **pinned(1))
+    here.trex(*words, **pinned(1))
     assert results(run) == results(here.run_of("thrice"))
 
 
@@ -122,7 +122,7 @@ def test_killed_probes_are_requeued_and_retry_submits_only_the_cancelled_one(sit
     assert {key for key in after if after[key] != jobs[key]} == {cancelled, "report"}
     site.ended(*after.values())
     here = make_site(site.sandbox, tmp_path / "here")
-    here.trex("run", "tiny.yaml", *settings, "--cluster", "local", timeout=300, **pinned(1))
+    here.trex("run", "tiny.yaml", *settings, "--cluster", "local", **pinned(1))
     assert len(results(run)) == 10
     assert results(run) == results(here.run_of("seeds"))
 
@@ -192,7 +192,7 @@ def test_cancel_ends_the_whole_chain(site: Site) -> None:
     run = run_chain(site, "unwanted", "train.epochs=50")
     jobs = run.jobs()
     assert "cancelled" in site.trex("cancel", "unwanted").stderr
-    site.ended(*jobs.values(), seconds=60)
+    site.ended(*jobs.values())
     assert {site.accounting(job)[-1] for job in jobs.values()} == {"CANCELLED"}
     assert "no jobs in the queue" in site.trex("cancel", "unwanted").stderr
     assert site.trex("retry", "unwanted", "--dry-run").stdout.count("#!/bin/bash") == 4, "retry continues them all"

@@ -180,10 +180,10 @@ def test_training_continues_after_each_of_its_nodes_has_failed(site: Site, unint
         with run.frozen():
             node = site.nodes_of(job)[number]
             site.node("fail-node", node)
-        wait_for(lambda node=node: is_down(site, node), 180)
-        wait_for(lambda n=starts: site.restarts(job) >= n, 180)
+        wait_for(lambda node=node: is_down(site, node))
+        wait_for(lambda n=starts: site.restarts(job) >= n)
         site.node("revive-node", node)
-        wait_for(lambda n=starts: len(run.events("training_resumed")) >= n, 180)
+        wait_for(lambda n=starts: len(run.events("training_resumed")) >= n)
     assert_equals_uninterrupted(run, uninterrupted)
     assert site.accounting(job)[-1] == "COMPLETED"
     steps = steps_printed(run)

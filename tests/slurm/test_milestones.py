@@ -44,7 +44,7 @@ def test_training_submits_its_milestones_once_and_does_not_wait_for_them(site: S
     (site.home / "held.yaml").write_text(HELD)
     site.trex("train", "tiny.yaml", "name=curve", *SETTINGS, "--cluster", "held.yaml")
     run, job = site.run_of("curve"), site.run_of("curve").jobs()["train"]
-    wait_for(lambda: "probe-digits_seen@epoch-0001" in run.jobs(), 600)
+    wait_for(lambda: "probe-digits_seen@epoch-0001" in run.jobs())
     run.interrupt(lambda: site.call("scancel", "--signal=TERM", job))  # as in a preemption
     site.ended(job)
     assert site.accounting(job, starts=2) == ["REQUEUED", "COMPLETED"], run.log()

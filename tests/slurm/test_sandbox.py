@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.conftest import ROOT, SANDBOX, make_site, start_sandbox, stop_sandbox, wait_for
+from tests.slurm.conftest import HANG, ROOT, SANDBOX, make_site, start_sandbox, stop_sandbox, wait_for
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -97,7 +97,7 @@ def test_no_other_program_can_take_a_port_of_a_sandbox_that_starts_or_of_a_node_
         [*SANDBOX, "up", "--folder", str(folder), "--no-accounting"], stderr=subprocess.PIPE, text=True
     )
     conf = folder / "slurm.conf"
-    wait_for(lambda: conf.exists() and "PartitionName=cpu" in conf.read_text(), 60, every=0.001)
+    wait_for(lambda: conf.exists() and "PartitionName=cpu" in conf.read_text(), every=0.001)
     address = socket.gethostbyname(socket.gethostname().split(".")[0])
     ports = [int(port) for port in re.findall(r"Port=(\d+)", conf.read_text())]
     with contextlib.ExitStack() as held:
@@ -139,7 +139,7 @@ def up_with(program: str, script: str, folder: Path, seconds: float) -> tuple[li
     )
     env, began = {**os.environ, "PATH": f"{path.parent}:{os.environ['PATH']}"}, time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=180
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=HANG
     )
     assert done.returncode == 1
     assert not folder.exists()
@@ -213,7 +213,7 @@ def test_sandbox_works_without_root(folder: Path) -> None:
     settings = {"user": 65534, "group": 65534, "env": {"PATH": os.environ["PATH"], "HOME": str(work)}, "cwd": work}
 
     def plain(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=180, **settings)  # type: ignore[call-overload, no-any-return]
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=HANG, **settings)  # type: ignore[call-overload, no-any-return]
 
     plain("python3", tool, "up", *place)
     try:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.slurm.conftest import ROOT, Run, Site, has_ended, make_site, start_sandbox, stop_sandbox, wait_for
+from tests.slurm.conftest import HANG, ROOT, Run, Site, has_ended, make_site, start_sandbox, stop_sandbox, wait_for
 
 KEY = "extract-digits_unseen"
 PIXELS = ("extract.weights=pixels", "extract.resize=8", "extract.crop=8", "extract.datasets=[digits_unseen]")
@@ -64,11 +64,11 @@ def restart_controller(site: Site) -> None:
     """Stop slurmctld and start it again, as an administrator does."""
     pid = int((site.sandbox / "slurmctld.pid").read_text())
     os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: has_ended(pid), 30)
+    wait_for(lambda: has_ended(pid))
     path = site.environment["PATH"] + ":/usr/local/sbin:/usr/sbin:/sbin"
     environment = {**site.environment, "TREX_SANDBOX": str(site.sandbox), "PATH": path}
     subprocess.run(["slurmctld"], env=environment, cwd=site.sandbox, check=True)
-    wait_for(lambda: site.call("scontrol", "ping", check=False).returncode == 0, 30)
+    wait_for(lambda: site.call("scontrol", "ping", check=False).returncode == 0)
 
 
 @pytest.mark.parametrize("own_site", [("--grace", "0")], indirect=True, ids=["no grace"])
@@ -150,7 +150,7 @@ def test_busy_controller_is_tried_again_and_no_job_is_submitted_twice(site: Site
     site.trex("extract", "tiny.yaml", "name=busy", *PIXELS, "--cluster", "small.yaml", **settings)
     run = site.run_of("busy")
     job = run.jobs()[KEY]
-    wait_for(lambda: set(site.mine()) <= {job}, 30)
+    wait_for(lambda: set(site.mine()) <= {job})
     site.ended(job)
     assert run.state(KEY)["job"] == job
     assert len(run.events("attempt_started")) == 1
@@ -165,7 +165,7 @@ def test_two_simultaneous_commands_submit_one_job(site: Site) -> None:
         )
         for _ in range(2)
     ]  # fmt: skip
-    texts = [one.communicate(timeout=120)[1] for one in both]
+    texts = [one.communicate(timeout=HANG)[1] for one in both]
     assert [one.returncode for one in both] == [0, 0], texts
     assert sorted("already in the queue" in text for text in texts) == [False, True]
     assert len(site.mine()) == 1
