@@ -255,8 +255,10 @@ def test_search_of_a_large_problem_begins_where_the_classes_are_learned(
 def test_search_in_bfloat16_chooses_as_in_float32(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is sorted by class. Even so, each piece has images of all classes, because bfloat16 rounds its sum. The
-    scores that matter are those of the optimum within a third of their standard error.
+    """The file is sorted by class. Even so, each piece has images of all classes, because bfloat16 rounds its sum.
+
+    The scores of both types differ from those of the optimum by a tenth of a standard error (root mean square; the rule
+    of choice allows half of one). A single score may differ by more, on each processor by another one.
     """
     monkeypatch.setattr("trex.probing.memory.SMALL_PRODUCT", 0)
     monkeypatch.setattr("trex.probing.memory.LEAST_ROWS", 128)
@@ -268,9 +270,10 @@ def test_search_in_bfloat16_chooses_as_in_float32(
     rows = Rows(features.astype(np.float32))
     design = Design.at(rows, Basis.of(rows), 8, place)
     equal = 0
+    differences: dict[bool, list[float]] = {False: [], True: []}
     for seed in range(4):
         fold, searches = validation_fold(labels, seed), []
-        for fast in (False, True):
+        for fast in differences:
             problem = Problem(design, labels, 8, True, StopRequest(), fast)
             path = problem.path(fold[0], None)
             pieces = torch.split(path.labels, design.piece)
@@ -281,13 +284,16 @@ def test_search_in_bfloat16_chooses_as_in_float32(
         images = len(fold[1])
         best = max(trial.validation_score for search in searches for trial in search.trials)
         error = (best * (1 - best) / images) ** 0.5
-        for trial in (*searches[0].trials, *searches[1].trials):
-            if trial.validation_score >= best - 2 * error:  # the others are not chosen
-                predicted = design.subset(fold[1]).predict(optimal.solve(trial.values["C"], Accuracy(1e-5)).weights)
-                share = (predicted == labels[fold[1]]).mean()
-                assert abs(trial.validation_score - share) < 0.3 * error, "the rule of choice allows half of it"
+        for search, found in zip(searches, differences.values(), strict=True):
+            for trial in search.trials:
+                if trial.validation_score >= best - 2 * error:  # the others are not chosen
+                    predicted = design.subset(fold[1]).predict(optimal.solve(trial.values["C"], Accuracy(1e-5)).weights)
+                    found.append((trial.validation_score - (predicted == labels[fold[1]]).mean()) / error)
         equal += searches[0].best == searches[1].best
     assert equal >= 3
+    for found in differences.values():
+        assert len(found) > 20
+        assert np.mean(np.square(found)) ** 0.5 < 0.2
 
 
 def few_for_training(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
