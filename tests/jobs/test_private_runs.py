@@ -59,6 +59,7 @@ def home() -> Iterator[Path]:
         make(home, "mine", ME)
         make(home, "theirs", COLLEAGUE)
         make(home, "closed", COLLEAGUE).chmod(0o700)
+        (home / "runs" / "lost+found").mkdir(0o700)  # no run can have this name
         yield home
 
 
