@@ -21,6 +21,21 @@ def device_name(device: Device) -> str:
     return f"{device.type}: {name}"
 
 
+#: CUDA's errors of a GPU, its links or its driver: devices unavailable, ECC, NVLink, contained fault, hardware stack,
+#: launch failure, system not ready, unknown. Not illegal addresses and wrong arguments, which are the program's.
+_GPU_FAILURES = frozenset((46, 214, 220, 226, 714, 719, 802, 999))
+
+
+def gpu_failure(error: BaseException) -> str:
+    """Return what CUDA said if an error reports that a GPU failed; empty for any other error.
+
+    Source: enum cudaError in NVIDIA's driver_types.h; PyTorch has the number in `AcceleratorError.error_code`.
+    """
+    if getattr(error, "error_code", None) not in _GPU_FAILURES:
+        return ""
+    return f"a GPU failed ({str(error).strip().splitlines()[0]})"
+
+
 def package_versions() -> dict[str, str | None]:
     """Return the version of each package that computes or stores results; None if it is not installed."""
     return {package: _version(package) for package in _PACKAGES}

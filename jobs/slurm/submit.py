@@ -35,6 +35,9 @@ _TRANSIENT = (
 #: Pauses between the tries, in seconds.
 _PAUSES = (1.0, 3.0, 9.0)
 
+#: Codes of errors that a process of the job itself has found. Python ends with 1 too if it cannot start.
+_ERRORS = (ExitCode.USER_ERROR, ExitCode.LOCKED, ExitCode.RESUME_REFUSED, ExitCode.NO_PROGRESS)
+
 _PYTHON = shlex.quote(sys.executable)
 #: What each process of a job runs. -P: without it, Python would import the code from the folder of the submission
 #: instead of the snapshot. submitit's own command would execute a pickle from the job folder.
@@ -177,6 +180,8 @@ class Submitter:
             f"trex_code_interrupted={int(ExitCode.INTERRUPTED)}",
             f"trex_code_superseded={int(ExitCode.SUPERSEDED)}",
             f"trex_code_unwritable={int(ExitCode.UNWRITABLE)}",
+            f"trex_code_lost={int(ExitCode.LOST)}",
+            f"trex_codes_of_errors={shlex.quote(' '.join(str(int(code)) for code in _ERRORS))}",
             f"trex_most_starts={MAX_STARTS_WITHOUT_PROGRESS}",
             *lines,
             "exit $rc",  # otherwise Slurm would record every job as COMPLETED

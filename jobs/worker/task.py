@@ -26,11 +26,11 @@ from jobs.worker.attempts import Attempt, Outcome, logged, record_failure
 from jobs.worker.lock import require_same_start
 from jobs.worker.milestones import MilestoneJobs
 from jobs.worker.place import Site, Task
-from trex.errors import ExitCode, RankLost, TrexError, Unwritable, UserError
+from trex.errors import ExitCode, MachineLost, TrexError, Unwritable, UserError
 from trex.files import checked_writes
 from trex.interruption import StopRequest
 from trex.loading import sockets
-from trex.machine import device_name, package_versions
+from trex.machine import device_name, gpu_failure, package_versions
 from trex.records.environment import Environment
 from trex.records.run_dir import RunDir
 from trex.storage import expect_folder, gone, is_refusal, unwritable
@@ -65,10 +65,10 @@ def run_task(spec: TaskSpec, task: Task, site: Site) -> None:
     outcome = _attempt(spec, run, task, site, stop, attempt, locks)
     if attempt is not None:
         attempt.end(outcome, stop.signal_name)
-        if outcome.code and outcome.code != ExitCode.SUPERSEDED:
+        if outcome.code not in (ExitCode.DONE, ExitCode.SUPERSEDED, ExitCode.LOST):
             with logged(run.jobs):
                 rendezvous.cancel(run, spec.keys[0], task, outcome.reason)
-    elif outcome.failed and not outcome.lost_another:
+    elif outcome.failed:
         record_failure(run, spec, task, outcome)
         with logged(run.jobs):
             rendezvous.cancel(run, spec.keys[0], task, outcome.reason)
@@ -95,8 +95,8 @@ def _attempt(
         _work(spec, run, task, site, stop, attempt)
     except Unwritable as error:
         return _outcome_of_refusal(error, spec)
-    except RankLost as error:
-        return _outcome_of_lost(error, attempt)
+    except MachineLost as error:
+        return _outcome_of_loss(error, attempt)
     except TrexError as error:
         log.log(logging.WARNING if error.exit_code == ExitCode.INTERRUPTED else logging.ERROR, "%s", error)
         return Outcome(error.exit_code, str(error))
@@ -107,6 +107,8 @@ def _attempt(
         if not run.root.is_dir():
             return _outcome_of_refusal(gone(run.root), spec)
         log.exception("unexpected error in the program or the machine")
+        if reason := gpu_failure(error):
+            return _outcome_of_loss(MachineLost(f"{reason} on {task.node}"), attempt)
         return Outcome(ExitCode.FAULT, f"{type(error).__name__}: {error}")
     return Outcome()
 
@@ -120,19 +122,11 @@ def _outcome_of_refusal(error: Unwritable, spec: TaskSpec) -> Outcome:
     return Outcome(error.exit_code, reason)
 
 
-def _outcome_of_lost(error: RankLost, attempt: Attempt | None) -> Outcome:
-    """Log that another rank is gone. If that rank recorded why, return its outcome."""
+def _outcome_of_loss(error: MachineLost, attempt: Attempt | None) -> Outcome:
+    """Log what is lost. If another rank recorded that it failed, that is the reason: return its outcome."""
     recorded = attempt.failure_of_another() if attempt is not None else None
     log.error("%s", error if recorded is None else recorded.reason)
-    return recorded or Outcome(ExitCode.FAULT, str(error), lost_another=True)
-
-
-def _record_hang(run: RunDir, spec: TaskSpec, task: Task, attempt: Attempt | None, reason: str) -> None:
-    outcome = Outcome(ExitCode.FAULT, reason)
-    if attempt is not None:
-        attempt.end(outcome, None)
-    else:
-        record_failure(run, spec, task, outcome)
+    return recorded or Outcome(error.exit_code, str(error))
 
 
 def _work(spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest, attempt: Attempt | None) -> None:
@@ -153,7 +147,7 @@ def _work(spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest
     device = _device(task)
     if attempt is not None:
         _record_environment(run, task, device)
-    limit.watch(lambda reason: _record_hang(run, spec, task, attempt, reason))
+    limit.watch(lambda reason: attempt.end(Outcome(ExitCode.LOST, reason), None) if attempt is not None else None)
     with joined(task.rank, task.world, device, store, limit) as ranks:
         ranks.check(stop)
         if spec.stage == "train":

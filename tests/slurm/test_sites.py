@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -69,6 +70,22 @@ def restart_controller(site: Site) -> None:
     environment = {**site.environment, "TREX_SANDBOX": str(site.sandbox), "PATH": path}
     subprocess.run(["slurmctld"], env=environment, cwd=site.sandbox, check=True)
     wait_for(lambda: site.call("scontrol", "ping", check=False).returncode == 0)
+
+
+@pytest.mark.parametrize("own_site", [("--memory-limits",)], indirect=True, ids=["memory limits"])
+def test_job_that_needs_too_much_memory_is_told_how_much_it_asked_for_and_used(own_site: Site) -> None:
+    text = (own_site.home / "small.yaml").read_text()
+    text = text.replace("train: {partition: gpu", "train: {memory_gb: 1, nodes: 2")
+    assert "memory_gb" in text
+    greedy = "import os, time; x = bytearray(3 << 29) if os.environ['SLURM_PROCID'] == '1' else b''; time.sleep(600)"
+    (own_site.home / "sitecustomize.py").write_text(greedy)
+    (own_site.home / "more.yaml").write_text(text + f"setup: ['export PYTHONPATH=$PYTHONPATH:{own_site.home}']\n")
+    own_site.trex("train", "tiny.yaml", "name=greedy", "--cluster", "more.yaml")
+    run = own_site.run_of("greedy")
+    job = run.jobs()["train"]
+    own_site.ended(job)
+    assert own_site.accounting(job) == ["FAILED"], run.log()
+    assert re.search(r"out of memory \(asked for 1024 MB per node; rank 1 on n\d used 1\d{3} MB\): not req", run.log())
 
 
 @pytest.mark.parametrize("own_site", [("--grace", "0")], indirect=True, ids=["no grace"])
