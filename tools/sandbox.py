@@ -357,8 +357,7 @@ def main() -> int:
     parser.add_argument(
         "--max-array-size", type=int, default=defaults.max_array_size, help="0: no job arrays (%(default)s)"
     )
-    seconds = "seconds until a node that does not respond is down (%(default)s)"
-    parser.add_argument("--node-timeout", type=int, default=defaults.node_timeout, help=seconds)
+    parser.add_argument("--node-timeout", type=int, default=defaults.node_timeout, help="SlurmdTimeout (%(default)s s)")
     args = parser.parse_args()
     sandbox = Sandbox(args.folder)
     chosen = {
