@@ -28,8 +28,17 @@ class QueueState(Enum):
     """The state of a job in a queue."""
 
     WAITING = "waiting"  #: not started yet, or requeued
+    HELD = "on hold"  #: waits until somebody releases it
+    NEVER = "never starts"  #: waits for something that can no longer happen
     RUNNING = "running"
+    EVICTED = "preempted"  #: still runs, but has to end because of another job
+    PAUSED = "suspended"  #: has its nodes, but does not run
     ENDING = "ending"  #: its processes have ended or are being stopped; soon it is gone, or waits again
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the job has its nodes."""
+        return self not in (QueueState.WAITING, QueueState.HELD, QueueState.NEVER)
 
 
 @dataclass(frozen=True)
@@ -39,10 +48,7 @@ class QueuedJob:
     key: str  #: the stage, or stage and dataset, as in the name of its state file
     job: str  #: job id; only the back end parses it
     state: QueueState
-    reason: str  #: why it waits, as the back end says it
-    nodes: str  #: the nodes it runs on
-    elapsed: str  #: time it has run, in the back end's format
-    left: str  #: time left until its limit, in the back end's format
+    about: str  #: why it waits, what can be done about that, or where it runs and how long, for the user
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,8 @@ class Answers:
 
     queued: Mapping[Path, Sequence[QueuedJob]]  #: by the run's folder, oldest first
     starts: Mapping[str, Sequence[Start]]  #: by job id, oldest first; empty without accounting
-    silent: tuple[str, ...] = ()  #: titles of the back ends that did not answer
+    silent: tuple[str, ...] = ()  #: titles of the queues that did not answer
+    unknown: tuple[str, ...] = ()  #: what else is not known, as sentences for the user
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,11 @@ class Backend(Protocol):
     has_queue: bool  #: whether `launch` returns when the jobs are in a queue, not when they have ended
 
     def is_available(self) -> bool:
-        """Return whether jobs can be started from here. The first available back end is the default."""
+        """Return whether jobs can be started from here. The first available back end is the default.
+
+        Raises:
+            TrexError: if they belong there but it does not answer now.
+        """
         ...
 
     def problems(self, cluster: Cluster) -> Iterator[tuple[str, str]]:
@@ -122,7 +133,8 @@ class Backend(Protocol):
     def ask(self, runs: Sequence[RunDir]) -> Answers:
         """Ask the queue and accounting about the jobs of `runs`, in as few calls as possible.
 
-        A queue that does not answer is named in `Answers.silent`. Damaged submission records are skipped.
+        A queue that does not answer within ten seconds is named in `Answers.silent`. Damaged submission records are
+        skipped.
         """
         ...
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from jobs.backend import Answers, QueuedJob, QueueState, Start
+from jobs.backend import Answers, QueuedJob, Start
 from jobs.plan.milestones import at_milestones, epochs, is_evaluated, probes_at
+from jobs.plan.runs import word_for
 from jobs.plan.spec import STAGES, Item, Stage
 from jobs.plan.stages import damaged_results, is_complete, is_reported, is_trained, items
 from jobs.worker.lock import lock_numbers
@@ -24,11 +25,21 @@ from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
 
 #: The state of a job or stage as `trex status` shows it.
-ShownState = Literal["done", "running", "waiting", "failed", "gone", "open", "stale"]
+ShownState = Literal[
+    "done", "running", "preempted", "suspended", "ending", "waiting", "on hold", "never starts", "failed", "gone",
+    "open", "stale",
+]  # fmt: skip
 #: The name of the line about the milestones among the stages.
 MILESTONES = "milestones"
 #: A stage shows the first of these states that one of its parts has.
-_MOST_URGENT_FIRST: tuple[ShownState, ...] = ("failed", "gone", "running", "waiting", "open", "stale", "done")
+_MOST_URGENT_FIRST: tuple[ShownState, ...] = (
+    "failed", "gone", "never starts", "on hold", "suspended", "preempted", "running", "ending", "waiting", "open",
+    "stale", "done",
+)  # fmt: skip
+
+
+#: States that do not end by themselves.
+_STUCK: tuple[ShownState, ...] = ("failed", "gone", "never starts", "on hold")
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,11 @@ class StageStatus:
         """The first reason among the parts in the stage's state."""
         return next((part.why for part in self.parts if part.state == self.state and part.why), "")
 
+    @property
+    def stuck(self) -> list[JobStatus]:
+        """The parts that do not go on by themselves."""
+        return [part for part in self.parts if part.state in _STUCK]
+
 
 @dataclass
 class RunStatus:
@@ -70,6 +86,7 @@ class RunStatus:
 
     name: str
     path: str
+    word: str  #: what means the run in a command that is typed here
     stages: list[StageStatus] = field(default_factory=list)
     epoch: float | None = None
     epochs: int = 0
@@ -91,15 +108,13 @@ class RunStatus:
     @property
     def advice(self) -> str:
         """The command that continues the run; empty if the run continues on its own."""
-        stuck = [stage.stage for stage in self.stages if stage.state in ("failed", "gone")]
-        if stuck == [MILESTONES]:
-            return f"trex probe {self.name} --milestones"
-        return f"trex retry {self.name}" if stuck else ""
+        ended = any(part.state in ("failed", "gone") for stage in self.stages for part in stage.stuck)
+        return f"trex retry {self.word}" if ended else ""
 
 
 def status_of(run: RunDir, config: Config, answers: Answers) -> RunStatus:
     """Collect the status of one run."""
-    status = RunStatus(run.name, str(run.root), epochs=config.train.epochs)
+    status = RunStatus(run.name, str(run.root), word_for(run), epochs=config.train.epochs)
     jobs = _jobs(run, answers, status)
     for stage in STAGES:
         if stage == "train" and config.extract.weights != "trained" and "train" not in jobs.newest:
@@ -129,15 +144,14 @@ def _milestones(run: RunDir, config: Config, jobs: _Jobs, status: RunStatus) -> 
         for item in probes_at(config, epoch):
             finished = is_evaluated(at, wanted, item)
             if not finished:
-                again = f"trex probe {run.name} --milestones"
-                status.damaged += _damaged_results(at, wanted, [item], again)
+                status.damaged += _damaged_results(at, wanted, [item], status)
             keys = [f"probe-{item.name}"]
             if not finished and not is_complete(at, wanted, "extract", item):
                 keys.insert(0, f"extract-{replace(item, seeds=()).name}")
             found += [_part(run, key, finished, jobs, _recorded(run, key, status)) for key in keys]
         worst = StageStatus(MILESTONES, found)
         job = next((part.job for part in found if part.state == worst.state), None)
-        why = f"trex probe {run.name} --milestones" if worst.state == "open" else worst.why
+        why = f"trex retry {status.word}" if worst.state == "open" else worst.why
         parts.append(JobStatus(f"epoch {epoch}", worst.state, job, why))
     return parts
 
@@ -170,15 +184,16 @@ def _finished(run: RunDir, config: Config, stage: Stage, status: RunStatus) -> d
     found = {item: is_complete(run, config, stage, item) for item in items(stage, config)}
     if stage == "probe":
         open_items = [item for item, is_finished in found.items() if not is_finished]
-        status.damaged += _damaged_results(run, config, open_items, f"trex probe {run.name}")
+        status.damaged += _damaged_results(run, config, open_items, status)
     return {f"{stage}-{item.name}": is_finished for item, is_finished in found.items()}
 
 
-def _damaged_results(run: RunDir, config: Config, open_items: Sequence[Item], command: str) -> list[str]:
+def _damaged_results(run: RunDir, config: Config, open_items: Sequence[Item], status: RunStatus) -> list[str]:
     """Return a message for each result of probes that are not done that cannot be read."""
     paths = [path for item in open_items for path in damaged_results(run, config, item)]
     return [
-        f"{path}: damaged, of another version, or without predictions; {command} computes it again" for path in paths
+        f"{path}: damaged, of another version, or without predictions; trex retry {status.word} computes it again"
+        for path in paths
     ]
 
 
@@ -193,14 +208,12 @@ def _recorded(run: RunDir, key: str, status: RunStatus) -> JobState | None:
 def _part(run: RunDir, key: str, finished: bool, jobs: _Jobs, recorded: JobState | None) -> JobStatus:
     """Return the state of one part: from the queue, the files on disk and the record of its last start."""
     job, queued = jobs.newest.get(key), jobs.queued.get(key)
-    if queued is not None and not (finished and queued.state is QueueState.WAITING):
-        if queued.state is QueueState.WAITING:
-            return JobStatus(key, "waiting", queued.job, queued.reason)
-        return JobStatus(key, "running", queued.job, f"on {queued.nodes} for {queued.elapsed}, {queued.left} left")
+    if queued is not None and (queued.state.has_started or not finished):
+        return JobStatus(key, queued.state.value, queued.job, queued.about)
     if finished:
         return JobStatus(key, "done", job, "")
     if key == "report" and run.report_page.exists() and (recorded is None or recorded.state == State.DONE):
-        return JobStatus(key, "stale", None, f"older than the results: trex report {run.name} updates it")
+        return JobStatus(key, "stale", None, f"older than the results: trex report {word_for(run)} updates it")
     if recorded is not None and recorded.job not in jobs.submitted:
         return _local_part(run, key, recorded)
     if job is None:
@@ -291,7 +304,8 @@ def _read_attempts(run: RunDir, status: RunStatus, answers: Answers) -> None:
             attempts[-1].end = event
     status.restarts = max(len(attempts) - 1, 0)
     status.stops += map(_why, attempts[:-1])
-    running = any(stage.stage == "train" and stage.state == "running" for stage in status.stages)
+    active = ("running", "preempted", "suspended", "ending")
+    running = any(stage.stage == "train" and stage.state in active for stage in status.stages)
     status.allocated_seconds = sum(_allocated(one, running and one is attempts[-1]) for one in attempts)
 
 

@@ -71,6 +71,8 @@ def collect(targets: Sequence[str]) -> list[RunStatus]:
     answers = ask([run for run, _ in runs])
     for title in answers.silent:
         sys.stderr.write(f"trex: {title} does not answer: showing only what the runs' own files contain\n")
+    for what in answers.unknown:
+        sys.stderr.write(f"trex: {what}; times and restarts are those that the runs recorded\n")
     found = []
     for run, config in runs:
         with _left_out(str(run.root), asked_for=bool(targets)):
@@ -98,7 +100,9 @@ def as_text(runs: Sequence[RunStatus]) -> str:
         return "no runs yet"
     blocks = []
     for run in runs:
-        lines = [one_line(run.name), *(f"  {_stage_line(run, stage)}" for stage in run.stages)]
+        lines = [one_line(run.name)]
+        for stage in run.stages:
+            lines += [f"  {_stage_line(run, stage)}", *(f"    {line}" for line in _stuck_lines(stage))]
         if run.restarts:
             lines.append(f"  restarted {counted(run.restarts, 'time')}: {'; '.join(map(one_line, run.stops[-3:]))}")
         if run.goodput is not None:
@@ -111,9 +115,24 @@ def as_text(runs: Sequence[RunStatus]) -> str:
     return "\n\n".join(blocks)
 
 
+_SHOWN = {"open": "not started", "gone": "GONE", "failed": "FAILED"}
+
+
+def _stuck_lines(stage: StageStatus) -> list[str]:
+    """Return a line for each reason why parts of a stage do not go on, if there are several such parts."""
+    if len(stage.stuck) < 2:
+        return []
+    parts: dict[tuple[str, str], list[str]] = {}
+    for part in stage.stuck:
+        job = f" (job {part.job})" if part.job else ""
+        parts.setdefault((_SHOWN.get(part.state, part.state), part.why), []).append(f"{part.key}{job}")
+    return [
+        one_line(f"{state}: {', '.join(keys)}" + (f": {why}" if why else "")) for (state, why), keys in parts.items()
+    ]
+
+
 def _stage_line(run: RunStatus, stage: StageStatus) -> str:
-    names = {"open": "not started", "gone": "GONE", "failed": "FAILED"}
-    state = names.get(stage.state, stage.state)
+    state = _SHOWN.get(stage.state, stage.state)
     job = next((part.job for part in stage.parts if part.state == stage.state and part.job), None)
     width = 1 + max(7, *(len(one.stage) for one in run.stages))
     words = [f"{stage.stage:{width}}{state:12}"]
@@ -121,7 +140,7 @@ def _stage_line(run: RunStatus, stage: StageStatus) -> str:
         words += _progress(run, stage.state == "running")
     elif len(stage.parts) > 1 or stage.stage in ("extract", "probe", MILESTONES):
         words.append(f"{stage.done}/{len(stage.parts)} done")
-    if stage.state != "done":
+    if stage.state != "done" and len(stage.stuck) < 2:
         words += [f"job {job}" if job else "", one_line(stage.why)]
     return ", ".join(word for word in words if word).replace(" ,", "  ", 1).rstrip()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -44,6 +45,13 @@ def open_run(target: str) -> tuple[RunDir, Config]:
     """Read the config of a command about a run. Like `open_config`, but a name means a run before a recipe."""
     path, *recipes = lookup.places(target, lookup.RECIPES)
     return _open((path, _RUNS / target, *recipes), target, ())
+
+
+def word_for(run: RunDir) -> str:
+    """Return the word that means a run in a command typed in this folder: its name, or else its path."""
+    here = _RUNS / run.name
+    found_by_name = not Path(run.name).exists() and here.resolve() == run.root.resolve()
+    return shlex.quote(run.name if found_by_name else str(run.root))
 
 
 def require_readable_jobs(run: RunDir) -> None:

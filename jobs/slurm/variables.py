@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from jobs import environment
+from trex.errors import UserError
 
 #: Variables of an allocation or a job step. They are removed before a submission so that the new job does not get them.
 _ALLOCATION_VARIABLES = re.compile(r"^(SLURM|SBATCH|SRUN|SUBMITIT|PMI|PMIX|MASTER_ADDR$|MASTER_PORT$)")
@@ -40,6 +41,21 @@ def leave_allocation(to_submit: bool = False) -> None:
     if to_submit and environment.get("SLURM_JOB_ID"):
         environment.remove(_GPU_VARIABLES)
     environment.remove(set(environment.variables()) - set(outside_allocation()))
+
+
+def chosen_cluster(name: str | None) -> str:
+    """Return the Slurm cluster to submit to: `name`, or else that in SLURM_CLUSTERS; empty: that of this machine.
+
+    Raises:
+        UserError: if the variable names several: the jobs of a run wait for each other, which only one cluster can do.
+    """
+    chosen = name or environment.get("SLURM_CLUSTERS")
+    if "," in chosen or chosen == "all":
+        raise UserError(
+            f"SLURM_CLUSTERS is {chosen!r}: expected one cluster, because the jobs of a run wait for each other. Set "
+            f"clusters in the cluster file, or unset the variable"
+        )
+    return chosen
 
 
 def sbatch_defaults() -> dict[str, str]:

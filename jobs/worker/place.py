@@ -21,6 +21,7 @@ class Task:
     node_count: int
     restart: int  #: how many times the job was requeued before this start
     cpus: int  #: CPUs of this process
+    cluster: str = ""  #: name of the cluster that it runs on, if the back end has several
 
 
 @dataclass(frozen=True)

@@ -88,13 +88,14 @@ def _attempt(
     spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest, attempt: Attempt | None, locks: ExitStack
 ) -> Outcome:
     """Take the locks, which `locks` releases, and do the work. Logs every error and returns it as the outcome."""
+    again = _command(spec, site.has_queue(task))
     try:
         expect_folder(run.root)
         if attempt is not None:
             attempt.start(locks)
         _work(spec, run, task, site, stop, attempt)
     except Unwritable as error:
-        return _outcome_of_refusal(error, spec)
+        return _outcome_of_refusal(error, again)
     except MachineLost as error:
         return _outcome_of_loss(error, attempt)
     except TrexError as error:
@@ -103,9 +104,9 @@ def _attempt(
     except Exception as error:
         if is_refusal(error):
             _not_freed.append(error)
-            return _outcome_of_refusal(unwritable(error, run.root), spec)
+            return _outcome_of_refusal(unwritable(error, run.root), again)
         if not run.root.is_dir():
-            return _outcome_of_refusal(gone(run.root), spec)
+            return _outcome_of_refusal(gone(run.root), again)
         log.exception("unexpected error in the program or the machine")
         if reason := gpu_failure(error):
             return _outcome_of_loss(MachineLost(f"{reason} on {task.node}"), attempt)
@@ -113,11 +114,17 @@ def _attempt(
     return Outcome()
 
 
-def _outcome_of_refusal(error: Unwritable, spec: TaskSpec) -> Outcome:
-    """Log that a file cannot be written, with the command that continues, and return the outcome."""
+def _command(spec: TaskSpec, has_queue: bool) -> str:
+    """Return the command that continues a job, whatever could be recorded of it."""
     target = shlex.quote(spec.run)
-    words = f"trex probe {target} --milestones" if spec.of_milestones else f"trex {spec.stage} {target}"
-    reason = f"{error} To continue, run: {words}"
+    if has_queue:
+        return f"trex retry {target}"
+    return f"trex {spec.stage} {target}{' --milestones' if spec.of_milestones else ''} --cluster local"
+
+
+def _outcome_of_refusal(error: Unwritable, again: str) -> Outcome:
+    """Log that a file cannot be written, with the command that continues, and return the outcome."""
+    reason = f"{error} To continue, run: {again}"
     log.error("%s", reason)
     return Outcome(error.exit_code, reason)
 

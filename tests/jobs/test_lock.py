@@ -26,7 +26,7 @@ from trex.records.lock_owner import LockOwner
 TASK = Task("local", "1", rank=0, world=1, local_rank=0, node="here", node_count=1, restart=0, cpus=1)
 #: The owner of a lock whose process has ended.
 DEAD = LockOwner(
-    "1", 0, backend="local", host=os.uname().nodename, pid=1 << 22, process_start=None, since=0.0, id="dead"
+    "1", 0, cluster="", backend="local", host=os.uname().nodename, pid=1 << 22, process_start=None, since=0.0, id="dead"
 )
 
 

@@ -157,9 +157,9 @@ def test_first_back_end_that_answers_is_chosen_where_no_cluster_is_named(
 ) -> None:
     words = ["train", "recipe.yaml", "--dry-run"]
     fake_slurm.says("sbatch", "slurm 23.11")
-    fails(fake_slurm, "sinfo", "Unable to contact")
-    assert main(words) == 0
-    assert "#SBATCH" not in capsys.readouterr().out, "installed, but nobody answers"
+    fails(fake_slurm, "sinfo", "slurm_load_partitions: Unable to contact slurm controller (connect failure)")
+    assert main(words) == 1
+    assert "Slurm is installed here, but does not answer" in capsys.readouterr().err
     fake_slurm.says("sinfo", "low up")
     assert main(words) == 0
     assert "#SBATCH" in capsys.readouterr().out

@@ -29,7 +29,15 @@ METRICS = (
     MetricsLine("validation", 20, 1.0, {"loss": 1.0, "top1": 60.0, "top5": 90.0}, 2.0),
 )
 SUBMISSION = Submission(
-    1.0, "slurm", "extract", {"extract-dtd": "12_0", "extract-pets": "12_1"}, "trex:a:b", "c0de", "afterok:11"
+    1.0,
+    "slurm",
+    "extract",
+    {"extract-dtd": "12_0", "extract-pets": "12_1"},
+    "one",
+    "trex:a:b",
+    "/a.sh",
+    "c0de",
+    "afterok:11",
 )
 ENVIRONMENT = Environment(1.0, "12", "n1", 8, "cuda: X", 4, "3.12.1", "Linux", {"torch": "2.14.1", "timm": None})
 PROBE_RESULT = ProbeResult(
@@ -57,7 +65,7 @@ RECORDS: tuple[Record, ...] = (
     *METRICS,
     SUBMISSION,
     ENVIRONMENT,
-    LockOwner("12", 1, backend="slurm", host="n1", pid=77, process_start=12345, since=1.0, id="ab12"),
+    LockOwner("12", 1, "one", backend="slurm", host="n1", pid=77, process_start=12345, since=1.0, id="ab12"),
     Rendezvous(("10.0.0.1", "127.0.0.1"), 29500, "token", "n1"),
     Canceled("no such image"),
     PROBE_RESULT,
