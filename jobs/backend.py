@@ -15,6 +15,7 @@ from typing import Protocol, cast
 
 import jobs
 from jobs.plan.cluster import Cluster, find_cluster
+from jobs.plan.defaults import with_data
 from jobs.plan.spec import TaskSpec
 from jobs.worker.place import Site, Task
 from trex.config import Config, load
@@ -195,12 +196,12 @@ def backends() -> dict[str, Backend]:
 
 
 def load_cluster(name: str) -> Cluster:
-    """Read the cluster file `name`: a path, or the name of a file in configs/clusters/.
+    """Read the cluster file `name`, a path, or the name of a file in configs/clusters/, with the user's defaults.
 
     Raises:
         UserError: if there is no such file; ConfigError: with the file and line of each mistake in it.
     """
-    return read_cluster(find_cluster(name))
+    return with_data(read_cluster(find_cluster(name)))
 
 
 def read_cluster(path: Path) -> Cluster:

@@ -6,6 +6,7 @@ import sys
 
 from jobs.backend import backend, backends, load_cluster, read_cluster
 from jobs.plan.cluster import Cluster
+from jobs.plan.defaults import defaults
 from jobs.plan.milestones import with_milestones
 from jobs.plan.runs import open_run, require_readable_jobs
 from jobs.plan.spec import is_of_milestone
@@ -24,10 +25,10 @@ MILESTONES = "milestones"  #: what `launch` accepts besides stages and `run`
 def choose_cluster(name: str | None) -> Cluster:
     """Return the cluster file of that name.
 
-    Without a name, return the file of the first available back end, or of this machine, and print which one.
+    Without a name, return the user's default, or else the file of the first available back end, and print which one.
     """
-    if name is not None:
-        return load_cluster(name)
+    if chosen := name or defaults().cluster:
+        return load_cluster(chosen)
     others = {kind: one for kind, one in backends().items() if kind != _HERE}
     for kind, one in others.items():
         if one.is_available():

@@ -9,8 +9,8 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
+from jobs.plan.known_runs import folders, remembered
 from jobs.plan.runs import open_run, require_readable_jobs
 from jobs.run_status import MILESTONES, RunStatus, StageStatus, status_of
 from jobs.submissions import ask
@@ -32,7 +32,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "that were kept. A stage whose job left the queue before it finished is shown as GONE, with the command that "
         "continues the run.",
     )
-    status.add_argument("runs", nargs="*", metavar="RUN", help="run folders or names (default: all runs in runs/)")
+    status.add_argument("runs", nargs="*", metavar="RUN", help="run folders or names (default: all runs here)")
     status.add_argument("--watch", action="store_true", help=f"update every {_WATCH_SECONDS} s")
     status.add_argument("--json", action="store_true", help="print JSON, for scripts")
     status.set_defaults(handler=_status)
@@ -55,13 +55,13 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def collect(targets: Sequence[str]) -> list[RunStatus]:
-    """Return the status of the given runs, or of all runs in runs/. Of these, names and leaves out what is unreadable.
+    """Return the status of the given runs, or of all. Of these, names and leaves out what is unreadable.
 
     Raises:
         UserError: if a given run does not exist, or is private to another user.
     """
     runs: list[tuple[RunDir, Config]] = []
-    for target in targets or [str(run.root) for run in RunDir.below(Path("runs"))]:
+    for target in targets or _all_runs():
         with _left_out(target, asked_for=bool(targets)):
             run, config = open_run(target)
             require_readable_jobs(run)
@@ -80,6 +80,15 @@ def collect(targets: Sequence[str]) -> list[RunStatus]:
     for problem in (problem for one in found for problem in one.damaged):
         sys.stderr.write(f"trex: left out: {problem}\n")
     return found
+
+
+def _all_runs() -> list[str]:
+    """Return the folders of the runs here and in the default folder, or if there are none, of all that were started."""
+    found = {run.root.resolve(): str(run.root) for folder in folders() for run in RunDir.below(folder)}
+    if not found and (others := remembered()):
+        sys.stderr.write("trex: no runs here: showing those that were started in other folders\n")
+        return list(map(str, others))
+    return list(found.values())
 
 
 @contextlib.contextmanager

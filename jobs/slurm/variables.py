@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from jobs import environment
+from jobs.plan.defaults import defaults
 from trex.errors import UserError
 
 #: Variables of an allocation or a job step. They are removed before a submission so that the new job does not get them.
@@ -59,6 +60,9 @@ def chosen_cluster(name: str | None) -> str:
 
 
 def sbatch_defaults() -> dict[str, str]:
-    """Return the sbatch options that the user or the site set for all jobs, such as SBATCH_ACCOUNT."""
+    """Return the sbatch options that the user or the site set for all jobs: in SBATCH_ACCOUNT and so on, or the default
+    account (jobs/plan/defaults.py).
+    """
     values = {option: environment.get(f"SBATCH_{option.upper()}") for option in _DEFAULTS}
+    values["account"] = values["account"] or defaults().account or ""
     return {option: value for option, value in values.items() if value}

@@ -182,6 +182,12 @@ def test_command_that_continues_works_where_it_is_printed(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     (found,) = collect([str(run.root)])
+    assert found.advice == "trex retry mine"
+    fake_slurm.says("scontrol")
+    write_text(run.cluster, "kind: slurm\n")
+    assert main([*found.advice.split()[1:], "--dry-run"]) == 0
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/none")
+    (found,) = collect([str(run.root)])
     assert found.advice == f"trex retry {run.root}"
 
 
