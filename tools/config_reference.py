@@ -62,8 +62,8 @@ STAGES = """
 DEFAULTS = """
 # Defaults of a user or a site
 
-`~/.config/trex/config.yaml`, and `/etc/trex/config.yaml` for what it does not set. Recipes, cluster files and options of
-a command come first.
+`~/.config/trex/config.yaml`, and `/etc/trex/config.yaml` for what it does not set. Recipes, cluster files and command
+options come first.
 
 | setting | allowed | default | meaning |
 |---|---|---|---|"""
