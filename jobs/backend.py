@@ -220,10 +220,10 @@ def _has_queue(task: Task) -> bool:
     return backend(task.backend).has_queue
 
 
-def starts_of(run: RunDir) -> dict[str, Sequence[Start]]:
-    """Return what accounting recorded about the starts of the jobs of a run, in all back ends, by job id."""
-    used = {one.backend for one in Submission.of(run).records}.intersection(kinds())
-    return {job: starts for kind in sorted(used) for job, starts in backend(kind).ask([run]).starts.items()}
+def starts_of(runs: Sequence[RunDir]) -> dict[str, Sequence[Start]]:
+    """Ask the accounting of all back ends about the jobs of `runs`: the starts of each, oldest first, by job id."""
+    used = {one.backend for run in runs for one in Submission.of(run).records}.intersection(kinds())
+    return {job: starts for kind in sorted(used) for job, starts in backend(kind).ask(runs).starts.items()}
 
 
 SITE = Site(_owner_is_alive, _addresses, _has_queue, starts_of)  #: passed to the processes of all back ends
