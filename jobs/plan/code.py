@@ -26,14 +26,12 @@ def code_of_this_process(run: RunDir) -> Code:
 
 
 def record_origin(run: RunDir, copy: str) -> None:
-    """Record next to a copy of the code of this process which commit it is. A copy does not record itself.
+    """Record next to a copy of the code of this process which commit it is.
 
     Raises:
         OSError: if the file cannot be written.
     """
-    code = code_of_this_process(run)
-    if code.copy is None:
-        replace(code, copy=copy).write(run.origin_of_code(copy))
+    replace(code_of_this_process(run), copy=copy).write(run.origin_of_code(copy))
 
 
 def _of_checkout(folder: Path) -> Code:

@@ -36,7 +36,8 @@ def test_each_start_has_the_resources_that_slurm_counted(fake_slurm: FakeSlurm) 
         JobId("2", 1): [Start("COMPLETED", 3, 1, 1)],
         JobId("3"): [Start("COMPLETED", 2, 3, None)],
     }
-    assert len(fake_slurm.asked("sacct")) == 1
+    (asked,) = fake_slurm.asked("sacct")
+    assert asked.endswith("--format=JobID,State,ElapsedRaw,AllocTRES")
 
 
 @pytest.mark.parametrize(
