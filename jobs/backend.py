@@ -20,8 +20,10 @@ from jobs.plan.spec import TaskSpec
 from jobs.worker.place import Site, Task
 from trex.config import Config, load
 from trex.errors import ExitCode, RunLocked, TrexError
+from trex.records.attempts import Start
 from trex.records.lock_owner import LockOwner
 from trex.records.run_dir import RunDir
+from trex.records.submission import Submission
 from trex.wording import did_you_mean
 
 
@@ -50,14 +52,6 @@ class QueuedJob:
     job: str  #: job id; only the back end parses it
     state: QueueState
     about: str  #: why it waits, what can be done about that, or where it runs and how long, for the user
-
-
-@dataclass(frozen=True)
-class Start:
-    """What accounting recorded about one start of a job."""
-
-    ending: str  #: how it ended, as the back end calls it, such as COMPLETED
-    seconds: int  #: how long its nodes were allocated
 
 
 @dataclass(frozen=True)
@@ -227,7 +221,13 @@ def _has_queue(task: Task) -> bool:
     return backend(task.backend).has_queue
 
 
-SITE = Site(_owner_is_alive, _addresses, _has_queue)  #: passed to the processes of all back ends
+def starts_of(runs: Sequence[RunDir]) -> dict[str, Sequence[Start]]:
+    """Ask the accounting of all back ends about the jobs of `runs`: the starts of each, oldest first, by job id."""
+    used = {one.backend for run in runs for one in Submission.of(run).records}.intersection(kinds())
+    return {job: starts for kind in sorted(used) for job, starts in backend(kind).ask(runs).starts.items()}
+
+
+SITE = Site(_owner_is_alive, _addresses, _has_queue, starts_of)  #: passed to the processes of all back ends
 
 
 def _problems(cluster: Cluster) -> Iterable[tuple[str, str]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from jobs.backend import Answers, QueuedJob, Start
+from jobs.backend import Answers, QueuedJob
 from jobs.plan.milestones import at_milestones, epochs, is_evaluated, probes_at
 from jobs.plan.runs import word_for
 from jobs.plan.spec import STAGES, Item, Stage
@@ -16,8 +15,10 @@ from jobs.plan.stages import damaged_results, is_complete, is_reported, is_train
 from jobs.worker.lock import lock_numbers
 from trex.config import Config
 from trex.errors import ExitCode
+from trex.records.attempts import Attempt, Usage, attempts, usage
 from trex.records.base import RecordError
-from trex.records.events import AttemptEnded, AttemptStarted, read_events
+from trex.records.environment import values_of
+from trex.records.events import read_events
 from trex.records.job_state import JobState, State
 from trex.records.manifest import newest_manifest
 from trex.records.metrics import MetricsLine
@@ -96,13 +97,19 @@ class RunStatus:
     seconds_left: float | None = None
     restarts: int = 0
     stops: list[str] = field(default_factory=list)  #: why each start ended, except for the newest one
-    allocated_seconds: float = 0.0
-    kept_seconds: float = 0.0
+    changes: list[str] = field(default_factory=list)  #: how the machines and versions of its training's starts differ
+    usage: dict[Stage, Usage] = field(default_factory=dict)  #: what each stage that started used, over all starts
+    kept_seconds: float = 0.0  #: time that the training's steps took, without those that were lost and done again
     damaged: list[str] = field(default_factory=list)  #: messages about records that cannot be read and were skipped
 
     @property
+    def allocated_seconds(self) -> float:
+        """For how long the nodes of the training were allocated, over all starts."""
+        return self.usage.get("train", Usage()).seconds
+
+    @property
     def goodput(self) -> float | None:
-        """The share of the training's allocated time that was spent on steps that were kept."""
+        """The share of the training's allocated time that was spent on steps that were kept (docs/slurm.md)."""
         return min(self.kept_seconds / self.allocated_seconds, 1.0) if self.allocated_seconds else None
 
     @property
@@ -245,15 +252,6 @@ def _vanished(key: str, job: str, recorded: JobState | None, answers: Answers) -
     return JobStatus(key, "gone", job, ending)
 
 
-@dataclass
-class _Attempt:
-    """One start of the training."""
-
-    start: AttemptStarted
-    end: AttemptEnded | None = None
-    accounted: Start | None = None  #: what accounting recorded about it
-
-
 def _read_progress(run: RunDir, config: Config, status: RunStatus) -> None:
     """Read epoch, step and speed from the metrics, which hold only the steps that were kept."""
     metrics = MetricsLine.read_lines(run.metrics)
@@ -293,28 +291,21 @@ def _ratio(value: float, by: float) -> float | None:
 
 
 def _read_attempts(run: RunDir, status: RunStatus, answers: Answers) -> None:
-    """Read the restarts of the training, why each start ended, and the allocated time of all starts."""
+    """Read the restarts of the training, why each start ended, and what all starts of each stage used."""
     events = read_events(run.events)
     status.damaged += map(str, events.damaged)
-    attempts: list[_Attempt] = []
-    for event in events.records:
-        if isinstance(event, AttemptStarted) and event.stage == "train":
-            attempts.append(_Attempt(event, accounted=_accounted(event, answers)))
-        elif isinstance(event, AttemptEnded) and event.stage == "train" and attempts:
-            attempts[-1].end = event
-    status.restarts = max(len(attempts) - 1, 0)
-    status.stops += map(_why, attempts[:-1])
     active = ("running", "preempted", "suspended", "ending")
-    running = any(stage.stage == "train" and stage.state in active for stage in status.stages)
-    status.allocated_seconds = sum(_allocated(one, running and one is attempts[-1]) for one in attempts)
+    made = attempts(events.records, answers.starts)
+    running = {part.job for stage in status.stages for part in stage.parts if part.state in active and part.job}
+    status.usage = usage(made, Submission.of(run).records, answers.starts, running)
+    trainings = [attempt for attempt in made if attempt.start.stage == "train"]
+    status.restarts = max(len(trainings) - 1, 0)
+    status.stops += map(_why, trainings[:-1])
+    machines = values_of(attempt.environment for attempt in trainings if attempt.environment is not None)
+    status.changes += [f"{name} {' → '.join(values)}" for name, values in machines.items() if len(values) > 1]
 
 
-def _accounted(start: AttemptStarted, answers: Answers) -> Start | None:
-    starts = answers.starts.get(start.job, [])
-    return starts[start.restart] if start.restart < len(starts) else None
-
-
-def _why(attempt: _Attempt) -> str:
+def _why(attempt: Attempt) -> str:
     end = attempt.end
     signals = {"SIGTERM": "preempted or cancelled", "SIGUSR2": "time limit or preemption", "SIGINT": "Ctrl-C"}
     if end is None:
@@ -322,12 +313,3 @@ def _why(attempt: _Attempt) -> str:
     if end.code == ExitCode.INTERRUPTED:
         return f"{signals.get(end.signal or '', 'asked to stop')}, {end.reason.partition(';')[0]}"
     return end.reason
-
-
-def _allocated(attempt: _Attempt, runs: bool) -> float:
-    """Return the seconds of an attempt's allocation, from accounting or else from the attempt's own records."""
-    if attempt.accounted is not None:
-        return float(attempt.accounted.seconds)
-    if attempt.end is not None:
-        return attempt.end.seconds
-    return time.time() - attempt.start.time if runs else 0.0

@@ -28,9 +28,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "status",
         help="show each run: stages, step, speed, time left, restarts, goodput",
         description="Show the status of each run: the state of its stages, epoch and step, images/s, time left, the "
-        "restarts and their reasons, and goodput, the share of the training's allocated time that was spent on steps "
-        "that were kept. A stage whose job left the queue before it finished is shown as GONE, with the command that "
-        "continues the run.",
+        "restarts and their reasons, goodput, the share of the training's allocated time that was spent on steps "
+        "that were kept, and the GPU-hours, core-hours and energy of each stage. A stage whose job left the queue "
+        "before it finished is shown as GONE, with the command that continues the run.",
     )
     status.add_argument("runs", nargs="*", metavar="RUN", help="run folders or names (default: all runs here)")
     status.add_argument("--watch", action="store_true", help=f"update every {_WATCH_SECONDS} s")
@@ -118,6 +118,10 @@ def as_text(runs: Sequence[RunStatus]) -> str:
             lines.append(
                 f"  goodput {100 * run.goodput:.0f} % of {_clock(run.allocated_seconds)} allocated to the training"
             )
+        if run.changes:
+            lines.append(f"  its starts differ: {one_line('; '.join(run.changes))}")
+        if used := [f"{stage} {words}" for stage, one in run.usage.items() if (words := one.words())]:
+            lines.append(f"  used: {'; '.join(used)}")
         if run.advice:
             lines.append(f"  continue with: {one_line(run.advice)}")
         blocks.append("\n".join(lines))
@@ -183,4 +187,5 @@ def _plain(run: RunStatus) -> dict[str, object]:
         }
         for stage in run.stages
     }  # fmt: skip
-    return {**values, "goodput": run.goodput, "advice": run.advice}
+    more = {"allocated_seconds": run.allocated_seconds, "goodput": run.goodput, "advice": run.advice}
+    return {**values, **more}

@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from jobs.backend import QueueState, Start
+from jobs.backend import QueueState
 from jobs.slurm.calls import AT_ONCE, PATIENT, Patience, call, is_busy
 from jobs.slurm.ids import JobId, elements
 from trex.errors import TrexError
+from trex.records.attempts import Start
 
 #: What is read of each job, by the names of `squeue --Format`. A control character separates them, because comments and
 #: paths may hold any other.
@@ -131,15 +132,33 @@ def past_starts(jobs: Iterable[JobId], cluster: str = "", patience: Patience = A
     arrays = ",".join(sorted({job.array for job in jobs}))
     words = ["sacct", "--duplicates", "--allocations", "--noheader", "--parsable2", f"--jobs={arrays}"]
     whole = {"SLURM_BITSTR_LEN": "0"}  # otherwise sacct shortens long lists of elements
-    answer = call([*words, "--format=JobID,State,ElapsedRaw"], cluster, patience, whole)
+    answer = call([*words, "--format=JobID,State,ElapsedRaw,AllocTRES"], cluster, patience, whole)
     if is_busy(answer):
         raise TrexError(f"sacct does not answer: {answer.stderr.strip()}")
     found: dict[JobId, list[Start]] = {}
     rows = (line.split("|") for line in answer.stdout.splitlines()) if answer.ok else ()
-    for text, state, seconds in (row for row in rows if len(row) == 3 and row[1].strip()):
+    for text, state, seconds, *resources in (row for row in rows if len(row) >= 3 and row[1].strip()):
+        start = Start(state.split()[0], int(seconds or 0), **_resources("".join(resources)))
         for job in elements(text):
-            found.setdefault(job, []).append(Start(state.split()[0], int(seconds or 0)))
+            found.setdefault(job, []).append(start)
     return found
+
+
+def _resources(text: str) -> dict[str, int]:
+    """Return what a start got, from AllocTRES: `cpu=8,energy=20543125,gres/gpu=4,gres/gpu:a100=4,mem=32G,node=1`.
+
+    GPUs are there only if the site counts them, each type on its own or all of them together, and the energy in joules
+    only if it measures it. What is not there, is no number, or is the 2^64 - 2 of an energy that failed, is left out.
+    """
+    found = {}
+    for name, _, value in (part.partition("=") for part in text.split(",")):
+        number = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGTP]?)", value)
+        if number and (count := round(float(number[1]) * 1000 ** " KMGTP".index(number[2] or " "))) < 2**63:
+            found[name] = count
+    typed = [count for name, count in found.items() if name.startswith("gres/gpu:")]
+    gpus = found.get("gres/gpu", sum(typed) if typed else None)
+    named = {"cpus": found.get("cpu"), "gpus": gpus, "joules": found.get("energy")}
+    return {name: count for name, count in named.items() if count is not None}
 
 
 @dataclass(frozen=True)

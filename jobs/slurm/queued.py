@@ -9,11 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from jobs.backend import Answers, QueuedJob, QueueState, Start
+from jobs.backend import Answers, QueuedJob, QueueState
 from jobs.slurm import KIND, queue
 from jobs.slurm.calls import AT_ONCE, PATIENT, Patience
 from jobs.slurm.ids import JobId
 from trex.errors import TrexError
+from trex.records.attempts import Start
 from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
 

@@ -9,10 +9,8 @@ import contextlib
 import io
 import logging
 import os
-import platform
 import shlex
 import sys
-import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -24,14 +22,14 @@ from jobs.plan.spec import Item, Stage, TaskSpec
 from jobs.worker import rendezvous
 from jobs.worker.attempts import Attempt, Outcome, logged, record_failure
 from jobs.worker.lock import require_same_start
+from jobs.worker.machines import machine_of, record_machines
 from jobs.worker.milestones import MilestoneJobs
 from jobs.worker.place import Site, Task
 from trex.errors import ExitCode, MachineLost, TrexError, Unwritable, UserError
 from trex.files import checked_writes
 from trex.interruption import StopRequest
 from trex.loading import sockets
-from trex.machine import device_name, gpu_failure, package_versions
-from trex.records.environment import Environment
+from trex.machine import gpu_failure
 from trex.records.run_dir import RunDir
 from trex.storage import expect_folder, gone, is_refusal, unwritable
 from trex.time_limit import TimeLimit
@@ -145,17 +143,19 @@ def _work(spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest
 
     config = load(run.config, Config)
     if spec.stage == "report":
-        _report(run)
+        record_machines(run, spec, task, None, [machine_of(task, None)])
+        _report(run, site)
         return
     from trex.distributed import joined
 
     limit = TimeLimit(config.limits.start_seconds, config.limits.step_seconds)
     store = rendezvous.meet(run, spec.keys[0], task, site, stop, limit.seconds)
     device = _device(task)
-    if attempt is not None:
-        _record_environment(run, task, device)
     limit.watch(lambda reason: attempt.end(Outcome(ExitCode.LOST, reason), None) if attempt is not None else None)
     with joined(task.rank, task.world, device, store, limit) as ranks:
+        machines = ranks.gather_texts(machine_of(task, device))
+        if attempt is not None:
+            record_machines(run, spec, task, device, machines)
         ranks.check(stop)
         if spec.stage == "train":
             from trex.training.trainer import train
@@ -197,11 +197,11 @@ def _extract_or_probe(stage: Stage, run: RunDir, config: Config, item: Item, ran
         probe(run, config, item.dataset, item.seeds or range(config.probe.seeds), stop, ranks.device)
 
 
-def _report(run: RunDir) -> None:
+def _report(run: RunDir, site: Site) -> None:
     from trex.reporting.collect import collect
     from trex.reporting.write import write_report
 
-    page = write_report([collect(run)], run.report)
+    page = write_report([collect(run, site.starts([run]))], run.report)
     log.info("report: %s", page)
 
 
@@ -219,22 +219,6 @@ def _device(task: Task) -> Device:
         )
     # If each process sees only its own GPU, that GPU is number 0.
     return torch.device("cuda", task.local_rank if count > 1 else 0)
-
-
-def _record_environment(run: RunDir, task: Task, device: Device) -> None:
-    import torch
-
-    Environment(
-        time=round(time.time(), 3),
-        job=task.job_id,
-        node=task.node,
-        world=task.world,
-        device=device_name(device),
-        threads=torch.get_num_threads(),
-        python=platform.python_version(),
-        platform=platform.platform(),
-        packages=package_versions(),
-    ).write(run.environment)
 
 
 def _set_up_logging(task: Task) -> None:

@@ -259,7 +259,8 @@ def test_signal_while_the_images_are_listed_ends_the_job_before_it_works(home: P
             [*WORDS, *more], cwd=home, env=outside, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as job,
     ):
-        while not [*home.glob("runs/run/environment.json")]:  # written after the ranks have met
+        events = home / "runs/run/events.jsonl"
+        while not (events.exists() and '"environment"' in events.read_text()):  # written after the ranks have met
             assert job.poll() is None, job.communicate()[0]
             time.sleep(0.05)
         time.sleep(5)

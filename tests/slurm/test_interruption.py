@@ -138,6 +138,11 @@ def test_finished_training_that_is_requeued_ends_at_once_and_changes_nothing(pla
     assert plain.site.accounting(job, starts=2)[1:] == ["COMPLETED"]
     assert [event["code"] for event in plain.events("attempt_ended")] == [0, 0]
     assert modified(plain) == before
+    both = plain.events("environment")
+    assert [event["restart"] for event in both] == [0, 1]
+    assert [[node["processes"] for node in event["nodes"]] for event in both] == [[2, 2]] * 2
+    assert len({node["name"] for node in both[0]["nodes"]}) == 2
+    assert both[0]["code"]["copy"] == next(path.name for path in plain.root.glob("code/*") if path.is_dir())
 
 
 def test_two_preemptions_and_a_time_limit_do_not_change_the_result(site: Site, uninterrupted: dict[str, Any]) -> None:

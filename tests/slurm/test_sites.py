@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -137,7 +136,8 @@ def test_job_can_be_submitted_from_inside_another_job(site: Site) -> None:
     site.ended(*run.jobs().values())
     assert run.state(KEY)["state"] == "done", run.log(KEY)
     assert run.events("attempt_started")[0]["world"] == 1
-    assert json.loads((run.root / "environment.json").read_text())["threads"] == 3, "its own CPUs, not the outer job's"
+    (machines,) = run.events("environment")
+    assert machines["nodes"][0]["cpus"] == 3, "its own CPUs, not the outer job's"
 
 
 def test_job_runs_the_code_as_it_was_at_submission(site: Site) -> None:

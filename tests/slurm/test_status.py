@@ -58,11 +58,14 @@ def test_status_and_logs_of_a_run_that_is_preempted_twice_and_cancelled(site: Si
     after = status(run)
     assert after["allocated_seconds"] == pytest.approx(allocated(site, job), abs=1)
     assert 0 < after["goodput"] < 1
+    used = after["usage"]["train"]
+    assert used["gpu_seconds"] == used["core_seconds"] == used["seconds"] == after["allocated_seconds"], "1 GPU, 1 CPU"
     assert after["stages"]["train"]["state"] == "gone"
     text = site.trex("status", "watched").stdout
     assert "GONE" in text
     assert "ended as CANCELLED; saved at step" in text
     assert "continue with: trex retry watched" in text
+    assert "used: train 0.0" in text
 
 
 def test_job_that_left_the_queue_before_it_started_is_shown_as_gone(site: Site) -> None:
