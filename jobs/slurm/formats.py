@@ -7,7 +7,7 @@ import re
 from jobs.slurm.limits import TIME, seconds
 
 #: What Slurm prints for a limit that is not set.
-_NO_LIMIT = {"", "UNLIMITED", "INFINITE", "NONE", "N/A", "(null)", "-1"}
+_NO_LIMIT = {"", "UNLIMITED", "INFINITE", "NONE", "N/A", "(NULL)", "-1"}
 _MEGABYTES = {"": 1.0, "K": 2.0**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20, "P": 2.0**30}
 
 
@@ -18,7 +18,7 @@ def pairs(line: str) -> dict[str, str]:
 
 def names(text: str) -> frozenset[str] | None:
     """Return the names in a list such as `a,b`; None for ALL and for no list."""
-    return None if text == "ALL" or text in _NO_LIMIT else frozenset(text.split(","))
+    return None if text.upper() in {"ALL", *_NO_LIMIT} else frozenset(text.split(","))
 
 
 def number(text: str) -> int | None:
@@ -30,7 +30,7 @@ def number(text: str) -> int | None:
 
 def time_limit(text: str) -> int | None:
     """Return a time limit in seconds; None if there is no limit or it is no time."""
-    return seconds(text) if text not in _NO_LIMIT and re.fullmatch(TIME, text) else None
+    return seconds(text) if text.upper() not in _NO_LIMIT and re.fullmatch(TIME, text) else None
 
 
 def megabytes(text: str) -> float | None:

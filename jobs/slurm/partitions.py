@@ -150,13 +150,13 @@ def _nodes(request: Request, partition: Partition, nodes: list[Node]) -> Iterato
     usable = [node for node in fitting if node.usable]
     if len(fitting) < wanted:
         yield (
-            f"{where} has {counted(len(fitting), 'node')} that has all that the job asks for, and {stage}.nodes is "
+            f"{where} has {counted(len(fitting), 'node')} with all that the job asks for, and {stage}.nodes is "
             f"{wanted}: ask for less per node, or {_another(request)}"
         )
     elif len(usable) < wanted:
         yield (
             f"{where} has {counted(len(fitting), 'node')} for this job, but {len(fitting) - len(usable)} of them "
-            f"down or drained, and {stage}.nodes is {wanted}: lower it, or {_another(request)}"
+            f"are down or drained, and {stage}.nodes is {wanted}: lower it, or {_another(request)}"
         )
 
 
@@ -174,14 +174,16 @@ def _demands(request: Request, nodes: list[Node]) -> Iterator[tuple[Callable[[No
     cpus = [node.cpus for node in nodes if node.cpus is not None]
     if len(cpus) == len(nodes):
         yield (
-            lambda node: (node.cpus or 0) >= request.cpus, f"at most {max(cpus)} CPUs", f"{request.cpus} CPUs per node",
+            lambda node: (node.cpus or 0) >= request.cpus, f"at most {counted(max(cpus), 'CPU')}",
+            f"{counted(request.cpus, 'CPU')} per node",
             "cpus_per_task or tasks_per_node",
         )  # fmt: skip
     if request.gpus:
         kind = f" of type {request.gpu_type}" if request.gpu_type else ""
+        most = max(_gpus(request, node) for node in nodes)
         yield (
             lambda node: _gpus(request, node) >= request.gpus,
-            f"at most {max(_gpus(request, node) for node in nodes)} GPUs{kind}", f"{request.gpus} GPUs{kind} per node",
+            f"at most {counted(most, 'GPU')}{kind}", f"{counted(request.gpus, 'GPU')}{kind} per node",
             "gpus_per_node",
         )  # fmt: skip
     memory = [node.memory for node in nodes if node.memory is not None]

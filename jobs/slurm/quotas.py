@@ -15,7 +15,7 @@ from jobs.slurm.request import Request
 from jobs.slurm.site import Partition
 from trex.wording import counted
 
-_NOUNS = {"cpu": "CPUs", "node": "nodes", "gres/gpu": "GPUs"}
+_NOUNS = {"cpu": "CPU", "node": "node", "gres/gpu": "GPU"}
 _KEYS = {
     "cpu": "cpus_per_task, tasks_per_node or nodes", "node": "nodes", "gres/gpu": "gpus_per_node or nodes",
     "mem": "memory_gb or nodes",
@@ -86,7 +86,7 @@ class Account:
         for source, key, most in _first(self.limits, "MaxTRESMins"):
             if minutes.get(key, 0) > most:
                 yield (
-                    f"{source.title} allows {most:.0f} minutes x {_NOUNS.get(key, key)} per job (MaxTRESMins), and the "
+                    f"{source.title} allows {most:.0f} {_NOUNS.get(key, key)} minutes per job (MaxTRESMins), and the "
                     f"job asks for {minutes[key]:.0f}: lower {stage}.time, or change {stage}.{source.kind}"
                 )
         for source, key, least in _first(self.limits, "MinTRES"):
@@ -162,4 +162,6 @@ def _first(limits: Iterable[Limits], name: str) -> Iterator[tuple[Limits, str, f
 
 
 def _amount(key: str, amount: float) -> str:
-    return gigabytes(amount) if key == "mem" else f"{amount:.0f} {_NOUNS.get(key, key)}"
+    if key == "mem":
+        return gigabytes(amount)
+    return counted(int(amount), _NOUNS[key]) if key in _NOUNS else f"{amount:.0f} {key}"

@@ -43,8 +43,8 @@ class Request:
             memory = per_cpu * cpus
         return cls(
             stage, jobs, tuple(name for name in partition.split(",") if name),
-            account=resources.account or defaults.get("account"),
-            qos=resources.qos or defaults.get("qos"),
+            account=_lower(resources.account or defaults.get("account")),
+            qos=_lower(resources.qos or defaults.get("qos")),
             reservation=options.get("reservation") or defaults.get("reservation"),
             constraint=resources.constraint, time=resources.time, nodes=resources.nodes, cpus=cpus,
             gpus=resources.gpus_per_node, gpu_type=next((kind for kind in typed if kind), ""), memory=memory,
@@ -64,3 +64,8 @@ class Request:
         if self.memory is not None:
             found["mem"] = self.nodes * int(self.memory)
         return {name: float(amount) for name, amount in found.items()}
+
+
+def _lower(name: str | None) -> str | None:
+    """Return a name as Slurm's accounting has it."""
+    return name.lower() if name else None

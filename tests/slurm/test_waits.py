@@ -180,7 +180,7 @@ def test_nodes_that_lack_a_feature_or_are_drained(slurm: Slurm, capsys: pytest.C
     slurm("scontrol update NodeName=n[1-2] State=DRAIN Reason=test")
     try:
         (failed,) = check(capsys, MINE)
-        assert "partition mine has 2 nodes for this job, but 2 of them down or drained" in failed
+        assert "partition mine has 2 nodes for this job, but 2 of them are down or drained" in failed
         slurm("scontrol update NodeName=n2 State=RESUME")
         assert check(capsys, MINE) == []
         assert check(capsys, f"{MINE}, constraint: h100") == []
@@ -236,11 +236,11 @@ def test_reservation_that_does_not_exist(slurm: Slurm, capsys: pytest.CaptureFix
         ),
         (
             "qos normal", "MaxTRESMinsPerJob=cpu=20", MINE,
-            "allows 20 minutes x CPUs per job (MaxTRESMins), and the job asks for 30", "MaxTRESMinsPerJob=cpu=-1",
+            "allows 20 CPU minutes per job (MaxTRESMins), and the job asks for 30", "MaxTRESMinsPerJob=cpu=-1",
         ),
         (
             "qos normal", "MinTRES=gres/gpu=1", MINE,
-            "at least 1 GPUs per job (MinTRES), and the job asks for 0 GPUs: raise probe.gpus", "MinTRES=gres/gpu=-1",
+            "at least 1 GPU per job (MinTRES), and the job asks for 0 GPUs: raise probe.gpus", "MinTRES=gres/gpu=-1",
         ),
     ],
 )  # fmt: skip
