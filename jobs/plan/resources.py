@@ -15,6 +15,7 @@ from trex.config.schema import Config
 from trex.errors import UserError
 from trex.loading.shared_memory import PREFETCH, SHARED_MEMORY, require_shared_memory
 from trex.model.preprocessing import preprocessing
+from trex.storage import in_bytes
 from trex.training.requirements import bytes_per_batch
 from trex.wording import counted
 
@@ -65,9 +66,9 @@ class Needs:
 
     def __str__(self) -> str:
         """Return the needs in words."""
-        shared = f", of which {self.shared / 1e9:.1f} GB in {SHARED_MEMORY}" if self.workers else ""
+        shared = f", of which {in_bytes(self.shared)} in {SHARED_MEMORY}" if self.workers else ""
         who = f"{counted(self.processes, 'process')} with {counted(self.workers, 'loader process')} each"
-        return f"about {self.memory / 1e9:.1f} GB per node{shared} (estimated: {who})"
+        return f"about {in_bytes(self.memory)} per node{shared} (estimated: {who})"
 
 
 def require_memory_for(needs: Needs, cluster: Cluster) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from jobs import programs
 from jobs.backend import Finding
 from jobs.plan.cluster import Cluster, StageResources
-from jobs.plan.spec import STAGES, TaskSpec
+from jobs.plan.spec import STAGES, Stage, TaskSpec
 from jobs.plan.stages import items
 from jobs.slurm import partitions
 from jobs.slurm.accounting import Accounts, enforced
@@ -25,7 +25,7 @@ from trex.wording import counted
 
 def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
     """Ask Slurm about its rules, and about the job of each stage. Submits nothing."""
-    requests = [Request.of(stage, cluster.stage(stage), len(items(stage, config)) or 1) for stage in STAGES]
+    requests = [Request.of(stage, cluster.stage(stage), _jobs(stage, config)) for stage in STAGES]
     try:
         site = Site.ask(reservations=any(request.reservation for request in requests))
     except NoAnswer as error:
@@ -47,6 +47,13 @@ def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]
     if limits_submission(account for _, account in asked):
         yield from (Finding(False, f"slurm: {text}") for text in too_many(asked, _queued(run, user)))
     yield Finding(True, f"slurm: {_about_accounting(site, accounts, unknown)}")
+
+
+def _jobs(stage: Stage, config: Config) -> int:
+    """Return how many jobs `trex run` submits for a stage of a new run."""
+    if stage == "train":
+        return int(config.extract.weights == "trained")
+    return 1 if stage == "report" else len(items(stage, config))
 
 
 def waits(request: Request, site: Site, user: User, accounts: Accounts | None) -> tuple[list[str], Account]:

@@ -130,7 +130,7 @@ def too_many(asked: Sequence[tuple[Request, Account]], queued: Sequence[Queued])
         counts: dict[Limits, dict[str, int]] = {}
         for request, account in asked:
             source = next((one for one in account.limits if getattr(one, name) is not None), None)
-            if source is not None:
+            if source is not None and request.jobs:
                 counts.setdefault(source, {})[request.stage] = request.jobs
         for source, of_stage in counts.items():
             most: int = getattr(source, name)

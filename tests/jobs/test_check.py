@@ -108,3 +108,30 @@ def test_gpu_that_probes_ask_for_and_do_not_get_is_found_before_they_wait(
     for cluster in (Cluster(kind="slurm"), Cluster(kind="local")):
         with pytest.raises(UserError, match=r"probe\.device is cuda, but "):
             launch(run, config, cluster, "run", None, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("enforced", "said"),
+    [
+        ("none", "its limits hold no job back here (AccountingStorageEnforce is none)"),
+        ("associations,qos", "its limits hold no job back here (AccountingStorageEnforce is associations,qos)"),
+        ("associations,limits", "the limits of accounts and QOS were checked"),
+        ("safe", "the limits of accounts and QOS were checked"),
+    ],
+)
+def test_limits_that_the_site_does_not_enforce_are_said_not_to_matter(
+    answering: FakeSlurm, enforced: str, said: str
+) -> None:
+    answering.says("sacctmgr")
+    database = "AccountingStorageType   = accounting_storage/slurmdbd"
+    answering.says("scontrol", PREEMPTIBLE, database, f"AccountingStorageEnforce = {enforced}")
+    assert found("low")[-1] == Finding(True, f"slurm: accounting answers; {said}")
+
+
+def test_accounting_that_does_not_answer_is_a_warning(answering: FakeSlurm) -> None:
+    answering.says("scontrol", PREEMPTIBLE, "AccountingStorageType = accounting_storage/slurmdbd")
+    last = found("low")[-1]
+    assert last.ok
+    assert (
+        "warning: sacctmgr does not answer: sacctmgr: not found; the limits of accounts and QOS were not" in last.text
+    )
