@@ -166,8 +166,9 @@ def _encoder_size(config: Config) -> tuple[int, int]:
 
 def _batch(config: Config, cluster: Cluster, found: _Images | None) -> str:
     batch, world = config.train.batch_size, cluster.train.nodes * cluster.train.tasks
+    several = found is not None and found.training.multi_label  # `_labels` reports this
     try:
-        require_batch(config, world, found.training if found else None)
+        require_batch(config, world, None if found is None or several else found.training)
     except UserError as error:
         raise UserError(f"batch: {error}") from error
     per_process = f", {batch // world} on each of {world} processes" if world > 1 else ""
