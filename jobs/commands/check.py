@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.backend import Finding, backend
 from jobs.launch import choose_cluster
 from jobs.plan.cluster import Cluster
 from jobs.plan.memory import probe_cost, require_memory
+from jobs.plan.requirements import require_source
+from jobs.plan.resources import Needs, cpu_warning, require_memory_for
 from jobs.plan.runs import open_config
 from jobs.plan.stages import require_kinds, require_one_class
 from trex.config import Config, load
@@ -25,7 +29,11 @@ from trex.probing.kind import kinds_of, left_out
 from trex.records.manifest import checkpoint_folders, newest_manifest
 from trex.records.run_dir import RunDir
 from trex.storage import Space, in_bytes
+from trex.training.requirements import require_batch, require_encoder
 from trex.wording import counted
+
+if TYPE_CHECKING:
+    from trex.datasets.split import Split
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class _Images:
 
     count: int  #: images of all splits
     classes: int
+    training: Split
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -72,12 +81,13 @@ def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]
     yield Finding.of(lambda: _encoder(config))
     yield from _files(run, config)
     trains = config.extract.weights == "trained"
-    if trains:
-        yield Finding.of(lambda: _batch(config, cluster))
     images: dict[str, _Images] = {}
     for name in dict.fromkeys((*([config.data.dataset] if trains else []), *config.extract.datasets)):
         yield Finding.of(lambda name=name: _data(name, config, images))  # type: ignore[misc]
+    if trains:
+        yield Finding.of(lambda: _batch(config, cluster, images.get(config.data.dataset)))
     yield from _labels(config)
+    yield from _processes(config, cluster, images)
     yield Finding.of(lambda: _memory(config, cluster))
     yield from _time(config, cluster)
     yield Finding.of(lambda: _write_rights(run))
@@ -99,16 +109,15 @@ def _same_run(run: RunDir, config: Config) -> str:
 
 def _encoder(config: Config) -> str:
     from trex.features.origin import pixels_dim
-    from trex.features.source import require_crop
-    from trex.model.encoder import build_encoder_on_meta, require_trainable
     from trex.model.preprocessing import preprocessing
 
     if config.extract.weights == "pixels":
         size = f"{pixels_dim(config)} numbers per image"
         return f"encoder: none, the features are the raw pixels, {size}; extract.preprocess is {preprocessing(config)}"
-    require_crop(build_encoder_on_meta(config.model.encoder), config)
     if config.extract.weights == "trained":
-        require_trainable(config.model.encoder)
+        require_encoder(config)
+    if config.extract.weights in WEIGHTS_OF_RUN:  # the check of a weights file says the rest
+        require_source(config)
     feature_dim, parameters = _encoder_size(config)
     return (
         f"encoder: {config.model.encoder}, {parameters / 1e6:.1f} million parameters, {feature_dim} features; "
@@ -126,24 +135,19 @@ def _files(run: RunDir, config: Config) -> Iterator[Finding]:
 
 def _weights(config: Config) -> str:
     from trex.features.origin import describe_file
-    from trex.model.weights import KeyMapSetting, find_encoder, read_file
 
-    path, key_map = Path(config.extract.weights), config.extract.key_map
-    found = find_encoder(read_file(path), config.model.encoder, path, KeyMapSetting(Path(key_map) if key_map else None))
+    path, key_map = config.extract.weights, config.extract.key_map
+    chosen = require_source(config)
     mapped = f"; names mapped by {describe_file(key_map)}" if key_map else ""
-    choice = f" ({found.choice})" if found.choice else ""
+    choice = f" ({chosen})" if chosen else ""
     return f"weights: {path} contains all keys of a {config.model.encoder}{choice}{mapped}"
 
 
 def _start(config: Config) -> str:
     from trex.datasets.registry import load_split
-    from trex.training.network import network_on_meta
-    from trex.training.start import read_start
+    from trex.training.start import start_of
 
-    images = load_split(config.data.dataset, "trainval", config.data)
-    start = read_start(
-        config, network_on_meta(config, len(images.classes)), images.classes, len(images) // config.train.batch_size
-    )
+    start = start_of(config, load_split(config.data.dataset, "trainval", config.data))
     details = f" ({start.choice})" if start.choice else ""
     details += f"; names mapped by {start.key_map['key_map']}" if start.key_map else ""
     return (
@@ -160,13 +164,13 @@ def _encoder_size(config: Config) -> tuple[int, int]:
     return encoder.feature_dim, sum(parameter.numel() for parameter in encoder.parameters())
 
 
-def _batch(config: Config, cluster: Cluster) -> str:
+def _batch(config: Config, cluster: Cluster, found: _Images | None) -> str:
     batch, world = config.train.batch_size, cluster.train.nodes * cluster.train.tasks
-    if batch % world:
-        raise UserError(
-            f"batch: train.batch_size is {batch}, but the cluster file asks for {world} training processes: expected a "
-            f"multiple of {world}"
-        )
+    several = found is not None and found.training.multi_label  # `_labels` reports this
+    try:
+        require_batch(config, world, None if found is None or several else found.training)
+    except UserError as error:
+        raise UserError(f"batch: {error}") from error
     per_process = f", {batch // world} on each of {world} processes" if world > 1 else ""
     return f"batch: {batch} images per step{per_process}"
 
@@ -175,7 +179,9 @@ def _data(name: str, config: Config, images: dict[str, _Images]) -> str:
     from trex.datasets.registry import load_splits
 
     splits = load_splits(name, config.data)
-    images[name] = _Images(sum(len(split) for split in splits.values()), len(splits["test"].classes))
+    images[name] = _Images(
+        sum(len(split) for split in splits.values()), len(splits["test"].classes), splits["trainval"]
+    )
     counts = ", ".join(f"{len(split)} {split_name}" for split_name, split in splits.items())
     comparable = all(split.comparable for split in splits.values())
     note = "" if comparable else "; counts differ from the official ones: results will be marked not comparable"
@@ -192,6 +198,28 @@ def _labels(config: Config) -> Iterator[Finding]:
     for name in config.extract.datasets:
         if kinds_of(config.probe, name) and (sentence := left_out(config.probe, name)):
             yield Finding(True, f"probes: {sentence}")
+
+
+def _processes(config: Config, cluster: Cluster, found: Mapping[str, _Images]) -> Iterator[Finding]:
+    """The CPUs and the memory of training and extraction. Other checks report an encoder or data that do not exist."""
+    needs = []
+    with contextlib.suppress(UserError):
+        encoder = 0 if config.extract.weights == "pixels" else _encoder_size(config)[1] * 4
+        needs.append(Needs.of("extract", config, cluster, encoder))
+        if config.extract.weights == "trained" and config.data.dataset in found:
+            state = _checkpoint_bytes(config, found[config.data.dataset].classes)
+            needs.insert(0, Needs.of("train", config, cluster, state))
+    for one in needs:
+        if warning := cpu_warning(one, cluster):
+            yield Finding(True, warning)
+        yield Finding.of(functools.partial(require_memory_for, one, cluster))
+
+
+def _checkpoint_bytes(config: Config, classes: int) -> int:
+    from trex.training.network import network_on_meta
+    from trex.training.space import checkpoint_bytes
+
+    return checkpoint_bytes(network_on_meta(config, classes))
 
 
 def _memory(config: Config, cluster: Cluster) -> str:
@@ -242,10 +270,9 @@ def _checkpoints(run: RunDir, config: Config, found: Mapping[str, _Images]) -> t
     is_trained = newest is not None and newest[1].finished
     if config.extract.weights != "trained" or is_trained or config.data.dataset not in found:
         return 0, 0
-    from trex.training.network import network_on_meta
-    from trex.training.space import checkpoint_bytes, missing_checkpoints
+    from trex.training.space import missing_checkpoints
 
-    size = checkpoint_bytes(network_on_meta(config, found[config.data.dataset].classes))
+    size = _checkpoint_bytes(config, found[config.data.dataset].classes)
     return size, missing_checkpoints(run.checkpoints, config)
 
 

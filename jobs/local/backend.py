@@ -14,6 +14,7 @@ from jobs.backend import Answers, Backend, Finding, QueuedJob
 from jobs.local.run import run_here
 from jobs.plan.cluster import Cluster
 from jobs.plan.memory import require_memory
+from jobs.plan.requirements import require_startable
 from jobs.plan.runs import save_config
 from jobs.plan.spec import Stage, TaskSpec
 from jobs.plan.stages import require_gpu
@@ -71,6 +72,9 @@ class Local:
                 words = counted(count, "process")
                 sys.stdout.write(f"would run on this machine: {spec.stage}{items} with {words}, in {run.root}\n")
             return ExitCode.DONE
+        if not run.config.exists():
+            world = next((count for spec, count in zip(specs, counts, strict=True) if spec.stage == "train"), 1)
+            require_startable(run, config, specs, world)
         save_config(run, config)
         write_text(run.local_cluster, to_yaml(cluster))
         for spec, count in zip(specs, counts, strict=True):

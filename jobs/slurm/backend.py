@@ -30,6 +30,7 @@ from trex.files import write_text
 from trex.records.lock_owner import LockOwner
 from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
+from trex.training.requirements import require_batch
 
 
 class Slurm:
@@ -59,12 +60,12 @@ class Slurm:
         return limits.problems(cluster)
 
     def check(self, run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
-        """Check the GPU of the probes, and ask Slurm whether it would accept the job of each stage."""
+        """Check the GPU of the probes, and ask Slurm whether it would accept and ever start the job of each stage."""
         try:
             _require_gpu(config, cluster)
         except UserError as error:
             yield Finding(False, str(error))
-        yield from check.findings(run, cluster)
+        yield from check.findings(run, config, cluster)
 
     def launch(
         self, run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskSpec], processes: int | None,
@@ -75,6 +76,8 @@ class Slurm:
             raise UserError(
                 "--processes works only on this machine; for Slurm, set nodes and tasks_per_node in the cluster file"
             )
+        if any(spec.stage == "train" for spec in specs):
+            require_batch(config, cluster.train.nodes * cluster.train.tasks, None)
         if probed := dict.fromkeys(item.dataset for spec in specs if spec.stage == "probe" for item in spec.items):
             require_memory(config, cluster, probed)
             _require_gpu(config, cluster)

@@ -9,7 +9,7 @@ from jobs.plan.cluster import Cluster, StageResources
 from jobs.plan.spec import STAGES
 
 #: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]
-_TIME = r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2}"
+TIME = r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2}"
 
 _OWN = "which the toolkit sets itself"
 _ID = "with which the toolkit could not read the job's id from sbatch's answer"
@@ -44,7 +44,7 @@ def problems(cluster: Cluster) -> Iterator[tuple[str, str]]:
             # sbatch accepts the beginning of an option's name too.
             for option in [key] if key in _REFUSED else [one for one in _REFUSED if one.startswith(key)][:1]:
                 yield f"{name}.options", f"has {key}{'' if key == option else f' for {option}'}, {_REFUSED[option]}"
-        if not re.fullmatch(_TIME, stage.time):
+        if not re.fullmatch(TIME, stage.time):
             yield (
                 f"{name}.time",
                 f"is {stage.time!r}: expected one of Slurm's formats, such as 90 (minutes), 12:30:00 or 1-00:00:00",

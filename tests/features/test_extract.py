@@ -25,7 +25,7 @@ from tests.stopping import StopAfter
 from trex.config import Config, load
 from trex.errors import Interrupted, UserError
 from trex.features.store import open_features
-from trex.loading import workers
+from trex.loading import shared_memory
 from trex.model.encoder import initial_encoder
 
 
@@ -311,7 +311,7 @@ def test_batches_that_do_not_fit_into_the_shared_memory_are_refused(
 ) -> None:
     run, config = setup("run", "data.workers=2")
     with small_disk(tmp_path / "shm", "size=1m") as disk:
-        monkeypatch.setattr(workers, "_SHARED_MEMORY", str(disk.folder))
+        monkeypatch.setattr(shared_memory, "SHARED_MEMORY", disk.folder)
         disk.fill()
         with pytest.raises(UserError, match=r"has 0\.0 MB free, and the batches need .* reduce extract\.batch_size"):
             make_features(run, config)

@@ -21,21 +21,19 @@ PREEMPTIBLE = "PartitionName=low GraceTime=0 PreemptMode=REQUEUE"
 
 def found(partition: str) -> list[Finding]:
     resources = StageResources(partition=partition)
-    return list(slurm_findings(RunDir(Path.cwd() / "run"), Cluster(train=resources)))
+    return list(slurm_findings(RunDir(Path.cwd() / "run"), Config(), Cluster(train=resources)))
 
 
 @pytest.fixture
 def answering(fake_slurm: FakeSlurm) -> FakeSlurm:
-    for program in ("sbatch", "sacct"):
-        fake_slurm.says(program)
-    fake_slurm.says("sinfo", "low")
+    fake_slurm.says("sbatch")
     fake_slurm.says("scontrol", PREEMPTIBLE)
     return fake_slurm
 
 
 def test_hidden_partitions_are_accepted(answering: FakeSlurm) -> None:
     assert found("low")[0].ok
-    assert answering.asked("sinfo")[0].startswith("--all ")
+    assert answering.asked("scontrol")[0] == "--all show partition --oneliner"
     assert not found("lwo")[0].ok
 
 
@@ -74,14 +72,19 @@ def test_grace_time_is_shown_only_if_the_partition_determines_it(
     assert found("low")[0].text.endswith(notice)
 
 
+def memory(finding: Finding) -> str:
+    """Return what a finding says about memory, or an empty string."""
+    return finding.text.partition("memory: ")[2]
+
+
 def test_probe_that_does_not_fit_into_this_machine_is_reported_once(fake_slurm: FakeSlurm) -> None:
     settings = ("extract.weights=pixels", "extract.datasets=[in1k]", "probe.memory_gb=90000")
     run, cluster = RunDir(Path.cwd() / "run"), Cluster(kind="local")
-    found = [finding for finding in findings(run, load(None, Config, settings), cluster) if "memory:" in finding.text]
+    found = [finding for finding in findings(run, load(None, Config, settings), cluster) if "probe" in memory(finding)]
     assert [finding.ok for finding in found] == [True, False]
     assert "this machine has" in found[1].text
     too_little = load(None, Config, (*settings[:2], "probe.memory_gb=0.5"))
-    found = [finding for finding in findings(run, too_little, cluster) if "memory:" in finding.text]
+    found = [finding for finding in findings(run, too_little, cluster) if "probe" in memory(finding)]
     assert [finding.ok for finding in found] == [False]
 
 
@@ -105,3 +108,30 @@ def test_gpu_that_probes_ask_for_and_do_not_get_is_found_before_they_wait(
     for cluster in (Cluster(kind="slurm"), Cluster(kind="local")):
         with pytest.raises(UserError, match=r"probe\.device is cuda, but "):
             launch(run, config, cluster, "run", None, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("enforced", "said"),
+    [
+        ("none", "its limits hold no job back here (AccountingStorageEnforce is none)"),
+        ("associations,qos", "its limits hold no job back here (AccountingStorageEnforce is associations,qos)"),
+        ("associations,limits", "the limits of accounts and QOS were checked"),
+        ("safe", "the limits of accounts and QOS were checked"),
+    ],
+)
+def test_limits_that_the_site_does_not_enforce_are_said_not_to_matter(
+    answering: FakeSlurm, enforced: str, said: str
+) -> None:
+    answering.says("sacctmgr")
+    database = "AccountingStorageType   = accounting_storage/slurmdbd"
+    answering.says("scontrol", PREEMPTIBLE, database, f"AccountingStorageEnforce = {enforced}")
+    assert found("low")[-1] == Finding(True, f"slurm: accounting answers; {said}")
+
+
+def test_accounting_that_does_not_answer_is_a_warning(answering: FakeSlurm) -> None:
+    answering.says("scontrol", PREEMPTIBLE, "AccountingStorageType = accounting_storage/slurmdbd")
+    last = found("low")[-1]
+    assert last.ok
+    assert (
+        "warning: sacctmgr does not answer: sacctmgr: not found; the limits of accounts and QOS were not" in last.text
+    )

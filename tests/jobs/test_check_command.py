@@ -60,6 +60,19 @@ def test_batch_that_does_not_divide_among_the_processes_is_found(
     assert check(capsys, "--cluster", "three.yaml", "train.batch_size=99") == (0, {})
 
 
+def test_batch_that_is_larger_than_the_data_is_found(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, failed = check(capsys, "train.batch_size=2048", "data.workers=0")
+    assert (code, list(failed)) == (2, ["batch"])
+    assert "train.batch_size is 2048, but digits_seen has only 1014 training images" in failed["batch"]
+
+
+def test_job_with_too_little_memory_is_found(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_text(home / "little.yaml", "kind: local\ntrain: {memory_gb: 1}\n")
+    code, failed = check(capsys, "--cluster", "little.yaml", "train.batch_size=10")
+    assert (code, list(failed)) == (2, ["memory"])
+    assert [word in failed["memory"] for word in ("train needs about", "train.memory_gb is 1")] == [True, True]
+
+
 def test_every_dataset_that_is_missing_is_found(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, failed = check(capsys, "extract.datasets=[digits_unseen, dtd]", "data.dataset=pets")
     assert (code, len(failed)) == (2, 2)

@@ -22,8 +22,9 @@ from trex.images.preprocessing import Geometry
 from trex.interruption import StopRequest
 from trex.loading import sockets
 from trex.loading.evaluation import evaluation_batches
+from trex.loading.shared_memory import require_shared_memory
 from trex.loading.training import TrainingBatches
-from trex.loading.workers import Wait, end_workers, received, require_shared_memory, start_worker, worker_context
+from trex.loading.workers import Wait, end_workers, received, start_worker, worker_context
 
 SPLIT = load_split("digits_seen", "trainval", DataConfig())
 

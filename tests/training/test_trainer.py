@@ -24,7 +24,7 @@ from trex.images.evaluation import evaluation_image
 from trex.images.normalize import normalize
 from trex.images.preprocessing import Geometry
 from trex.interruption import StopRequest
-from trex.loading import workers
+from trex.loading import shared_memory
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 from trex.training import trainer
@@ -166,7 +166,7 @@ def test_batches_that_do_not_fit_into_the_shared_memory_are_refused_before_a_wor
     config = tiny("large", "data.workers=2")
     images = load_split("few_digits", "trainval", config.data)
     with small_disk(tmp_path / "shm", "size=1m") as disk:
-        monkeypatch.setattr(workers, "_SHARED_MEMORY", str(disk.folder))
+        monkeypatch.setattr(shared_memory, "SHARED_MEMORY", disk.folder)
         make_batches(config, images, Ranks()).close()
         disk.fill()
         with pytest.raises(

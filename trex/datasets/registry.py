@@ -97,6 +97,22 @@ def own_datasets(data: DataConfig) -> list[str]:
     return sorted({*data.folders, *below} - known().keys() - shared)
 
 
+def located(name: str, data: DataConfig) -> tuple[Dataset, Path]:
+    """The record of a dataset, and the folder that it is read from. Lists no files.
+
+    Raises:
+        UserError: if the dataset is unknown, or its folder does not exist.
+    """
+    found, folder = find(name, data), folder_of(name, data)
+    if found.needs_files and found.download is None and not folder.is_dir():
+        raise UserError(
+            f"dataset {name!r} is expected in {folder.absolute()}, but this folder does not exist. Put the dataset "
+            f"there, or set its place: data.root=… for all datasets, data.folders.{name}=… for this one. "
+            f"`trex data get {name}` downloads it, or says how to get it."
+        )
+    return found, folder
+
+
 def load_split(name: str, split: SplitName, data: DataConfig) -> Split:
     """Load one split of the dataset `name`.
 
@@ -121,14 +137,7 @@ def _logged(split: Split) -> Split:
 def _read(name: str, data: DataConfig) -> dict[SplitName, Split]:
     from trex.datasets.split import Split
 
-    found = find(name, data)
-    folder = folder_of(name, data)
-    if found.needs_files and found.download is None and not folder.is_dir():
-        raise UserError(
-            f"dataset {name!r} is expected in {folder.absolute()}, but this folder does not exist. Put the dataset "
-            f"there, or set its place: data.root=… for all datasets, data.folders.{name}=… for this one. "
-            f"`trex data get {name}` downloads it, or says how to get it."
-        )
+    found, folder = located(name, data)
     listing = found.read(folder)
     base = (listing.folder or folder) if found.needs_files else None
     missing = ""

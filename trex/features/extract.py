@@ -38,7 +38,8 @@ from trex.files import atomic_path, remove_leftovers
 from trex.images.decode import ImageFault
 from trex.interruption import StopRequest
 from trex.loading.evaluation import EvaluationBatch, evaluation_batches
-from trex.loading.workers import Wait, require_shared_memory, take
+from trex.loading.shared_memory import require_shared_memory
+from trex.loading.workers import Wait, take
 from trex.records.feature_provenance import FeatureProvenance, names_digest
 from trex.records.run_dir import RunDir
 from trex.storage import make_folder

@@ -77,6 +77,14 @@ def _weights(run: RunDir, config: Config, read_states: bool) -> str:
         raise UserError(f"extract.weights: cannot read {error.filename} ({error.strerror})") from error
 
 
+def no_checkpoint(run: RunDir) -> UserError:
+    """The error that a run has no encoder to extract features with."""
+    return UserError(
+        f"{run.root}: there is no checkpoint to extract features with. Train first: trex train {run.name}. Or "
+        f"set extract.weights to untrained, pixels, or the path of a weights file."
+    )
+
+
 def feature_dim(config: Config) -> int:
     """Numbers per feature with this config; see `trex.model.widths.feature_dim`.
 

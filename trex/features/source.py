@@ -50,10 +50,7 @@ def make_source(run: RunDir, config: Config, ranks: Ranks) -> Source:
     if weights == "trained":
         found = ranks.broadcast(_checkpoint(run) if ranks.is_main else None)
         if found is None:
-            raise UserError(
-                f"{run.root}: there is no checkpoint to extract features with. Train first: trex train {run.name}. Or "
-                f"set extract.weights to untrained, pixels, or the path of a weights file."
-            )
+            raise origin.no_checkpoint(run)
         checkpoint = Checkpoints(run.checkpoints).at(Path(found))
         saved = checkpoint.load()["model"]
         state = {key.removeprefix("encoder."): value for key, value in saved.items() if key.startswith("encoder.")}

@@ -13,7 +13,8 @@ from trex.datasets.split import Split
 from trex.images.decode import ImageFault
 from trex.images.evaluation import evaluation_image
 from trex.images.preprocessing import Geometry
-from trex.loading.workers import PREFETCH, Wait, block_stop_signals, end_workers, received, start_worker, worker_context
+from trex.loading.shared_memory import PREFETCH
+from trex.loading.workers import Wait, block_stop_signals, end_workers, received, start_worker, worker_context
 
 EvaluationBatch = tuple[Tensor, Tensor, Tensor]  #: images, labels, indices
 Sample = tuple[Tensor, Tensor, int]  #: image, label or (K,) labels, index

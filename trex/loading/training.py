@@ -19,8 +19,8 @@ from trex.datasets.split import Split
 from trex.images.crops import multi_crop
 from trex.images.decode import ImageFault
 from trex.loading.order import epoch_order
+from trex.loading.shared_memory import PREFETCH
 from trex.loading.workers import (
-    PREFETCH,
     Wait,
     block_stop_signals,
     end_workers,
@@ -66,13 +66,6 @@ class TrainingBatches:
         self.steps_per_epoch = len(split) // batch_size
         self._context = worker_context(workers)  # here, so that its server is ready when the first batch is needed
         self._batches: object = None
-
-    @property
-    def batch_bytes(self) -> int:
-        """The size of the crops of one batch of one rank."""
-        crops = self.crops
-        pixels = crops.global_count * crops.global_size**2 + crops.local_count * crops.local_size**2
-        return self.batch_size // self.world * 3 * pixels
 
     def starting_at(self, epoch: int, step: int) -> Iterator[Batch | None]:
         """Yields batches endlessly, beginning with step `step` of epoch `epoch`. Ends the workers of an earlier call.

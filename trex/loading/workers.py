@@ -20,16 +20,14 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data._utils import signal_handling
 
-from trex.errors import TrexError, UserError
+from trex.errors import TrexError
 from trex.images.decode import ImageFault
 from trex.interruption import SIGNALS, StopRequest, leave_signals_to_parent
 from trex.loading import sockets
+from trex.loading.shared_memory import SHARED_MEMORY
 
 T = TypeVar("T")
 
-PREFETCH = 4  #: batches that each worker makes ahead
-
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where PyTorch puts the batches that it hands over
 _CANNOT_HAND_OVER = 74  #: exit code of a worker whose batch cannot be sent; its log says why
 _POLL_SECONDS = 0.5
 _SECONDS_TO_END = 1.0
@@ -172,7 +170,7 @@ def _why_ended(batches: Any) -> str:
     while all(worker.exitcode is None for worker in batches._workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     reasons = {
-        -signal.SIGBUS: f"by SIGBUS: {_SHARED_MEMORY} is full. Reduce data.workers or the batch size, or enlarge it",
+        -signal.SIGBUS: f"by SIGBUS: {SHARED_MEMORY} is full. Reduce data.workers or the batch size, or enlarge it",
         -signal.SIGKILL: "by SIGKILL, as when memory runs out. Reduce data.workers or ask for more memory",
         _CANNOT_HAND_OVER: "because it could not hand over its batch: the line above in this log says why",
     }
@@ -209,32 +207,6 @@ def _state(pid: int) -> str:
         return "has ended"
     known = {"T": _HELD[0], "t": _HELD[0], "D": _HELD[1], "R": "computes", "Z": "has ended"}
     return known.get(letter, "waits")
-
-
-def require_shared_memory(batch_bytes: int, workers: int, ranks_here: int, batch_setting: str) -> None:
-    """Raise UserError if the batches that the workers make ahead do not fit into the shared memory of this machine.
-
-    Args:
-        batch_bytes: size of one batch of one rank.
-        workers: loader processes per rank.
-        ranks_here: ranks on this machine.
-        batch_setting: the setting of the batch size, for the message.
-    """
-    if not workers:
-        return
-    try:
-        here = os.statvfs(_SHARED_MEMORY)
-        free = here.f_bavail * here.f_frsize
-    except OSError:
-        free = 0
-    per_worker = batch_bytes * PREFETCH * ranks_here
-    if per_worker * workers > free:
-        raise UserError(
-            f"{_SHARED_MEMORY} has {free / 1e6:.1f} MB free, and the batches need up to "
-            f"{per_worker * workers / 1e6:.1f} MB there: {batch_bytes / 1e6:.1f} MB x {PREFETCH} ahead x {workers} "
-            f"loader processes x {ranks_here} ranks on this machine. Set data.workers={free // per_worker}, reduce "
-            f"{batch_setting}, or enlarge {_SHARED_MEMORY} (in a container: --shm-size)"
-        )
 
 
 def fault_or(collate: Callable[[list[Any]], T]) -> Callable[[list[Any]], T | ImageFault]:

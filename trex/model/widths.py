@@ -28,6 +28,11 @@ _TORCHVISION = {
 }
 
 
+def is_resnet(name: str) -> bool:
+    """Return whether `name` is a ResNet of the table: an encoder that can be trained, for images of any size."""
+    return name in _TORCHVISION and not name.startswith("vit_")
+
+
 @functools.cache
 def feature_dim(name: str) -> int:
     """Return the feature dimension of the encoder `name`.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from trex.config.schema import Config
 from trex.datasets.split import Split
 from trex.distributed import Ranks
-from trex.errors import UserError
 from trex.interruption import StopRequest
+from trex.loading.shared_memory import require_shared_memory
 from trex.loading.training import TrainingBatches
-from trex.loading.workers import Wait, require_shared_memory
+from trex.loading.workers import Wait
+from trex.training.requirements import bytes_per_batch, require_batch
 
 
 def make_batches(config: Config, images: Split, ranks: Ranks, stop: StopRequest | None = None) -> TrainingBatches:
@@ -18,20 +19,11 @@ def make_batches(config: Config, images: Split, ranks: Ranks, stop: StopRequest 
         UserError: if the batch size is not a multiple of the number of ranks, or exceeds the number of images, or if
             the batches do not fit into the shared memory.
     """
-    batch = config.train.batch_size
-    if images.multi_label:
-        raise UserError(
-            f"data.dataset is {images.dataset}: its images may have several classes, and training needs one"
-        )
-    if batch % ranks.world:
-        raise UserError(f"train.batch_size is {batch}: it must be a multiple of the number of processes, {ranks.world}")
-    if batch > len(images):
-        raise UserError(f"train.batch_size is {batch}, but {images.dataset} has only {len(images)} training images")
+    require_batch(config, ranks.world, images)
+    size, workers = bytes_per_batch(config, ranks.world), config.data.workers
+    require_shared_memory(size, workers, ranks.count_here(), "train.batch_size")
     wait = Wait(StopRequest() if stop is None else stop, lambda: ranks.limit.seconds)
-    batches = TrainingBatches(
-        images, config.crops, config.train.seed, batch, ranks.rank, ranks.world, config.data.workers,
+    return TrainingBatches(
+        images, config.crops, config.train.seed, config.train.batch_size, ranks.rank, ranks.world, workers,
         skip_broken=config.data.broken_images == "skip", wait=wait,
     )  # fmt: skip
-    validation = batch // ranks.world * 3 * config.crops.global_size**2  # made while training batches are ready
-    require_shared_memory(batches.batch_bytes + validation, config.data.workers, ranks.count_here(), "train.batch_size")
-    return batches

@@ -21,6 +21,7 @@ from trex.errors import TrexError, Unwritable, UserError
 from trex.records.manifest import position_of
 from trex.storage import require_space, unwritable
 from trex.training.checkpoint import Checkpoint, Checkpoints, State
+from trex.training.requirements import require_fallback_folder
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ class Fallback:
             settings: with `fallback_folder`, without which there is no second place.
         """
         self._settings = settings
-        parent = settings.fallback_folder
         name = f"{run.name}-{hashlib.sha256(os.fsencode(run)).hexdigest()[:_DIGITS]}"
+        parent = settings.fallback_folder
         self.folder = None if parent is None else Path(parent).expanduser() / name
 
     def write(self, state: State, finished: bool) -> Checkpoint | None:
@@ -81,11 +82,7 @@ class Fallback:
         """Return the checkpoint there, or None. A damaged one is left there and named in the log."""
         if self.folder is None:
             return None
-        if not self.folder.parent.is_dir():
-            raise UserError(
-                f"checkpoint.fallback_folder is {self.folder.parent}: expected a folder that exists on every node of "
-                f"the training, on another file system than the run"
-            )
+        require_fallback_folder(self._settings)
         if not self.folder.exists():
             return None
         self._require_private(self.folder)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from trex.config.schema import Config
+from trex.datasets.split import Split
 from trex.errors import UserError
 from trex.files import sha256
 from trex.model.weights import KeyMapSetting, find_encoder, key_difference, read_file
-from trex.training.network import Network
+from trex.training.network import Network, network_on_meta
 from trex.training.released import CLASS_WEIGHT, PARTS, FullCheckpoint, full_checkpoint
 from trex.training.state import Position, TrainingState
 
@@ -57,6 +58,13 @@ class Start:
         if self.scaler and state.scaler.is_enabled():
             state.scaler.load_state_dict(dict(self.scaler))
         state.position = self.position
+
+
+def start_of(config: Config, images: Split) -> Start:
+    """Read the file `config.train.start` before a training of `images` exists. Raises the errors of `read_start`."""
+    classes = images.classes
+    network = network_on_meta(config, len(classes))
+    return read_start(config, network, classes, len(images) // config.train.batch_size)
 
 
 def read_start(config: Config, model: Network, classes: tuple[str, ...], steps_per_epoch: int) -> Start:
