@@ -31,7 +31,7 @@ class Defaults:
     )
     cluster: str | None = setting(None, "the cluster file to use if a command names none")
     account: str | None = setting(
-        None, "account to charge, where neither the cluster file nor SBATCH_ACCOUNT names one", pattern=WORD
+        None, "account to charge, where neither the cluster file nor the environment names one", pattern=WORD
     )
 
 

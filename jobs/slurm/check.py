@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 
-from jobs import programs
 from jobs.backend import Finding
 from jobs.plan.cluster import Cluster, StageResources
 from jobs.plan.spec import STAGES, Stage, TaskSpec
 from jobs.plan.stages import items
-from jobs.slurm import partitions
-from jobs.slurm.accounting import Accounts, enforced
-from jobs.slurm.quotas import Account, Queued, limits_submission, too_many
-from jobs.slurm.request import Request
-from jobs.slurm.site import PATIENCE, NoAnswer, Partition, Site, User
-from jobs.slurm.variables import outside_allocation
+from jobs.slurm import queue
+from jobs.slurm.calls import call, once
+from jobs.slurm.rules import partitions
+from jobs.slurm.rules.accounting import Accounts, enforced
+from jobs.slurm.rules.quotas import Account, Queued, limits_submission, too_many
+from jobs.slurm.rules.request import Request
+from jobs.slurm.rules.site import NoAnswer, Partition, Site, User
+from jobs.slurm.variables import chosen_cluster
 from jobs.slurm.work import Work
 from trex.config import Config
 from trex.errors import UserError
@@ -27,8 +28,9 @@ def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]
     """Ask Slurm about its rules, and about the job of each stage. Submits nothing."""
     requests = [Request.of(stage, cluster.stage(stage), _jobs(stage, config)) for stage in STAGES]
     try:
-        site = Site.ask(reservations=any(request.reservation for request in requests))
-    except NoAnswer as error:
+        where = queue.to_ask(chosen_cluster(cluster.clusters))
+        site = Site.ask(where, reservations=any(request.reservation for request in requests))
+    except (NoAnswer, UserError) as error:
         yield Finding(False, f"slurm: {error}")
         return
     user, unknown = User.here(), ""
@@ -45,7 +47,7 @@ def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]
         if not foreseen:
             yield Finding.of(functools.partial(_accepted, run, cluster, request, site, account))
     if limits_submission(account for _, account in asked):
-        yield from (Finding(False, f"slurm: {text}") for text in too_many(asked, _queued(run, user)))
+        yield from (Finding(False, f"slurm: {text}") for text in too_many(asked, _queued(run, user, where)))
     yield Finding(True, f"slurm: {_about_accounting(site, accounts, unknown)}")
 
 
@@ -79,18 +81,19 @@ def _accepted(run: RunDir, cluster: Cluster, request: Request, site: Site, accou
     from jobs.slurm.submit import Submitter
 
     wanted = cluster.stage(request.stage)
-    script = Submitter(run, cluster).text(Work((TaskSpec(request.stage, str(run.root)),)))
-    answer = programs.run(["sbatch", "--test-only"], timeout=60, env=outside_allocation(), stdin=script)
+    submitter = Submitter(run, cluster)
+    script = submitter.text(Work((TaskSpec(request.stage, str(run.root)),)))
+    answer = once(["sbatch", "--test-only"], submitter.name, 60, stdin=script)
     if not answer.ok:
         raise UserError(f"slurm: {request.stage}: {_asked(wanted)}: {_reason(answer.stderr)}")
     notice = _notice(wanted, site) + account.notice(request)
     return f"slurm: {request.stage}: {_asked(wanted)}: {_reason(answer.stderr)}{notice}"
 
 
-def _queued(run: RunDir, user: User) -> list[Queued]:
+def _queued(run: RunDir, user: User, cluster: str) -> list[Queued]:
     """Return this user's jobs in the queue that are not of this run."""
     words = ["squeue", "--noheader", "--array", "--user", str(user.uid), "--format", "%j|%a|%q"]
-    answer = programs.run(words, timeout=PATIENCE, env=outside_allocation())
+    answer = call(words, cluster)
     rows = [line.rsplit("|", 2) for line in answer.stdout.splitlines() if line.count("|") > 1]
     own = {f"{run.name}-{stage}" for stage in STAGES}
     return [Queued(account, qos) for name, account, qos in rows if name not in own]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.slurm import formats
+from jobs.slurm.rules import formats
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from jobs.plan.cluster import StageResources
-from jobs.slurm.accounting import Accounts, Association, Limits, Qos
 from jobs.slurm.check import waits
-from jobs.slurm.partitions import clock
-from jobs.slurm.quotas import Account, Queued, too_many
-from jobs.slurm.request import Request
-from jobs.slurm.site import Node, Partition, Site, User
+from jobs.slurm.rules.accounting import Accounts, Association, Limits, Qos
+from jobs.slurm.rules.partitions import clock
+from jobs.slurm.rules.quotas import Account, Queued, too_many
+from jobs.slurm.rules.request import Request
+from jobs.slurm.rules.site import Node, Partition, Site, User
 from tests.jobs.conftest import FakeSlurm
 
 ME = User("me", 1000, frozenset({"students"}))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import main
-from jobs.slurm.site import User
+from jobs.slurm.rules.site import User
 from tests.slurm.conftest import has_ended, start_sandbox, stop_sandbox, wait_for
 
 RECIPE = "extract: {weights: pixels, datasets: [digits], crop: 8, resize: 8}\nprobe: {seeds: 1}\n"

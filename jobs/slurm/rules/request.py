@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from jobs.plan.cluster import StageResources
 from jobs.plan.spec import Stage
-from jobs.slurm import formats
 from jobs.slurm.limits import seconds
+from jobs.slurm.rules import formats
 from jobs.slurm.variables import sbatch_defaults
 
 

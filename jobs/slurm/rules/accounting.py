@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from jobs import programs
-from jobs.slurm import formats
-from jobs.slurm.site import PATIENCE, NoAnswer, Site, User
-from jobs.slurm.variables import outside_allocation
+from jobs.slurm.calls import call
+from jobs.slurm.rules import formats
+from jobs.slurm.rules.site import NoAnswer, Site, User
 
 #: What each word of AccountingStorageEnforce includes.
 _INCLUDED = {
@@ -139,7 +138,7 @@ def _qos(row: dict[str, str]) -> Qos:
 def _show(words: list[str], fields: tuple[str, ...]) -> list[dict[str, str]]:
     """Return the lines of `sacctmgr show WORDS` with these fields. Lines with another number of fields are left out."""
     command = ["sacctmgr", "--noheader", "--parsable2", "show", *words, f"format={','.join(fields)}"]
-    answer = programs.run(command, timeout=PATIENCE, env=outside_allocation())
+    answer = call(command)
     if not answer.ok:
         raise NoAnswer(f"sacctmgr does not answer: {answer.stderr.strip()}")
     rows = (line.split("|") for line in answer.stdout.splitlines())

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from jobs.slurm import formats
-from jobs.slurm.request import Request
-from jobs.slurm.site import Node, Partition, Site, User
+from jobs.slurm.rules import formats
+from jobs.slurm.rules.request import Request
+from jobs.slurm.rules.site import Node, Partition, Site, User
 from trex.wording import counted
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from jobs.slurm.accounting import Accounts, Limits
-from jobs.slurm.partitions import Charged, clock, gigabytes
-from jobs.slurm.request import Request
-from jobs.slurm.site import Partition
+from jobs.slurm.rules.accounting import Accounts, Limits
+from jobs.slurm.rules.partitions import Charged, clock, gigabytes
+from jobs.slurm.rules.request import Request
+from jobs.slurm.rules.site import Partition
 from trex.wording import counted
 
 _NOUNS = {"cpu": "CPU", "node": "node", "gres/gpu": "GPU"}

@@ -8,12 +8,9 @@ import pwd
 import re
 from dataclasses import dataclass, field
 
-from jobs import programs
-from jobs.slurm import formats
-from jobs.slurm.variables import outside_allocation
+from jobs.slurm.calls import call
+from jobs.slurm.rules import formats
 
-#: Seconds that each of Slurm's programs may take.
-PATIENCE = 30.0
 #: Words in the state of a node on which no job starts. Nodes that are only powered down are started for a job.
 _UNUSABLE = {"DOWN", "DRAIN", "DRAINED", "DRAINING", "ERROR", "FAIL", "FAILING"}
 
@@ -137,18 +134,24 @@ class Site:
     reservations: frozenset[str] | None = None  #: None: not asked for
 
     @classmethod
-    def ask(cls, reservations: bool) -> Site:
-        """Ask Slurm, for the reservations only if they are needed.
+    def ask(cls, cluster: str, reservations: bool) -> Site:
+        """Ask Slurm.
+
+        Args:
+            cluster: name of the cluster; empty: the one of this machine.
+            reservations: whether its reservations are needed.
 
         Raises:
             NoAnswer: if it does not answer about its partitions.
         """
-        found = [Partition.of(line) for line in _show("partition", "--all") if "PartitionName" in line]
-        nodes = [Node.of(line) for line in _shown_or_none("node") if "NodeName" in line]
+        found = [Partition.of(line) for line in _show(cluster, "partition", "--all") if "PartitionName" in line]
+        nodes = [Node.of(line) for line in _shown_or_none(cluster, "node") if "NodeName" in line]
         booked = None
         if reservations:
-            booked = frozenset(line["ReservationName"] for line in _show("reservation") if "ReservationName" in line)
-        text = programs.run(["scontrol", "show", "config"], timeout=PATIENCE, env=outside_allocation()).stdout
+            booked = frozenset(
+                line["ReservationName"] for line in _show(cluster, "reservation") if "ReservationName" in line
+            )
+        text = call(["scontrol", "show", "config"], cluster).stdout
         settings = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", text, re.MULTILINE))
         return cls({one.name: one for one in found}, tuple(nodes), settings, booked)
 
@@ -161,17 +164,17 @@ class Site:
         return [node for node in self.nodes if partition.name in node.partitions]
 
 
-def _show(what: str, *options: str) -> list[dict[str, str]]:
+def _show(cluster: str, what: str, *options: str) -> list[dict[str, str]]:
     """Return the values in each line of `scontrol show WHAT`."""
     words = ["scontrol", *options, "show", what, "--oneliner"]
-    answer = programs.run(words, timeout=PATIENCE, env=outside_allocation())
+    answer = call(words, cluster)
     if not answer.ok:
         raise NoAnswer(f"scontrol does not answer: {answer.stderr.strip()}")
     return [formats.pairs(line) for line in answer.stdout.splitlines()]
 
 
-def _shown_or_none(what: str) -> list[dict[str, str]]:
+def _shown_or_none(cluster: str, what: str) -> list[dict[str, str]]:
     try:
-        return _show(what)
+        return _show(cluster, what)
     except NoAnswer:  # some sites show it to administrators only
         return []
