@@ -98,7 +98,10 @@ def test_packing_twice_gives_the_same_bytes(tmp_path: Path, packed: Path) -> Non
 
 
 def test_tar_in_a_pack_holds_the_files_with_their_names(tmp_path: Path) -> None:
-    write_pack(fill(tmp_path / "data"), tmp_path / "birds.pack", silent)
+    fill(tmp_path / "data")
+    put(tmp_path / "data/birds", f"train/crow/{'long' * 40}.jpg", os.fsdecode(b"train/tit/\xe9.jpg"))
+    write_pack(load(tmp_path / "data"), tmp_path / "birds.pack", silent)
+    assert load(tmp_path)["trainval"].digest == load(tmp_path / "data")["trainval"].digest
     subprocess.run(["tar", "xf", tmp_path / "birds.pack/trainval-00000.tar", "-C", tmp_path], check=True)
     subprocess.run(["diff", "-r", tmp_path / "train", tmp_path / "data/birds/train"], check=True)
 

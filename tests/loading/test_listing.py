@@ -58,10 +58,14 @@ def refused(ranks: Ranks, data: DataConfig, places: list[str]) -> tuple[str, int
     return str(caught.value), int(caught.value.exit_code)
 
 
-def test_error_on_rank_0_is_the_error_of_all_ranks(tmp_path: Path, on_ranks) -> None:
-    said = on_ranks(2, refused, DataConfig(root=str(tmp_path)), [str(tmp_path)] * 2)
+@pytest.mark.parametrize(
+    ("folder", "message"), [("mine", "mine: expected a folder val/ or test/ here"), ("x" * 300, "File name too long")]
+)
+def test_error_on_rank_0_is_the_error_of_all_ranks(tmp_path: Path, on_ranks, folder: str, message: str) -> None:
+    (tmp_path / "mine/train").mkdir(parents=True)
+    said = on_ranks(2, refused, DataConfig(folders={"mine": f"{tmp_path}/{folder}"}), [str(tmp_path)] * 2)
     assert said[0] == said[1]
-    assert "'mine'" in said[0][0]
+    assert message in said[0][0]
     assert said[0][1] == 2
 
 

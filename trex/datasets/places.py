@@ -24,9 +24,7 @@ def is_pack(folder: Path) -> bool:
 
 
 def archive_at(folder: Path) -> Path | None:
-    """The tar or zip that takes the place of `folder`: `folder` itself, or `<folder>.tar`. None if there is none."""
-    if folder.is_file():
-        return folder
+    """The tar or zip that takes the place of `folder`, such as `<folder>.tar`. None if there is none."""
     options = (folder.with_name(folder.name + ending) for ending in (*ARCHIVES, *COMPRESSED) if folder.name)
     return next((option for option in options if option.is_file()), None)
 
@@ -36,9 +34,9 @@ def place_of(name: str, folder: Path, packs: bool = True) -> Path | None:
 
     Args:
         name: the dataset.
-        folder: its folder, which may not exist.
+        folder: its folder, or its archive. It may not exist.
         packs: whether it may be read from a pack.
     """
     if packs and is_pack(pack_of(name, folder)):
         return pack_of(name, folder)
-    return folder if folder.is_dir() else archive_at(folder)
+    return folder if folder.exists() else archive_at(folder)

@@ -5,6 +5,7 @@ If each of many ranks listed a million files, the file system would have to answ
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from trex.config.schema import DataConfig
@@ -59,6 +60,9 @@ class _Listing:
                 self.splits = load_splits(self._name, self._data)
         except TrexError as error:
             self.problem = error
+        except OSError as error:
+            kind = TrexError if error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT) else UserError
+            self.problem = kind(f"dataset {self._name!r}: {error.filename or ''}: {error.strerror}")
         sent = all(split.images is None and split.folder is not None for split in self.splits.values())
         problem = None if self.problem is None else [int(self.problem.exit_code), str(self.problem)]
         return {"sent": sent, "problem": problem}
