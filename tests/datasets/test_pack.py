@@ -174,14 +174,16 @@ def test_image_that_cannot_be_read_ends_the_packing_and_leaves_nothing(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["birds"]
 
 
-def test_disk_without_space_is_noticed_before_anything_is_written(tmp_path: Path) -> None:
-    splits, said = fill(tmp_path / "data", images=30), []
+def test_disk_without_space_is_noticed_before_an_image_is_read(tmp_path: Path) -> None:
+    splits = fill(tmp_path / "data", images=30)
+    first = tmp_path / "data/birds/train/crow/0.jpg"
+    first.unlink()
+    first.mkdir()  # has a size, and cannot be read
     with small_disk(tmp_path / "disk", "size=1m") as disk:
         disk.fill(leave=65536)
         with pytest.raises(Unwritable, match="disk full"):
-            write_pack(splits, disk.folder / "birds.pack", said.append)
+            write_pack(splits, disk.folder / "birds.pack", silent)
         assert [path.name for path in disk.folder.iterdir()] == ["filler"]
-    assert not [text for text in said if "images/s" in text]
 
 
 def flip(path: Path, place: int) -> None:

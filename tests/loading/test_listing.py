@@ -81,21 +81,27 @@ def test_rank_that_cannot_read_the_first_image_is_named_with_its_node_on_all_ran
     assert code == 2
 
 
-def stopped(ranks: Ranks, data: DataConfig) -> str:
-    stop = StopRequest().install()
+def stopped(ranks: Ranks, data: DataConfig) -> tuple[str, int]:
+    """What the error says, and how many folders were opened. The signal arrives when rank 0 opens the first one."""
+    stop, opened = StopRequest().install(), []
+
+    def note(event: str, _values: object) -> None:
+        if event == "os.scandir":
+            opened.append(event)
+            signal.raise_signal(signal.SIGTERM)
+
     if ranks.is_main:
-        # The signal arrives when rank 0 opens the folder.
-        begin = [signal.SIGTERM]
-        sys.addaudithook(lambda event, _: event == "os.scandir" and begin and signal.raise_signal(begin.pop()))
+        sys.addaudithook(note)
     with pytest.raises(Interrupted) as caught:
         list_splits("mine", data, ranks, stop)
-    return str(caught.value)
+    return str(caught.value), len(opened)
 
 
-def test_signal_while_rank_0_lists_stops_all_ranks(tmp_path: Path, on_ranks) -> None:
+def test_signal_while_rank_0_lists_ends_the_listing_and_stops_all_ranks(tmp_path: Path, on_ranks) -> None:
     write_noise(tmp_path / "mine", images=3, size=8)
     said = on_ranks(2, stopped, DataConfig(root=str(tmp_path)))
-    assert ["before the work started" in text for text in said] == [True, True]
+    assert ["before the work started" in text for text, _ in said] == [True, True]
+    assert [opened for _, opened in said] == [1, 0]
 
 
 def much(ranks: Ranks) -> bool:
