@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
@@ -109,13 +110,20 @@ class Ranks:
         self.limit.pause()
         if self.world == 1:
             return value
-        data = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
-        size = torch.tensor([data.numel()])
+        return json.loads(self.broadcast_bytes(json.dumps(value).encode() if self.is_main else b""))
+
+    def broadcast_bytes(self, content: bytes) -> bytes:
+        """Return rank 0's `content` on every rank. It may be hundreds of megabytes."""
+        self.limit.pause()
+        if self.world == 1:
+            return content
+        size = torch.tensor([len(content)])
         dist.broadcast(size, src=0, group=self.control)
-        if not self.is_main:
-            data = torch.empty(int(size.item()), dtype=torch.uint8)
+        data = torch.empty(int(size.item()), dtype=torch.uint8)
+        if self.is_main:
+            data.numpy()[:] = np.frombuffer(content, np.uint8)
         dist.broadcast(data, src=0, group=self.control)
-        return json.loads(bytes(data.tolist()))
+        return content if self.is_main else data.numpy().tobytes()
 
     def on_main(self, work: Callable[[], Any]) -> Any:
         """Call `work` on rank 0, and return its result on every rank, sent as JSON. Every rank must call this.

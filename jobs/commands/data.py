@@ -1,4 +1,4 @@
-"""`trex data`: lists the datasets, checks whether they are complete, and downloads them."""
+"""`trex data`: lists the datasets, checks whether they are complete, downloads them and packs them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.backend import load_cluster
@@ -25,8 +26,8 @@ _SETTINGS = "where the datasets are, e.g. data.root=/datasets or data.folders.pe
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `trex data list`, `check` and `get`."""
-    about = "List the datasets, check whether they are complete, and download them."
+    """Add `trex data list`, `check`, `get` and `pack`."""
+    about = "List the datasets, check whether they are complete, download them, and pack them into a few large files."
     parser = commands.add_parser("data", help=about[0].lower() + about[1:-1], description=about)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="verb")
     text = (
@@ -51,7 +52,18 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     get = verbs.add_parser("get", help="download and unpack a dataset, or print how to get it", description=text)
     get.add_argument("name", metavar="NAME", help="a dataset")
     get.set_defaults(handler=lambda args: _get(args.name, _config(args)))
-    for verb in (listing, check, get):
+    text = (
+        "Write a dataset as a pack, a folder of a few large files: an index, and the unchanged bytes of the images. "
+        "All commands read it in the place of the dataset's folder, with the same results. Nothing is deleted."
+    )
+    pack = verbs.add_parser("pack", help="write a dataset as a few large files", description=text)
+    pack.add_argument("name", metavar="NAME", help="a dataset")
+    pack.add_argument(
+        "--to", type=Path, metavar="FOLDER",
+        help="where to put NAME.pack; with data.root=FOLDER it is found there (default: beside the dataset's folder)",
+    )  # fmt: skip
+    pack.set_defaults(handler=lambda args: _pack(args.name, _config(args), args.to))
+    for verb in (listing, check, get, pack):
         verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_SETTINGS)
         verb.add_argument("--cluster", metavar="NAME", help="use the data_root of this cluster file")
 
@@ -75,15 +87,16 @@ def _list(data: DataConfig) -> int:
 
 def _state(name: str, data: DataConfig) -> tuple[str, str]:
     """Return what `trex data list` prints for a dataset: its state, and its folder and number of images."""
-    from trex.datasets.registry import folder_of, load_splits, record
+    from trex.datasets.registry import folder_of, load_splits, place, record
 
-    counts, folder = record(name).counts, folder_of(name, data)
+    counts, found_in = record(name).counts, place(name, data)
+    folder = found_in or folder_of(name, data)
     official = f"{counts.trainval} + {counts.test} images of {counts.classes} classes" if counts else ""
     if not record(name).needs_files:
         return "ok", f"needs no files: {official}"
     if re.fullmatch(DATASET, name) is None:
         return "WRONG", f"{folder}: cannot be used as a dataset name in a config: expected the form {NAME}"
-    if not folder.is_dir():
+    if found_in is None:
         return "missing", f"{folder}: this folder does not exist{f'; expected {official}' if official else ''}"
     try:
         splits = load_splits(name, data)
@@ -149,7 +162,7 @@ def _path(splits: dict[SplitName, Split], check: FileCheck) -> str:
     split = splits[check.split_name]
     if split.images is not None:
         return f"{split.dataset} {split.name(check.index)}"
-    return f"{split.folder}/{split.name(check.index)}"
+    return split.path(check.index)
 
 
 def _get(name: str, data: DataConfig) -> int:
@@ -171,6 +184,21 @@ def _get(name: str, data: DataConfig) -> int:
         return ExitCode.USER_ERROR
     splits = load_splits(name, data)
     _say(f"{name}: {len(splits['trainval'])} + {len(splits['test'])} images in {folder.absolute()}")
+    return ExitCode.DONE
+
+
+def _pack(name: str, data: DataConfig, to: Path | None) -> int:
+    from trex.datasets.pack import write_pack
+    from trex.datasets.places import PACK, pack_of
+    from trex.datasets.registry import folder_of, load_splits
+
+    splits = load_splits(name, data, packs=False)
+    target = to.expanduser().absolute() / f"{name}{PACK}" if to else pack_of(name, folder_of(name, data))
+    write_pack(splits, target, _say)
+    counts = " + ".join(str(len(split)) for split in splits.values())
+    digests = "".join(f"{name} {split}: digest {images.digest}\n" for split, images in splits.items())
+    sys.stdout.write(f"{digests}{name}: {counts} images in {target}\nIt is read with data.root={target.parent}")
+    sys.stdout.write(", before a folder or archive of the dataset there; delete it to read those again\n")
     return ExitCode.DONE
 
 

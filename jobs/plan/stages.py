@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.plan.spec import STAGES, Item, Stage, TaskSpec
 from trex.config.schema import WEIGHTS_OF_RUN, Config, ProbeConfig
-from trex.datasets.registry import folder_of, made_without_files, record
+from trex.datasets.registry import folder_of, made_without_files, place, record
 from trex.errors import UserError
 from trex.probing.kind import kinds_of, left_out
 from trex.probing.treatment import Treatment
@@ -205,14 +205,14 @@ def require_gpu(config: Config, gpus: int, remedy: str) -> None:
 
 
 def missing_data(config: Config, specs: Sequence[TaskSpec]) -> dict[str, Path]:
-    """Return the datasets of `specs` whose folder does not exist on this machine, with that folder.
+    """Return the datasets of `specs` that are not on this machine, as a folder, pack or archive, with their folder.
 
     This is no error yet: the nodes of a cluster may have folders that its login node does not have.
     """
     names = [config.data.dataset] if any(spec.stage == "train" for spec in specs) else []
     names += [item.dataset for spec in specs if spec.stage == "extract" for item in spec.items]
-    folders = {name: folder_of(name, config.data) for name in names if not made_without_files(name)}
-    return {name: folder.absolute() for name, folder in folders.items() if not folder.is_dir()}
+    absent = [name for name in names if not made_without_files(name) and place(name, config.data) is None]
+    return {name: folder_of(name, config.data).absolute() for name in absent}
 
 
 def is_trained(run: RunDir) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from tests.datasets.conftest import photo
-from trex.datasets import download, registry
+from trex.datasets import archives, download, registry
 from trex.datasets.download import fetch, get, unpack
 from trex.datasets.record import Archive
 from trex.errors import TrexError, UserError
@@ -237,7 +237,7 @@ def test_header_that_would_be_read_into_memory_as_a_whole_is_refused(tmp_path: P
 
 
 def test_archive_with_more_entries_than_any_dataset_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "_MAX_ENTRIES", 3)
+    monkeypatch.setattr(archives, "_MAX_ENTRIES", 3)
     (tmp_path / "many.tar").write_bytes(tar_of(*((f"{n}", b"") for n in range(4))))
     with zipfile.ZipFile(tmp_path / "many.zip", "w") as made:
         for number in range(4):

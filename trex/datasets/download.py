@@ -10,8 +10,6 @@ import gzip
 import hashlib
 import lzma
 import shutil
-import stat
-import struct
 import tarfile
 import tempfile
 import urllib.error
@@ -20,9 +18,10 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
+from trex.datasets.archives import DAMAGED, TarEntry, inner_path, tar_entries, zip_entries
 from trex.datasets.record import Archive
 from trex.errors import TrexError, UserError
 from trex.files import TEMPORARY, sync
@@ -33,16 +32,9 @@ _BLOCK = 1 << 20
 _MAX_RATIO = 20
 #: Bytes that any archive may unpack to in addition.
 _ALLOWANCE = 64 << 20
-
-#: The most files and folders in an archive: twice those of the largest dataset; the most bytes of an extended header.
-_MAX_ENTRIES = 5_000_000
-_MAX_HEADER = 1 << 20
 _ENDINGS = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip")  #: of names of archives
 #: What the readers of archives raise for damaged ones, a wrong CRC and kinds of compression that they do not know.
-_DAMAGED = (
-    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, NotImplementedError,
-    struct.error, OverflowError, ValueError, UnicodeError, IndexError, KeyError,
-)  # fmt: skip
+_DAMAGED = (*DAMAGED, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 Say = Callable[[str], None]  #: prints one line of progress
 
@@ -179,61 +171,35 @@ def unpack(archive: Path, folder: Path) -> None:
 Entry = tuple[str, IO[bytes]]
 
 
-class _Member(tarfile.TarInfo):
-    """A tar entry whose extended header, which tarfile reads into memory as a whole, has a size that occurs."""
-
-    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE) and self.size > _MAX_HEADER:
-            raise UserError(
-                f"{Path(str(tar.name))}: an entry has a header of {self.size} bytes, expected at most {_MAX_HEADER}"
-            )
-        made: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
-        return made
-
-
 def _opened_tar(archive: Path) -> tarfile.TarFile | None:
     """The archive, opened; None if it is no tar archive."""
     try:
-        return tarfile.open(archive, tarinfo=_Member)
+        return tarfile.open(archive, tarinfo=TarEntry)
     except tarfile.TarError:
         return None
 
 
 def _tar_entries(archive: Path, tar: tarfile.TarFile) -> Iterator[Entry]:
-    for number, member in enumerate(tar, start=1):
-        _check_count(archive, number)
-        if member.isdir():
-            continue
-        if not member.isreg():
-            raise UserError(f"{archive}: contains a link or a device, {member.name!r}: refused")
-        content = tar.extractfile(member)
-        assert content is not None
-        yield member.name, content
+    for member in tar_entries(archive, tar):
+        if not member.isdir():
+            content = tar.extractfile(member)
+            assert content is not None
+            yield member.name, content
 
 
 def _zip_entries(archive: Path) -> Iterator[Entry]:
     with zipfile.ZipFile(archive) as opened:
-        for number, info in enumerate(opened.infolist(), start=1):
-            _check_count(archive, number)
-            if info.is_dir():
-                continue
-            if info.flag_bits & 1:
-                raise UserError(f"{archive}: {info.filename!r} is encrypted: unpack it with its password by hand")
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG):
-                raise UserError(f"{archive}: contains a link or a device, {info.filename!r}: refused")
-            with opened.open(info) as content:
-                yield info.filename, content
+        for info in zip_entries(archive, opened):
+            if not info.is_dir():
+                with opened.open(info) as content:
+                    yield info.filename, content
 
 
 def _write_entries(archive: Path, entries: Iterator[Entry], folder: Path) -> int:
     """Write all entries. Returns how many further bytes the archive may unpack to."""
     allowed = _MAX_RATIO * archive.stat().st_size + _ALLOWANCE
     for name, content in entries:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts:
-            raise UserError(f"{archive}: contains the path {name!r}, which is outside its folder: refused")
-        target = folder / path
+        target = folder / inner_path(archive, name)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             file = target.open("xb")
@@ -253,8 +219,3 @@ def _take(archive: Path, content: Any, allowed: int, file: IO[bytes] | None) -> 
         if file is not None:
             file.write(block)
     return allowed
-
-
-def _check_count(archive: Path, number: int) -> None:
-    if number > _MAX_ENTRIES:
-        raise UserError(f"{archive}: has more than {_MAX_ENTRIES} entries: refused")

@@ -1,4 +1,7 @@
-"""Reads image folders: one folder per split, and in it one folder of images per class, as in ImageNet-1K."""
+"""Reads image folders: one folder per split, and in it one folder of images per class, as in ImageNet-1K.
+
+The rules are the same for folders on a disk and folders in an archive (trex/datasets/archives.py): both are a `Tree`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import contextlib
 import errno
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from trex.datasets.places import archive_at
 from trex.datasets.record import Listing, SplitListing
 from trex.errors import UserError
 from trex.wording import counted, printable
@@ -17,7 +23,33 @@ EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff",
 _FOLDERS = {"trainval": ("train", "trainval"), "test": ("val", "test")}
 
 
-def read_image_folder(folder: Path) -> Listing:
+class Tree:
+    """Folders and files on the disk."""
+
+    def entries(self, folder: str) -> Iterator[Any]:
+        """The entries of a folder, as `os.DirEntry`."""
+        with os.scandir(folder) as entries:
+            yield from entries
+
+    def identity(self, folder: str) -> object:
+        """What only this folder has, also if it is reached through a link."""
+        found = os.stat(folder)  # noqa: PTH116 - as in _walk, paths are texts
+        return found.st_dev, found.st_ino
+
+    def around(self, folder: str) -> frozenset[object]:
+        """The identities of the folder and of all folders around it."""
+        resolved = Path(folder).resolve()
+        return frozenset(self.identity(str(path)) for path in (resolved, *resolved.parents))
+
+    def is_dir(self, path: Path) -> bool:
+        """Whether there is a folder `path`."""
+        return path.is_dir()
+
+
+DISK = Tree()
+
+
+def read_image_folder(folder: Path, tree: Tree = DISK) -> Listing:
     """Reads `train/` (or `trainval/`) and `val/` (or `test/`), with one folder per class.
 
     A class's label is its index in the sorted list of class names.
@@ -25,8 +57,8 @@ def read_image_folder(folder: Path) -> Listing:
     Raises:
         UserError: if a split or its class folders are missing, a class is empty, or the splits' classes differ.
     """
-    found = {split: _split_folder(folder, options) for split, options in _FOLDERS.items()}
-    classes = {split: _classes(path) for split, path in found.items()}
+    found = {split: _split_folder(folder, options, tree) for split, options in _FOLDERS.items()}
+    classes = {split: _classes(path, tree) for split, path in found.items()}
     if classes["trainval"] != classes["test"]:
         unmatched = sorted(set(classes["trainval"]) ^ set(classes["test"]))
         raise UserError(
@@ -34,31 +66,48 @@ def read_image_folder(folder: Path) -> Listing:
             f"{len(classes['test'])}, expected the same classes in both; only in one of them: "
             f"{', '.join(unmatched[:5])}{'…' if len(unmatched) > 5 else ''}"
         )
-    images = {split: _images(folder, path, classes[split]) for split, path in found.items()}
+    images = {split: _images(folder, path, classes[split], tree) for split, path in found.items()}
     return Listing(tuple(classes["trainval"]), images["trainval"], images["test"])
 
 
 def is_image_folder(folder: Path) -> bool:
-    """Whether `folder` has one folder per split, as `read_image_folder` expects."""
+    """Whether `folder` has one folder per split, as `read_image_folder` expects, or an archive of each."""
+    return _has_splits(folder) or _has_archives(folder)
+
+
+def is_in_archives(folder: Path) -> bool:
+    """Whether the image folder is in a tar or zip: as a whole, or one per split."""
+    return folder.is_file() or (_has_archives(folder) and not _has_splits(folder))
+
+
+def _has_splits(folder: Path) -> bool:
     return all(any((folder / option).is_dir() for option in options) for options in _FOLDERS.values())
 
 
-def _split_folder(folder: Path, options: tuple[str, ...]) -> Path:
+def _has_archives(folder: Path) -> bool:
+    return all(any(archive_at(folder / option) for option in options) for options in _FOLDERS.values())
+
+
+def split_folders() -> tuple[str, ...]:
+    """The names that the folders of the splits may have."""
+    return tuple(name for options in _FOLDERS.values() for name in options)
+
+
+def _split_folder(folder: Path, options: tuple[str, ...], tree: Tree) -> Path:
     for option in options:
-        if (folder / option).is_dir():
+        if tree.is_dir(folder / option):
             return folder / option
-    have = sorted(path.name for path in folder.iterdir())[:6]
+    have = sorted(entry.name for entry in tree.entries(str(folder)))[:6]
     raise UserError(f"{folder}: expected a folder {'/ or '.join(options)}/ here, found {', '.join(have) or 'nothing'}")
 
 
-def _classes(split: Path) -> list[str]:
-    around = _around(split)
-    with os.scandir(split) as entries:
-        classes = sorted(
-            entry.name
-            for entry in entries
-            if not is_foreign(entry.name) and _is_folder(entry) and _identity(entry.path) not in around
-        )
+def _classes(split: Path, tree: Tree) -> list[str]:
+    around = tree.around(str(split))
+    classes = sorted(
+        entry.name
+        for entry in tree.entries(str(split))
+        if not is_foreign(entry.name) and _is_folder(entry) and tree.identity(entry.path) not in around
+    )
     if not classes:
         raise UserError(
             f"{split}: expected one folder per class, found none. ImageNet's validation archive is flat: first sort "
@@ -67,12 +116,14 @@ def _classes(split: Path) -> list[str]:
     return classes
 
 
-def _images(folder: Path, split: Path, classes: list[str]) -> SplitListing:
+def _images(folder: Path, split: Path, classes: list[str], tree: Tree) -> SplitListing:
     names: list[str] = []
     labels: list[int] = []
-    left_out = LeftOut()
-    for name in sorted({path.name for path in split.iterdir()}.difference(classes)):
-        left_out.add_beside(split / name)
+    left_out = LeftOut(tree)
+    known = set(classes)
+    for entry in tree.entries(str(split)):
+        if entry.name not in known:
+            left_out.add_beside(entry)
     for label, name in enumerate(classes):
         found = sorted(image_names(split / name, left_out))
         if not found:
@@ -88,30 +139,30 @@ def _images(folder: Path, split: Path, classes: list[str]) -> SplitListing:
 
 def image_names(folder: Path, left_out: LeftOut | None = None) -> list[str]:
     """Paths of all images below `folder`, relative to it, in no particular order. `left_out` counts all other files."""
-    return _walk(str(folder), "", _around(folder), LeftOut() if left_out is None else left_out)
+    left_out = left_out or LeftOut()
+    return _walk(str(folder), "", left_out.tree.around(str(folder)), left_out)
 
 
-def _walk(folder: str, prefix: str, around: frozenset[_Identity], left_out: LeftOut) -> list[str]:
+def _walk(folder: str, prefix: str, around: frozenset[object], left_out: LeftOut) -> list[str]:
     """The images in `folder` and below, each with `prefix`. `around` has the folder and all folders around it."""
     names = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            is_image = entry.name.lower().endswith(EXTENSIONS)
-            if not _is_folder(entry):
-                if not is_image:
-                    left_out.add_file(entry.name)
-                elif not (entry.is_symlink() or entry.is_file()):
-                    left_out.images["pipes or devices"] += 1
-                elif entry.name.startswith("."):
-                    left_out.images["hidden files"] += 1
-                else:
-                    names.append(prefix + entry.name)
-            elif is_foreign(entry.name):
-                left_out.add_folder(entry.path, entry.name)
-            elif (identity := _identity(entry.path)) in around:
-                left_out.links += 1
+    for entry in left_out.tree.entries(folder):
+        is_image = entry.name.lower().endswith(EXTENSIONS)
+        if not _is_folder(entry):
+            if not is_image:
+                left_out.add_file(entry.name)
+            elif not (entry.is_symlink() or entry.is_file()):
+                left_out.images["pipes or devices"] += 1
+            elif entry.name.startswith("."):
+                left_out.images["hidden files"] += 1
             else:
-                names += _walk(entry.path, f"{prefix}{entry.name}/", around | {identity}, left_out)
+                names.append(prefix + entry.name)
+        elif is_foreign(entry.name):
+            left_out.add_folder(entry.path, entry.name)
+        elif (identity := left_out.tree.identity(entry.path)) in around:
+            left_out.links += 1
+        else:
+            names += _walk(entry.path, f"{prefix}{entry.name}/", around | {identity}, left_out)
     return names
 
 
@@ -119,6 +170,7 @@ def _walk(folder: str, prefix: str, around: frozenset[_Identity], left_out: Left
 class LeftOut:
     """What is in the folders of a split and is not used. As text: how many of each, empty if there is nothing."""
 
+    tree: Tree = DISK
     images: Counter[str] = field(default_factory=Counter)  #: images, by where they are
     endings: Counter[str] = field(default_factory=Counter)  #: files that are no images, by the ending of their names
     links: int = 0  #: links to a folder that they are in
@@ -133,16 +185,17 @@ class LeftOut:
         if name.startswith("."):
             return
         with contextlib.suppress(OSError):  # lost+found belongs to root
-            if count := len(_walk(path, "", _around(Path(path)), LeftOut())):
+            if count := len(_walk(path, "", self.tree.around(path), LeftOut(self.tree))):
                 self.images[name] += count
 
-    def add_beside(self, path: Path) -> None:
+    def add_beside(self, entry: Any) -> None:
         """Count what is beside the class folders of a split."""
-        if path.is_symlink() and path.is_dir():
+        is_folder = _is_folder(entry)
+        if entry.is_symlink() and is_folder:
             self.links += 1
-        elif path.is_dir():
-            self.add_folder(str(path), path.name)
-        elif path.name.lower().endswith(EXTENSIONS):
+        elif is_folder:
+            self.add_folder(entry.path, entry.name)
+        elif entry.name.lower().endswith(EXTENSIONS):
             self.images["no class folder"] += 1
 
     def __str__(self) -> str:
@@ -163,29 +216,16 @@ _FOREIGN = {
     "system volume information",
 }  # fmt: skip
 
-_Identity = tuple[int, int]  #: device and inode of a folder
-
 
 def is_foreign(name: str) -> bool:
     """Whether a folder of this name is hidden, or one that file servers, archives and operating systems make."""
     return name.startswith(".") or name.lower() in _FOREIGN
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: Any) -> bool:
     try:
-        return entry.is_dir()
+        return bool(entry.is_dir())
     except OSError as error:
         if error.errno == errno.ELOOP:  # a link to itself
             return False
         raise
-
-
-def _identity(path: str) -> _Identity:
-    found = os.stat(path)  # noqa: PTH116 - as in _walk, paths are texts
-    return found.st_dev, found.st_ino
-
-
-def _around(folder: Path) -> frozenset[_Identity]:
-    """The folder and all folders around it."""
-    resolved = folder.resolve()
-    return frozenset(_identity(str(path)) for path in (resolved, *resolved.parents))

@@ -11,14 +11,16 @@ from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
+from trex.datasets.members import Member
 from trex.datasets.record import Images
-from trex.datasets.split import Split, SplitName
-from trex.images.decode import ImageFault, content_of, decoded
+from trex.datasets.split import Split, SplitName, content_at
+from trex.images.decode import ImageFault, decoded
 from trex.interruption import leave_signals_to_parent
 
 _CHUNK = 64  #: images that a process checks in one call
 
-Source = Path | tuple[Images, int]  #: one image: a file, or an object that reads images and an index
+#: One image: a file, its place in a large file, or an object that reads images and an index.
+Source = Path | Member | tuple[Images, int]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def _chunks(splits: dict[SplitName, Split]) -> Iterator[_Chunk]:
         for first in range(0, len(split), _CHUNK):
             indices = range(first, min(first + _CHUNK, len(split)))
             if split.images is None:
-                yield _Chunk(split_name, first, [split.folder / split.name(i) for i in indices])
+                yield _Chunk(split_name, first, [split.file(i) for i in indices])
             else:
                 yield _Chunk(split_name, first, [(split.images, i) for i in indices])
 
@@ -116,10 +118,10 @@ def _check(sources: list[Source]) -> list[tuple[str, bytes]]:
 
 def _digest(source: Source) -> bytes:
     """SHA-256 of an image. Raises ImageFault if the image cannot be decoded."""
-    if isinstance(source, Path):
-        content = content_of(source)
-        decoded(source, content)
-        return hashlib.sha256(content).digest()
-    images, index = source
-    rgb = images[index]
-    return hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
+    if isinstance(source, tuple):
+        images, index = source
+        rgb = images[index]
+        return hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
+    content = content_at(source)
+    decoded(str(source), content)
+    return hashlib.sha256(content).digest()

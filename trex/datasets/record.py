@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
+    from trex.datasets.members import Members
+
 Fit = Literal["L-BFGS", "SGD"]
 
 
@@ -41,6 +43,7 @@ class SplitListing(NamedTuple):
     labels: list[Any]
     images: Images | None = None  #: reads the images, if they are not in files with these names
     left_out: str = ""  #: how many files in the split's folders are not used, and which
+    members: Members | None = None  #: where the images are, if they are in large files: a pack, tar or zip
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Listing:
     folder: Path | None = None  #: folder that the paths are relative to, if not the dataset's own folder
     from_list_file: bool = False  #: the paths come from a list, so each file must still be checked to exist
     remark: str = ""  #: explains a wrong count, for the error message
+    problem: str = ""  #: how the dataset differs from the official one, beyond its counts; empty if it does not
 
 
 Reader = Callable[[Path], Listing]

@@ -1,5 +1,7 @@
 """Finds datasets by name: their records, the folders that they are read from, and their splits.
 
+A dataset is read from its folder, from a pack beside it (`trex data pack`), or from a tar or zip of an image folder.
+
 The records are in `trex/datasets/sets/`, one file per dataset; a new file there needs no registration. A folder with
 `train/` and `val/` (or `trainval/`, `test/`) and one folder per class needs no record.
 """
@@ -18,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from trex.config.schema import DataConfig
 from trex.datasets import sets, torchvision_sets
-from trex.datasets.imagefolder import is_image_folder, read_image_folder
+from trex.datasets.imagefolder import is_image_folder, is_in_archives, read_image_folder
+from trex.datasets.places import PACK, is_pack, place_of
 from trex.datasets.record import Counts, Dataset, Listing, SplitListing
 from trex.errors import UserError
 from trex.wording import did_you_mean
@@ -54,7 +57,7 @@ def find(name: str, data: DataConfig) -> Dataset:
         UserError: if the dataset is not known and has no folder.
     """
     found = record(name)
-    if name in known() or found.download is not None or name in data.folders or folder_of(name, data).is_dir():
+    if name in known() or found.download is not None or name in data.folders or place(name, data):
         return found
     raise UserError(
         f"unknown dataset {name!r}, and the folder {folder_of(name, data)} does not exist. "
@@ -76,18 +79,25 @@ def folder_of(name: str, data: DataConfig) -> Path:
     return Path(data.root) / (shared or name)
 
 
+def place(name: str, data: DataConfig, packs: bool = True) -> Path | None:
+    """What the dataset is read from: its pack, its folder, or a tar or zip; None if there is nothing."""
+    return place_of(name, folder_of(name, data), packs)
+
+
 def own_datasets(data: DataConfig) -> list[str]:
     """Names of the user's own datasets, sorted.
 
-    These are the names in `data.folders`, the image folders in `data.root`, and the torchvision datasets that have a
-    folder in `data.root`.
+    These are the names in `data.folders`, the image folders and packs in `data.root`, and the torchvision datasets that
+    have a folder in `data.root`.
 
     Raises:
         UserError: if `data.root` exists but cannot be read.
     """
     root = Path(data.root)
     try:
-        below = [path.name for path in root.iterdir() if is_image_folder(path)] if root.is_dir() else []
+        found = sorted(root.iterdir()) if root.is_dir() else []
+        below = [path.name for path in found if is_image_folder(path)]
+        below += [path.name.removesuffix(PACK) for path in found if is_pack(path) and path.name.endswith(PACK)]
         torchvision = root / torchvision_sets.FOLDER
         if torchvision.is_dir():
             below += [torchvision_sets.PREFIX + path.name for path in torchvision.iterdir() if path.is_dir()]
@@ -97,14 +107,15 @@ def own_datasets(data: DataConfig) -> list[str]:
     return sorted({*data.folders, *below} - known().keys() - shared)
 
 
-def located(name: str, data: DataConfig) -> tuple[Dataset, Path]:
-    """The record of a dataset, and the folder that it is read from. Lists no files.
+def located(name: str, data: DataConfig, packs: bool = True) -> tuple[Dataset, Path]:
+    """The record of a dataset, and what it is read from: its pack, folder or archive. Lists no files.
 
     Raises:
         UserError: if the dataset is unknown, or its folder does not exist.
     """
-    found, folder = find(name, data), folder_of(name, data)
-    if found.needs_files and found.download is None and not folder.is_dir():
+    found = find(name, data)
+    folder = place(name, data, packs) or folder_of(name, data)
+    if found.needs_files and found.download is None and not folder.exists():
         raise UserError(
             f"dataset {name!r} is expected in {folder.absolute()}, but this folder does not exist. Put the dataset "
             f"there, or set its place: data.root=… for all datasets, data.folders.{name}=… for this one. "
@@ -123,9 +134,9 @@ def load_split(name: str, split: SplitName, data: DataConfig) -> Split:
     return _logged(_read(name, data)[split])
 
 
-def load_splits(name: str, data: DataConfig) -> dict[SplitName, Split]:
-    """Load both splits of the dataset `name`. Raises the same errors as `load_split`."""
-    return {split_name: _logged(split) for split_name, split in _read(name, data).items()}
+def load_splits(name: str, data: DataConfig, packs: bool = True) -> dict[SplitName, Split]:
+    """Load both splits of the dataset `name`; not from a pack unless `packs`. Raises the errors of `load_split`."""
+    return {split_name: _logged(split) for split_name, split in _read(name, data, packs).items()}
 
 
 def _logged(split: Split) -> Split:
@@ -134,13 +145,35 @@ def _logged(split: Split) -> Split:
     return split
 
 
-def _read(name: str, data: DataConfig) -> dict[SplitName, Split]:
+def _listing(found: Dataset, folder: Path) -> Listing:
+    """The dataset as it is listed in `folder`, which is a folder, a pack or an archive."""
+    if not found.needs_files:
+        return found.read(folder)
+    if is_pack(folder):
+        from trex.datasets.pack import read_pack
+
+        log.info("%s is read from the pack %s", found.name, folder)
+        return read_pack(folder)
+    if found.read is read_image_folder and is_in_archives(folder):
+        from trex.datasets.archives import read_archives
+
+        return read_archives(folder)
+    if folder.is_file():
+        raise UserError(
+            f"dataset {found.name!r}: {folder} is a file. A tar or zip is read only for image folders (train/ and "
+            f"val/, with one folder per class): unpack it. Then `trex data pack {found.name}` makes a few large "
+            f"files of it"
+        )
+    return found.read(folder)
+
+
+def _read(name: str, data: DataConfig, packs: bool = True) -> dict[SplitName, Split]:
     from trex.datasets.split import Split
 
-    found, folder = located(name, data)
-    listing = found.read(folder)
+    found, folder = located(name, data, packs)
+    listing = _listing(found, folder)
     base = (listing.folder or folder) if found.needs_files else None
-    missing = ""
+    missing = listing.problem
     if listing.from_list_file and base is not None:
         listing, missing = _without_missing(listing, base, name)
     problem = missing or _count_problem(found, listing)

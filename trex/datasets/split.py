@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Literal
 
 import numpy as np
 
+from trex.datasets.members import Member, Members
 from trex.datasets.record import Images, SplitListing
-from trex.images.decode import RGB, read_rgb, read_rgb_fast
+from trex.images.decode import RGB, content_of, decoded, decoded_fast, patiently
 from trex.wording import printable
 
 SplitName = Literal["trainval", "test"]
@@ -23,19 +24,32 @@ class Names:
 
     def __init__(self, names: Sequence[str]) -> None:
         encoded = [name.encode("utf-8", "surrogateescape") for name in names]
-        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64) if encoded else np.zeros(0, np.int64)
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        #: (n,) int64, where each name ends in `bytes`
+        self.ends = np.cumsum([len(name) for name in encoded], dtype=np.int64) if encoded else np.zeros(0, np.int64)
+        self.bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)  #: all names, one after the other
+
+    @classmethod
+    def of(cls, ends: np.ndarray, content: np.ndarray) -> Names:
+        """The names with these `ends` and `bytes`."""
+        names = cls([])
+        names.ends, names.bytes = ends, content
+        return names
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self.ends)
 
     def __getitem__(self, index: int) -> str:
-        begin = int(self._ends[index - 1]) if index else 0
-        return self._bytes[begin : int(self._ends[index])].tobytes().decode("utf-8", "surrogateescape")
+        begin = int(self.ends[index - 1]) if index else 0
+        return self.bytes[begin : int(self.ends[index])].tobytes().decode("utf-8", "surrogateescape")
 
     def digest(self) -> bytes:
         """SHA-256 over all names and the position where each ends."""
-        return hashlib.sha256(self._ends.tobytes() + self._bytes.tobytes()).digest()
+        return hashlib.sha256(self.ends.tobytes() + self.bytes.tobytes()).digest()
+
+
+def content_at(file: Path | Member) -> bytes:
+    """The bytes of an image file. Raises ImageFault if they cannot be read."""
+    return file.content() if isinstance(file, Member) else content_of(file)
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,7 @@ class Split:
     left_out: str = ""  #: how many files in its folders are not used, and which; empty if all are
     #: Reads the images, if they are not in files with these names.
     images: Images | None = field(default=None, repr=False)
+    members: Members | None = field(default=None, repr=False)  #: the images in large files, if they are there
 
     @classmethod
     def of(
@@ -68,7 +83,9 @@ class Split:
         labels = np.asarray(listed.labels, dtype=np.int64)
         labels = labels.astype(np.int8) if labels.ndim == 2 else labels
         names, texts = Names(listed.names), tuple(map(printable, classes))
-        return cls(dataset, split_name, texts, labels, names, folder, problem, listed.left_out, listed.images)
+        return cls(
+            dataset, split_name, texts, labels, names, folder, problem, listed.left_out, listed.images, listed.members
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,9 +116,28 @@ class Split:
         """
         if self.images is not None:
             return self.images[index]
+        return (decoded_fast if fast else decoded)(self.path(index), self.content(index))
+
+    def file(self, index: int) -> Path | Member:
+        """The file of image `index`, or its place in a large file."""
         assert self.folder is not None
-        read: Callable[[Path], RGB] = read_rgb_fast if fast else read_rgb
-        return read(self.folder / self.names[index])
+        name = self.names[index]
+        return self.folder / name if self.members is None else self.members.at(index, name)
+
+    def path(self, index: int) -> str:
+        """The file of image `index` as text, for messages."""
+        return str(self.file(index))
+
+    def size_of(self, index: int) -> int:
+        """The bytes of image `index`, as its index or file system states them. Raises ImageFault if it has no file."""
+        file = self.file(index)
+        if isinstance(file, Member):
+            return file.size
+        return patiently(file, lambda: file.stat().st_size)
+
+    def content(self, index: int) -> bytes:
+        """The bytes of the file of image `index`. Raises ImageFault if they cannot be read."""
+        return content_at(self.file(index))
 
     @cached_property
     def digest(self) -> str:

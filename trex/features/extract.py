@@ -26,7 +26,6 @@ import numpy as np
 import torch
 
 from trex.config.schema import Config
-from trex.datasets.registry import load_splits
 from trex.datasets.split import Split
 from trex.distributed import Ranks
 from trex.errors import Interrupted, UserError
@@ -38,6 +37,7 @@ from trex.files import atomic_path, remove_leftovers
 from trex.images.decode import ImageFault
 from trex.interruption import StopRequest
 from trex.loading.evaluation import EvaluationBatch, evaluation_batches
+from trex.loading.listing import list_splits
 from trex.loading.shared_memory import require_shared_memory
 from trex.loading.workers import Wait, take
 from trex.records.feature_provenance import FeatureProvenance, names_digest
@@ -65,9 +65,7 @@ def extract(run: RunDir, config: Config, dataset: str, ranks: Ranks, stop: StopR
     """
     source = make_source(run, config, ranks)
     ranks.check(stop)
-    with stop.leaves():
-        splits = load_splits(dataset, config.data)
-    ranks.check(stop)
+    splits = list_splits(dataset, config.data, ranks, stop)
     for name, split in splits.items():
         target = run.features(dataset, name)
         wanted = _provenance(run, config, split, source)

@@ -11,7 +11,9 @@ import os
 import stat
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
@@ -36,6 +38,7 @@ _ADVICE = {
     ),
 }  # fmt: skip
 
+T = TypeVar("T")
 RGB = np.ndarray  #: uint8, (H, W, 3)
 
 
@@ -101,15 +104,14 @@ def content_of(path: Path) -> bytes:
     Raises:
         ImageFault: if the file is missing, cannot be read, or is no file of at most `MAX_BYTES`.
     """
+    return patiently(path, lambda: _content_of(path))
+
+
+def patiently(path: Path | str, read: Callable[[], T]) -> T:
+    """Call `read`, and again after errors that often pass, two seconds in total. Raises ImageFault for `path`."""
     for wait in (*_WAITS, None):
         try:
-            with io.FileIO(path, opener=_opened_without_waiting) as file:
-                found = os.fstat(file.fileno())
-                if found.st_size > MAX_BYTES:
-                    raise ImageFault(path, f"its {found.st_size} bytes are too many for an image")
-                if not stat.S_ISREG(found.st_mode):
-                    raise ImageFault(path, "it is not a file but a pipe or a device", broken=False)
-                return file.readall()
+            return read()
         except OSError as error:
             if wait is None or error.errno not in _PASSING:
                 raise fault_of(path, error) from None
@@ -117,12 +119,27 @@ def content_of(path: Path) -> bytes:
     raise AssertionError("the last attempt returns or raises")
 
 
+def _content_of(path: Path) -> bytes:
+    with io.FileIO(path, opener=_opened_without_waiting) as file:
+        found = os.fstat(file.fileno())
+        if found.st_size > MAX_BYTES:
+            raise too_large(path, found.st_size)
+        if not stat.S_ISREG(found.st_mode):
+            raise ImageFault(path, "it is not a file but a pipe or a device", broken=False)
+        return file.readall()
+
+
+def too_large(path: Path | str, size: int) -> ImageFault:
+    """The fault of a file that is too large for an image."""
+    return ImageFault(path, f"its {size} bytes are too many for an image")
+
+
 def _opened_without_waiting(path: str, flags: int) -> int:
     """Open a file; a pipe without a writer, too, which would otherwise be waited for."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def decoded(path: Path, content: bytes) -> RGB:
+def decoded(path: Path | str, content: bytes) -> RGB:
     """Decode the content of the image file `path`, as `read_rgb`."""
     try:
         with warnings.catch_warnings():
@@ -143,13 +160,17 @@ def read_rgb_fast(path: Path) -> RGB:
 
     All files that are not JPEGs by their content, or that libjpeg-turbo cannot decode, are decoded by Pillow.
     """
-    data = content_of(path)
-    if data[:2] == b"\xff\xd8":
+    return decoded_fast(path, content_of(path))
+
+
+def decoded_fast(path: Path | str, content: bytes) -> RGB:
+    """Decode the content of the image file `path`, as `read_rgb_fast`."""
+    if content[:2] == b"\xff\xd8":
         try:
-            height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+            height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
             # Pillow rejects images with too many pixels, with a clear message
             if colors in ("YCbCr", "RGB") and height * width <= (Image.MAX_IMAGE_PIXELS or 0):
-                return simplejpeg.decode_jpeg(data, colorspace="RGB")  # type: ignore[no-any-return]
+                return simplejpeg.decode_jpeg(content, colorspace="RGB")  # type: ignore[no-any-return]
         except ValueError:
             pass  # damaged, or a kind of JPEG that Pillow may decode
-    return decoded(path, data)
+    return decoded(path, content)

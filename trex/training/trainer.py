@@ -10,12 +10,12 @@ import torch
 
 from trex.config.compare import differences
 from trex.config.schema import Config
-from trex.datasets.registry import load_split
 from trex.distributed import Ranks
 from trex.errors import Interrupted, TrexError, UserError
 from trex.images.normalize import normalize
 from trex.images.preprocessing import Geometry
 from trex.interruption import StopRequest
+from trex.loading.listing import list_splits
 from trex.loading.training import Batch
 from trex.loading.workers import take
 from trex.records.events import CheckpointSaved, SaveReason, TrainingResumed, TrainingStarted, record
@@ -91,10 +91,8 @@ class Trainer:
         self.run, self.config, self.ranks, self.stop, self.evaluation = run, config, ranks, stop, evaluation
         self.checkpoints = Checkpoints(run.checkpoints)
         set_up_device(ranks, config)
-        with stop.leaves():
-            self.images = load_split(config.data.dataset, "trainval", config.data)
-            self.validation_images = load_split(config.data.dataset, "test", config.data)
-        ranks.check(stop)
+        splits = list_splits(config.data.dataset, config.data, ranks, stop)
+        self.images, self.validation_images = splits["trainval"], splits["test"]
         self.batches = make_batches(config, self.images, ranks, stop)
         model = build_network(config, len(self.images.classes), ranks, config.train.seed)
         self.amp = PRECISIONS[config.train.precision]
