@@ -16,7 +16,7 @@ from jobs.worker.lock import lock_numbers
 from trex.config import Config
 from trex.errors import ExitCode
 from trex.records.base import RecordError
-from trex.records.events import AttemptEnded, AttemptStarted, read_events
+from trex.records.events import AttemptEnded, AttemptStarted, IntervalChosen, read_events
 from trex.records.job_state import JobState, State
 from trex.records.manifest import newest_manifest
 from trex.records.metrics import MetricsLine
@@ -81,6 +81,7 @@ class RunStatus:
     stops: list[str] = field(default_factory=list)  #: why each start ended, except for the newest one
     allocated_seconds: float = 0.0
     kept_seconds: float = 0.0
+    saves: str = ""  #: how often the training saves, and why; empty if the config says it
     damaged: list[str] = field(default_factory=list)  #: messages about records that cannot be read and were skipped
 
     @property
@@ -113,7 +114,7 @@ def status_of(run: RunDir, config: Config, answers: Answers) -> RunStatus:
     if parts := _milestones(run, config, jobs, status):
         status.stages.append(StageStatus(MILESTONES, parts))
     _read_progress(run, config, status)
-    _read_attempts(run, status, answers)
+    _read_attempts(run, config, status, answers)
     return status
 
 
@@ -279,8 +280,8 @@ def _ratio(value: float, by: float) -> float | None:
     return ratio if abs(ratio) < 1e15 else None
 
 
-def _read_attempts(run: RunDir, status: RunStatus, answers: Answers) -> None:
-    """Read the restarts of the training, why each start ended, and the allocated time of all starts."""
+def _read_attempts(run: RunDir, config: Config, status: RunStatus, answers: Answers) -> None:
+    """Read the restarts of the training, why each start ended, the allocated time of all, and how often it saves."""
     events = read_events(run.events)
     status.damaged += map(str, events.damaged)
     attempts: list[_Attempt] = []
@@ -289,6 +290,8 @@ def _read_attempts(run: RunDir, status: RunStatus, answers: Answers) -> None:
             attempts.append(_Attempt(event, accounted=_accounted(event, answers)))
         elif isinstance(event, AttemptEnded) and event.stage == "train" and attempts:
             attempts[-1].end = event
+        elif isinstance(event, IntervalChosen) and config.checkpoint.every_minutes == "auto":
+            status.saves = event.text
     status.restarts = max(len(attempts) - 1, 0)
     status.stops += map(_why, attempts[:-1])
     running = any(stage.stage == "train" and stage.state == "running" for stage in status.stages)

@@ -101,6 +101,8 @@ def as_text(runs: Sequence[RunStatus]) -> str:
         lines = [one_line(run.name), *(f"  {_stage_line(run, stage)}" for stage in run.stages)]
         if run.restarts:
             lines.append(f"  restarted {counted(run.restarts, 'time')}: {'; '.join(map(one_line, run.stops[-3:]))}")
+        if run.saves:
+            lines.append(f"  {run.saves}")
         if run.goodput is not None:
             lines.append(
                 f"  goodput {100 * run.goodput:.0f} % of {_clock(run.allocated_seconds)} allocated to the training"
