@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from torch.distributed import Store  # before the fork, so that it is imported once
+from torch._C._distributed_c10d import Store  # before the fork, so that PyTorch is imported once
 
 from jobs.backend import SITE
 from jobs.worker import rendezvous
