@@ -15,6 +15,7 @@ from trex.config import Config, load
 from trex.config.schema import CheckpointConfig
 from trex.distributed import Ranks
 from trex.errors import ExitCode, UserError
+from trex.interruption import StopRequest
 from trex.records.events import (
     AttemptEnded,
     AttemptStarted,
@@ -33,6 +34,7 @@ from trex.training.checkpoint import Checkpoints
 from trex.training.interval import NODE_HOURS, UNTIL_MEASURED, History, Interval, best_interval, chosen_interval
 from trex.training.saving import Saving
 from trex.training.state import Position
+from trex.training.trainer import train
 
 START = AttemptStarted(0.0, "train", ("train",), "12", 0, "nothing", nodes=2, node="n1", world=8)
 BEGAN = TrainingStarted(60.0, 0, 0, None)
@@ -168,17 +170,33 @@ def test_time_of_a_save_is_how_long_the_training_waits_for_it(tmp_path: Path) ->
     assert 50 <= chosen.save_seconds < 100
 
 
+@pytest.mark.parametrize(("lead", "warned"), [(50.0, True), (70.0, False), (None, False)])
+def test_lead_that_two_steps_and_a_save_exceed_is_warned_about_once(
+    tmp_path: Path, caplog, lead: float | None, warned: bool
+) -> None:
+    saving = Saving(Checkpoints(RunDir(tmp_path).checkpoints), CheckpointConfig(), Ranks(), lambda *_: None)
+    saving.compare_with_lead(lead, 100.0)  # no save was measured yet
+    at = Position(0, 1, 1)
+    saving.write({"position": vars(at)}, at, "timer", since=saving._last_time - 40)
+    for _ in range(2):
+        saving.compare_with_lead(lead, 10.0)
+    warnings = [message for message in caplog.messages if message.startswith("signal_lead is 50 s, but two steps and")]
+    assert len(warnings) == warned
+
+
 @pytest.mark.slow
 def test_training_that_chooses_its_interval_ends_with_the_same_bits(
-    tiny, saved_run, monkeypatch: pytest.MonkeyPatch
+    tiny, saved_run, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
     reference, config = tiny("reference"), tiny("auto", "checkpoint.every_minutes=auto")
     finish(saved_run(reference), reference)
     monkeypatch.setattr(interval, "SHORTEST", 1e-9)
     monkeypatch.setattr(interval, "LONGEST", 1e-9)
     monkeypatch.setattr(interval, "CHEAP", 1e9)
-    run = saved_run(config)
-    finish(run, config)
+    run, stop = saved_run(config), StopRequest()
+    stop.lead_seconds = 1e-6
+    train(run, config, Ranks(), stop)
+    assert "signal_lead is 1e-06 s" in caplog.text
     events = read_events(run.events).strict()
     assert sum(isinstance(one, CheckpointSaved) and one.reason == "timer" for one in events) > 5
     assert any(isinstance(one, IntervalChosen) for one in events)

@@ -127,10 +127,15 @@ class Interval:
         if self._is_auto:
             self._choose(step)
 
+    @property
+    def save_seconds(self) -> float | None:
+        """How long a save blocks the training, in the mean; None before the first one, and on ranks other than 0."""
+        return sum(self._saves) / len(self._saves) if self._saves else None
+
     def _choose(self, step: int) -> None:
-        if not self._saves:
+        save = self.save_seconds
+        if save is None:
             return
-        save = sum(self._saves) / len(self._saves)
         history = self._history.plus((time.monotonic() - self._since) / 3600, self._nodes)
         hours = history.hours_between_failures(self._nodes)
         self.seconds = chosen_interval(save, 3600 * hours)

@@ -63,6 +63,7 @@ class Saving:
         self._last: Position | None = None
         self._last_time = time.monotonic()
         self._failed = 0
+        self._warned = False  # that the time before the limit is short
 
     def begin(self, position: Position, on_disk: bool) -> None:
         """Note where the training begins, and whether that state is on disk already. Every rank must call it."""
@@ -82,6 +83,26 @@ class Saving:
         if self._ranks.is_main and seconds and time.monotonic() - self._last_time > seconds:
             return Request.SAVE
         return Request.CONTINUE
+
+    def compare_with_lead(self, lead: float | None, step: float) -> None:
+        """Warn once if two steps and a save take longer than the job has from the signal to its time limit.
+
+        Two, because the signal may come just after the ranks have agreed on a step, and they agree before the next one
+        is done on the device.
+
+        Args:
+            lead: seconds from the signal to the time limit; None if not known.
+            step: seconds that a step takes.
+        """
+        save = self._interval.save_seconds
+        if lead and save is not None and 2 * step + save > lead and not self._warned:
+            self._warned = True
+            log.warning(
+                "signal_lead is %g s, but two steps and a save take %.0f s: at the time limit, the job may be killed "
+                "before it has saved. Set signal_lead in the cluster file to more than that, and time to at least "
+                "three times that",
+                lead, 2 * step + save,
+            )  # fmt: skip
 
     def is_due(self, step: int) -> bool:
         """Whether to save after `step` steps in total, whatever the ranks request."""

@@ -338,6 +338,7 @@ class Trainer:
         now, (step, since) = time.monotonic(), self.last_log
         rate = (at.global_step - step) / max(now - since, 1e-9)
         self.last_log = (at.global_step, now)
+        self.saving.compare_with_lead(self.stop.lead_seconds, 1 / max(rate, 1e-9))
         values = {
             **means,
             **scaling,
