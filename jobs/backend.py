@@ -15,12 +15,15 @@ from typing import Protocol, cast
 
 import jobs
 from jobs.plan.cluster import Cluster, find_cluster
+from jobs.plan.defaults import with_data
 from jobs.plan.spec import TaskSpec
 from jobs.worker.place import Site, Task
 from trex.config import Config, load
 from trex.errors import ExitCode, RunLocked, TrexError
+from trex.records.attempts import Start
 from trex.records.lock_owner import LockOwner
 from trex.records.run_dir import RunDir
+from trex.records.submission import Submission
 from trex.wording import did_you_mean
 
 
@@ -28,8 +31,17 @@ class QueueState(Enum):
     """The state of a job in a queue."""
 
     WAITING = "waiting"  #: not started yet, or requeued
+    HELD = "on hold"  #: waits until somebody releases it
+    NEVER = "never starts"  #: waits for something that can no longer happen
     RUNNING = "running"
+    EVICTED = "preempted"  #: still runs, but has to end because of another job
+    PAUSED = "suspended"  #: has its nodes, but does not run
     ENDING = "ending"  #: its processes have ended or are being stopped; soon it is gone, or waits again
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the job has its nodes."""
+        return self not in (QueueState.WAITING, QueueState.HELD, QueueState.NEVER)
 
 
 @dataclass(frozen=True)
@@ -39,18 +51,7 @@ class QueuedJob:
     key: str  #: the stage, or stage and dataset, as in the name of its state file
     job: str  #: job id; only the back end parses it
     state: QueueState
-    reason: str  #: why it waits, as the back end says it
-    nodes: str  #: the nodes it runs on
-    elapsed: str  #: time it has run, in the back end's format
-    left: str  #: time left until its limit, in the back end's format
-
-
-@dataclass(frozen=True)
-class Start:
-    """What accounting recorded about one start of a job."""
-
-    ending: str  #: how it ended, as the back end calls it, such as COMPLETED
-    seconds: int  #: how long its nodes were allocated
+    about: str  #: why it waits, what can be done about that, or where it runs and how long, for the user
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Answers:
 
     queued: Mapping[Path, Sequence[QueuedJob]]  #: by the run's folder, oldest first
     starts: Mapping[str, Sequence[Start]]  #: by job id, oldest first; empty without accounting
-    silent: tuple[str, ...] = ()  #: titles of the back ends that did not answer
+    silent: tuple[str, ...] = ()  #: titles of the queues that did not answer
+    unknown: tuple[str, ...] = ()  #: what else is not known, as sentences for the user
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,11 @@ class Backend(Protocol):
     has_queue: bool  #: whether `launch` returns when the jobs are in a queue, not when they have ended
 
     def is_available(self) -> bool:
-        """Return whether jobs can be started from here. The first available back end is the default."""
+        """Return whether jobs can be started from here. The first available back end is the default.
+
+        Raises:
+            TrexError: if they belong there but it does not answer now.
+        """
         ...
 
     def problems(self, cluster: Cluster) -> Iterator[tuple[str, str]]:
@@ -122,7 +128,8 @@ class Backend(Protocol):
     def ask(self, runs: Sequence[RunDir]) -> Answers:
         """Ask the queue and accounting about the jobs of `runs`, in as few calls as possible.
 
-        A queue that does not answer is named in `Answers.silent`. Damaged submission records are skipped.
+        A queue that does not answer within ten seconds is named in `Answers.silent`. Damaged submission records are
+        skipped.
         """
         ...
 
@@ -183,12 +190,12 @@ def backends() -> dict[str, Backend]:
 
 
 def load_cluster(name: str) -> Cluster:
-    """Read the cluster file `name`: a path, or the name of a file in configs/clusters/.
+    """Read the cluster file `name`, a path, or the name of a file in configs/clusters/, with the user's defaults.
 
     Raises:
         UserError: if there is no such file; ConfigError: with the file and line of each mistake in it.
     """
-    return read_cluster(find_cluster(name))
+    return with_data(read_cluster(find_cluster(name)))
 
 
 def read_cluster(path: Path) -> Cluster:
@@ -214,7 +221,13 @@ def _has_queue(task: Task) -> bool:
     return backend(task.backend).has_queue
 
 
-SITE = Site(_owner_is_alive, _addresses, _has_queue)  #: passed to the processes of all back ends
+def starts_of(runs: Sequence[RunDir]) -> dict[str, Sequence[Start]]:
+    """Ask the accounting of all back ends about the jobs of `runs`: the starts of each, oldest first, by job id."""
+    used = {one.backend for run in runs for one in Submission.of(run).records}.intersection(kinds())
+    return {job: starts for kind in sorted(used) for job, starts in backend(kind).ask(runs).starts.items()}
+
+
+SITE = Site(_owner_is_alive, _addresses, _has_queue, starts_of)  #: passed to the processes of all back ends
 
 
 def _problems(cluster: Cluster) -> Iterable[tuple[str, str]]:

@@ -26,11 +26,20 @@ def chosen_gpus() -> tuple[str, ...] | None:
 
 def config_home() -> Path | None:
     """Return the user's config folder, XDG_CONFIG_HOME or ~/.config; None for a user without a home folder."""
-    chosen = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    return _home("XDG_CONFIG_HOME", ".config")
+
+
+def state_home() -> Path | None:
+    """Return the user's folder for what programs remember, XDG_STATE_HOME or ~/.local/state; None without a home."""
+    return _home("XDG_STATE_HOME", ".local/state")
+
+
+def _home(variable: str, below_home: str) -> Path | None:
+    chosen = Path(os.environ.get(variable, ""))
     if chosen.is_absolute():  # the XDG specification says to ignore a relative path
         return chosen
     try:
-        return Path.home() / ".config"
+        return Path.home() / below_home
     except RuntimeError:
         return None
 

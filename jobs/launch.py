@@ -6,6 +6,7 @@ import sys
 
 from jobs.backend import backend, backends, load_cluster, read_cluster
 from jobs.plan.cluster import Cluster
+from jobs.plan.defaults import defaults
 from jobs.plan.milestones import with_milestones
 from jobs.plan.runs import open_run, require_readable_jobs
 from jobs.plan.spec import is_of_milestone
@@ -13,6 +14,7 @@ from jobs.plan.stages import plan, require_files, require_kinds, require_one_cla
 from trex.config import Config
 from trex.errors import ExitCode, UserError
 from trex.probing.kind import left_out
+from trex.records.events import AttemptStarted, read_events
 from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
 
@@ -23,10 +25,10 @@ MILESTONES = "milestones"  #: what `launch` accepts besides stages and `run`
 def choose_cluster(name: str | None) -> Cluster:
     """Return the cluster file of that name.
 
-    Without a name, return the file of the first available back end, or of this machine, and print which one.
+    Without a name, return the user's default, or else the file of the first available back end, and print which one.
     """
-    if name is not None:
-        return load_cluster(name)
+    if chosen := name or defaults().cluster:
+        return load_cluster(chosen)
     others = {kind: one for kind, one in backends().items() if kind != _HERE}
     for kind, one in others.items():
         if one.is_available():
@@ -70,10 +72,10 @@ def launch(run: RunDir, config: Config, cluster: Cluster, stage: str, processes:
 
 def retry(target: str, cluster_name: str | None, dry_run: bool) -> ExitCode:
     """Submit the jobs again that failed, disappeared or are missing, in all stages that were submitted for a run, and
-    at its milestones.
+    at its milestones. If it ran on this machine only, run them here.
 
     Raises:
-        UserError: if no stage was submitted.
+        UserError: if no stage was started.
     """
     run, config = open_run(target)
     require_readable_jobs(run)
@@ -81,7 +83,7 @@ def retry(target: str, cluster_name: str | None, dry_run: bool) -> ExitCode:
     # A training submits the work at its milestones. This does not mean that the user wants the other datasets too.
     stages = list(dict.fromkeys(one.stage for one in submissions if not all(map(is_of_milestone, one.jobs))))
     if not submissions:
-        raise UserError(f"{run.root}: no stage was submitted to a queue yet; `trex run {target}` submits them")
+        return _retry_here(run, config, target, dry_run)
     cluster = load_cluster(cluster_name) if cluster_name else read_cluster(run.cluster)
     try:
         todo = with_milestones(plan(run, config, stages), run, config)
@@ -91,3 +93,15 @@ def retry(target: str, cluster_name: str | None, dry_run: bool) -> ExitCode:
             raise
         sys.stderr.write(f"trex: submitting only the training: {error}\n")
     return backend(cluster.kind).launch(run, config, cluster, todo.specs, None, dry_run)
+
+
+def _retry_here(run: RunDir, config: Config, target: str, dry_run: bool) -> ExitCode:
+    """Run the stages again that were started on this machine, the training with as many processes as last time."""
+    starts = [event for event in read_events(run.events).records if isinstance(event, AttemptStarted)]
+    if not starts:
+        raise UserError(f"{run.root}: no stage was started yet; `trex run {target}` starts them")
+    cluster = read_cluster(run.local_cluster)
+    specs = with_milestones(plan(run, config, list(dict.fromkeys(one.stage for one in starts))), run, config).specs
+    world = next((one.world for one in reversed(starts) if one.stage == "train"), None)
+    processes = world if any(spec.stage == "train" for spec in specs) else None
+    return backend(cluster.kind).launch(run, config, cluster, specs, processes, dry_run)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from jobs.backend import Answers, QueuedJob, QueueState, Start
+from jobs.backend import Answers, QueuedJob
 from jobs.plan.milestones import at_milestones, epochs, is_evaluated, probes_at
+from jobs.plan.runs import word_for
 from jobs.plan.spec import STAGES, Item, Stage
 from jobs.plan.stages import damaged_results, is_complete, is_reported, is_trained, items
 from jobs.worker.lock import lock_numbers
 from trex.config import Config
 from trex.errors import ExitCode
+from trex.records.attempts import Attempt, Usage, attempts, usage
 from trex.records.base import RecordError
-from trex.records.events import AttemptEnded, AttemptStarted, IntervalChosen, read_events
+from trex.records.environment import values_of
+from trex.records.events import IntervalChosen, read_events
 from trex.records.job_state import JobState, State
 from trex.records.manifest import newest_manifest
 from trex.records.metrics import MetricsLine
@@ -24,11 +26,21 @@ from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
 
 #: The state of a job or stage as `trex status` shows it.
-ShownState = Literal["done", "running", "waiting", "failed", "gone", "open", "stale"]
+ShownState = Literal[
+    "done", "running", "preempted", "suspended", "ending", "waiting", "on hold", "never starts", "failed", "gone",
+    "open", "stale",
+]  # fmt: skip
 #: The name of the line about the milestones among the stages.
 MILESTONES = "milestones"
 #: A stage shows the first of these states that one of its parts has.
-_MOST_URGENT_FIRST: tuple[ShownState, ...] = ("failed", "gone", "running", "waiting", "open", "stale", "done")
+_MOST_URGENT_FIRST: tuple[ShownState, ...] = (
+    "failed", "gone", "never starts", "on hold", "suspended", "preempted", "running", "ending", "waiting", "open",
+    "stale", "done",
+)  # fmt: skip
+
+
+#: States that do not end by themselves.
+_STUCK: tuple[ShownState, ...] = ("failed", "gone", "never starts", "on hold")
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,11 @@ class StageStatus:
         """The first reason among the parts in the stage's state."""
         return next((part.why for part in self.parts if part.state == self.state and part.why), "")
 
+    @property
+    def stuck(self) -> list[JobStatus]:
+        """The parts that do not go on by themselves."""
+        return [part for part in self.parts if part.state in _STUCK]
+
 
 @dataclass
 class RunStatus:
@@ -70,6 +87,7 @@ class RunStatus:
 
     name: str
     path: str
+    word: str  #: what means the run in a command that is typed here
     stages: list[StageStatus] = field(default_factory=list)
     epoch: float | None = None
     epochs: int = 0
@@ -79,28 +97,32 @@ class RunStatus:
     seconds_left: float | None = None
     restarts: int = 0
     stops: list[str] = field(default_factory=list)  #: why each start ended, except for the newest one
-    allocated_seconds: float = 0.0
-    kept_seconds: float = 0.0
+    changes: list[str] = field(default_factory=list)  #: how the machines and versions of its training's starts differ
+    usage: dict[Stage, Usage] = field(default_factory=dict)  #: what each stage that started used, over all starts
+    kept_seconds: float = 0.0  #: time that the training's steps took, without those that were lost and done again
     saves: str = ""  #: how often the training saves, and why; empty if the config says it
     damaged: list[str] = field(default_factory=list)  #: messages about records that cannot be read and were skipped
 
     @property
+    def allocated_seconds(self) -> float:
+        """For how long the nodes of the training were allocated, over all starts."""
+        return self.usage.get("train", Usage()).seconds
+
+    @property
     def goodput(self) -> float | None:
-        """The share of the training's allocated time that was spent on steps that were kept."""
+        """The share of the training's allocated time that was spent on steps that were kept (docs/slurm.md)."""
         return min(self.kept_seconds / self.allocated_seconds, 1.0) if self.allocated_seconds else None
 
     @property
     def advice(self) -> str:
         """The command that continues the run; empty if the run continues on its own."""
-        stuck = [stage.stage for stage in self.stages if stage.state in ("failed", "gone")]
-        if stuck == [MILESTONES]:
-            return f"trex probe {self.name} --milestones"
-        return f"trex retry {self.name}" if stuck else ""
+        ended = any(part.state in ("failed", "gone") for stage in self.stages for part in stage.stuck)
+        return f"trex retry {self.word}" if ended else ""
 
 
 def status_of(run: RunDir, config: Config, answers: Answers) -> RunStatus:
     """Collect the status of one run."""
-    status = RunStatus(run.name, str(run.root), epochs=config.train.epochs)
+    status = RunStatus(run.name, str(run.root), word_for(run), epochs=config.train.epochs)
     jobs = _jobs(run, answers, status)
     for stage in STAGES:
         if stage == "train" and config.extract.weights != "trained" and "train" not in jobs.newest:
@@ -130,15 +152,14 @@ def _milestones(run: RunDir, config: Config, jobs: _Jobs, status: RunStatus) -> 
         for item in probes_at(config, epoch):
             finished = is_evaluated(at, wanted, item)
             if not finished:
-                again = f"trex probe {run.name} --milestones"
-                status.damaged += _damaged_results(at, wanted, [item], again)
+                status.damaged += _damaged_results(at, wanted, [item], status)
             keys = [f"probe-{item.name}"]
             if not finished and not is_complete(at, wanted, "extract", item):
                 keys.insert(0, f"extract-{replace(item, seeds=()).name}")
             found += [_part(run, key, finished, jobs, _recorded(run, key, status)) for key in keys]
         worst = StageStatus(MILESTONES, found)
         job = next((part.job for part in found if part.state == worst.state), None)
-        why = f"trex probe {run.name} --milestones" if worst.state == "open" else worst.why
+        why = f"trex retry {status.word}" if worst.state == "open" else worst.why
         parts.append(JobStatus(f"epoch {epoch}", worst.state, job, why))
     return parts
 
@@ -171,15 +192,16 @@ def _finished(run: RunDir, config: Config, stage: Stage, status: RunStatus) -> d
     found = {item: is_complete(run, config, stage, item) for item in items(stage, config)}
     if stage == "probe":
         open_items = [item for item, is_finished in found.items() if not is_finished]
-        status.damaged += _damaged_results(run, config, open_items, f"trex probe {run.name}")
+        status.damaged += _damaged_results(run, config, open_items, status)
     return {f"{stage}-{item.name}": is_finished for item, is_finished in found.items()}
 
 
-def _damaged_results(run: RunDir, config: Config, open_items: Sequence[Item], command: str) -> list[str]:
+def _damaged_results(run: RunDir, config: Config, open_items: Sequence[Item], status: RunStatus) -> list[str]:
     """Return a message for each result of probes that are not done that cannot be read."""
     paths = [path for item in open_items for path in damaged_results(run, config, item)]
     return [
-        f"{path}: damaged, of another version, or without predictions; {command} computes it again" for path in paths
+        f"{path}: damaged, of another version, or without predictions; trex retry {status.word} computes it again"
+        for path in paths
     ]
 
 
@@ -194,14 +216,12 @@ def _recorded(run: RunDir, key: str, status: RunStatus) -> JobState | None:
 def _part(run: RunDir, key: str, finished: bool, jobs: _Jobs, recorded: JobState | None) -> JobStatus:
     """Return the state of one part: from the queue, the files on disk and the record of its last start."""
     job, queued = jobs.newest.get(key), jobs.queued.get(key)
-    if queued is not None and not (finished and queued.state is QueueState.WAITING):
-        if queued.state is QueueState.WAITING:
-            return JobStatus(key, "waiting", queued.job, queued.reason)
-        return JobStatus(key, "running", queued.job, f"on {queued.nodes} for {queued.elapsed}, {queued.left} left")
+    if queued is not None and (queued.state.has_started or not finished):
+        return JobStatus(key, queued.state.value, queued.job, queued.about)
     if finished:
         return JobStatus(key, "done", job, "")
     if key == "report" and run.report_page.exists() and (recorded is None or recorded.state == State.DONE):
-        return JobStatus(key, "stale", None, f"older than the results: trex report {run.name} updates it")
+        return JobStatus(key, "stale", None, f"older than the results: trex report {word_for(run)} updates it")
     if recorded is not None and recorded.job not in jobs.submitted:
         return _local_part(run, key, recorded)
     if job is None:
@@ -231,15 +251,6 @@ def _vanished(key: str, job: str, recorded: JobState | None, answers: Answers) -
     if recorded.state == State.WANTS_REQUEUE:
         return JobStatus(key, "gone", job, f"{ending}; {recorded.reason}")
     return JobStatus(key, "gone", job, ending)
-
-
-@dataclass
-class _Attempt:
-    """One start of the training."""
-
-    start: AttemptStarted
-    end: AttemptEnded | None = None
-    accounted: Start | None = None  #: what accounting recorded about it
 
 
 def _read_progress(run: RunDir, config: Config, status: RunStatus) -> None:
@@ -281,29 +292,23 @@ def _ratio(value: float, by: float) -> float | None:
 
 
 def _read_attempts(run: RunDir, config: Config, status: RunStatus, answers: Answers) -> None:
-    """Read the restarts of the training, why each start ended, the allocated time of all, and how often it saves."""
+    """Read the restarts of the training, why each start ended, how often it saves, and what all starts used."""
     events = read_events(run.events)
     status.damaged += map(str, events.damaged)
-    attempts: list[_Attempt] = []
-    for event in events.records:
-        if isinstance(event, AttemptStarted) and event.stage == "train":
-            attempts.append(_Attempt(event, accounted=_accounted(event, answers)))
-        elif isinstance(event, AttemptEnded) and event.stage == "train" and attempts:
-            attempts[-1].end = event
-        elif isinstance(event, IntervalChosen) and config.checkpoint.every_minutes == "auto":
-            status.saves = event.text
-    status.restarts = max(len(attempts) - 1, 0)
-    status.stops += map(_why, attempts[:-1])
-    running = any(stage.stage == "train" and stage.state == "running" for stage in status.stages)
-    status.allocated_seconds = sum(_allocated(one, running and one is attempts[-1]) for one in attempts)
+    if config.checkpoint.every_minutes == "auto":
+        status.saves = next((one.text for one in reversed(events.records) if isinstance(one, IntervalChosen)), "")
+    active = ("running", "preempted", "suspended", "ending")
+    made = attempts(events.records, answers.starts)
+    running = {part.job for stage in status.stages for part in stage.parts if part.state in active and part.job}
+    status.usage = usage(made, Submission.of(run).records, answers.starts, running)
+    trainings = [attempt for attempt in made if attempt.start.stage == "train"]
+    status.restarts = max(len(trainings) - 1, 0)
+    status.stops += map(_why, trainings[:-1])
+    machines = values_of(attempt.environment for attempt in trainings if attempt.environment is not None)
+    status.changes += [f"{name} {' → '.join(values)}" for name, values in machines.items() if len(values) > 1]
 
 
-def _accounted(start: AttemptStarted, answers: Answers) -> Start | None:
-    starts = answers.starts.get(start.job, [])
-    return starts[start.restart] if start.restart < len(starts) else None
-
-
-def _why(attempt: _Attempt) -> str:
+def _why(attempt: Attempt) -> str:
     end = attempt.end
     signals = {"SIGTERM": "preempted or cancelled", "SIGUSR2": "time limit or preemption", "SIGINT": "Ctrl-C"}
     if end is None:
@@ -311,12 +316,3 @@ def _why(attempt: _Attempt) -> str:
     if end.code == ExitCode.INTERRUPTED:
         return f"{signals.get(end.signal or '', 'asked to stop')}, {end.reason.partition(';')[0]}"
     return end.reason
-
-
-def _allocated(attempt: _Attempt, runs: bool) -> float:
-    """Return the seconds of an attempt's allocation, from accounting or else from the attempt's own records."""
-    if attempt.accounted is not None:
-        return float(attempt.accounted.seconds)
-    if attempt.end is not None:
-        return attempt.end.seconds
-    return time.time() - attempt.start.time if runs else 0.0

@@ -30,4 +30,5 @@ def ask(runs: Sequence[RunDir]) -> Answers:
     answers = [one.ask(runs) for one in backends_of(submissions)]
     queued = {run.root: [job for answer in answers for job in answer.queued.get(run.root, ())] for run in runs}
     starts = {job: starts for answer in answers for job, starts in answer.starts.items()}
-    return Answers(queued, starts, tuple(title for answer in answers for title in answer.silent))
+    silent = tuple(title for answer in answers for title in answer.silent)
+    return Answers(queued, starts, silent, tuple(what for answer in answers for what in answer.unknown))

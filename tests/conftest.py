@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,18 @@ from torch.distributed import FileStore
 
 from tests.faults import table as faults
 from trex.distributed import Ranks, joined
+
+#: Tests neither read the defaults of the user who runs them nor add to the list of that user's runs.
+_HOME = tempfile.TemporaryDirectory(prefix="trex-home-")
+Path(_HOME.name).chmod(0o755)  # some tests run commands as another user
+_TESTS = itertools.count()
+os.environ |= {"XDG_CONFIG_HOME": f"{_HOME.name}/config", "XDG_STATE_HOME": f"{_HOME.name}/state"}
+
+
+@pytest.fixture(autouse=True)
+def own_list_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds the runs of another one by their names."""
+    monkeypatch.setenv("XDG_STATE_HOME", f"{_HOME.name}/state-{next(_TESTS)}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jobs.plan.cluster import WORD, Cluster, StageResources
+from jobs.plan.defaults import Defaults
 from trex.config import Config
 from trex.config.loader import choices, chosen_class, to_dict
 from trex.config.schema import DATASET, NAME
@@ -57,6 +58,15 @@ STAGES = """
 
 `<stage>` is `train`, `extract`, `probe` or `report`. All four have the same settings.
 """
+
+DEFAULTS = """
+# Defaults of a user or a site
+
+`~/.config/trex/config.yaml`, and `/etc/trex/config.yaml` for what it does not set. Recipes, cluster files and command
+options come first.
+
+| setting | allowed | default | meaning |
+|---|---|---|---|"""
 
 TABLE = "\n| setting | allowed | default | meaning |\n|---|---|---|---|"
 _KINDS = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}
@@ -158,7 +168,11 @@ def value(default: Any) -> str:
 
 def main() -> None:
     """Write the page to standard output."""
-    print("\n".join([HEAD.rstrip("\n"), *recipe(), CLUSTERS.rstrip("\n"), *cluster()]))
+    print(
+        "\n".join(
+            [HEAD.rstrip("\n"), *recipe(), CLUSTERS.rstrip("\n"), *cluster(), DEFAULTS, *rows(Defaults, "", False)]
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ class Options:
     max_array_size: int = 1001  #: 0: no job arrays
     kill_wait: int = 10  #: seconds from SIGTERM to SIGKILL after scancel and at the time limit
     node_timeout: int = 10  #: seconds until a node that does not respond is set to DOWN
+    memory_limits: bool = False  #: whether a job that uses more memory than it asked for is killed
 
 
 class SandboxError(Exception):
@@ -289,6 +290,8 @@ class Sandbox:
             "controller_port": str(ports[0]), "database_port": str(ports[1]),
             "max_array_size": str(options.max_array_size), "kill_wait": str(options.kill_wait),
             "node_timeout": str(options.node_timeout), "gpus": str(GPUS_PER_NODE),
+            "consumable": "CR_Core_Memory" if options.memory_limits else "CR_Core",
+            "memory": template("memory_limits.conf" if options.memory_limits else "no_memory_limits.conf"),
             "user_signal": self._user_signal_line() if options.user_signal else "",
             "accounting": template("accounting.conf" if options.accounting else "no_accounting.conf"),
             "nodes": "".join(
@@ -350,18 +353,17 @@ def main() -> int:
     )
     parser.add_argument("--user-signal", action="store_true", help="preempt with the job's --signal, not SIGTERM")
     parser.add_argument("--no-accounting", action="store_true", help="no database and no sacct; starts faster")
+    parser.add_argument("--memory-limits", action="store_true", help="kill jobs that use more memory than they ask for")
     parser.add_argument(
         "--max-array-size", type=int, default=defaults.max_array_size, help="0: no job arrays (%(default)s)"
     )
-    parser.add_argument(
-        "--node-timeout", type=int, default=defaults.node_timeout,
-        help="seconds until a node that does not respond is down (%(default)s)",
-    )  # fmt: skip
+    parser.add_argument("--node-timeout", type=int, default=defaults.node_timeout, help="SlurmdTimeout (%(default)s s)")
     args = parser.parse_args()
     sandbox = Sandbox(args.folder)
-    options = Options(
-        args.grace, args.user_signal, not args.no_accounting, args.max_array_size, node_timeout=args.node_timeout
-    )
+    chosen = {
+        key: vars(args)[key] for key in ("grace", "user_signal", "max_array_size", "node_timeout", "memory_limits")
+    }
+    options = Options(accounting=not args.no_accounting, **chosen)
     try:
         return _do(args.command, args.node, sandbox, options)
     except (SandboxError, TimeoutError) as error:

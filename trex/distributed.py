@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
-from trex.errors import ExitCode, Interrupted, RankLost, TrexError, UserError
+from trex.errors import ExitCode, Interrupted, MachineLost, TrexError, UserError
 from trex.interruption import StopRequest
 from trex.time_limit import SECONDS_TO_NOTICE, TimeLimit
 
@@ -31,12 +31,10 @@ _SECONDS_TO_REPORT = 5.0
 SIGN_OF_LIFE_SECONDS = 2.0
 
 
-#: Matches the error messages of gloo, NCCL and the store that report the loss of another process.
-_LOST = re.compile(
-    "closed by peer|reset by peer|broken pipe|connection refused|connection was likely closed|got 0 bytes"
-    "|pair is not connected|ncclRemoteError|remote process|communicator was aborted|timed? ?out",
-    re.IGNORECASE,
-)
+#: gloo raises plain RuntimeErrors. Their messages begin with the source file, which says where an error comes from.
+_GLOO = re.compile(r"\bgloo/(transport|rendezvous)/")
+#: What is wrong is how the program calls the library: tensors of other sizes, or two ranks on the same GPU.
+_WRONG_CALL = re.compile(r"\[?enforce fail|ncclInvalid(Argument|Usage)|invalid (argument|usage)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -225,7 +223,7 @@ def joined(
         limit: how long to wait for another rank.
 
     Raises:
-        RankLost: another rank has ended or does not answer.
+        MachineLost: another rank has ended or does not answer, or the connection to it is lost.
     """
     limit = limit or TimeLimit()
     if device.type == "cuda":
@@ -241,7 +239,7 @@ def joined(
         except RuntimeError as error:
             if not is_lost(error):
                 raise
-            raise RankLost(_who_is_lost(error, rank, world, store, limit)) from error
+            raise MachineLost(_who_is_lost(error, rank, world, store, limit)) from error
     finally:
         limit.pause()
     # Skipped after an error: NCCL would wait here for the other ranks, which may wait for this one in a collective.
@@ -261,11 +259,17 @@ def _join(rank: int, world: int, device: torch.device, store: Store, limit: Time
 
 
 def is_lost(error: Exception) -> bool:
-    """Return whether an error of PyTorch's communication only says that another rank is gone or silent."""
-    if isinstance(error, OSError):  # an error about a file, which can also be a timeout
-        return False
-    of_the_store = any(one.__name__ in ("DistNetworkError", "DistStoreError") for one in type(error).__mro__)
-    return of_the_store or bool(_LOST.search(str(error)))
+    """Return whether an error only says that another rank is gone or silent, or that the network fails.
+
+    That is so for every error of PyTorch's communication (its store, NCCL, gloo) that is not about a wrong call.
+    """
+    of_torch = any(one.__name__ == "DistError" for one in type(error).__mro__)
+    return (of_torch or bool(_GLOO.search(str(error)))) and not _WRONG_CALL.search(str(error))
+
+
+def _brief(error: Exception) -> str:
+    """Return what an error says, without the path of gloo's source file and what it tells developers after it."""
+    return re.sub(r"^\[\S*/gloo/\S+\] ", "gloo: ", str(error).strip().split("\n")[0]).partition(". ")[0]
 
 
 def _who_is_lost(error: RuntimeError, rank: int, world: int, store: Store, limit: TimeLimit) -> str:
@@ -273,7 +277,7 @@ def _who_is_lost(error: RuntimeError, rank: int, world: int, store: Store, limit
 
     Every rank whose collective failed reports it in the store. A rank that has ended or hangs does not.
     """
-    said = str(error).strip().split("\n")[0]
+    said = _brief(error)
     silent = bool(re.search("timed? ?out", said, re.IGNORECASE))
     try:
         store.set_timeout(timedelta(seconds=_SECONDS_TO_REPORT))

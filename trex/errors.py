@@ -8,8 +8,8 @@ from enum import IntEnum
 class ExitCode(IntEnum):
     """How a command or a job ended.
 
-    Slurm jobs are requeued after INTERRUPTED, and a limited number of times if a signal killed them. The command line's
-    help, docs/checkpoints.md and the batch script take numbers and meanings from here.
+    Slurm jobs are requeued after INTERRUPTED, and a limited number of times after LOST and if a signal killed them. The
+    command line's help, docs/checkpoints.md and the batch script take numbers and meanings from here.
     """
 
     meaning: str
@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     SUPERSEDED = 4, "a later start took over the run, because this one no longer seemed to run"
     UNWRITABLE = 74, "files cannot be written: disk full, quota exceeded, read-only, or the run folder is gone"
     INTERRUPTED = 75, "stopped and saved; the same command continues"
+    LOST = 76, "another process of the job, a connection between them, or a GPU was lost"
     RESUME_REFUSED = 77, "resume refused: config, data or number of processes changed"
     NO_PROGRESS = 78, "started several times without progress"
 
@@ -38,8 +39,13 @@ class TrexError(Exception):
     exit_code: ExitCode = ExitCode.FAULT
 
 
-class RankLost(TrexError):
-    """Another process of the job has ended or does not answer. The message names it."""
+class MachineLost(TrexError):
+    """A part of the machines of the job is lost: another process, a connection or a GPU. The message names it.
+
+    A process that ends with this error does not know of any mistake in its own work, so the job may start again.
+    """
+
+    exit_code = ExitCode.LOST
 
 
 class UserError(TrexError):

@@ -57,7 +57,7 @@ class TimeLimit:
         names it. If nothing has ended this process `SECONDS_TO_END` after the limit, it ends itself.
 
         Args:
-            record: is called with the reason before the process ends itself, and gets some seconds.
+            record: is called with the reason before the process ends itself with LOST, and gets some seconds.
         """
         threading.Thread(target=self._watch, args=(record,), daemon=True).start()
 
@@ -84,4 +84,4 @@ class TimeLimit:
         recording = threading.Thread(target=record, args=(reason,), daemon=True)
         recording.start()  # not here, because it may have to wait for the file system that the step waits for
         recording.join(_SECONDS_TO_RECORD)
-        os._exit(ExitCode.FAULT)
+        os._exit(ExitCode.LOST)

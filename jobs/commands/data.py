@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from jobs.backend import load_cluster
 from jobs.environment import available_cpus
+from jobs.plan.cluster import Cluster
+from jobs.plan.defaults import with_data
 from trex.config import Config, load
 from trex.config.schema import DATASET, NAME, DataConfig
 from trex.errors import ExitCode, TrexError, UserError
@@ -56,7 +58,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _config(args: argparse.Namespace) -> DataConfig:
     config = load(None, Config, args.overrides)
-    return (load_cluster(args.cluster).adapt(config) if args.cluster else config).data
+    return (load_cluster(args.cluster) if args.cluster else with_data(Cluster())).adapt(config).data
 
 
 def _list(data: DataConfig) -> int:

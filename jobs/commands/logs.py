@@ -70,7 +70,7 @@ def _wait_for_log(run: RunDir, job: str | None, rank: int) -> Path:
         if may_come and not said:
             first = queued[0]
             sys.stderr.write(
-                f"trex: no log yet: job {first.job} is {first.state.value} ({first.reason}); waiting until it starts\n"
+                f"trex: no log yet: job {first.job} is {first.state.value} ({first.about}); waiting until it starts\n"
             )
             said = True
         time.sleep(_PAUSE if may_come else 0)

@@ -72,6 +72,11 @@ class Cluster:
     data_root: str | None = setting(
         None, "folder of the datasets on this cluster, for recipes that do not set data.root", path=True
     )
+    clusters: str | None = setting(
+        None,
+        "name of the cluster to submit to, if the scheduler has several; not set: that of this machine",
+        pattern=r"[A-Za-z0-9_.-]+",
+    )
     setup: tuple[str, ...] = setting((), "lines to run in the batch script before the job, such as module load cuda")
     max_array_size: int = setting(
         0, "largest number of tasks per job array; 0: the cluster's own limit (MaxArraySize); 1: no arrays", at_least=0

@@ -23,6 +23,7 @@ RECIPES: Kind = "."
 CLUSTERS: Kind = "clusters"
 
 HERE = Path("configs")
+DEFAULTS = "config.yaml"  #: not a recipe, but what a user sets for all of them (jobs/plan/defaults.py)
 TOOLKIT = Path(__file__).resolve().parents[1] / "configs"
 
 
@@ -50,4 +51,5 @@ def places(target: str, kind: Kind) -> Iterator[Path]:
 
 def known_names(kind: Kind) -> list[str]:
     """Return the names of all files of that kind, sorted."""
-    return sorted({path.stem for folder in folders(kind) for path in folder.glob("*.yaml")})
+    found = {path for folder in folders(kind) for path in folder.glob("*.yaml")}
+    return sorted({path.stem for path in found if path.name != DEFAULTS})

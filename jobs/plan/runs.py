@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jobs.plan import lookup
+from jobs.plan import known_runs, lookup
+from jobs.plan.defaults import with_runs
 from jobs.plan.rights import owner_of, protect
 from trex.config import Config, load, to_yaml
 from trex.config.compare import differences
@@ -19,8 +23,6 @@ from trex.files import write_text
 from trex.records.run_dir import RunDir
 from trex.wording import did_you_mean
 
-#: The folder in which runs are found by name.
-_RUNS = Path(Config().runs)
 #: How many runs an error message lists.
 _RUNS_TO_NAME = 20
 
@@ -37,13 +39,22 @@ def open_config(target: str, overrides: Sequence[str] = ()) -> tuple[RunDir, Con
     Raises:
         UserError: if neither exists; ConfigError: if the config is wrong.
     """
-    return _open((*lookup.places(target, lookup.RECIPES), _RUNS / target), target, overrides)
+    return _open(itertools.chain(lookup.places(target, lookup.RECIPES), known_runs.places(target)), target, overrides)
 
 
 def open_run(target: str) -> tuple[RunDir, Config]:
     """Read the config of a command about a run. Like `open_config`, but a name means a run before a recipe."""
     path, *recipes = lookup.places(target, lookup.RECIPES)
-    return _open((path, _RUNS / target, *recipes), target, ())
+    return _open(itertools.chain([path], known_runs.places(target), recipes), target, ())
+
+
+def word_for(run: RunDir) -> str:
+    """Return the word that means a run in a command typed in this folder: its name, or else its path."""
+    with contextlib.suppress(UserError):
+        found = next((place for place in known_runs.places(run.name) if (place / "config.yaml").is_file()), None)
+        if found is not None and found.resolve() == run.root.resolve() and not Path(run.name).exists():
+            return shlex.quote(run.name)
+    return shlex.quote(str(run.root))
 
 
 def require_readable_jobs(run: RunDir) -> None:
@@ -56,7 +67,7 @@ def _require_readable(folder: Path) -> None:
         raise UserError(f"only {owner_of(folder)} can read {folder.absolute()}: it is private")
 
 
-def _open(places: Sequence[Path], target: str, overrides: Sequence[str]) -> tuple[RunDir, Config]:
+def _open(places: Iterable[Path], target: str, overrides: Sequence[str]) -> tuple[RunDir, Config]:
     for place in places:
         _require_readable(place)
         if (place / "config.yaml").is_file():
@@ -69,7 +80,7 @@ def _open(places: Sequence[Path], target: str, overrides: Sequence[str]) -> tupl
         if place.is_file():
             if place.is_absolute() and place != lookup.path_of(target):  # not in the working folder: print its path
                 sys.stderr.write(f"trex: using the recipe {place}\n")
-            config = _with_absolute_files(load(place, Config, overrides))
+            config = with_runs(_with_absolute_files(load(place, Config, overrides)))
             return RunDir.of(config), config
     raise UserError(_nothing_named(target))
 
@@ -109,11 +120,13 @@ def save_config(run: RunDir, config: Config) -> None:
             )
     protect(run)
     write_text(run.config, to_yaml(config))
+    known_runs.remember(run)
 
 
 def _nothing_named(target: str) -> str:
     recipes = lookup.known_names(lookup.RECIPES)
-    runs = sorted(path.parent.name for path in _RUNS.glob("*/config.yaml"))
+    below = {path.parent.name for folder in known_runs.folders() for path in folder.glob("*/config.yaml")}
+    runs = sorted({*below, *(path.name for path in known_runs.remembered())})
     hint = did_you_mean(Path(target).stem, [*recipes, *runs])
     lines = [f"{target}: expected a config file or a run folder, by path or by name, but found neither{hint}"]
     lines.append(f"  recipes: {', '.join(recipes)}")

@@ -8,17 +8,19 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from jobs import programs
-from jobs.backend import Answers, Backend, Finding, QueuedJob, Start
+from jobs.backend import Answers, Backend, Finding, QueuedJob
 from jobs.plan.cluster import Cluster
 from jobs.plan.memory import require_memory
 from jobs.plan.rights import require_protected
 from jobs.plan.runs import save_config
 from jobs.plan.spec import TaskSpec
 from jobs.plan.stages import is_reported, missing_data, require_gpu
-from jobs.slurm import KIND, check, limits, queue, variables
+from jobs.slurm import check, limits, queue, variables
+from jobs.slurm.calls import call, is_busy
 from jobs.slurm.chain import Chain, Send
 from jobs.slurm.ids import JobId
-from jobs.slurm.queued import queued_jobs, queued_jobs_of, settled_jobs
+from jobs.slurm.queued import answers, by_cluster, queued_jobs, queued_jobs_of, settled_jobs
+from jobs.slurm.send import recover
 from jobs.slurm.work import Work
 from jobs.worker.place import Task
 from trex.config import Config
@@ -37,9 +39,20 @@ class Slurm:
     has_queue = True
 
     def is_available(self) -> bool:
-        """Return whether sbatch is installed and the controller answers."""
-        version = programs.run(["sbatch", "--version"], timeout=10)
-        return version.ok and programs.run(["sinfo", "--noheader"], timeout=10).ok
+        """Return whether sbatch is installed and the controller answers.
+
+        Raises:
+            TrexError: if Slurm is installed and its controller does not answer now: the jobs belong there, not here.
+        """
+        if not programs.run(["sbatch", "--version"], timeout=10).ok:  # also without a configuration
+            return False
+        answer = call(["sinfo", "--noheader"])
+        if is_busy(answer):
+            raise TrexError(
+                f"Slurm is installed here, but does not answer ({answer.stderr.strip()}): try again later, or compute "
+                f"on this machine with --cluster local"
+            )
+        return answer.ok
 
     def problems(self, cluster: Cluster) -> Iterator[tuple[str, str]]:
         """Yield the times and options in a cluster file that sbatch would reject or that the toolkit sets itself."""
@@ -76,22 +89,8 @@ class Slurm:
         return ExitCode.DONE
 
     def ask(self, runs: Sequence[RunDir]) -> Answers:
-        """Call squeue and sacct once for the jobs of all `runs`, or not at all if none was submitted to Slurm."""
-        submissions = {run.root: Submission.of(run).records for run in runs}
-        mine = [one for of_run in submissions.values() for one in of_run if one.backend == KIND]
-        submitted = {JobId.parse(job) for one in mine for job in one.jobs.values()}
-        if not submitted:
-            return Answers({}, {})
-        try:
-            queued = queued_jobs(submissions)
-        except TrexError:
-            return Answers({}, {}, silent=(self.title,))
-        past = queue.past_starts(submitted)
-        starts: dict[str, Sequence[Start]] = {}
-        for job in submitted:
-            # An array that was cancelled before its elements became jobs has a single line in sacct's output.
-            starts[str(job)] = past.get(job) or past.get(JobId(job.array), [])
-        return Answers(queued, starts)
+        """Call squeue and sacct once per cluster that jobs of `runs` were submitted to."""
+        return answers({run.root: Submission.of(run).records for run in runs}, self.title)
 
     def queued(self, run: RunDir) -> list[QueuedJob]:
         """Return the jobs of a run that are in the queue, oldest first."""
@@ -99,16 +98,20 @@ class Slurm:
 
     def cancel(self, run: RunDir) -> list[str]:
         """Cancel all jobs of a run. Job arrays are cancelled as one job."""
-        queued = self.queued(run)
-        queue.cancel(JobId.parse(job.job).array for job in queued)
-        return [job.key for job in queued]
+        cancelled = []
+        for name, group in by_cluster({run.root: Submission.of(run).strict()}).items():
+            cluster = queue.to_ask(name)
+            queued = queued_jobs(group, cluster).get(run.root, [])
+            queue.cancel((JobId.parse(job.job).array for job in queued), cluster)
+            cancelled += [job.key for job in queued]
+        return cancelled
 
     def owner_is_alive(self, owner: LockOwner, task: Task) -> bool:
         """Return whether the job that took a lock has nodes allocated. Any node can ask Slurm this."""
         if (owner.backend, owner.job) == (task.backend, task.job_id):
             return owner.restart >= task.restart  # an earlier start of this same job has ended
         try:
-            return queue.holds_nodes(owner.job)
+            return queue.holds_nodes(owner.job, "" if owner.cluster == task.cluster else owner.cluster)
         except TrexError as error:
             raise RunLocked(
                 f"held by Slurm job {owner.job}, and squeue could not say whether that job still runs ({error})"
@@ -126,7 +129,7 @@ class Slurm:
 
 def _print(run: RunDir, _config: Config, cluster: Cluster, specs: Sequence[TaskSpec]) -> None:
     """Print the batch scripts. Creates no files and submits nothing."""
-    from jobs.slurm.submit import Submitter, array_size
+    from jobs.slurm.submit import Submitter
 
     submitter = Submitter(run, cluster)
 
@@ -138,19 +141,20 @@ def _print(run: RunDir, _config: Config, cluster: Cluster, specs: Sequence[TaskS
     queued: dict[str, QueuedJob] = {}
     with contextlib.suppress(TrexError):  # a dry run works without Slurm
         queued = settled_jobs(run) if specs else {}
-    Chain(cluster, array_size(cluster), send, queued).submit(specs)
+    Chain(cluster, submitter.array_size, send, queued).submit(specs)
 
 
 def _submit(run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskSpec]) -> None:
-    from jobs.slurm.submit import Submitter, array_size
+    from jobs.slurm.submit import Submitter
 
     submitter = Submitter(run, cluster)
     save_config(run, config)
     require_protected(run)
     with _one_at_a_time(run):
         write_text(run.cluster, to_yaml(cluster))
+        recover(run)
         queued = settled_jobs(run) if specs else {}
-        Chain(cluster, array_size(cluster), _announced(submitter.submit, cluster), queued).submit(specs)
+        Chain(cluster, submitter.array_size, _announced(submitter.submit, cluster), queued).submit(specs)
 
 
 def _announced(submit: Send, cluster: Cluster) -> Send:

@@ -32,6 +32,7 @@ def this_task() -> Task:
         node_count=int(get("SLURM_JOB_NUM_NODES", "1")),
         restart=int(get("SLURM_RESTART_COUNT", "0")),
         cpus=int(get("SLURM_CPUS_PER_TASK", "0")) or environment.available_cpus(),
+        cluster=get("SLURM_CLUSTER_NAME"),
     )
 
 

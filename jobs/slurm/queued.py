@@ -1,41 +1,62 @@
-"""Finds the jobs of a run that are in Slurm's queue."""
+"""Finds the jobs of runs that are in Slurm's queue, and what accounting knows of them."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
-from jobs.backend import QueuedJob, QueueState
+from jobs.backend import Answers, QueuedJob, QueueState
 from jobs.slurm import KIND, queue
+from jobs.slurm.calls import AT_ONCE, PATIENT, Patience
+from jobs.slurm.ids import JobId
+from trex.errors import TrexError
+from trex.records.attempts import Start
 from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
+
+K = TypeVar("K")
+T = TypeVar("T")
+Group = Mapping[Path, Sequence[Submission]]  #: submissions by the run's folder
 
 #: How long to wait for an ending job to leave the queue or to be requeued, in seconds.
 _MAX_WAIT = 60.0
 #: Time between two calls of squeue, in seconds.
 _PAUSE = 2.0
+#: How long `answers` may take, in seconds.
+_SECONDS = 10.0
 
 
-def queued_jobs(submissions: Mapping[Path, Sequence[Submission]]) -> dict[Path, list[QueuedJob]]:
-    """Return the submitted jobs that are in the queue, oldest first, by the run's folder.
+def by_cluster(submissions: Group) -> dict[str, Group]:
+    """Return the submissions to Slurm by the name of the cluster; empty: not known, so the one of this machine."""
+    names = {one.cluster for of_run in submissions.values() for one in of_run if one.backend == KIND}
+    return {
+        name: {
+            root: [one for one in of_run if one.backend == KIND and one.cluster == name]
+            for root, of_run in submissions.items()
+        }
+        for name in sorted(names)
+    }
 
-    Calls squeue once, or not at all if nothing was submitted to Slurm.
+
+def queued_jobs(group: Group, cluster: str, patience: Patience = PATIENT) -> dict[Path, list[QueuedJob]]:
+    """Return the jobs of one cluster that are in its queue, oldest first, by the run's folder. Calls squeue once.
 
     Raises:
         TrexError: if Slurm does not answer.
     """
-    submitted = {root: [one for one in of_run if one.backend == KIND] for root, of_run in submissions.items()}
-    if not any(submitted.values()):
-        return {}
-    entries = {(str(entry.id), entry.comment): entry for entry in queue.entries()}
+    entries: dict[str, list[queue.Entry]] = {}
+    for entry in queue.entries(cluster, patience):
+        entries.setdefault(str(entry.id), []).append(entry)  # in a federation, clusters give ids of their own
     queued: dict[Path, list[QueuedJob]] = {}
-    for root, of_run in submitted.items():
-        for key, job, comment in ((key, job, one.comment) for one in of_run for key, job in one.jobs.items()):
-            if (entry := entries.get((job, comment))) is not None:
-                about = (entry.state, entry.reason, entry.nodes, entry.elapsed, entry.left)
-                queued.setdefault(root, []).append(QueuedJob(key, job, *about))
+    for root, of_run in group.items():
+        for one in of_run:
+            for key, job in one.jobs.items():
+                found = (entry for entry in entries.get(job, ()) if entry.belongs_to(one.comment, one.script))
+                queued.setdefault(root, []).extend(QueuedJob(key, job, entry.state, entry.about) for entry in found)
     return queued
 
 
@@ -45,7 +66,8 @@ def queued_jobs_of(run: RunDir) -> list[QueuedJob]:
     Raises:
         TrexError: if Slurm does not answer; RecordError: if a submission record is damaged.
     """
-    return queued_jobs({run.root: Submission.of(run).strict()}).get(run.root, [])
+    groups = by_cluster({run.root: Submission.of(run).strict()})
+    return [job for name, group in groups.items() for job in queued_jobs(group, queue.to_ask(name)).get(run.root, ())]
 
 
 def settled_jobs(run: RunDir) -> dict[str, QueuedJob]:
@@ -64,3 +86,59 @@ def settled_jobs(run: RunDir) -> dict[str, QueuedJob]:
             deadline = time.monotonic() + _MAX_WAIT
             sys.stderr.write(f"trex: job {ending[0]} is ending: waiting, because it may be requeued\n")
         time.sleep(_PAUSE)
+
+
+def answers(submissions: Group, title: str) -> Answers:
+    """Ask each cluster about the queue and its accounting, all at the same time. What they do not say in ten seconds is
+    not known.
+
+    Args:
+        submissions: of all runs that are asked about.
+        title: the name of the queue, for messages.
+    """
+    groups = by_cluster(submissions)
+    deadline = time.monotonic() + _SECONDS
+
+    def rest() -> Patience:
+        return Patience(max(deadline - time.monotonic(), 1.0))
+
+    queued: dict[Path, list[QueuedJob]] = {}
+    starts: dict[str, Sequence[Start]] = {}
+    silent, unknown = [], []
+    with ThreadPoolExecutor(1 + 2 * len(groups)) as pool:
+        here = pool.submit(lambda: queue.settings(patience=AT_ONCE).name if any(groups) else "")
+
+        def asked(question: Callable[[Group, str, Patience], T]) -> dict[str, Future[T]]:
+            def ask(name: str, group: Group) -> T:
+                return question(group, "" if name == here.result() else name, rest())
+
+            return {name: pool.submit(ask, name, group) for name, group in groups.items()}
+
+        in_queues, pasts = asked(queued_jobs), asked(_starts)
+    for name, in_queue in in_queues.items():
+        words = title if name in ("", here.result()) else f"{title} ({name})"
+        for root, jobs in _answer(in_queue, lambda _: silent.append(words)).items():  # noqa: B023
+            queued.setdefault(root, []).extend(jobs)
+    for past in pasts.values():
+        starts.update(_answer(past, lambda error: unknown.append(str(error))))
+    return Answers(queued, starts, tuple(silent), tuple(unknown))
+
+
+def _answer(asked: Future[dict[K, T]], failed: Callable[[TrexError], object]) -> dict[K, T]:
+    try:
+        return asked.result()
+    except TrexError as error:
+        failed(error)
+        return {}
+
+
+def _starts(group: Group, cluster: str, patience: Patience) -> dict[str, Sequence[Start]]:
+    """Return what accounting recorded about the starts of each job. Calls sacct once."""
+    submitted = set(_ids(one for of_run in group.values() for one in of_run))
+    past = queue.past_starts(submitted, cluster, patience)
+    # An array that was cancelled before its elements became jobs has a single line in sacct's output.
+    return {str(job): past.get(job) or past.get(JobId(job.array), []) for job in submitted}
+
+
+def _ids(submissions: Iterable[Submission]) -> Iterable[JobId]:
+    return (JobId.parse(job) for one in submissions for job in one.jobs.values())

@@ -25,11 +25,36 @@ trex_failed_nodes() { # prints the nodes of this job that no longer respond
         awk '$2 ~ /[*]$|^down|^fail/ { print $1 }' | sort -u
 }
 
+trex_end() { # prints how the processes ended
+    case $rc in
+    $trex_code_lost) echo "lost another process, a connection or a GPU" ;; # the log says what
+    135) echo "killed by signal 7 (SIGBUS: a file system failed, or /dev/shm of the node is full)" ;;
+    129 | 1[3-9]? | 2??) echo "killed by signal $((rc - 128))" ;;
+    *) echo "ended with code $rc, and no process recorded an error" ;; # for example, srun could not reach a node
+    esac
+}
+
 trex_refused() { # prints why the file system of the run takes no more data, if it does
     local file=$trex_state_file.$trex_job-$trex_restart
     (LC_ALL=C; echo "$trex_job" > "$file") 2>&1 |
         grep -oE 'No space left on device|Disk quota exceeded|Read-only file system' | head -n 1
     rm -f -- "$file" 2>/dev/null
+}
+
+trex_out_of_memory() { # whether Slurm killed a process of this start because of its memory
+    case $rc in 125 | 253) return 0 ;; esac # srun's exit codes for that, where cgroups limit the memory
+    [ $rc -gt 128 ] && tac "$(readlink /proc/$$/fd/1)" 2>/dev/null |
+        sed "/^[0-9-]* [0-9:]* job $SLURM_JOB_ID on /q" |
+        grep -qiE '^slurmstepd.*(oom.kill|exceeded.*memory limit)|^srun: error: .*Out Of Memory'
+}
+
+trex_memory() { # prints the memory that the job asked for, and how much of it accounting says was used
+    local asked="the default of the cluster" used
+    [ -n "$SLURM_MEM_PER_CPU" ] && asked="$SLURM_MEM_PER_CPU MB per CPU"
+    [ -n "$SLURM_MEM_PER_NODE" ] && asked="$SLURM_MEM_PER_NODE MB per node"
+    used=$(sacct --noheader --parsable2 --units=M --jobs="$trex_job.0" --format=MaxRSS,MaxRSSTask,MaxRSSNode 2>/dev/null |
+        awk -F'|' '$1 { printf "; rank %s on %s used %d MB\n", $2, $3, $1 }' | tail -n 1)
+    echo "asked for $asked$used"
 }
 
 trex_requeue() { # logs the reason first, because Slurm may end this shell before scontrol returns
@@ -78,13 +103,16 @@ elif [ $rc = $trex_code_interrupted ] && [ "$trex_recorded" = running ]; then # 
     trex_requeue_if_progress "saved, but this could not be recorded"
 elif [ $rc = $trex_code_interrupted ]; then
     trex_requeue "stopped before the work started"
-elif [ $rc = 125 ] || [ $rc = 253 ]; then # srun's exit codes for a step that ran out of memory
-    trex_say "out of memory: not requeued. Ask for more memory (memory_gb in the cluster file), then run: $trex_continue"
-elif [ $rc -gt 128 ] && trex_reason=$(trex_refused) && [ -n "$trex_reason" ]; then # a rank found out, the others were killed
-    trex_say "killed by signal $((rc - 128)), and the run folder takes no more data ($trex_reason): not requeued." \
-        "Fix the cause, then run: $trex_continue"
-elif [ $rc -gt 128 ]; then
-    trex_requeue_if_progress "killed by signal $((rc - 128))"
-else
+elif trex_out_of_memory; then
+    trex_say "out of memory ($(trex_memory)): not requeued. Ask for more (memory_gb in the cluster file), or reduce" \
+        "data.workers, then run: $trex_continue"
+elif [[ " $trex_codes_of_errors " == *" $rc "* ]]; then # an error of its own that could not be recorded
     trex_say "failed with code $rc: not requeued. Fix the cause, then run: $trex_continue"
+elif [ "$trex_recorded" = nothing ] && { [ $rc = 126 ] || [ $rc = 127 ]; }; then
+    trex_say "the program could not be started (code $rc): not requeued. The lines above say why. Then run: $trex_continue"
+elif trex_reason=$(trex_refused) && [ -n "$trex_reason" ]; then # one rank found out, and the others were lost with it
+    trex_say "$(trex_end), and the run folder takes no more data ($trex_reason): not requeued." \
+        "Fix the cause, then run: $trex_continue"
+else # no process recorded an error of its own work, so the machine is at fault
+    trex_requeue_if_progress "$(trex_end)"
 fi

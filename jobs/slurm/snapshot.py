@@ -1,6 +1,7 @@
 """Copies the code at submission, so that editing the source afterwards does not change jobs in the queue.
 
 runs/<name>/code/<digest>/{trex,jobs}/…   named by the digest of its content; never written again
+runs/<name>/code/<digest>.json            the commit that it was copied from (trex/records/code.py)
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import jobs
 import trex
+from jobs.plan.code import record_origin
 from jobs.slurm.verify import digest, problem, sources
 from trex.errors import UserError
 from trex.files import TEMPORARY, sync
@@ -34,7 +36,7 @@ def snapshot_of(run: RunDir, code: str) -> Path:
 
 
 def take_snapshot(run: RunDir) -> str:
-    """Copy the packages into the run folder, unless the same code has been copied already.
+    """Copy the packages into the run folder, unless the same code has been copied already, and record their commit.
 
     The copy includes numba's cache, so that the processes of a job need not compile the same functions again.
 
@@ -49,7 +51,13 @@ def take_snapshot(run: RunDir) -> str:
     if target.exists():
         if found := problem(run.root, code):
             raise UserError(f"{found}: expected the copy of the code. Move {target} away, then submit again")
-        return code
+    else:
+        _copy(run, target)
+    record_origin(run, target.name)
+    return code
+
+
+def _copy(run: RunDir, target: Path) -> None:
     run.code.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=run.code))
     try:
@@ -68,7 +76,6 @@ def take_snapshot(run: RunDir) -> str:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return code
 
 
 def _to_copy() -> Iterator[tuple[Path, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import secrets
 import shlex
@@ -12,28 +11,23 @@ import time
 from pathlib import Path
 
 import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from jobs.plan.cluster import WORD, Cluster
 from jobs.slurm import KIND, queue, verify
 from jobs.slurm.ids import JobId
 from jobs.slurm.limits import lead, names_gpus
+from jobs.slurm.send import send
 from jobs.slurm.snapshot import code_digest, snapshot_of, take_snapshot
-from jobs.slurm.variables import leave_allocation, sbatch_defaults
+from jobs.slurm.variables import chosen_cluster, leave_allocation, sbatch_defaults
 from jobs.slurm.work import Work, sbatch_dependency
 from jobs.worker.attempts import MAX_STARTS_WITHOUT_PROGRESS
-from trex.errors import ExitCode, TrexError, UserError
+from trex.errors import ExitCode, UserError
 from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
 from trex.records.typed import encode
 
-#: Error messages of sbatch when the controller is busy or restarting. Trying again helps.
-_TRANSIENT = (
-    "Socket timed out", "Unable to contact slurm controller", "Connection refused", "Connection timed out",
-    "Connection reset", "Resource temporarily unavailable", "Zero Bytes were transmitted", "Transport endpoint",
-)  # fmt: skip
-#: Pauses between the tries, in seconds.
-_PAUSES = (1.0, 3.0, 9.0)
+#: Codes of errors that a process of the job itself has found. Python ends with 1 too if it cannot start.
+_ERRORS = (ExitCode.USER_ERROR, ExitCode.LOCKED, ExitCode.RESUME_REFUSED, ExitCode.NO_PROGRESS)
 
 _PYTHON = shlex.quote(sys.executable)
 #: What each process of a job runs. -P: without it, Python would import the code from the folder of the submission
@@ -45,10 +39,14 @@ class Submitter:
     """Submits the jobs of one run to one cluster."""
 
     def __init__(self, run: RunDir, cluster: Cluster) -> None:
-        """Raises UserError if a batch script cannot hold the run's path or the value of an SBATCH_ variable."""
+        """Raises UserError if a batch script cannot hold the run's path or the value of an SBATCH_ variable, or if
+        SLURM_CLUSTERS names several clusters.
+        """
         self.run, self.cluster = run, cluster
         self.folder = run.slurm_jobs
         self.defaults = sbatch_defaults()
+        self.name = queue.to_ask(chosen_cluster(cluster.clusters))  #: of the Slurm cluster; empty: this machine's
+        self.settings = queue.settings(self.name)
         if not str(run.root).isprintable() or set("%\\") & set(str(run.root)):
             raise UserError(
                 f"{str(run.root)!r}: Slurm cannot write logs there: choose a path without \\, % or control characters"
@@ -56,6 +54,11 @@ class Submitter:
         for option, value in self.defaults.items():
             if not re.fullmatch(WORD, value):
                 raise UserError(f"SBATCH_{option.upper()} is {value!r}: expected one word without spaces or quotes")
+
+    @property
+    def array_size(self) -> int:
+        """How many elements an array may have; 1 if the cluster has no arrays."""
+        return min(self.settings.largest_array, self.cluster.max_array_size or sys.maxsize)
 
     def text(self, work: Work) -> str:
         """Return the batch script of `work` as `submit` would write it. Creates no files."""
@@ -75,41 +78,18 @@ class Submitter:
         self.folder.mkdir(exist_ok=True, mode=0o700)
         code = take_snapshot(self.run)
         leave_allocation(to_submit=True)
-        logging.getLogger("submitit").setLevel(logging.ERROR)
-        comment = f"{self._label(work)}:{secrets.token_hex(6)}"
-        ids = self._call_sbatch(work, self._executor(work, code, comment), comment)
-        jobs = dict(zip(work.keys, ids, strict=True))
-        Submission(
-            round(time.time(), 3), KIND, work.stage, {key: str(job) for key, job in jobs.items()}, comment,
-            code=snapshot_of(self.run, code).name, dependency=sbatch_dependency(work.waits),
-        ).append(self.run.submissions)  # fmt: skip
-        return jobs
+        token = secrets.token_hex(6)
+        comment = f"{self._label(work)}:{token}"
+        draft = Submission(
+            round(time.time(), 3), KIND, work.stage, dict.fromkeys(work.keys, ""), self.settings.name or self.name,
+            comment, str(self.folder / f"submission_{token}.sh"), code=snapshot_of(self.run, code).name,
+            dependency=sbatch_dependency(work.waits),
+        )  # fmt: skip
+        text = str(self._executor(work, code, comment)._make_submission_file_text(COMMAND, token))
+        return send(self.run, text, draft, self.name)
 
     def _label(self, work: Work) -> str:
         return f"trex:{self.run.name}:{work.stage}"
-
-    def _call_sbatch(self, work: Work, executor: submitit.SlurmExecutor, comment: str) -> list[JobId]:
-        """Call sbatch, and try again if the controller is busy.
-
-        The reply can be lost after Slurm accepted the job. Such a job is found by its comment and cancelled before the
-        next try, so that the work is never submitted twice.
-        """
-        for pause in (*_PAUSES, None):
-            try:
-                job = str(executor._submit_command(COMMAND).job_id)
-                return [JobId(job, n if len(work.specs) > 1 else None) for n in range(len(work.specs))]
-            except (FailedJobError, FailedSubmissionError) as error:
-                message = str(error).strip()
-            except FileNotFoundError as error:
-                raise UserError(
-                    "Slurm is not installed on this machine; use --cluster local to run without it"
-                ) from error
-            transient = any(word.lower() in message.lower() for word in _TRANSIENT)
-            time.sleep(pause if transient and pause else 0)
-            _cancel_all(comment)
-            if not transient:
-                raise UserError(f"Slurm rejected the {work.stage} job: {message}\n{_advice(message)}")
-        raise TrexError(f"Slurm did not accept the {work.stage} job after {len(_PAUSES) + 1} tries: {message}")
 
     # ---- the batch script
 
@@ -154,6 +134,7 @@ class Submitter:
             *defaults,
             f"export TREX_SIGNAL_LEAD={lead(self.cluster.stage(work.stage))}  # the training warns if it is too short",
             f"export PYTHONPATH={snapshot}${{PYTHONPATH:+:$PYTHONPATH}}",
+            "unset SLURM_CLUSTERS  # inside the job, Slurm's programs ask the cluster on which it runs",
             "export SLURM_EXPORT_ENV=ALL  # pass this shell's environment on, even if sbatch ran with --export=NONE",
             f"trex_specs=({specs})  # the work, here and not in a file that somebody could replace",
             "echo \"$(date '+%F %T') job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0}\"",
@@ -169,7 +150,7 @@ class Submitter:
         states = " ".join(shlex.quote(str(self.run.state_for_shell(key))) for key in work.keys)
         places = " ".join(shlex.quote(str(self.run.rendezvous_prefix(key))) for key in work.keys)
         lines = Path(__file__).with_name("requeue.sh").read_text(encoding="utf-8").rstrip().splitlines()
-        again = work.command.format(shlex.quote(str(self.run.root)))
+        again = f"trex retry {shlex.quote(str(self.run.root))}"
         return [
             "rc=$?",  # srun's exit code
             f"trex_states=({states})",
@@ -178,6 +159,8 @@ class Submitter:
             f"trex_code_interrupted={int(ExitCode.INTERRUPTED)}",
             f"trex_code_superseded={int(ExitCode.SUPERSEDED)}",
             f"trex_code_unwritable={int(ExitCode.UNWRITABLE)}",
+            f"trex_code_lost={int(ExitCode.LOST)}",
+            f"trex_codes_of_errors={shlex.quote(' '.join(str(int(code)) for code in _ERRORS))}",
             f"trex_most_starts={MAX_STARTS_WITHOUT_PROGRESS}",
             *lines,
             "exit $rc",  # otherwise Slurm would record every job as COMPLETED
@@ -199,29 +182,3 @@ def _srun_arguments(cpus_per_task: int) -> list[str]:
         "--open-mode=append",
         f"--cpus-per-task={cpus_per_task}",  # since Slurm 22.05, srun does not take it from the batch script
     ]
-
-
-def array_size(cluster: Cluster) -> int:
-    """Return how many elements an array may have; 1 if the cluster has no arrays."""
-    return min(queue.largest_array(), cluster.max_array_size or sys.maxsize)
-
-
-def _cancel_all(comment: str) -> None:
-    """Cancel the jobs that a failed call of sbatch left in the queue."""
-    for _ in range(3):
-        try:
-            queue.cancel(str(entry.id) for entry in queue.entries() if entry.comment == comment)
-            return
-        except TrexError:
-            time.sleep(2.0)
-    raise TrexError(
-        f"Slurm answers neither sbatch nor squeue, so it is not known whether the job was submitted. When Slurm is "
-        f"back, run `squeue --me --format '%i %k'`. If it lists a job with the comment {comment}, cancel that job with "
-        f"scancel before you submit again."
-    )
-
-
-def _advice(message: str) -> str:
-    if "MaxSubmitJob" in message or "max_submit" in message.lower() or "QOSMaxSubmit" in message:
-        return "You have reached the site's limit of jobs in the queue; submit again when some have ended."
-    return "`trex check CONFIG --cluster NAME` shows which stage of the cluster file Slurm rejects."

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 from jobs import environment
+from jobs.plan.defaults import defaults
+from trex.errors import UserError
 
 #: Variables of an allocation or a job step. They are removed before a submission so that the new job does not get them.
 _ALLOCATION_VARIABLES = re.compile(r"^(SLURM|SBATCH|SRUN|SUBMITIT|PMI|PMIX|MASTER_ADDR$|MASTER_PORT$)")
@@ -42,7 +44,25 @@ def leave_allocation(to_submit: bool = False) -> None:
     environment.remove(set(environment.variables()) - set(outside_allocation()))
 
 
+def chosen_cluster(name: str | None) -> str:
+    """Return the Slurm cluster to submit to: `name`, or else that in SLURM_CLUSTERS; empty: that of this machine.
+
+    Raises:
+        UserError: if the variable names several: the jobs of a run wait for each other, which only one cluster can do.
+    """
+    chosen = name or environment.get("SLURM_CLUSTERS")
+    if "," in chosen or chosen == "all":
+        raise UserError(
+            f"SLURM_CLUSTERS is {chosen!r}: expected one cluster, because the jobs of a run wait for each other. Set "
+            f"clusters in the cluster file, or unset the variable"
+        )
+    return chosen
+
+
 def sbatch_defaults() -> dict[str, str]:
-    """Return the sbatch options that the user or the site set for all jobs, such as SBATCH_ACCOUNT."""
+    """Return the sbatch options that the user or the site set for all jobs: in SBATCH_ACCOUNT and so on, or the default
+    account (jobs/plan/defaults.py).
+    """
     values = {option: environment.get(f"SBATCH_{option.upper()}") for option in _DEFAULTS}
+    values["account"] = values["account"] or defaults().account or ""
     return {option: value for option, value in values.items() if value}

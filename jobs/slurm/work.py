@@ -54,16 +54,6 @@ class Work:
         return self.specs[0].stage
 
     @property
-    def command(self) -> str:
-        """The command that submits the same work again, for messages: `{}` stands for the run."""
-        return "trex probe {} --milestones" if self.of_milestones else f"trex {self.stage} {{}}"
-
-    @property
-    def of_milestones(self) -> bool:
-        """Whether it is the work at milestones."""
-        return all(spec.of_milestones for spec in self.specs)
-
-    @property
     def keys(self) -> tuple[str, ...]:
         """The key of each spec, which names its state file."""
         return tuple(spec.keys[0] for spec in self.specs)

@@ -37,7 +37,11 @@ SECONDS_FOR_A_RECORD = 5.0
 #: How long another rank that fails waits for rank 0's own record of the end.
 _SECONDS_FOR_RANK_0 = 1.0
 
-_STATES: dict[ExitCode, State] = {ExitCode.DONE: State.DONE, ExitCode.INTERRUPTED: State.WANTS_REQUEUE}
+_STATES: dict[ExitCode, State] = {
+    ExitCode.DONE: State.DONE,
+    ExitCode.INTERRUPTED: State.WANTS_REQUEUE,
+    ExitCode.LOST: State.RUNNING,  # as if this process had been killed
+}
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,14 @@ class Outcome:
 
     code: ExitCode = ExitCode.DONE
     reason: str = "finished"  #: for the user
-    lost_another: bool = False  #: whether all that is known is that another rank is gone
 
     @property
     def failed(self) -> bool:
-        """Whether it ended with an error, i.e. it neither finished nor was asked to stop."""
-        return self.code not in (ExitCode.DONE, ExitCode.INTERRUPTED)
+        """Whether it ended with an error of its own work.
+
+        That is not so if it finished, was asked to stop, or lost another process, a connection or a GPU.
+        """
+        return self.code not in (ExitCode.DONE, ExitCode.INTERRUPTED, ExitCode.LOST)
 
 
 def record_failure(run: RunDir, spec: TaskSpec, task: Task, outcome: Outcome) -> None:
@@ -171,9 +177,9 @@ class Attempt:
         """Record the end: exit code, reason, and the stop signal, if there was one.
 
         Records nothing if the start was refused because another job holds the lock, or has taken it over, and nothing
-        if the run folder is gone. If another rank is gone, the state stays as it is when processes are killed, because
-        the end of that rank decides whether the job is requeued. If another rank failed and this one was asked to stop
-        because of it, the record of the failed rank stays.
+        if the run folder is gone. After the loss of another process, a connection or a GPU, the state stays `running`,
+        as when processes are killed, and has the reason. If another rank failed and this one was asked to stop because
+        of it or lost it, the record of the failed rank stays.
 
         Never fails: what cannot be recorded is logged, and the batch script decides by the exit code.
         """
@@ -184,8 +190,8 @@ class Attempt:
             mark = self.mark()
         state = _STATES.get(outcome.code, State.FAILED)
         end = _Status(state, int(outcome.code), outcome.reason, signal, mark, _now())
-        for key in self.open_keys if not outcome.lost_another else ():
-            if outcome.code != ExitCode.INTERRUPTED or self._failure(key) is None:
+        for key in self.open_keys:
+            if outcome.failed or self._failure(key) is None:
                 with logged(self.run.state(key)):
                     self._save(key, end)
         event = AttemptEnded(

@@ -78,8 +78,8 @@ def locked(path: Path, task: Task, site: Site) -> Iterator[Lock]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = LockOwner(
-        job=task.job_id, restart=task.restart, backend=task.backend, host=socket.gethostname(), pid=os.getpid(),
-        process_start=process_start(os.getpid()), since=round(time.time(), 3), id=uuid.uuid4().hex,
+        job=task.job_id, restart=task.restart, cluster=task.cluster, backend=task.backend, host=socket.gethostname(),
+        pid=os.getpid(), process_start=process_start(os.getpid()), since=round(time.time(), 3), id=uuid.uuid4().hex,
     )  # fmt: skip
     while True:
         number = max(lock_numbers(path), default=0)

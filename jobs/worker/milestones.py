@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import sys
 import time
 
@@ -113,7 +114,7 @@ class MilestoneJobs:
     def _warn(self, reason: str) -> None:
         log.warning(
             "the milestones could not be evaluated (%s): the training continues. The next milestone or restart tries "
-            "again, and so does: trex probe %s --milestones", reason, self._run.name,
+            "again, and so does: trex retry %s", reason, shlex.quote(str(self._run.root)),
         )  # fmt: skip
 
     def _last_line(self) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from trex.records.attempts import Start
 from trex.records.lock_owner import LockOwner
+from trex.records.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Task:
     node_count: int
     restart: int  #: how many times the job was requeued before this start
     cpus: int  #: CPUs of this process
+    cluster: str = ""  #: name of the cluster that it runs on, if the back end has several
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,5 @@ class Site:
     addresses: Callable[[Task], Sequence[str]]
     #: Returns whether jobs that this task starts wait in a queue, so that the task need not wait for them.
     has_queue: Callable[[Task], bool]
+    #: Returns what accounting recorded about the starts of each job of some runs, oldest first, if there is accounting.
+    starts: Callable[[Sequence[RunDir]], Mapping[str, Sequence[Start]]] = lambda _: {}

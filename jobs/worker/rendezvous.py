@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 from jobs import environment
 from jobs.worker.meeting import Closed, Line, Meeting, connect
 from jobs.worker.place import Site, Task
-from trex.errors import Interrupted, RankLost, TrexError
+from trex.errors import Interrupted, MachineLost, TrexError
 from trex.interruption import StopRequest
 from trex.records.rendezvous import Canceled, Rendezvous
 from trex.records.run_dir import RunDir
@@ -78,7 +78,8 @@ def meet(run: RunDir, key: str, task: Task, site: Site, stop: StopRequest, secon
 
     Raises:
         Interrupted: if any rank is asked to stop while they wait.
-        TrexError: if a rank does not arrive in time, or ends before all have arrived.
+        MachineLost: if a rank does not arrive in time, or ends before all have arrived.
+        TrexError: if a rank failed before all have arrived.
     """
     if task.world == 1:
         return None
@@ -147,7 +148,8 @@ def _wait_for_all(meeting: Meeting, waiting: Waiting) -> None:
     """
 
     def give_up(error: TrexError) -> NoReturn:
-        meeting.tell({"stopped" if isinstance(error, Interrupted) else "failed": str(error)})
+        kind = {Interrupted: "stopped", MachineLost: "lost"}.get(type(error), "failed")
+        meeting.tell({kind: str(error)})
         raise error
 
     others = set(range(1, waiting.task.world))
@@ -158,13 +160,13 @@ def _wait_for_all(meeting: Meeting, waiting: Waiting) -> None:
             waiting.require_no_end()
             meeting.work(_POLL_SECONDS)
         except ConnectionError as error:
-            give_up(TrexError(f"{error} ended before the ranks were connected: check its log"))
+            give_up(MachineLost(f"{error} ended before the ranks were connected: check its log"))
         except TrexError as error:
             give_up(error)
         if waiting.is_over:
             names = ", ".join(str(rank) for rank in sorted(missing)[:20])
             give_up(
-                TrexError(
+                MachineLost(
                     f"of {waiting.task.world} ranks, these did not connect to rank 0 within {waiting.seconds:g} s "
                     f"(limits.start_seconds): {names}. Check their logs, and the network of their nodes"
                 )
@@ -187,7 +189,7 @@ def _join(waiting: Waiting) -> tuple[Store, str]:
                     with contextlib.closing(line):
                         return _wait_for_decision(line, waiting)
         time.sleep(_POLL_SECONDS)
-    raise TrexError(
+    raise MachineLost(
         f"rank 0 could not be reached within {waiting.seconds:g} s (limits.start_seconds; {path}): check its log and "
         f"the network of its node"
     )
@@ -203,13 +205,15 @@ def _wait_for_decision(line: Line, waiting: Waiting) -> tuple[Store, str]:
             decision = line.receive(_POLL_SECONDS)
         except Closed:
             waiting.require_no_end()
-            raise RankLost("rank 0 ended before the ranks were connected: check its log") from None
+            raise MachineLost("rank 0 ended before the ranks were connected: check its log") from None
         if decision is None:
             if waiting.is_over:
-                raise RankLost(f"rank 0 does not answer: it decided nothing within {waiting.seconds:g} s")
+                raise MachineLost(f"rank 0 does not answer: it decided nothing within {waiting.seconds:g} s")
             continue
         if "stopped" in decision:
             raise Interrupted(decision["stopped"])
+        if "lost" in decision:
+            raise MachineLost(decision["lost"])
         if "failed" in decision:
             raise TrexError(decision["failed"])
         address, port = decision["go"]

@@ -9,10 +9,8 @@ import contextlib
 import io
 import logging
 import os
-import platform
 import shlex
 import sys
-import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -24,14 +22,14 @@ from jobs.plan.spec import Item, Stage, TaskSpec
 from jobs.worker import rendezvous
 from jobs.worker.attempts import Attempt, Outcome, logged, record_failure
 from jobs.worker.lock import require_same_start
+from jobs.worker.machines import machine_of, record_machines
 from jobs.worker.milestones import MilestoneJobs
 from jobs.worker.place import Site, Task
-from trex.errors import ExitCode, RankLost, TrexError, Unwritable, UserError
+from trex.errors import ExitCode, MachineLost, TrexError, Unwritable, UserError
 from trex.files import checked_writes
 from trex.interruption import StopRequest
 from trex.loading import sockets
-from trex.machine import device_name, package_versions
-from trex.records.environment import Environment
+from trex.machine import gpu_failure
 from trex.records.run_dir import RunDir
 from trex.storage import expect_folder, gone, is_refusal, unwritable
 from trex.time_limit import TimeLimit
@@ -66,10 +64,10 @@ def run_task(spec: TaskSpec, task: Task, site: Site) -> None:
     outcome = _attempt(spec, run, task, site, stop, attempt, locks)
     if attempt is not None:
         attempt.end(outcome, stop.signal_name)
-        if outcome.code and outcome.code != ExitCode.SUPERSEDED:
+        if outcome.code not in (ExitCode.DONE, ExitCode.SUPERSEDED, ExitCode.LOST):
             with logged(run.jobs):
                 rendezvous.cancel(run, spec.keys[0], task, outcome.reason)
-    elif outcome.failed and not outcome.lost_another:
+    elif outcome.failed:
         record_failure(run, spec, task, outcome)
         with logged(run.jobs):
             rendezvous.cancel(run, spec.keys[0], task, outcome.reason)
@@ -89,51 +87,52 @@ def _attempt(
     spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest, attempt: Attempt | None, locks: ExitStack
 ) -> Outcome:
     """Take the locks, which `locks` releases, and do the work. Logs every error and returns it as the outcome."""
+    again = _command(spec, site.has_queue(task))
     try:
         expect_folder(run.root)
         if attempt is not None:
             attempt.start(locks)
         _work(spec, run, task, site, stop, attempt)
     except Unwritable as error:
-        return _outcome_of_refusal(error, spec)
-    except RankLost as error:
-        return _outcome_of_lost(error, attempt)
+        return _outcome_of_refusal(error, again)
+    except MachineLost as error:
+        return _outcome_of_loss(error, attempt)
     except TrexError as error:
         log.log(logging.WARNING if error.exit_code == ExitCode.INTERRUPTED else logging.ERROR, "%s", error)
         return Outcome(error.exit_code, str(error))
     except Exception as error:
         if is_refusal(error):
             _not_freed.append(error)
-            return _outcome_of_refusal(unwritable(error, run.root), spec)
+            return _outcome_of_refusal(unwritable(error, run.root), again)
         if not run.root.is_dir():
-            return _outcome_of_refusal(gone(run.root), spec)
+            return _outcome_of_refusal(gone(run.root), again)
         log.exception("unexpected error in the program or the machine")
+        if reason := gpu_failure(error):
+            return _outcome_of_loss(MachineLost(f"{reason} on {task.node}"), attempt)
         return Outcome(ExitCode.FAULT, f"{type(error).__name__}: {error}")
     return Outcome()
 
 
-def _outcome_of_refusal(error: Unwritable, spec: TaskSpec) -> Outcome:
-    """Log that a file cannot be written, with the command that continues, and return the outcome."""
+def _command(spec: TaskSpec, has_queue: bool) -> str:
+    """Return the command that continues a job, whatever could be recorded of it."""
     target = shlex.quote(spec.run)
-    words = f"trex probe {target} --milestones" if spec.of_milestones else f"trex {spec.stage} {target}"
-    reason = f"{error} To continue, run: {words}"
+    if has_queue:
+        return f"trex retry {target}"
+    return f"trex {spec.stage} {target}{' --milestones' if spec.of_milestones else ''} --cluster local"
+
+
+def _outcome_of_refusal(error: Unwritable, again: str) -> Outcome:
+    """Log that a file cannot be written, with the command that continues, and return the outcome."""
+    reason = f"{error} To continue, run: {again}"
     log.error("%s", reason)
     return Outcome(error.exit_code, reason)
 
 
-def _outcome_of_lost(error: RankLost, attempt: Attempt | None) -> Outcome:
-    """Log that another rank is gone. If that rank recorded why, return its outcome."""
+def _outcome_of_loss(error: MachineLost, attempt: Attempt | None) -> Outcome:
+    """Log what is lost. If another rank recorded that it failed, that is the reason: return its outcome."""
     recorded = attempt.failure_of_another() if attempt is not None else None
     log.error("%s", error if recorded is None else recorded.reason)
-    return recorded or Outcome(ExitCode.FAULT, str(error), lost_another=True)
-
-
-def _record_hang(run: RunDir, spec: TaskSpec, task: Task, attempt: Attempt | None, reason: str) -> None:
-    outcome = Outcome(ExitCode.FAULT, reason)
-    if attempt is not None:
-        attempt.end(outcome, None)
-    else:
-        record_failure(run, spec, task, outcome)
+    return recorded or Outcome(error.exit_code, str(error))
 
 
 def _work(spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest, attempt: Attempt | None) -> None:
@@ -145,17 +144,19 @@ def _work(spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest
 
     config = load(run.config, Config)
     if spec.stage == "report":
-        _report(run)
+        record_machines(run, spec, task, None, [machine_of(task, None)])
+        _report(run, site)
         return
     from trex.distributed import joined
 
     limit = TimeLimit(config.limits.start_seconds, config.limits.step_seconds)
     store = rendezvous.meet(run, spec.keys[0], task, site, stop, limit.seconds)
     device = _device(task)
-    if attempt is not None:
-        _record_environment(run, task, device)
-    limit.watch(lambda reason: _record_hang(run, spec, task, attempt, reason))
+    limit.watch(lambda reason: attempt.end(Outcome(ExitCode.LOST, reason), None) if attempt is not None else None)
     with joined(task.rank, task.world, device, store, limit) as ranks:
+        machines = ranks.gather_texts(machine_of(task, device))
+        if attempt is not None:
+            record_machines(run, spec, task, device, machines)
         ranks.check(stop)
         if spec.stage == "train":
             from trex.training.trainer import train
@@ -197,11 +198,11 @@ def _extract_or_probe(stage: Stage, run: RunDir, config: Config, item: Item, ran
         probe(run, config, item.dataset, item.seeds or range(config.probe.seeds), stop, ranks.device)
 
 
-def _report(run: RunDir) -> None:
+def _report(run: RunDir, site: Site) -> None:
     from trex.reporting.collect import collect
     from trex.reporting.write import write_report
 
-    page = write_report([collect(run)], run.report)
+    page = write_report([collect(run, site.starts([run]))], run.report)
     log.info("report: %s", page)
 
 
@@ -219,22 +220,6 @@ def _device(task: Task) -> Device:
         )
     # If each process sees only its own GPU, that GPU is number 0.
     return torch.device("cuda", task.local_rank if count > 1 else 0)
-
-
-def _record_environment(run: RunDir, task: Task, device: Device) -> None:
-    import torch
-
-    Environment(
-        time=round(time.time(), 3),
-        job=task.job_id,
-        node=task.node,
-        world=task.world,
-        device=device_name(device),
-        threads=torch.get_num_threads(),
-        python=platform.python_version(),
-        platform=platform.platform(),
-        packages=package_versions(),
-    ).write(run.environment)
 
 
 def _set_up_logging(task: Task) -> None:

@@ -15,6 +15,7 @@ from tests.reporting.test_comparisons import write_tested
 from trex.config import Config, load
 from trex.config.loader import to_dict
 from trex.export.card import Facts, card
+from trex.records.environment import Node
 from trex.records.probe_result import predictions_file
 from trex.records.run_dir import RunDir
 
@@ -133,9 +134,21 @@ def test_length_of_the_training_is_told_in_words(run: RunDir, epochs: int, steps
 
 
 def test_packages_that_are_not_installed_are_left_out(run: RunDir) -> None:
-    replace(ENVIRONMENT, packages={"torch": "2.14.1", "timm": None}).write(run.environment)
+    ENVIRONMENT.append(run.events)
     versions = section(card(run, facts()), "Versions")
-    assert ["torch 2.14.1" in versions, "8 x cuda: X" in versions, "timm" in versions] == [True, True, False]
+    assert ["torch 2.14.1" in versions, "timm" in versions] == [True, False]
+
+
+def test_devices_and_versions_are_those_of_the_training_and_not_of_a_later_probe(run: RunDir) -> None:
+    first = replace(ENVIRONMENT, restart=0, packages={"torch": "2.13.0"})
+    on_a_cpu = Node("n9", 1, {}, "Xeon", 4)
+    probe = replace(ENVIRONMENT, stage="probe", keys=("probe-dtd",), nodes=(on_a_cpu,), packages={"torch": "1.0"})
+    for event in (first, replace(ENVIRONMENT, restart=1), probe):
+        event.append(run.events)
+    assert section(card(run, facts()), "Versions").strip() == (
+        "Python 3.12.1; torch 2.14.1, CUDA 13.0. Devices: 8 x X. Code: commit 0123456789ab (modified), copy c0de.\n\n"
+        "Its 2 attempts differ: torch 2.13.0 → 2.14.1."
+    )
 
 
 def test_recipe_holds_what_decides_the_weights_and_no_path_of_the_data(run: RunDir) -> None:

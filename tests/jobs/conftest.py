@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,6 +49,8 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     folder.mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(folder))
+    for module in ("calls", "send"):  # no pauses between two tries
+        monkeypatch.setattr(f"jobs.slurm.{module}.time", SimpleNamespace(sleep=lambda _: None, time=time.time))
     return FakeSlurm(folder)
 
 
@@ -60,11 +64,16 @@ def saved_run(recipe: str) -> RunDir:
 
 def queued(job_id: str, state: str, comment: str) -> str:
     """Return a job as squeue prints it."""
-    return f"{job_id}|{state}|None|{comment}|0:01|1:00|n1"
+    return squeue_line(job_id, state, "None", "N/A", comment, "", "0:01", "1:00", "n1")
+
+
+def squeue_line(*fields: str) -> str:
+    """Return a line of squeue: id, state, reason, preemption time, comment, script, time used and left, nodes."""
+    return "".join(f"{field}\x1f" for field in fields)
 
 
 def note_submission(run: RunDir, comment: str, **jobs: str) -> None:
     """Record a submission of the run. `jobs` are the job ids by key, with `_` in place of `-`."""
     named = {key.replace("_", "-", 1): job_id for key, job_id in jobs.items()}
     stage = next(stage for stage in STAGES if next(iter(named)).startswith(stage))
-    Submission(0.0, "slurm", stage, named, comment, code="", dependency="").append(run.submissions)
+    Submission(0.0, "slurm", stage, named, "", comment, script="", code="", dependency="").append(run.submissions)

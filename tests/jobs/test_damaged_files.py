@@ -12,7 +12,7 @@ from jobs.cli import main
 from jobs.plan.runs import open_config, save_config
 from tests.jobs.conftest import FakeSlurm
 from tests.records.damage import damaged
-from tests.records.examples import ENVIRONMENT, EVENTS, METRICS, STATE, SUBMISSION
+from tests.records.examples import EVENTS, METRICS, STATE, SUBMISSION
 from trex.records.base import Record
 from trex.records.run_dir import RunDir
 
@@ -34,7 +34,6 @@ def make_run(name: str) -> RunDir:
         line.append(run.metrics)
     SUBMISSION.append(run.submissions)
     STATE.save(run, "train")
-    ENVIRONMENT.write(run.environment)
     return run
 
 
@@ -91,10 +90,10 @@ def test_submitting_refuses_a_damaged_list_of_submissions(
 
 @pytest.mark.slow
 def test_report_lists_damaged_files_and_shows_the_rest(runs: tuple[RunDir, RunDir]) -> None:
-    for path in (runs[0].events, runs[0].metrics, runs[0].environment):
-        path.write_bytes(b"[]\n" + (path.read_bytes() if path.suffix == ".jsonl" else b""))
+    for path in (runs[0].events, runs[0].metrics):
+        path.write_bytes(b"[]\n" + path.read_bytes())
     assert main(["report", "damaged", "intact"]) == 0
     page = runs[0].report_page.read_text()
-    for path in (f"{runs[0].events}:1", f"{runs[0].metrics}:1", f"{runs[0].environment}"):
+    for path in (f"{runs[0].events}:1", f"{runs[0].metrics}:1"):
         assert f"damaged: left out: {path}: " in page
     assert "damaged, train" in page

@@ -18,6 +18,7 @@ from jobs.plan.spec import Item, TaskSpec
 from tests.reporting.test_report import result
 from trex.errors import ExitCode
 from trex.files import write_text
+from trex.records.environment import Environment
 from trex.records.events import AttemptEnded, AttemptStarted, read_events
 from trex.records.job_state import JobState, State
 from trex.records.run_dir import RunDir
@@ -90,9 +91,11 @@ def test_report_of_a_run_without_results_runs_as_a_job_and_is_recorded(home: Pat
     state = JobState.of(run, "report")
     assert state is not None
     assert (state.state, state.code, state.job) == (State.DONE, 0, "local-9")
-    started, ended = read_events(run.events).strict()
+    started, machines, ended = read_events(run.events).strict()
     assert isinstance(started, AttemptStarted)
+    assert isinstance(machines, Environment)
     assert isinstance(ended, AttemptEnded)
+    assert (machines.job, machines.world, machines.gpus) == ("local-9", 1, 0)
     assert (started.keys, started.world, ended.code) == (("report",), 1, 0)
     assert not list(run.jobs.glob("report.lock.*"))
 

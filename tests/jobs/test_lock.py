@@ -26,7 +26,7 @@ from trex.records.lock_owner import LockOwner
 TASK = Task("local", "1", rank=0, world=1, local_rank=0, node="here", node_count=1, restart=0, cpus=1)
 #: The owner of a lock whose process has ended.
 DEAD = LockOwner(
-    "1", 0, backend="local", host=os.uname().nodename, pid=1 << 22, process_start=None, since=0.0, id="dead"
+    "1", 0, cluster="", backend="local", host=os.uname().nodename, pid=1 << 22, process_start=None, since=0.0, id="dead"
 )
 
 
@@ -117,6 +117,22 @@ def test_lock_of_a_slurm_job_is_taken_over_unless_the_job_has_started(
     with refused, locked(path, TASK, SITE):
         pass
     assert "--jobs 7_1" in fake_slurm.asked("squeue")[0]
+
+
+@pytest.mark.parametrize(("mine", "asked"), [("big", ":"), ("small", "big:")])
+def test_owner_of_a_lock_is_asked_about_on_its_own_cluster(
+    fake_slurm: FakeSlurm, tmp_path: Path, mine: str, asked: str
+) -> None:
+    """Any other cluster would say that it has no such job."""
+    path = tmp_path / "train.lock"
+    replace(DEAD, job="7", cluster="big", backend="slurm", host="n1").write(file(path))
+    program = fake_slurm.folder / "squeue"
+    program.write_text(f'#!/bin/sh\necho "$SLURM_CLUSTERS:" >> {program}.asked\necho RUNNING\n')
+    program.chmod(0o755)
+    task = Task("slurm", "8", rank=0, world=1, local_rank=0, node="n2", node_count=1, restart=0, cpus=1, cluster=mine)
+    with pytest.raises(RunLocked), locked(path, task, SITE):
+        pass
+    assert fake_slurm.asked("squeue") == [asked]
 
 
 @pytest.mark.usefixtures("fake_slurm")

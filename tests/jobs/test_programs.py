@@ -53,12 +53,14 @@ def test_program_that_is_started_writes_to_the_end_of_its_log(tmp_path: Path) ->
 def test_bytes_that_are_no_text_in_the_comment_of_another_job_do_not_hide_ours(fake_slurm: FakeSlurm) -> None:
     fake_slurm.says("squeue")
     path = fake_slurm.folder / "squeue.says"
-    path.write_bytes(b"8|RUNNING|None|caf\xe9|0:01|1:00|n1\n" + queued("7", "PENDING", "a").encode() + b"\n")
+    path.write_bytes(
+        queued("8", "RUNNING", "caf\xe9").encode("latin-1") + b"\n" + queued("7", "PENDING", "a").encode() + b"\n"
+    )
     assert [str(entry.id) for entry in entries()] == ["8", "7"]
 
 
 def test_lines_of_squeue_with_other_fields_are_left_out(fake_slurm: FakeSlurm) -> None:
-    fake_slurm.says("squeue", "slurm is busy today", queued("7", "RUNNING", "a"), "8|RUNNING|None|a|b|0:01|1:00|n1")
+    fake_slurm.says("squeue", "slurm is busy today", queued("7", "RUNNING", "a"), queued("8", "RUNNING", "a") + "b\x1f")
     assert [str(entry.id) for entry in entries()] == ["7"]
 
 

@@ -14,11 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
+from torch import AcceleratorError
 
 from jobs import environment
 from jobs.backend import SITE
 from jobs.local.process import of_rank
 from jobs.plan.spec import TaskSpec
+from jobs.worker import task
 from jobs.worker.attempts import Attempt, Outcome, record_failure
 from jobs.worker.place import Task
 from tests.pictures import write_noise
@@ -26,6 +29,7 @@ from trex.config import Config, load
 from trex.datasets.registry import load_split
 from trex.distributed import is_lost
 from trex.errors import ExitCode
+from trex.interruption import StopRequest
 from trex.loading.order import epoch_order
 from trex.records.job_state import JobState, State
 from trex.records.run_dir import RunDir
@@ -98,7 +102,7 @@ def test_killed_rank_leaves_the_same_state_as_a_killed_job(home: Path, outside: 
                 break
         os.kill(process_of_rank(1, home), signal.SIGKILL)
         lines += job.stdout.readlines()
-    assert job.returncode == 1
+    assert job.returncode == ExitCode.LOST
     said = "".join(lines)
     assert re.search(r"rank 1 on \S+, process \d+: has ended", said)
     assert "Traceback" not in said
@@ -123,18 +127,18 @@ def test_record_of_a_failed_rank_is_kept_if_rank_0_is_interrupted_because_of_it(
     assert (state.state, state.reason) == (State.FAILED, expected)
 
 
-class DistNetworkError(RuntimeError):
-    """Has the name of PyTorch's own class, so that the test need not import PyTorch."""
-
-
 @pytest.mark.parametrize(
     ("error", "lost"),
     [
-        (RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:3"), True),
-        (RuntimeError("NCCL error: remote process exited or there was a network error"), True),
-        (RuntimeError("Watchdog caught collective operation timeout: ran for 600000 milliseconds"), True),
-        (DistNetworkError("Failed to recv, got 0 bytes. Connection was likely closed."), True),
-        (RuntimeError("NCCL error: invalid usage (run with NCCL_DEBUG=WARN for details)"), False),
+        (RuntimeError("[/torch/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:3"), True),
+        (RuntimeError("[/torch/gloo/gloo/transport/tcp/pair.cc:339] writev [10.9.0.1]:4: No route to host"), True),
+        (RuntimeError("[enforce fail at /gloo/gloo/transport/tcp/pair.cc:45] op.nbytes == 8. 4 vs 8"), False),
+        (dist.DistBackendError("NCCL error: unhandled system error, ncclSystemError: Call to ibv_poll failed"), True),
+        (dist.DistBackendError("NCCL error: got completion with error 12, opcode 1, vendor err 129"), True),
+        (dist.DistBackendError("Watchdog caught collective operation timeout: ran for 600000 ms"), True),
+        (dist.DistNetworkError("Failed to recv, got 0 bytes. Connection was likely closed."), True),
+        (dist.DistBackendError("NCCL error: invalid usage, ncclInvalidUsage: Duplicate GPU detected"), False),
+        (RuntimeError("a step timed out: connection reset by peer"), False),
         (OSError(110, "Connection timed out", "/data/i/igloo/sun_1.jpg"), False),
         (ValueError("/data/i/igloo/sun_1.jpg: a feature between rows 1 and 2 is not finite"), False),
     ],
@@ -143,12 +147,31 @@ def test_error_that_only_reports_the_loss_of_another_rank_is_recognized(error: E
     assert is_lost(error) is lost
 
 
+@pytest.mark.parametrize(("number", "failed"), [(214, True), (719, True), (700, False), (None, False)])
+def test_failure_of_a_gpu_is_not_a_failure_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None, failed: bool
+) -> None:
+    """PyTorch's own error with CUDA's number, here raised by the work of a job."""
+    error = AcceleratorError("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be ...")
+    error.error_code = number
+    monkeypatch.setattr(task, "_work", lambda *_: (_ for _ in ()).throw(error))
+    run, spec = RunDir(tmp_path), TaskSpec("train", str(tmp_path))
+    place = Task("slurm", "7", 0, world=1, local_rank=0, node="n1", node_count=1, restart=0, cpus=1)
+    attempt = Attempt(run, spec, place, SITE)
+    with contextlib.ExitStack() as held:
+        outcome = task._attempt(spec, run, place, SITE, StopRequest(), attempt, held)
+        attempt.end(outcome, None)
+    state = JobState.read(run.state("train"))
+    assert (outcome.code, state.state) == ((ExitCode.LOST, State.RUNNING) if failed else (ExitCode.FAULT, State.FAILED))
+    assert (state.reason == "a GPU failed (CUDA error: uncorrectable ECC error encountered) on n1") == failed
+
+
 def test_failure_of_a_rank_is_not_recorded_for_another_start(tmp_path: Path) -> None:
     run, spec = RunDir(tmp_path), TaskSpec("train", str(tmp_path))
-    task = Task("slurm", "7", 0, world=2, local_rank=0, node="n1", node_count=1, restart=1, cpus=1)
+    place = Task("slurm", "7", 0, world=2, local_rank=0, node="n1", node_count=1, restart=1, cpus=1)
     with contextlib.ExitStack() as held:
-        Attempt(run, spec, task, SITE).start(held)
-        record_failure(run, spec, replace(task, rank=1, restart=0), Outcome(ExitCode.FAULT, "late"))
+        Attempt(run, spec, place, SITE).start(held)
+        record_failure(run, spec, replace(place, rank=1, restart=0), Outcome(ExitCode.FAULT, "late"))
     assert JobState.read(run.state("train")).state == State.RUNNING
 
 
@@ -236,7 +259,8 @@ def test_signal_while_the_images_are_listed_ends_the_job_before_it_works(home: P
             [*WORDS, *more], cwd=home, env=outside, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as job,
     ):
-        while not [*home.glob("runs/run/environment.json")]:  # written after the ranks have met
+        events = home / "runs/run/events.jsonl"
+        while not (events.exists() and '"environment"' in events.read_text()):  # written after the ranks have met
             assert job.poll() is None, job.communicate()[0]
             time.sleep(0.05)
         time.sleep(5)

@@ -54,8 +54,13 @@ def record(run: RunDir, state: State, restart: int = 0, starts: int = 1, job: st
         (State.FAILED, 2, "failed with code 2: not requeued", 2),
         (State.FAILED, 137, "failed with code 137: not requeued", 137),
         (State.RUNNING, 137, "requeue: killed by signal 9", 137),
-        (State.RUNNING, 125, "out of memory: not requeued", 125),
-        (State.RUNNING, 1, "failed with code 1: not requeued", 1),
+        (State.RUNNING, 135, "requeue: killed by signal 7 (SIGBUS", 135),
+        (State.RUNNING, 125, "out of memory (asked for the default of the cluster): not requeued", 125),
+        (State.RUNNING, 76, "requeue: lost another process, a connection or a GPU", 76),
+        (State.FAILED, 76, "failed with code 76: not requeued", 76),
+        (State.RUNNING, 1, "requeue: ended with code 1, and no process recorded an error", 1),
+        (State.RUNNING, 127, "requeue: ended with code 127", 127),
+        (State.RUNNING, 2, "failed with code 2: not requeued", 2),
         (State.FAILED, 74, "failed with code 74: not requeued, because files could not be written", 74),
         (State.RUNNING, 74, "failed with code 74: not requeued, because files could not be written", 74),
         (None, 74, "failed with code 74: not requeued, because files could not be written", 74),
@@ -63,7 +68,9 @@ def record(run: RunDir, state: State, restart: int = 0, starts: int = 1, job: st
         (State.RUNNING, 0, "", 0),
         (None, 75, "requeue: stopped before the work started", 75),
         (None, 137, "requeue: killed by signal 9", 137),
-        (None, 1, "failed with code 1: not requeued", 1),
+        (None, 1, "requeue: ended with code 1, and no process recorded an error", 1),
+        (None, 127, "the program could not be started (code 127): not requeued", 127),
+        (None, 3, "failed with code 3: not requeued", 3),
     ],
 )
 def test_decision_depends_on_the_recorded_state_then_on_the_exit_code(
@@ -77,8 +84,11 @@ def test_decision_depends_on_the_recorded_state_then_on_the_exit_code(
     assert found == code
 
 
+@pytest.mark.parametrize(("rc", "end"), [(137, "killed by signal 9"), (76, "lost another process")])
 @pytest.mark.parametrize("fault", ["full", "no inodes", "read-only"])
-def test_job_whose_ranks_were_killed_because_the_disk_is_full_is_not_requeued(tmp_path: Path, fault: str) -> None:
+def test_job_whose_ranks_were_killed_because_the_disk_is_full_is_not_requeued(
+    tmp_path: Path, fault: str, rc: int, end: str
+) -> None:
     """The rank that found out ends with code 74 and cannot record it; srun's exit code may be that of a killed rank."""
     with small_disk(tmp_path / "run", "size=64k,nr_inodes=40") as disk:
         run = RunDir(disk.folder)
@@ -86,10 +96,11 @@ def test_job_whose_ranks_were_killed_because_the_disk_is_full_is_not_requeued(tm
         assert decide(run, 137)[0].count("requeued 7") == 1
         before = sorted(run.jobs.iterdir())
         {"full": disk.fill, "no inodes": disk.use_up_inodes, "read-only": disk.make_read_only}[fault]()
-        said, code = decide(run, 137)
+        said, code = decide(run, rc)
         words = "Read-only file system" if fault == "read-only" else "No space left on device"
-        assert f"killed by signal 9, and the run folder takes no more data ({words}): not requeued" in said
-        assert ("requeued 7" in said, code) == (False, 137)
+        assert end in said
+        assert f", and the run folder takes no more data ({words}): not requeued" in said
+        assert ("requeued 7" in said, code) == (False, rc)
         assert sorted(run.jobs.iterdir()) == before
 
 
@@ -101,7 +112,7 @@ def test_job_on_a_failed_node_is_requeued_even_if_it_recorded_a_failure(run: Run
 @pytest.mark.parametrize(("job", "restart"), [("8", 1), ("7", 0)])
 def test_state_of_another_job_or_start_is_ignored(run: RunDir, job: str, restart: int) -> None:
     record(run, State.WANTS_REQUEUE, restart=restart, job=job)
-    assert "failed with code 1: not requeued" in decide(run, 1, restart=1)[0]
+    assert "failed with code 2: not requeued" in decide(run, 2, restart=1)[0]
 
 
 def test_job_that_cancelled_its_rendezvous_without_a_state_is_not_requeued(run: RunDir) -> None:

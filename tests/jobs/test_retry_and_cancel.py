@@ -9,6 +9,7 @@ import pytest
 from jobs.cli import main
 from tests.jobs.conftest import FakeSlurm, note_submission, queued, saved_run
 from trex.files import write_text
+from trex.records.events import AttemptStarted
 from trex.records.run_dir import RunDir
 
 
@@ -157,9 +158,20 @@ def test_first_back_end_that_answers_is_chosen_where_no_cluster_is_named(
 ) -> None:
     words = ["train", "recipe.yaml", "--dry-run"]
     fake_slurm.says("sbatch", "slurm 23.11")
-    fails(fake_slurm, "sinfo", "Unable to contact")
-    assert main(words) == 0
-    assert "#SBATCH" not in capsys.readouterr().out, "installed, but nobody answers"
+    fails(fake_slurm, "sinfo", "slurm_load_partitions: Unable to contact slurm controller (connect failure)")
+    assert main(words) == 1
+    assert "Slurm is installed here, but does not answer" in capsys.readouterr().err
     fake_slurm.says("sinfo", "low up")
     assert main(words) == 0
     assert "#SBATCH" in capsys.readouterr().out
+
+
+def test_retry_continues_here_what_was_started_here_with_as_many_processes(
+    run: RunDir, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_text(run.local_cluster, "kind: local\n")
+    for job, world in (("local-1", 1), ("local-2", 2)):
+        AttemptStarted(0.0, "train", ("train",), job, 0, "nothing", nodes=1, node="n1", world=world).append(run.events)
+    fake_slurm.says("nvidia-smi")
+    assert main(["retry", "mine", "--dry-run"]) == 0
+    assert "would run on this machine: train with 2 processes" in capsys.readouterr().out

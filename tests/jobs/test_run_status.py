@@ -131,7 +131,7 @@ def test_milestones_are_one_line_with_the_first_reason_and_the_command_that_cont
     for epoch in (5, 10):
         milestone(run, epoch)
     text = as_text(collect(["mine"]))
-    assert "\n  milestones not started   0/2 done, trex probe mine --milestones" in text
+    assert "\n  milestones not started   0/2 done, trex retry mine" in text
     assert "\n  train      not started" in text
 
     note_submission(run, "a", **{"extract_dtd@epoch-0005": "7"})
@@ -145,7 +145,7 @@ def test_milestones_are_one_line_with_the_first_reason_and_the_command_that_cont
     fake_slurm.says("squeue")
     text = as_text(collect(["mine"]))
     assert "\n  milestones FAILED        0/2 done, job 7, no such folder" in text
-    assert "continue with: trex probe mine --milestones" in text
+    assert "continue with: trex retry mine" in text
 
 
 def test_damaged_result_of_a_milestone_is_not_done_and_is_named(
@@ -157,6 +157,6 @@ def test_damaged_result_of_a_milestone_is_not_done_and_is_named(
     path = run.at(5).probe("dtd", "exact", 0)
     path.parent.mkdir(parents=True)
     path.write_text("{")
-    assert "\n  milestones not started   0/1 done, trex probe mine --milestones" in as_text(collect(["mine"]))
-    expected = f"{path}: damaged, of another version, or without predictions; trex probe mine --milestones computes it"
+    assert "\n  milestones not started   0/1 done, trex retry mine" in as_text(collect(["mine"]))
+    expected = f"{path}: damaged, of another version, or without predictions; trex retry mine computes it"
     assert expected in capsys.readouterr().err

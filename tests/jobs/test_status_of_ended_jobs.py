@@ -13,7 +13,7 @@ from jobs.cli import main
 from jobs.commands.status import as_text, collect
 from jobs.plan.runs import open_config, save_config
 from jobs.run_status import RunStatus, StageStatus
-from tests.jobs.conftest import FakeSlurm, note_submission, queued
+from tests.jobs.conftest import FakeSlurm, note_submission, queued, squeue_line
 from trex.files import write_text
 from trex.records.events import AttemptEnded, AttemptStarted
 from trex.records.job_state import JobState, State
@@ -107,14 +107,110 @@ def test_queue_that_does_not_answer_leaves_open_whether_a_job_waits(
 
 def test_waiting_job_is_shown_with_the_reason_of_the_queue(run: RunDir, fake_slurm: FakeSlurm) -> None:
     submitted(run, fake_slurm)
-    fake_slurm.says("squeue", "7|PENDING|Priority|a|0:00|1:00|")
+    fake_slurm.says("squeue", squeue_line("7", "PENDING", "Priority", "N/A", "a", "", "0:00", "1:00", ""))
     assert shown(training(run)) == ("waiting", "Priority")
     assert "job 7, Priority" in as_text([status(run)])
 
 
+@pytest.mark.parametrize(
+    ("fields", "state", "words"),
+    [
+        (("PENDING", "JobHeldUser", "N/A"), "on hold", "scontrol release 7"),
+        (("PENDING", "launch failed requeued held", "N/A"), "on hold", "scontrol release 7"),
+        (("PENDING", "DependencyNeverSatisfied", "N/A"), "never starts", "scancel 7"),
+        (("SUSPENDED", "None", "N/A"), "suspended", "scontrol resume 7"),
+        (("COMPLETING", "None", "N/A"), "ending", "on n1"),
+        (("RUNNING", "None", "2026-11-30T03:41:57"), "preempted", "it saves"),
+        (("CONFIGURING", "None", "N/A"), "running", "on n1"),
+    ],
+)
+def test_state_of_a_job_in_the_queue_is_shown_with_what_can_be_done(
+    run: RunDir, fake_slurm: FakeSlurm, fields: tuple[str, str, str], state: str, words: str
+) -> None:
+    submitted(run, fake_slurm)
+    fake_slurm.says("squeue", squeue_line("7", *fields, "a", "", "3:20", "5:40", "n1"))
+    found, why = shown(training(run))
+    assert (found, words in why) == (state, True)
+    assert state in as_text([status(run)])
+
+
+def test_job_with_another_comment_and_the_same_script_is_ours(run: RunDir, fake_slurm: FakeSlurm) -> None:
+    """Users and sites edit comments."""
+    one = Submission(0.0, "slurm", "train", {"train": "7"}, "", "a", script="/a.sh", code="", dependency="")
+    one.append(run.submissions)
+    fake_slurm.says("squeue", squeue_line("7", "RUNNING", "None", "N/A", "mine", "/a.sh", "0:01", "1:00", "n1"))
+    assert training(run).state == "running"
+
+
+def test_job_of_another_cluster_is_asked_about_there(run: RunDir, fake_slurm: FakeSlurm) -> None:
+    for job, cluster in (("7", "big"), ("8", "here")):
+        one = Submission(0.0, "slurm", "train", {"train": job}, cluster, "a", script="", code="", dependency="")
+        one.append(run.submissions)
+    fake_slurm.says("scontrol", "ClusterName             = here")
+    path = fake_slurm.folder / "squeue"
+    path.write_text(
+        f'#!/bin/sh\necho "$SLURM_CLUSTERS:" >> {path}.asked\n[ -n "$SLURM_CLUSTERS" ] && exec cat {path}.big\n'
+    )
+    path.chmod(0o755)
+    (fake_slurm.folder / "cat").symlink_to("/bin/cat")
+    (fake_slurm.folder / "squeue.big").write_text(queued("7", "RUNNING", "a"))
+    assert training(run).state == "running"
+    assert sorted(fake_slurm.asked("squeue")) == [":", "big:"]
+
+
+def test_every_reason_why_parts_do_not_go_on_is_shown(run: RunDir, fake_slurm: FakeSlurm) -> None:
+    (run.root / "config.yaml").write_text(
+        run.config.read_text().replace("datasets: [digits]", "datasets: [dtd, pets, cars]")
+    )
+    assert "cars" in run.config.read_text()
+    note_submission(run, "a", extract_dtd="7_0", extract_pets="7_1", extract_cars="7_2")
+    fake_slurm.says("squeue")
+    fake_slurm.says("sacct")
+    for number, (key, why) in enumerate(
+        (("dtd", "no such folder"), ("pets", "broken image"), ("cars", "broken image"))
+    ):
+        JobState(State.FAILED, 2, why, None, f"7_{number}", 0, "", 1, 0.0).save(run, f"extract-{key}")
+    text = as_text([status(run)])
+    assert "\n    FAILED: extract-dtd (job 7_0): no such folder" in text
+    assert "\n    FAILED: extract-pets (job 7_1), extract-cars (job 7_2): broken image" in text
+
+
+def test_command_that_continues_works_where_it_is_printed(
+    run: RunDir, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    submitted(run, fake_slurm)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (found,) = collect([str(run.root)])
+    assert found.advice == "trex retry mine"
+    fake_slurm.says("scontrol")
+    write_text(run.cluster, "kind: slurm\n")
+    assert main([*found.advice.split()[1:], "--dry-run"]) == 0
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/none")
+    (found,) = collect([str(run.root)])
+    assert found.advice == f"trex retry {run.root}"
+
+
+@pytest.mark.parametrize("program", ["squeue", "sacct"])
+def test_status_says_within_ten_seconds_what_is_not_known(
+    run: RunDir, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str], program: str
+) -> None:
+    submitted(run, fake_slurm)
+    (fake_slurm.folder / "sleep").symlink_to("/bin/sleep")
+    (fake_slurm.folder / program).write_text("#!/bin/sh\nexec sleep 60\n")
+    began = time.monotonic()
+    found = training(run)
+    assert time.monotonic() - began < 12
+    said = capsys.readouterr().err
+    if program == "squeue":
+        assert (found.state, "Slurm does not answer" in said) == ("waiting", True)
+    else:
+        assert (found.state, "sacct does not answer" in said) == ("gone", True)
+
+
 def test_running_job_is_shown_with_its_nodes_and_times(run: RunDir, fake_slurm: FakeSlurm) -> None:
     submitted(run, fake_slurm)
-    fake_slurm.says("squeue", "7|RUNNING|None|a|3:20|5:40|n[1-2]")
+    fake_slurm.says("squeue", squeue_line("7", "RUNNING", "None", "N/A", "a", "", "3:20", "5:40", "n[1-2]"))
     state, why = shown(training(run))
     assert (state, [word in why for word in ("n[1-2]", "3:20", "5:40")]) == ("running", [True] * 3)
 
@@ -235,7 +331,8 @@ def test_time_of_the_start_that_runs_now_counts_as_allocated(run: RunDir, fake_s
 
 
 def test_submissions_of_a_back_end_that_is_not_installed_are_not_asked_about(run: RunDir) -> None:
-    Submission(0.0, "elsewhere", "train", {"train": "7"}, "a", code="", dependency="").append(run.submissions)
+    one = Submission(0.0, "elsewhere", "train", {"train": "7"}, "", "a", script="", code="", dependency="")
+    one.append(run.submissions)
     assert training(run).state == "gone"
 
 

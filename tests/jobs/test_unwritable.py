@@ -102,7 +102,7 @@ def test_save_that_a_full_disk_refuses_at_a_stop_is_recorded_with_what_to_do(hom
         f"disk full: cannot write {home.run.checkpoints}. The file system {home.disk.folder} has 10.0 MB free",
         " MB are needed. Delete files there.",
         "after step 0 are lost; there is no checkpoint. ",
-        f"To continue, run: trex train {home.run.root}",
+        f"To continue, run: trex train {home.run.root} --cluster local",
     ):
         assert part in state.reason
     assert home.run.state_for_shell("train").read_text().splitlines()[1].startswith("failed ")
@@ -123,7 +123,7 @@ def test_end_that_cannot_be_recorded_is_told_by_the_exit_code_and_the_command(ho
     else:
         assert "cannot save step " in said
         assert f"read-only file system: cannot write {home.run.checkpoints}" in said
-        assert f"To continue, run: trex train {home.run.root}" in said
+        assert f"To continue, run: trex train {home.run.root} --cluster local" in said
         home.disk.make_writable()
     assert JobState.read(home.run.state("train")).state == State.RUNNING
 
@@ -169,7 +169,7 @@ def test_job_that_cannot_record_its_start_ends_before_it_computes(home: Home, fa
     assert (done.returncode, done.stderr) == (74, "")
     (line,) = done.stdout.splitlines()
     assert words in line
-    assert line.endswith(f"To continue, run: trex train {home.run.root}")
+    assert line.endswith(f"To continue, run: trex train {home.run.root} --cluster local")
     assert home.run.root.exists() == (fault != "deleted")
 
 

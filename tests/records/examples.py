@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from trex.records.base import Record
-from trex.records.environment import Environment
+from trex.records.code import Code
+from trex.records.environment import Environment, Node
 from trex.records.events import (
     AttemptEnded,
     AttemptStarted,
@@ -24,6 +25,21 @@ from trex.records.rendezvous import Canceled, Rendezvous
 from trex.records.submission import Submission
 
 STATE = JobState(State.FAILED, 2, "no image Šárka/1.jpg", "SIGTERM", "12_3", 4, "epoch-0003-step-00000000", 2, 9.5)
+NODES = (Node("n1", 4, {"X": 4}, "EPYC", 32), Node("n2", 4, {"X": 4}, "EPYC", 32))
+CODE = Code("c0de", "0123456789abcdef" * 2, modified=True)
+ENVIRONMENT = Environment(
+    1.5,
+    "train",
+    ("train",),
+    "12",
+    0,
+    NODES,
+    "3.12.1",
+    "Linux",
+    {"torch": "2.14.1", "timm": None},
+    {"CUDA": "13.0"},
+    CODE,
+)
 EVENTS = (
     AttemptStarted(1.0, "train", ("train",), "12", 0, "nothing", nodes=2, node="n1", world=8),
     AttemptEnded(2.0, "probe", ("probe-dtd", "probe-pets"), "12", 0, 75, "saved", "SIGUSR2", "3 files", 1.5),
@@ -31,15 +47,23 @@ EVENTS = (
     TrainingResumed(4.0, 10, 1, None),
     CheckpointSaved(5.0, 20, "stop", 0.25, seconds_signal_to_saved=0.5),
     IntervalChosen(6.0, 20, 720.0, save_seconds=1.8, failure_hours=40.0, failures=2, hours=80.0),
+    ENVIRONMENT,
 )
 METRICS = (
     MetricsLine("train", 10, 0.5, {"loss": 1.25, "top1": 50.0, "lr": 0.1, "images_per_second": 12.5}, 1.0),
     MetricsLine("validation", 20, 1.0, {"loss": 1.0, "top1": 60.0, "top5": 90.0}, 2.0),
 )
 SUBMISSION = Submission(
-    1.0, "slurm", "extract", {"extract-dtd": "12_0", "extract-pets": "12_1"}, "trex:a:b", "c0de", "afterok:11"
+    1.0,
+    "slurm",
+    "extract",
+    {"extract-dtd": "12_0", "extract-pets": "12_1"},
+    "one",
+    "trex:a:b",
+    "/a.sh",
+    "c0de",
+    "afterok:11",
 )
-ENVIRONMENT = Environment(1.0, "12", "n1", 8, "cuda: X", 4, "3.12.1", "Linux", {"torch": "2.14.1", "timm": None})
 PROBE_RESULT = ProbeResult(
     "a", "pets", "exact-5shot", 3, True, ("cat", "dog"), ImageCounts(8, 2, 3),
     Search({"C": 0.1}, 0.5, "low", (Trial({"C": 0.1}, 0.5, 1.5, 0.7, 1e-4), Trial({"C": 1.0}, 0.25, 1.5))),
@@ -64,8 +88,8 @@ RECORDS: tuple[Record, ...] = (
     *EVENTS,
     *METRICS,
     SUBMISSION,
-    ENVIRONMENT,
-    LockOwner("12", 1, backend="slurm", host="n1", pid=77, process_start=12345, since=1.0, id="ab12"),
+    CODE,
+    LockOwner("12", 1, "one", backend="slurm", host="n1", pid=77, process_start=12345, since=1.0, id="ab12"),
     Rendezvous(("10.0.0.1", "127.0.0.1"), 29500, "token", "n1"),
     Canceled("no such image"),
     PROBE_RESULT,

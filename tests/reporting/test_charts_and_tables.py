@@ -148,7 +148,7 @@ def test_columns_of_a_text_table_line_up() -> None:
 def test_run_without_a_config_is_collected_from_its_results(run: RunDir) -> None:
     result(run, "dtd", 0, 0.7)
     data = collect(run)
-    assert (data.config, data.wanted, data.environment) == ("", {}, None)
+    assert (data.config, data.wanted, data.usage) == ("", {}, {})
 
 
 def test_config_that_is_damaged_does_not_hide_the_results(run: RunDir) -> None:

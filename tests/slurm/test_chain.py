@@ -57,6 +57,10 @@ def test_chain_gives_the_same_results_as_on_this_machine(site: Site, tmp_path: P
     site.ended(*on_slurm.jobs().values())
     assert results(on_slurm)
     assert results(on_slurm) == results(here.run_of("same"))
+    for run in (on_slurm, here.run_of("same")):  # the report is the last job of the chain
+        page = (run.root / "report" / "index.html").read_text()
+        assert ("core-hours" in page, "GPU-hours" in page) == (True, run is on_slurm)
+        assert {event["stage"] for event in run.events("environment")} == {"train", "extract", "probe", "report"}
 
 
 def test_signals_during_validation_extraction_and_probe_do_not_change_the_report(site: Site, tmp_path: Path) -> None:

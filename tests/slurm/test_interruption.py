@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
+import os
 import re
 import signal
+import socket
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.slurm.conftest import ROOT, Run, Site, make_site, wait_for
+from tests.slurm.conftest import ROOT, Run, Site, make_site, process_status, wait_for
+from trex.errors import ExitCode
 
 
 def train(site: Site, name: str, *settings: str, cluster: str = "sandbox") -> Run:
@@ -133,6 +138,11 @@ def test_finished_training_that_is_requeued_ends_at_once_and_changes_nothing(pla
     assert plain.site.accounting(job, starts=2)[1:] == ["COMPLETED"]
     assert [event["code"] for event in plain.events("attempt_ended")] == [0, 0]
     assert modified(plain) == before
+    both = plain.events("environment")
+    assert [event["restart"] for event in both] == [0, 1]
+    assert [[node["processes"] for node in event["nodes"]] for event in both] == [[2, 2]] * 2
+    assert len({node["name"] for node in both[0]["nodes"]}) == 2
+    assert both[0]["code"]["copy"] == next(path.name for path in plain.root.glob("code/*") if path.is_dir())
 
 
 def test_two_preemptions_and_a_time_limit_do_not_change_the_result(site: Site, uninterrupted: dict[str, Any]) -> None:
@@ -188,6 +198,76 @@ def test_training_continues_after_each_of_its_nodes_has_failed(site: Site, unint
     assert site.accounting(job)[-1] == "COMPLETED"
     steps = steps_printed(run)
     assert len(steps) - len(set(steps)) <= 20, "at most the steps since the last checkpoint are computed again"
+
+
+def processes_on(node: str, job: str) -> list[int]:
+    """Return the processes of a job on a node, with the slurmstepd of its step there and without the batch script."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            variables = (path / "environ").read_bytes().split(b"\0")
+            if {f"SLURM_JOB_ID={job}".encode(), f"SLURMD_NODENAME={node}".encode()} <= set(variables):
+                found.append(int(path.name))
+    steps = {int(process_status(pid, "PPid")) for pid in found} - {*found, 1}
+    return [*found, *(pid for pid in steps if process_status(pid, "Name").startswith("slurmstepd"))]
+
+
+def kill_processes_on(node: str, job: str) -> None:
+    """Kill everything that a job has on a node. Its slurmd lives on."""
+    found = processes_on(node, job)
+    assert len(found) > 2
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def cut_connections(pid: int) -> None:
+    """Cut all TCP connections of a process, as a network does: with pidfd_getfd, they can be shut down from here."""
+    library = ctypes.CDLL(None, use_errno=True)
+    pidfd = os.pidfd_open(pid)
+    cut = 0
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        if str(path.readlink()).startswith("socket:"):
+            copy = library.syscall(438, pidfd, int(path.name), 0)
+            assert copy >= 0, os.strerror(ctypes.get_errno())
+            with socket.socket(fileno=copy) as connection, contextlib.suppress(OSError):
+                if connection.family == socket.AF_INET and connection.type == socket.SOCK_STREAM:
+                    connection.getpeername()  # an error if it is not connected
+                    connection.shutdown(socket.SHUT_RDWR)
+                    cut += 1
+    os.close(pidfd)
+    assert cut
+
+
+def test_lost_processes_and_connections_do_not_fail_the_run(site: Site, uninterrupted: dict[str, Any]) -> None:
+    run = train(site, "parts_lost", "checkpoint.every_steps=10")
+    job = run.jobs()["train"]
+
+    def second() -> str:
+        return site.nodes_of(job)[1]
+
+    def fail_for_a_moment() -> None:  # shorter than SlurmdTimeout, so Slurm never takes the node for down
+        node = second()
+        site.node("fail-node", node)
+        site.node("revive-node", node)
+
+    losses = (
+        (12, lambda: kill_processes_on(second(), job)),
+        (22, lambda: cut_connections(run.main_process())),
+        (32, fail_for_a_moment),
+    )
+    for starts, (step, lose) in enumerate(losses, start=1):
+        run.reach(step)
+        with run.frozen():
+            lose()
+        wait_for(lambda n=starts: site.restarts(job) >= n)
+        wait_for(lambda n=starts: len(run.events("training_resumed")) >= n)
+    assert_equals_uninterrupted(run, uninterrupted)
+    assert site.accounting(job)[-1] == "COMPLETED"
+    ends = [event["code"] for event in run.events("attempt_ended")]
+    assert set(ends) <= {ExitCode.LOST, ExitCode.DONE}, "nobody found a mistake of its own"
+    steps = steps_printed(run)
+    assert len(steps) - len(set(steps)) <= 30, "at most the steps since the last checkpoint are computed again"
 
 
 def test_training_that_makes_no_progress_is_given_up_with_a_message(unlucky: Run) -> None:

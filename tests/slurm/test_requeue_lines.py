@@ -97,7 +97,19 @@ CASES = {
         2,
         ["FAILED"],
     ),
-    "fault_without_a_record": ("exit 1", 1, ["FAILED"]),
+    "other_rank_lost": (
+        "[ $restart = 1 ] && record done && exit 0; record running; exit 76",
+        1,
+        ["REQUEUED", "COMPLETED"],
+    ),
+    "end_without_a_record": ("exit 1", 1, ["REQUEUED"] * 5 + ["FAILED"]),
+    "error_that_could_not_be_recorded": ("record running; exit 2", 1, ["FAILED"]),
+    "program_that_is_missing": ("exec /no/such/python", 1, ["FAILED"]),
+    "bus_error": (
+        "[ $restart = 1 ] && record done && exit 0; record running; kill -7 $$",
+        1,
+        ["REQUEUED", "COMPLETED"],
+    ),
     "no_progress": ("record failed; exit 78", 1, ["FAILED"]),
     "locked_by_another_job": ("id=7 record wants_requeue; exit 3", 1, ["FAILED"]),
     "locked_and_the_others_told_to_stop": (
@@ -128,11 +140,15 @@ def test_decision_for_every_way_in_which_processes_can_end(site: Site) -> None:
     found = {name: site.accounting(job.job) for name, job in jobs.items()}
     assert found == {name: states for name, (_, _, states) in CASES.items()}
     assert "killed by signal 9, start 6 in a row without progress: not requeued" in jobs["killed_again_and_again"].log()
-    assert "memory_gb" in jobs["out_of_memory"].log()
+    assert "asked for the default of the cluster): not requeued. Ask for more (memory_gb" in jobs["out_of_memory"].log()
+    assert "/dev/shm" in jobs["bus_error"].log()
+    assert "lost another process, a connection or a GPU" in jobs["other_rank_lost"].log()
+    assert "could not be started (code 127): not requeued" in jobs["program_that_is_missing"].log()
+    assert "and no process recorded an error, start 6 in a row" in jobs["end_without_a_record"].log()
 
 
 def test_state_of_an_earlier_start_is_ignored(site: Site) -> None:
-    body = "[ $restart = 0 ] && record wants_requeue && exit 75; exit 1"
+    body = "[ $restart = 0 ] && record wants_requeue && exit 75; exit 2"
     job = StandIn(site, site.home, "stale", body)
     site.ended(job.job)
     assert site.accounting(job.job) == ["REQUEUED", "FAILED"]

@@ -58,11 +58,14 @@ def test_status_and_logs_of_a_run_that_is_preempted_twice_and_cancelled(site: Si
     after = status(run)
     assert after["allocated_seconds"] == pytest.approx(allocated(site, job), abs=1)
     assert 0 < after["goodput"] < 1
+    used = after["usage"]["train"]
+    assert used["gpu_seconds"] == used["core_seconds"] == used["seconds"] == after["allocated_seconds"], "1 GPU, 1 CPU"
     assert after["stages"]["train"]["state"] == "gone"
     text = site.trex("status", "watched").stdout
     assert "GONE" in text
     assert "ended as CANCELLED; saved at step" in text
     assert "continue with: trex retry watched" in text
+    assert "used: train 0.0" in text
 
 
 def test_job_that_left_the_queue_before_it_started_is_shown_as_gone(site: Site) -> None:
@@ -70,10 +73,47 @@ def test_job_that_left_the_queue_before_it_started_is_shown_as_gone(site: Site) 
     (site.home / "held.yaml").write_text(held)
     site.trex("run", "tiny.yaml", "name=vanished", "extract.weights=pixels", "--cluster", "held.yaml")
     run = site.run_of("vanished")
-    assert status(run)["stages"]["extract"]["state"] == "waiting"
+    assert status(run)["stages"]["extract"]["state"] == "on hold"
     assert site.trex("retry", "vanished", "--dry-run").stdout == "", "all jobs are in the queue"
     site.call("scancel", run.jobs()["extract-digits"].partition("_")[0])
     site.ended(*(job for key, job in run.jobs().items() if key != "report"))
     after = status(run)
     assert after["stages"]["extract"]["state"] == after["stages"]["probe"]["state"] == "gone"
     assert after["advice"] == "trex retry vanished"
+
+
+def test_job_is_known_with_another_comment_and_from_another_shell_and_shown_as_it_is(site: Site) -> None:
+    """The shell that submits names the cluster; the comment is edited; the job is held, suspended and preempted."""
+    names_cluster = {"env": {**site.environment, "SLURM_CLUSTERS": "sandbox"}}
+    (site.home / "held.yaml").write_text(
+        (site.home / "small.yaml").read_text().replace("lead: 20}", "lead: 20, options: {hold: yes}}", 1)
+    )
+    site.trex("train", "tiny.yaml", "name=known", "--cluster", "held.yaml", **names_cluster)
+    run = site.run_of("known")
+    job = run.jobs()["train"]
+    site.call("scontrol", "update", f"jobid={job}", "comment=the accounting department was here")
+
+    def shown() -> tuple[str, str]:
+        (found,) = json.loads(site.trex("status", "known", "--json").stdout)
+        (part,) = found["stages"]["train"]["parts"]
+        return part["state"], part["why"]
+
+    assert shown() == ("on hold", f"JobHeldUser: scontrol release {job}")
+    again = site.trex("train", "tiny.yaml", "name=known", "--cluster", "held.yaml")
+    assert f"train: already in the queue as job {job}" in again.stderr
+    site.call("scontrol", "release", job)
+    run.reach(3)
+    site.call("scontrol", "suspend", job)
+    state, why = shown()
+    assert (state, f"scontrol resume {job}" in why) == ("suspended", True)
+    site.call("scontrol", "resume", job)
+    with run.frozen():
+        site.urgent(site.node_of(job))
+        state, why = wait_for(lambda: (found := shown())[0] != "running" and found)
+        assert (state, "it saves, and waits again" in why) == ("preempted", True)
+    (site.home / "other").mkdir()
+    site.trex("cancel", str(run.root), cwd=site.home / "other")
+    site.ended(job)
+    assert site.accounting(job)[-1] == "CANCELLED"
+    said = site.trex("status", str(run.root), cwd=site.home / "other").stdout
+    assert "continue with: trex retry known" in said

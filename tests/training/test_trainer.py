@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,3 +205,24 @@ def test_every_method_learns(tiny, saved_run, method: str) -> None:
         features, labels = F.normalize(state["classifier.features"], dim=1), state["classifier.labels"]
         means = torch.stack([features[labels == k].mean(0) for k in range(7)])
         assert F.cosine_similarity(features, means[labels]).mean() > 0.87
+
+
+@pytest.mark.slow
+def test_speed_is_that_of_the_steps_without_the_saves_between_them(
+    tiny, saved_run, few_images: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`trex status` computes the useful time of the training from it. Here the clock jumps by an hour in each save."""
+    settings = ("train.log_every=1", "train.epochs=1", "optimizer.warmup_epochs=0", "train.batch_size=16")
+    config = tiny("slow_disk", few_images, *settings, "checkpoint.every_steps=1", method="supervised")
+    run, write, clock, saves = saved_run(config), Checkpoints.write, time.monotonic, []
+
+    def write_slowly(*words, **named):
+        saves.append(3600)
+        return write(*words, **named)
+
+    monkeypatch.setattr(Checkpoints, "write", write_slowly)
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + sum(saves))
+    finish(run, config)
+    lines = [line for line in MetricsLine.read_lines(run.metrics).strict() if line.phase == "train"]
+    assert (len(lines), len(saves)) == (3, 4)
+    assert all(line.values["images_per_second"] > 16 / 3600 for line in lines)

@@ -320,16 +320,22 @@ class _Converter:
         return {name: self.field(child, kind, f"{key}.{name}", meta) for name, child in node.values.items()}
 
 
-def _hints(cls: type[Any]) -> dict[str, Any]:
+def _hints(cls: Any) -> Mapping[str, Any]:
     """The types of a dataclass's fields, by name. Empty if `cls` is not a dataclass."""
+    return _about(cls)[0]
+
+
+def _metadata(cls: Any) -> Mapping[str, Mapping[str, Any]]:
+    return _about(cls)[1]
+
+
+@functools.cache
+def _about(cls: Any) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]:
     if not dataclasses.is_dataclass(cls):
-        return {}
+        return {}, {}
     types_of = typing.get_type_hints(cls)
-    return {field.name: types_of[field.name] for field in dataclasses.fields(cls)}
-
-
-def _metadata(cls: type[Any]) -> dict[str, Mapping[str, Any]]:
-    return {field.name: field.metadata for field in dataclasses.fields(cls)}
+    fields = dataclasses.fields(cls)
+    return {field.name: types_of[field.name] for field in fields}, {field.name: field.metadata for field in fields}
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:

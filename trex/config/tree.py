@@ -7,6 +7,7 @@ keeps the text as it was written, and the type of the setting decides what the t
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -90,20 +91,21 @@ def read_tree(path: Path, mistakes: list[Mistake]) -> Branch:
 
 def parse(text: str, source: str, mistakes: list[Mistake]) -> Node | None:
     """Parse YAML text to a tree. Returns None if the text is empty or not YAML; the latter is added to `mistakes`."""
-    try:
-        node = yaml.compose(text, Loader=_PlainLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        mistakes.append(Mistake(where, f"not valid YAML: {error.problem}"))
-        return None
-    except yaml.YAMLError as error:
-        mistakes.append(Mistake(source, f"not valid YAML: {' '.join(str(error).split())}"))
-        return None
-    except RecursionError:
-        mistakes.append(Mistake(source, f"nested more than {MAX_DEPTH} levels deep"))
-        return None
-    return None if node is None else _convert(node, source, mistakes, depth=0)
+    for loader in _LOADERS:
+        found: list[Mistake] = []
+        try:
+            node = _Builder(yaml.parse(text, Loader=loader), source, found).document()
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+            mistake = Mistake(where, f"not valid YAML: {error.problem}")
+        except yaml.YAMLError as error:
+            mistake = Mistake(source, f"not valid YAML: {' '.join(str(error).split())}")
+        else:
+            mistakes += found
+            return node
+    mistakes.append(mistake)
+    return None
 
 
 def override(tree: Branch, assignment: str, mistakes: list[Mistake]) -> None:
@@ -129,44 +131,70 @@ def override(tree: Branch, assignment: str, mistakes: list[Mistake]) -> None:
     branch.places[keys[-1]] = source
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Refuses anchors, aliases and tags: a config does not need them, and an attacker can misuse them."""
+#: libyaml is ten times as fast. What it refuses is parsed again by PyYAML itself, whose messages are clearer.
+_LOADERS = (*filter(None, [getattr(yaml, "CSafeLoader", None)]), yaml.SafeLoader)
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+
+class _Builder:
+    """Builds the tree from the events of a parser.
+
+    Refuses anchors, aliases and tags: a config does not need them, and an attacker can misuse them. No parser nests
+    calls for nested values, so a file of a million brackets is refused like any other mistake.
+    """
+
+    def __init__(self, events: Iterator[yaml.Event], source: str, mistakes: list[Mistake]) -> None:
+        self._events, self._source, self._mistakes = events, source, mistakes
+
+    def document(self) -> Node | None:
+        """Return the only document, or None if there is none."""
+        next(self._events)  # the start of the stream
+        if isinstance(next(self._events), yaml.StreamEndEvent):
+            return None
+        node = self._node(next(self._events), depth=0)
+        next(self._events)  # the end of the document
+        if not isinstance(after := next(self._events), yaml.StreamEndEvent):
+            _refuse("but found another document", after)
+        return node
+
+    def _node(self, event: yaml.Event, depth: int) -> Node:
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             _refuse("anchors and aliases are not allowed: write the value out", event)
-        if getattr(event, "tag", None):
-            _refuse(f"tags such as {event.tag} are not allowed: write a plain value", event)
-        node: yaml.Node | None = super().compose_node(parent, index)
-        return node
+        if tag := getattr(event, "tag", None):
+            _refuse(f"tags such as {tag} are not allowed: write a plain value", event)
+        where = self._place(event)
+        if isinstance(event, yaml.ScalarEvent):
+            return Leaf(event.value, quoted=bool(event.style), where=where)
+        if depth >= MAX_DEPTH:
+            _refuse(f"nested more than {MAX_DEPTH} levels deep", event)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return Items(list(self._items(depth + 1)), where)
+        return self._branch(where, depth + 1)
+
+    def _items(self, depth: int) -> Iterator[Node]:
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            yield self._node(event, depth)
+
+    def _branch(self, where: str, depth: int) -> Branch:
+        branch = Branch(where)
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            place, key = self._place(event), self._node(event, depth)
+            value = self._node(next(self._events), depth)
+            if not isinstance(key, Leaf):
+                self._mistakes.append(Mistake(place, "expected a plain word as key"))
+            elif key.text in branch.values:
+                first = branch.places[key.text]
+                self._mistakes.append(Mistake(place, f"'{key.text}' is set twice (first at {first}): keep one"))
+            else:
+                branch.values[key.text] = value
+                branch.places[key.text] = place
+        return branch
+
+    def _place(self, event: yaml.Event) -> str:
+        if self._source.startswith("override"):
+            return self._source
+        mark = event.start_mark
+        return f"{self._source}:{mark.line + 1}:{mark.column + 1}" if mark else self._source
 
 
 def _refuse(problem: str, event: yaml.Event) -> NoReturn:
     raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
-
-
-def _convert(node: yaml.Node, source: str, mistakes: list[Mistake], depth: int) -> Node:
-    is_file = not source.startswith("override")
-    where = f"{source}:{node.start_mark.line + 1}:{node.start_mark.column + 1}" if is_file else source
-    if depth > MAX_DEPTH:
-        mistakes.append(Mistake(where, f"nested more than {MAX_DEPTH} levels deep"))
-        return Leaf("", quoted=False, where=where)
-    if isinstance(node, yaml.ScalarNode):
-        return Leaf(node.value, quoted=node.style is not None, where=where)
-    if isinstance(node, yaml.SequenceNode):
-        return Items([_convert(item, source, mistakes, depth + 1) for item in node.value], where)
-    branch = Branch(where)
-    for key_node, value_node in node.value:
-        mark = key_node.start_mark
-        place = f"{source}:{mark.line + 1}:{mark.column + 1}" if is_file else source
-        if not isinstance(key_node, yaml.ScalarNode):
-            mistakes.append(Mistake(place, "expected a plain word as key"))
-            continue
-        key = key_node.value
-        if key in branch.values:
-            mistakes.append(Mistake(place, f"'{key}' is set twice (first at {branch.places[key]}): keep one"))
-            continue
-        branch.values[key] = _convert(value_node, source, mistakes, depth + 1)
-        branch.places[key] = place
-    return branch

@@ -11,10 +11,11 @@ import yaml
 
 import trex
 from trex.images.preprocessing import MEAN, STD
-from trex.records.environment import Environment
+from trex.records.environment import Environment, values_of
 from trex.records.probe_result import ProbeResult
 from trex.records.run_dir import RunDir
 from trex.reporting.collect import RunData, collect
+from trex.reporting.stages import of_stage
 from trex.reporting.tables import markdown
 from trex.wording import counted
 
@@ -47,7 +48,7 @@ def card(run: RunDir, facts: Facts) -> str:
         "## Scores\n\n" + "\n\n".join(_scores(data, facts)),
         "## Recipe\n\n```yaml\n" + _recipe(facts.saved["config"]) + "```",
         "## Digests\n\n" + "\n".join(_digests(facts)),
-        "## Versions\n\n" + _versions(data.environment),
+        "## Versions\n\n" + _versions(of_stage(data, "train")),
         "## License\n\n" + _license(facts.license),
     ]
     return "\n\n".join(parts) + "\n"
@@ -136,12 +137,17 @@ def _digests(facts: Facts) -> Iterator[str]:
     yield f"| names and labels of the training images | `{facts.saved['data_digest']}` |"
 
 
-def _versions(environment: Environment | None) -> str:
-    packages = environment.packages if environment else {}
-    listed = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
-    if environment is None or not listed:
+def _versions(trainings: Sequence[Environment]) -> str:
+    """What the newest attempt of the training ran on, and each fact in which earlier ones differed."""
+    if not trainings:
         return "Not recorded."
-    return f"Python {environment.python}; {listed}. Devices: {environment.world} x {environment.device}."
+    newest = trainings[-1]
+    versions = {**newest.packages, **newest.libraries}
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    code = f" Code: {newest.code}." if str(newest.code) else ""
+    differing = [f"{name} {' → '.join(values)}" for name, values in values_of(trainings).items() if len(values) > 1]
+    changed = f"\n\nIts {len(trainings)} attempts differ: {'; '.join(differing)}." if differing else ""
+    return f"Python {newest.python}; {listed}. Devices: {newest.devices}.{code}{changed}"
 
 
 def _license(license: str | None) -> str:

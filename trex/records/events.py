@@ -1,8 +1,8 @@
 """`events.jsonl`: the history of a run, one event per line.
 
-Rank 0 of each job writes the starts and ends of its attempts (jobs/worker/attempts.py) and the events of the training
-(trex/training/trainer.py). `trex status` and the report show them. They are history only: the next start of a job reads
-the job's state (trex/records/job_state.py) instead.
+Rank 0 of each job writes the starts and ends of its attempts (jobs/worker/attempts.py), what they ran on
+(trex/records/environment.py) and the events of the training (trex/training/trainer.py). `trex status` and the report
+show them. They are history only: the next start of a job reads the job's state (trex/records/job_state.py) instead.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from trex.records.base import Count, Lines, Record, Time, read_lines_of
+from trex.records.environment import Environment
 from trex.records.stage import Stage
 from trex.records.typed import Bounds
 from trex.storage import unwritable
@@ -127,15 +128,12 @@ class IntervalChosen(Record):
         )
 
 
-Event = AttemptStarted | AttemptEnded | TrainingStarted | TrainingResumed | CheckpointSaved | IntervalChosen
-_KINDS: tuple[type[Event], ...] = (
-    AttemptStarted,
-    AttemptEnded,
-    TrainingStarted,
-    TrainingResumed,
-    CheckpointSaved,
-    IntervalChosen,
+Event = (
+    AttemptStarted | Environment | AttemptEnded | TrainingStarted | TrainingResumed | CheckpointSaved | IntervalChosen
 )
+_KINDS: tuple[type[Event], ...] = (
+    AttemptStarted, AttemptEnded, Environment, TrainingStarted, TrainingResumed, CheckpointSaved, IntervalChosen,
+)  # fmt: skip
 
 
 def record(event: Event, path: Path) -> None:

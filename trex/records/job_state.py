@@ -25,7 +25,7 @@ from trex.records.run_dir import RunDir
 class State(StrEnum):
     """State of a job."""
 
-    RUNNING = "running"  #: also if its processes were killed before they could write another state
+    RUNNING = "running"  #: also if its processes were killed, or ended because the machine failed (LOST)
     DONE = "done"
     WANTS_REQUEUE = "wants_requeue"  #: saved after a stop signal, and wants to continue
     FAILED = "failed"
@@ -38,7 +38,7 @@ class JobState(Record):
     FORMAT: ClassVar[int] = 1
 
     state: State
-    code: int | None  #: exit code (trex/errors.py); None while it runs
+    code: int | None  #: exit code (trex/errors.py); None while it runs, and if it was killed
     reason: str  #: why it ended, for the user
     signal: str | None  #: the stop signal that it received, such as SIGTERM
     job: str

@@ -12,10 +12,11 @@ from trex.records.base import Count, Record, Time
 class LockOwner(Record):
     """The process that holds a lock."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
 
     job: str
     restart: Count
+    cluster: str  #: name of the cluster that runs the job, if the back end has several
     backend: str  #: kind of the cluster that runs the job, and that can be asked whether it still runs
     host: str
     pid: Count

@@ -33,8 +33,9 @@ class MetricsLine(Record):
     phase: Phase
     step: Count
     epoch: Annotated[float, Bounds(0, 1e9)]  #: number of epochs done, with a fraction within an epoch
-    #: Value of each metric. Training logs `loss`, `top1` (%), `lr` and `images_per_second`, validation logs `loss`,
-    #: `top1`, `top5` and, if it is measured, `knn` (%). A method may add others.
+    #: Value of each metric. Training logs `loss`, `top1` (%), `lr` and `images_per_second`, which is the speed of the
+    #: steps without validation and saves. Validation logs `loss`, `top1`, `top5` and, if it is measured, `knn` (%). A
+    #: method may add others.
     values: dict[str, Annotated[float, Bounds(-LARGEST, LARGEST)]]
     time: Time
 

@@ -1,9 +1,9 @@
 """The run folder. `RunDir` names every path in it; no other code joins these paths.
 
 runs/<name>/
-  config.yaml  environment.json  code/          settings, machine and code of the run
+  config.yaml  code/                            settings and code of the run
   checkpoints/epoch-0003-step-00001000/         full training states (trex/training/checkpoint.py)
-  metrics.jsonl  events.jsonl  tensorboard/     metrics; attempts and why each ended
+  metrics.jsonl  events.jsonl  tensorboard/     metrics; attempts, what each ran on and why it ended
   jobs/                                         batch scripts, logs, submitted jobs, job states, locks
   features/<dataset>/{trainval,test}.h5
   probes/<dataset>/<probe>/seed_<n>.{json,npz}  result, and the predictions for its test images
@@ -63,14 +63,13 @@ class RunDir:
         return self.root / "config.yaml"
 
     @property
-    def environment(self) -> Path:
-        """Versions and machine of the newest attempt."""
-        return self.root / "environment.json"
-
-    @property
     def code(self) -> Path:
-        """Snapshot of the code that the run's jobs execute."""
+        """Copies of the code that the run's jobs execute, each named by its digest."""
         return self.root / "code"
+
+    def origin_of_code(self, copy: str) -> Path:
+        """What is known of the checkout that a copy of the code was made from."""
+        return self.code / f"{copy}.json"
 
     @property
     def checkpoints(self) -> Path:

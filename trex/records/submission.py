@@ -18,13 +18,15 @@ from trex.records.stage import Stage
 class Submission(Record):
     """One job, or one job array."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
 
     time: Time
     backend: str  #: the kind of cluster, which is also the name of its package in jobs/
     stage: Stage
     jobs: dict[str, str]  #: job id of each key, as the back end writes it
+    cluster: str  #: name of the cluster whose queue it is in, if the back end has several; empty: not known
     comment: str  #: distinguishes the job from a later one with the same id, because back ends reuse ids
+    script: str  #: path of what was submitted, which distinguishes it too
     code: str  #: name of the code snapshot that it executes
     dependency: str  #: the jobs that it waits for, as the back end writes them
 

@@ -82,7 +82,7 @@ def decode(hint: object, value: object) -> object:
     """Convert `value` to the type `hint`. Raises Mismatch if that is impossible."""
     if isinstance(hint, type):
         return _decode_plain(hint, value)
-    origin, args = get_origin(hint), get_args(hint)
+    origin, args = _parts(hint)
     if origin is Annotated:
         return _bounded(decode(args[0], value), args[1])
     if origin is Literal:
@@ -98,6 +98,11 @@ def decode(hint: object, value: object) -> object:
             raise _unexpected(value, hint)
         return {_text_value(key): _in(key, args[1], one) for key, one in value.items()}
     raise TypeError(f"records cannot hold {hint!r}")
+
+
+@functools.cache
+def _parts(hint: object) -> tuple[object, tuple[Any, ...]]:
+    return get_origin(hint), get_args(hint)
 
 
 def _decode_plain(hint: type, value: object) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -12,12 +12,14 @@ from trex.errors import TrexError, UserError
 from trex.probing.kind import kinds_of, left_out
 from trex.probing.predictions import Predictions
 from trex.probing.rankings import Rankings, read_predictions_of
+from trex.records.attempts import Start, Usage, attempts, usage
 from trex.records.base import RecordError
-from trex.records.environment import Environment
 from trex.records.events import Event, read_events
 from trex.records.metrics import MetricsLine
 from trex.records.probe_result import ProbeResult
 from trex.records.run_dir import RunDir, dataset_folder
+from trex.records.stage import Stage
+from trex.records.submission import Submission
 from trex.reporting.cell import Cell, Found
 from trex.reporting.metric import TOP1, Metric
 from trex.reporting.statistics import Interval, mean_of_intervals
@@ -41,7 +43,7 @@ class RunData:
     config: str  #: content of the config file, "" if there is none
     metrics: tuple[MetricsLine, ...]
     events: tuple[Event, ...]
-    environment: Environment | None
+    usage: dict[Stage, Usage] = field(default_factory=dict)  #: what each stage that started used
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)  #: by (kind of probe, dataset)
     #: Results at milestones: by epoch, then as `cells`.
     milestones: dict[int, dict[tuple[str, str], Cell]] = field(default_factory=dict)
@@ -58,20 +60,24 @@ class RunData:
         return self.run.name
 
 
-def collect(run: RunDir) -> RunData:
-    """Read a run's files. Raises UserError if the run does not exist."""
+def collect(run: RunDir, starts: Mapping[str, Sequence[Start]] | None = None) -> RunData:
+    """Read a run's files.
+
+    Args:
+        run: the run.
+        starts: what accounting recorded about the starts of each of its jobs, oldest first.
+
+    Raises:
+        UserError: if the run does not exist.
+    """
     if not run.root.is_dir():
         raise UserError(f"{run.root}: this run does not exist")
     config = run.config.read_text(encoding="utf-8") if run.config.exists() else ""
     metrics, events = MetricsLine.read_lines(run.metrics), read_events(run.events)
-    data = RunData(run, config, metrics.records, events.records, None)
+    data = RunData(run, config, metrics.records, events.records)
     data.damaged += [str(error) for error in (*metrics.damaged, *events.damaged)]
-    try:
-        data.environment = Environment.read(run.environment)
-    except FileNotFoundError:
-        pass
-    except RecordError as error:
-        data.damaged.append(str(error))
+    # The job files are private to their owner: for others, the jobs in the history count.
+    data.usage = usage(attempts(events.records, starts), Submission.of(run).records, starts)
     data.cells = _results(run, data)
     data.milestones = {epoch: _results(run.at(epoch), data) for epoch in run.evaluated_milestones()}
     try:

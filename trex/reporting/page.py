@@ -15,6 +15,7 @@ from trex.reporting.classes import TEXTS, class_rows, mean_over_classes
 from trex.reporting.collect import RunData, average, datasets, probe_kinds
 from trex.reporting.compare import comparisons
 from trex.reporting.metric import METRICS, TOP1, Metric
+from trex.reporting.stages import stage_rows
 from trex.reporting.style import STYLE
 from trex.wording import counted
 
@@ -280,15 +281,12 @@ def _published() -> str:
 
 
 def _provenance(run: RunData) -> str:
-    facts: list[tuple[str, object]] = []
-    if run.environment is not None:
-        facts += [(key, getattr(run.environment, key)) for key in ("device", "node", "world", "python", "platform")]
-        facts += run.environment.packages.items()
     made_by = [result.provenance for cell in run.cells.values() for result in cell.results]
     weights = sorted({f"{one.weights} ({one.encoder_digest[:12]})" for one in made_by})
-    facts.append(("weights", "; ".join(weights)))
-    facts.append(("images", "; ".join(sorted({one.transform for one in made_by}))))
-    listed = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in facts if v not in (None, ""))
+    facts = (("weights", "; ".join(weights)), ("images", "; ".join(sorted({one.transform for one in made_by}))))
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts if value)
+    names, rows = stage_rows(run)
+    stages = _html_table(names, rows, left=range(len(names))) if rows else ""
     attempts = [event for event in run.events if isinstance(event, AttemptEnded)]
     body = [
         [str(getattr(event, key))[:200] for key in ("stage", "job", "restart", "seconds", "code", "reason")]
@@ -298,6 +296,6 @@ def _provenance(run: RunData) -> str:
     log = _html_table(head, body, left=(0, 1, 5)) if body else ""
     config = f"<details><summary>config</summary><pre>{escape(run.config)}</pre></details>"
     return (
-        f"<details><summary>{escape(run.name)}</summary><dl>{listed}</dl>{config}"
+        f"<details><summary>{escape(run.name)}</summary><dl>{listed}</dl>{stages}{config}"
         f"<details><summary>{len(attempts)} attempts</summary>{log}</details></details>"
     )

@@ -102,7 +102,7 @@ class FiniteChecks:
             return f"\nThere is no earlier checkpoint. Start again with another setting and name: {self._command()}"
         path, manifest = newest
         return (
-            f"\nThe newest checkpoint, {path.name} (step {manifest.step}), is finite. `trex train {self._run.root}` "
+            f"\nThe newest checkpoint, {path.name} (step {manifest.step}), is finite. `trex retry {self._run.root}` "
             f"continues from it with the same settings. To change a setting, start another run from it, or from an "
             f"earlier one in {path.parent}: {self._command()} train.start={path}/checkpoint.pt train.start_with=all"
         )

@@ -112,7 +112,8 @@ class Trainer:
         self.finite = FiniteChecks(run, self.state, self.meter, ranks)
         self.broken = BrokenImages()
         self.start: dict[str, str] | None = None
-        self.last_log = (0, time.monotonic())  #: steps in total, and time, of the last log line
+        #: Steps in total, and time, of the last log line. What is no step, such as a save, moves the time forward.
+        self.last_log = (0, time.monotonic())
 
     # ---- start and end
 
@@ -374,12 +375,13 @@ class Trainer:
         self.finite.before_save(reason == "end")
         if self.saving.is_saved(self.state.position):
             return
-        started = time.monotonic()
+        begun, (step, since) = time.monotonic(), self.last_log
         state = self.state.to_dict(self.ranks, self.config, self.images.classes, self.images.digest)
         state["meter"] = self.meter.total()
         state["metrics_position"], state["metrics_unwritten"] = self.curves.position, self.curves.unwritten
         state["start"] = self.start
-        self.saving.write(state, self.state.position, reason, started)
+        self.saving.write(state, self.state.position, reason, begun)
+        self.last_log = (step, since + time.monotonic() - begun)
 
     def _record_save(self, checkpoint: Checkpoint, reason: SaveReason, seconds: float) -> None:
         now, since = time.time(), None
