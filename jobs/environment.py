@@ -56,6 +56,12 @@ def keep_compiled_code(folder: Path) -> None:
         os.environ.setdefault("NUMBA_CACHE_DIR", str(folder))
 
 
+def signal_lead() -> float | None:
+    """Return the seconds from the signal before the job's time limit to the limit, if the batch script says them."""
+    value = os.environ.get("TREX_SIGNAL_LEAD", "")
+    return float(value) if value.isdecimal() else None
+
+
 def get(name: str, default: str = "") -> str:
     """Return the value of a variable."""
     return os.environ.get(name, default)

@@ -18,7 +18,7 @@ from trex.errors import ExitCode
 from trex.records.attempts import Attempt, Usage, attempts, usage
 from trex.records.base import RecordError
 from trex.records.environment import values_of
-from trex.records.events import read_events
+from trex.records.events import IntervalChosen, read_events
 from trex.records.job_state import JobState, State
 from trex.records.manifest import newest_manifest
 from trex.records.metrics import MetricsLine
@@ -100,6 +100,7 @@ class RunStatus:
     changes: list[str] = field(default_factory=list)  #: how the machines and versions of its training's starts differ
     usage: dict[Stage, Usage] = field(default_factory=dict)  #: what each stage that started used, over all starts
     kept_seconds: float = 0.0  #: time that the training's steps took, without those that were lost and done again
+    saves: str = ""  #: how often the training saves, and why; empty if the config says it
     damaged: list[str] = field(default_factory=list)  #: messages about records that cannot be read and were skipped
 
     @property
@@ -135,7 +136,7 @@ def status_of(run: RunDir, config: Config, answers: Answers) -> RunStatus:
     if parts := _milestones(run, config, jobs, status):
         status.stages.append(StageStatus(MILESTONES, parts))
     _read_progress(run, config, status)
-    _read_attempts(run, status, answers)
+    _read_attempts(run, config, status, answers)
     return status
 
 
@@ -290,10 +291,12 @@ def _ratio(value: float, by: float) -> float | None:
     return ratio if abs(ratio) < 1e15 else None
 
 
-def _read_attempts(run: RunDir, status: RunStatus, answers: Answers) -> None:
-    """Read the restarts of the training, why each start ended, and what all starts of each stage used."""
+def _read_attempts(run: RunDir, config: Config, status: RunStatus, answers: Answers) -> None:
+    """Read the restarts of the training, why each start ended, how often it saves, and what all starts used."""
     events = read_events(run.events)
     status.damaged += map(str, events.damaged)
+    if config.checkpoint.every_minutes == "auto":
+        status.saves = next((one.text for one in reversed(events.records) if isinstance(one, IntervalChosen)), "")
     active = ("running", "preempted", "suspended", "ending")
     made = attempts(events.records, answers.starts)
     running = {part.job for stage in status.stages for part in stage.parts if part.state in active and part.job}

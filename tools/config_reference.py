@@ -135,8 +135,9 @@ def allowed(kind: Any, meta: Mapping[str, Any]) -> str:
     if origin is typing.Literal:
         return ", ".join(f"`{choice}`" for choice in inner)
     if origin in (types.UnionType, typing.Union):
-        [given] = [item for item in inner if item is not type(None)]
-        return f"{allowed(given, meta)}, or nothing"
+        given, *words = [item for item in inner if item is not type(None)]
+        others = [allowed(item, meta) for item in words] + ["nothing"] * (type(None) in inner)
+        return ", or ".join([allowed(given, meta), *others])
     if origin is dict:
         return f"`name: value` lines, each value: {allowed(inner[1], meta)}"
     if origin is tuple:

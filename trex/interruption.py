@@ -31,6 +31,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_name: str | None = None
         self.received_at: float | None = None  #: time.time() of the first signal
+        self.lead_seconds: float | None = None  #: from the signal before the time limit to the limit; None: not known
         self._at_once = False
 
     def __bool__(self) -> bool:

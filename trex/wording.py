@@ -1,4 +1,4 @@
-"""Parts of messages: a number with its noun, the suggestion for an unknown name, and text that a terminal can show."""
+"""Parts of messages: a number with its noun, a duration, a suggestion for an unknown name, text for a terminal."""
 
 from __future__ import annotations
 
@@ -17,6 +17,20 @@ def counted(count: int, noun: str) -> str:
     """Return a text such as `1 node`, `2 nodes` or `2 processes`."""
     ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
     return f"{count} {noun}{ending}"
+
+
+def duration(seconds: float) -> str:
+    """Format a duration: `45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    seconds = max(round(seconds), 0)
+    if seconds < 90:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

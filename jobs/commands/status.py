@@ -114,6 +114,8 @@ def as_text(runs: Sequence[RunStatus]) -> str:
             lines += [f"  {_stage_line(run, stage)}", *(f"    {line}" for line in _stuck_lines(stage))]
         if run.restarts:
             lines.append(f"  restarted {counted(run.restarts, 'time')}: {'; '.join(map(one_line, run.stops[-3:]))}")
+        if run.saves:
+            lines.append(f"  {run.saves}")
         if run.goodput is not None:
             lines.append(
                 f"  goodput {100 * run.goodput:.0f} % of {_clock(run.allocated_seconds)} allocated to the training"

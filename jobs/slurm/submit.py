@@ -132,6 +132,7 @@ class Submitter:
         specs = " ".join(shlex.quote(json.dumps(encode(spec))) for spec in work.specs)
         return [
             *defaults,
+            f"export TREX_SIGNAL_LEAD={lead(self.cluster.stage(work.stage))}  # the training warns if it is too short",
             f"export PYTHONPATH={snapshot}${{PYTHONPATH:+:$PYTHONPATH}}",
             "unset SLURM_CLUSTERS  # inside the job, Slurm's programs ask the cluster on which it runs",
             "export SLURM_EXPORT_ENV=ALL  # pass this shell's environment on, even if sbatch ran with --export=NONE",

@@ -8,6 +8,7 @@ file has a secret: who does not know it can neither read anything nor end the st
 from __future__ import annotations
 
 import contextlib
+import resource
 import secrets
 import socket
 import time
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.1
 _SECONDS_TO_TELL = 10.0
+#: Connections of a process to each rank: of two process groups, the store and the rendezvous.
+_CONNECTIONS_PER_RANK = 4
 _STOPPED = "stopped before all ranks were connected; no work was started, the same command starts it"
 
 
@@ -80,11 +83,22 @@ def meet(run: RunDir, key: str, task: Task, site: Site, stop: StopRequest, secon
     """
     if task.world == 1:
         return None
+    _allow_connections(task.world)
     waiting = Waiting(run, key, task, stop, seconds, time.monotonic())
     store, reached = _open(waiting, site) if task.rank == 0 else _join(waiting)
     if reached:
         _choose_interface(reached, task)
     return store
+
+
+def _allow_connections(world: int) -> None:
+    """Raise the soft limit of open files, often 1024: each rank connects to all others, and all of them to rank 0."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = soft + _CONNECTIONS_PER_RANK * world
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 def cancel(run: RunDir, key: str, task: Task, reason: str) -> None:

@@ -53,6 +53,7 @@ def run_task(spec: TaskSpec, task: Task, site: Site) -> None:
     Call this in the main thread before any slow import, because the stop signals are caught from here on.
     """
     stop = StopRequest().install()
+    stop.lead_seconds = environment.signal_lead()
     _set_up_logging(task)
     run = RunDir(Path(spec.run))
     attempt = Attempt(run, spec, task, site) if task.rank == 0 else None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs import environment
 from jobs.backend import load_cluster
 from jobs.cli import main
 from jobs.plan.cluster import Cluster
@@ -96,6 +97,18 @@ def test_option_that_only_says_where_or_when_a_job_runs_is_accepted(tmp_path: Pa
     name, _, value = option.partition(": ")
     line = f"#SBATCH --{name}" + (f"={value}" if value else "")
     assert line in script(tmp_path, load_cluster(str(path))).splitlines()
+
+
+def test_job_knows_how_long_before_its_limit_it_is_signaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text('train: {time: "10", signal_lead: 300}\n')
+    [line] = [one for one in script(tmp_path, load_cluster(str(path))).splitlines() if "TREX_SIGNAL_LEAD" in one]
+    assert line.split("  #")[0] == "export TREX_SIGNAL_LEAD=200"  # a third of the limit
+    assert environment.signal_lead() is None
+    monkeypatch.setenv("TREX_SIGNAL_LEAD", "200")
+    assert environment.signal_lead() == 200.0
+    monkeypatch.setenv("TREX_SIGNAL_LEAD", "soon")
+    assert environment.signal_lead() is None
 
 
 @pytest.mark.parametrize("time", ["soon", "1:2:3:4", "0", "0:59", "1-x"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import socket
 import subprocess
 import sys
@@ -53,6 +54,26 @@ def test_two_ranks_share_a_store(run: RunDir) -> None:
     assert answers == [b"hello"]
     place = Rendezvous.read(run.rendezvous("train", "7", 3))
     assert (place.addresses, place.node) == (("127.0.0.1",), "n1")
+
+
+def test_more_ranks_meet_than_the_soft_limit_of_open_files_allows(run: RunDir) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 60, before[1]))
+    task, met = replace(TASK, world=41), []
+    others = [
+        threading.Thread(target=lambda rank=rank: met.append(meet(run, replace(task, rank=rank))))
+        for rank in range(1, 41)
+    ]
+    try:
+        for other in others:
+            other.start()
+        met.append(meet(run, task))
+        for other in others:
+            other.join(30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert len(met) == 41
 
 
 def test_single_process_needs_no_store_and_leaves_no_file(run: RunDir) -> None:

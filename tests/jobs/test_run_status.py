@@ -14,7 +14,7 @@ from jobs.plan.stages import plan
 from jobs.run_status import RunStatus
 from tests.jobs.conftest import FakeSlurm, note_submission, queued
 from tests.records.examples import PROBE_RESULT
-from trex.records.events import AttemptStarted
+from trex.records.events import AttemptStarted, IntervalChosen
 from trex.records.job_state import JobState, State
 from trex.records.manifest import MANIFEST, Manifest
 from trex.records.metrics import MetricsLine
@@ -91,6 +91,17 @@ def test_goodput_and_restarts_include_the_starts_of_earlier_jobs(fake_slurm: Fak
     assert fake_slurm.asked("sacct")[0].count("--jobs=7,8") == len(fake_slurm.asked("sacct")) == 1
     assert status.stops == ["ended without a record (NODE_FAIL)"]
     assert (status.allocated_seconds, status.goodput) == (300, 0.5)
+
+
+@pytest.mark.parametrize(("minutes", "shown"), [("auto", True), ("5", False)])
+def test_interval_that_the_training_chose_last_is_shown(fake_slurm: FakeSlurm, minutes: str, shown: bool) -> None:
+    run = make_run(f"checkpoint.every_minutes={minutes}")
+    chosen = IntervalChosen(1.0, 20, 720.0, save_seconds=1.8, failure_hours=40.0, failures=2, hours=80.0)
+    for event in (replace(chosen, seconds=600.0), chosen):
+        event.append(run.events)
+    (status,) = collect(["mine"])
+    assert (chosen.text in as_text([status])) == shown
+    assert status.saves == (chosen.text if shown else "")
 
 
 def test_job_of_an_earlier_submission_is_shown_if_it_is_in_the_queue(fake_slurm: FakeSlurm) -> None:

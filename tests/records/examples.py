@@ -7,7 +7,14 @@ from dataclasses import replace
 from trex.records.base import Record
 from trex.records.code import Code
 from trex.records.environment import Environment, Node
-from trex.records.events import AttemptEnded, AttemptStarted, CheckpointSaved, TrainingResumed, TrainingStarted
+from trex.records.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointSaved,
+    IntervalChosen,
+    TrainingResumed,
+    TrainingStarted,
+)
 from trex.records.feature_provenance import ArrayPlace, FeatureIndex, FeatureProvenance
 from trex.records.job_state import JobState, State
 from trex.records.lock_owner import LockOwner
@@ -39,6 +46,7 @@ EVENTS = (
     TrainingStarted(3.0, 0, 0, {"file": "/w.pth", "sha256": "0" * 64, "with": "all"}),
     TrainingResumed(4.0, 10, 1, None),
     CheckpointSaved(5.0, 20, "stop", 0.25, seconds_signal_to_saved=0.5),
+    IntervalChosen(6.0, 20, 720.0, save_seconds=1.8, failure_hours=40.0, failures=2, hours=80.0),
     ENVIRONMENT,
 )
 METRICS = (

@@ -20,10 +20,11 @@ from trex.model.loss import Output
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
-from trex.training.metrics import Curves, Meter, duration
+from trex.training.metrics import Curves, Meter
 from trex.training.released import full_checkpoint
 from trex.training.schedule import learning_rate
 from trex.training.state import FORMAT, require_same_run
+from trex.wording import duration
 
 
 def output(loss: float, *hits: float) -> Output:

@@ -32,7 +32,9 @@ class Run:
     def __init__(self, folder: Path, **settings: float) -> None:
         self.folder = folder
         self.saves: list[tuple[str, str]] = []
-        self.saving = Saving(Checkpoints(folder), CheckpointConfig(**settings), Ranks(), self.on_saved)
+        self.saving = Saving(
+            Checkpoints(folder), CheckpointConfig(**{"every_minutes": 10.0, **settings}), Ranks(), self.on_saved
+        )
 
     def on_saved(self, checkpoint, reason: SaveReason, seconds: float) -> None:
         self.saves.append((checkpoint.path.name, reason))
@@ -94,7 +96,7 @@ def test_saved_position_is_known_after_a_write_and_after_a_resume(tmp_path: Path
     run = Run(tmp_path)
     position = Position(0, 4, 4)
     assert not run.saving.is_saved(position)
-    run.saving.resumed_at(position)
+    run.saving.begin(position, on_disk=True)
     assert run.saving.is_saved(position)
     position.step = position.global_step = 5  # the trainer changes its position in place
     assert not run.saving.is_saved(position)

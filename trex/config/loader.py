@@ -242,9 +242,12 @@ class _Converter:
     def value(self, node: Node, kind: Any, key: str) -> Any:
         origin, inner = get_origin(kind), get_args(kind)
         if origin in (Union, types.UnionType):
-            if isinstance(node, Leaf) and node.is_null:
+            if isinstance(node, Leaf) and node.is_null and type(None) in inner:
                 return None
-            return self.value(node, next(item for item in inner if item is not type(None)), key)
+            plain, *words = [item for item in inner if item is not type(None)]
+            if words and isinstance(node, Leaf):  # a number, or one of some words
+                return self.scalar(node, plain, key, get_args(words[0]))
+            return self.value(node, plain, key)
         if origin is tuple:
             return self.sequence(node, inner, key)
         if not isinstance(node, Leaf):
@@ -257,9 +260,12 @@ class _Converter:
             return self.choice(node, inner, key)
         return self.scalar(node, kind, key)
 
-    def scalar(self, node: Leaf, kind: Any, key: str) -> Any:
+    def scalar(self, node: Leaf, kind: Any, key: str, words: tuple[str, ...] = ()) -> Any:
+        wanted = " or ".join([_wanted(kind), *words])
+        if node.text in words:
+            return node.text
         if node.is_null:
-            self.fail(node.where, f"'{key}' is empty: expected {_wanted(kind)}")
+            self.fail(node.where, f"'{key}' is empty: expected {wanted}")
             return None
         if kind is str:
             if any(ord(character) < 32 for character in node.text):
@@ -267,11 +273,11 @@ class _Converter:
                 return None
             return node.text
         if node.quoted:
-            self.fail(node.where, f"'{key}' expected {_wanted(kind)}, got the text {node.text!r}: remove the quotes")
+            self.fail(node.where, f"'{key}' expected {wanted}, got the text {node.text!r}: remove the quotes")
             return None
         parsed = _PARSERS[kind](node.text)
         if parsed is None:
-            self.fail(node.where, f"'{key}' expected {_wanted(kind)}, got {node.text!r}")
+            self.fail(node.where, f"'{key}' expected {wanted}, got {node.text!r}{did_you_mean(node.text, words)}")
         return parsed
 
     def choice(self, node: Leaf, choices: tuple[Any, ...], key: str) -> Any:

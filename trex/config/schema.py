@@ -160,7 +160,12 @@ class TrainConfig:
 class CheckpointConfig:
     """When checkpoints are saved. One is always saved at the end of an epoch and on interruption."""
 
-    every_minutes: float = setting(10.0, "minutes between checkpoints; 0: not by time", at_least=0)
+    every_minutes: float | Literal["auto"] = setting(
+        "auto",
+        "minutes between checkpoints; 0: not by time; auto: chosen from how long a save takes and how often the run "
+        "fails, and logged. At first 10, then between 1 and 30, or more where saves are slow (docs/checkpoints.md)",
+        at_least=0,
+    )
     every_steps: int = setting(0, "steps between checkpoints; 0: not by steps", at_least=0)
     keep: int = setting(2, "number of newest checkpoints to keep", at_least=1)
     milestone_epochs: int = setting(

@@ -43,9 +43,8 @@ from trex.loading.workers import Wait, take
 from trex.records.feature_provenance import FeatureProvenance, names_digest
 from trex.records.run_dir import RunDir
 from trex.storage import make_folder
-from trex.training.metrics import duration
 from trex.training.space import require_place
-from trex.wording import counted
+from trex.wording import counted, duration
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from trex.records.environment import Environment
 from trex.records.stage import Stage
 from trex.records.typed import Bounds
 from trex.storage import unwritable
+from trex.wording import duration
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +104,35 @@ class CheckpointSaved(Record):
     seconds_signal_to_saved: Seconds | None  #: from the stop signal until it was saved; None without a signal
 
 
-Event = AttemptStarted | Environment | AttemptEnded | TrainingStarted | TrainingResumed | CheckpointSaved
+@dataclass(frozen=True)
+class IntervalChosen(Record):
+    """`checkpoint.every_minutes: auto` chose the time between two saves."""
+
+    FORMAT: ClassVar[int] = 1
+    KIND: ClassVar[str] = "interval"
+
+    time: Time
+    step: Count
+    seconds: Seconds  #: between two saves
+    save_seconds: Seconds  #: how long a save blocks the training
+    failure_hours: Seconds  #: expected mean time between failures, hours
+    failures: Count  #: that the run has seen
+    hours: Seconds  #: hours of training in which it has seen them
+
+    @property
+    def text(self) -> str:
+        """What was chosen, and why."""
+        return (
+            f"saves every {duration(self.seconds)}: a save takes {self.save_seconds:.3g} s, a failure every "
+            f"{duration(3600 * self.failure_hours)} is expected ({self.failures} seen in {duration(3600 * self.hours)})"
+        )
+
+
+Event = (
+    AttemptStarted | Environment | AttemptEnded | TrainingStarted | TrainingResumed | CheckpointSaved | IntervalChosen
+)
 _KINDS: tuple[type[Event], ...] = (
-    AttemptStarted, AttemptEnded, Environment, TrainingStarted, TrainingResumed, CheckpointSaved,
+    AttemptStarted, AttemptEnded, Environment, TrainingStarted, TrainingResumed, CheckpointSaved, IntervalChosen,
 )  # fmt: skip
 
 

@@ -194,17 +194,3 @@ class Curves:
             if self._board is not None:
                 self._board.close()
             self._board = None
-
-
-def duration(seconds: float) -> str:
-    """Format a duration: `45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
-    seconds = max(round(seconds), 0)
-    if seconds < 90:
-        return f"{seconds} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"

@@ -13,9 +13,11 @@ from trex.config.schema import CheckpointConfig
 from trex.distributed import Ranks
 from trex.errors import Unwritable, UserError
 from trex.records.events import SaveReason
+from trex.records.run_dir import RunDir
 from trex.storage import make_folder, require_space, unwritable
 from trex.training.checkpoint import Checkpoint, Checkpoints, State
 from trex.training.fallback import Fallback
+from trex.training.interval import Interval
 from trex.training.state import Position
 from trex.wording import counted
 
@@ -55,27 +57,52 @@ class Saving:
             on_saved: called on rank 0 after each save with the checkpoint, the reason, and the duration in seconds.
         """
         self._checkpoints, self._settings, self._ranks, self._on_saved = checkpoints, settings, ranks, on_saved
-        self._fallback = Fallback(checkpoints.folder.parent, settings)
+        run = RunDir(checkpoints.folder.parent)
+        self._fallback = Fallback(run.root, settings)
+        self._interval = Interval(settings.every_minutes, run.events)
         self._last: Position | None = None
         self._last_time = time.monotonic()
         self._failed = 0
+        self._warned = False  # that the time before the limit is short
 
-    def resumed_at(self, position: Position) -> None:
-        """Note that the state at `position` is already on disk."""
-        self._last = replace(position)
+    def begin(self, position: Position, on_disk: bool) -> None:
+        """Note where the training begins, and whether that state is on disk already. Every rank must call it."""
+        self._last = replace(position) if on_disk else None
+        if self._ranks.is_main:
+            self._interval.begin(position.global_step)
 
     def request(self, stop: bool) -> Request:
         """Return this rank's request.
 
         It is to stop if `stop` is true, to save if `checkpoint.every_minutes` have passed (only rank 0 measures the
-        time), or else to continue.
+        time, and chooses the minutes if they are `auto`), or else to continue.
         """
         if stop:
             return Request.STOP
-        minutes = self._settings.every_minutes
-        if self._ranks.is_main and minutes and time.monotonic() - self._last_time > 60 * minutes:
+        seconds = self._interval.seconds
+        if self._ranks.is_main and seconds and time.monotonic() - self._last_time > seconds:
             return Request.SAVE
         return Request.CONTINUE
+
+    def compare_with_lead(self, lead: float | None, step: float) -> None:
+        """Warn once if two steps and a save take longer than the job has from the signal to its time limit.
+
+        Two, because the signal may come just after the ranks have agreed on a step, and they agree before the next one
+        is done on the device.
+
+        Args:
+            lead: seconds from the signal to the time limit; None if not known.
+            step: seconds that a step takes.
+        """
+        save = self._interval.save_seconds
+        if lead and save is not None and 2 * step + save > lead and not self._warned:
+            self._warned = True
+            log.warning(
+                "signal_lead is %g s, but two steps and a save take %.0f s: at the time limit, the job may be killed "
+                "before it has saved. Set signal_lead in the cluster file to more than that, and time to at least "
+                "three times that",
+                lead, 2 * step + save,
+            )  # fmt: skip
 
     def is_due(self, step: int) -> bool:
         """Whether to save after `step` steps in total, whatever the ranks request."""
@@ -91,19 +118,28 @@ class Saving:
         every = self._settings.milestone_epochs
         return bool(every) and position.step == 0 and position.epoch > 0 and position.epoch % every == 0
 
-    def write(self, state: State, position: Position, reason: SaveReason) -> None:
+    def write(self, state: State, position: Position, reason: SaveReason, since: float | None = None) -> None:
         """Write a checkpoint. Every rank must call it.
 
         The checkpoint at the end of every `checkpoint.milestone_epochs`-th epoch is kept permanently.
+
+        Args:
+            state: what to write.
+            position: of this state.
+            reason: why it is saved.
+            since: `time.monotonic()` since when the training waits for this save; None: since now.
 
         Raises:
             Unwritable: if the write fails for the third time in a row, or twice at the end of the training or after a
                 stop signal and there is no second place, or if the run folder is gone. Other failures are logged.
         """
         is_last = reason in ("stop", "end")
+        since = time.monotonic() if since is None else since
         problem, gone, place = self._ranks.on_main(lambda: self._write_somewhere(state, position, reason))
         self._last_time = time.monotonic()
         self._failed = self._failed + 1 if problem else 0
+        if self._ranks.is_main and not problem:
+            self._interval.saved(self._last_time - since, position.global_step)
         if not problem or (place and reason == "stop"):
             self._last = replace(position)
         elif gone:

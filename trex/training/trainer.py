@@ -26,7 +26,7 @@ from trex.training.checkpoint import Checkpoint, Checkpoints
 from trex.training.evaluation import Evaluation
 from trex.training.fallback import Fallback
 from trex.training.finite import FiniteChecks
-from trex.training.metrics import BrokenImages, Curves, Meter, duration
+from trex.training.metrics import BrokenImages, Curves, Meter
 from trex.training.network import build_network, distribute, set_up_device
 from trex.training.saving import Request, Saving
 from trex.training.scaler import CountingScaler
@@ -35,6 +35,7 @@ from trex.training.space import checkpoint_bytes, require_place_for_checkpoints
 from trex.training.start import read_start
 from trex.training.state import Position, TrainingState, machine_changes, make_optimizer, require_same_run
 from trex.training.validation import validate
+from trex.wording import duration
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,6 @@ class Trainer:
             position, unwritten = saved["metrics_position"], saved.get("metrics_unwritten", [])
             self.meter.restore(saved["meter"])
             self.start = saved.get("start")
-            self.saving.resumed_at(self.state.position)
         elif self.config.train.start:
             self._start_from_file()
         at = self.state.position
@@ -146,6 +146,7 @@ class Trainer:
         if self.ranks.is_main:
             event = TrainingResumed if path else TrainingStarted
             record(event(round(time.time(), 3), at.global_step, at.epoch, self.start), self.run.events)
+        self.saving.begin(at, on_disk=path is not None)
         log.info(
             "%s, %s, %d x %s: %d images of %d classes, %d steps per epoch; starting at epoch %d, step %d (%d in total)",
             self.config.method.name, self.config.model.encoder, self.ranks.world, self.ranks.device.type.upper(),
@@ -336,6 +337,7 @@ class Trainer:
         now, (step, since) = time.monotonic(), self.last_log
         rate = (at.global_step - step) / max(now - since, 1e-9)
         self.last_log = (at.global_step, now)
+        self.saving.compare_with_lead(self.stop.lead_seconds, 1 / max(rate, 1e-9))
         values = {
             **means,
             **scaling,
@@ -376,7 +378,7 @@ class Trainer:
         state["meter"] = self.meter.total()
         state["metrics_position"], state["metrics_unwritten"] = self.curves.position, self.curves.unwritten
         state["start"] = self.start
-        self.saving.write(state, self.state.position, reason)
+        self.saving.write(state, self.state.position, reason, begun)
         self.last_log = (step, since + time.monotonic() - begun)
 
     def _record_save(self, checkpoint: Checkpoint, reason: SaveReason, seconds: float) -> None:
