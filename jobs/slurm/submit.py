@@ -15,7 +15,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from jobs.plan.cluster import WORD, Cluster
-from jobs.slurm import KIND, queue, verify
+from jobs.slurm import KIND, queue, start, verify
 from jobs.slurm.ids import JobId
 from jobs.slurm.limits import lead, names_gpus
 from jobs.slurm.snapshot import code_digest, snapshot_of, take_snapshot
@@ -34,11 +34,6 @@ _TRANSIENT = (
 )  # fmt: skip
 #: Pauses between the tries, in seconds.
 _PAUSES = (1.0, 3.0, 9.0)
-
-_PYTHON = shlex.quote(sys.executable)
-#: What each process of a job runs. -P: without it, Python would import the code from the folder of the submission
-#: instead of the snapshot. submitit's own command would execute a pickle from the job folder.
-COMMAND = f'{_PYTHON} -P -u -m jobs.slurm.process "${{trex_specs[${{SLURM_ARRAY_TASK_ID:-0}}]}}"'
 
 
 class Submitter:
@@ -60,7 +55,7 @@ class Submitter:
     def text(self, work: Work) -> str:
         """Return the batch script of `work` as `submit` would write it. Creates no files."""
         executor = self._executor(work, code_digest(), comment=f"{self._label(work)}:<unique>")
-        return str(executor._make_submission_file_text(COMMAND, "<unique>"))
+        return str(executor._make_submission_file_text(start.command(self.cluster), "<unique>"))
 
     def submit(self, work: Work) -> dict[str, JobId]:
         """Submit `work`.
@@ -96,7 +91,7 @@ class Submitter:
         """
         for pause in (*_PAUSES, None):
             try:
-                job = str(executor._submit_command(COMMAND).job_id)
+                job = str(executor._submit_command(start.command(self.cluster)).job_id)
                 return [JobId(job, n if len(work.specs) > 1 else None) for n in range(len(work.specs))]
             except (FailedJobError, FailedSubmissionError) as error:
                 message = str(error).strip()
@@ -148,20 +143,20 @@ class Submitter:
     def _before(self, work: Work, code: str) -> list[str]:
         # submit() takes these variables out of the job's environment. A job that submits others needs them again.
         defaults = [f"export SBATCH_{option.upper()}={shlex.quote(value)}" for option, value in self.defaults.items()]
-        snapshot = shlex.quote(str(snapshot_of(self.run, code)))
+        note = shlex.quote(str(self.run.not_started_prefix))
         specs = " ".join(shlex.quote(json.dumps(encode(spec))) for spec in work.specs)
         return [
             *defaults,
-            f"export PYTHONPATH={snapshot}${{PYTHONPATH:+:$PYTHONPATH}}",
             "export SLURM_EXPORT_ENV=ALL  # pass this shell's environment on, even if sbatch ran with --export=NONE",
             f"trex_specs=({specs})  # the work, here and not in a file that somebody could replace",
             "echo \"$(date '+%F %T') job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0}\"",
             *self.cluster.setup,
             "umask g-w,o-w  # nobody else may write what the job creates, such as the compiled files next to the code",
             "set +eu  # undo any `set -eu` above, because the lines after srun must run when it fails",
-            f"{_PYTHON} -I -S - {shlex.quote(str(self.run.root))} {code} << 'end of verify.py' || exit",
-            *Path(verify.__file__).read_text(encoding="utf-8").rstrip().splitlines(),
-            "end of verify.py",
+            *start.heredoc("trex_check", "verify.py", Path(verify.__file__).read_text(encoding="utf-8").splitlines()),
+            *start.heredoc("trex_start", "start.sh", start.lines(self.run, self.cluster, code)),
+            f"trex_launcher={shlex.quote(self.cluster.launcher)}",
+            f"trex_note={note}-$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}  # why a process did not start",
         ]
 
     def _after(self, work: Work) -> list[str]:
