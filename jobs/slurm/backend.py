@@ -15,7 +15,7 @@ from jobs.plan.rights import require_protected
 from jobs.plan.runs import save_config
 from jobs.plan.spec import TaskSpec
 from jobs.plan.stages import is_reported, missing_data, require_gpu
-from jobs.slurm import KIND, check, limits, queue, variables
+from jobs.slurm import KIND, check, limits, queue, start, variables
 from jobs.slurm.chain import Chain, Send
 from jobs.slurm.ids import JobId
 from jobs.slurm.queued import queued_jobs, queued_jobs_of, settled_jobs
@@ -51,6 +51,7 @@ class Slurm:
             _require_gpu(config, cluster)
         except UserError as error:
             yield Finding(False, str(error))
+        yield from start.findings(cluster)
         yield from check.findings(run, cluster)
 
     def launch(

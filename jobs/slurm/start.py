@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from jobs.backend import Finding
 from jobs.plan.cluster import Cluster
+from trex.config.paths import expanded
 from trex.errors import ExitCode
 from trex.records.run_dir import RunDir
 
@@ -52,6 +57,15 @@ def lines(run: RunDir, cluster: Cluster, code: str) -> list[str]:
         "trex_doing='launcher and python of the cluster file'",
         f'trex_become {shlex.quote(expected)} {words} {own} -P -u -m jobs.slurm.process "$trex_work"',
     ]
+
+
+def findings(cluster: Cluster) -> Iterator[Finding]:
+    """Say whether the launcher is installed on this machine. That it is not is only a warning: the nodes may differ."""
+    for program in shlex.split(cluster.launcher)[:1]:
+        with contextlib.suppress(ValueError):  # a variable that is set on the nodes only
+            found = shutil.which(expanded(program))
+            missing = f"warning: {program} was not found on this machine; the nodes need it"
+            yield Finding(True, f"slurm: launcher: {found or missing}")
 
 
 def heredoc(variable: str, name: str, text: list[str]) -> list[str]:
