@@ -37,10 +37,14 @@ def choose_cluster(name: str | None) -> Cluster:
     return load_cluster(_HERE)
 
 
-def launch(run: RunDir, config: Config, cluster: Cluster, stage: str, processes: int | None, dry_run: bool) -> ExitCode:
+def launch(
+    run: RunDir, config: Config, cluster: Cluster, stage: str, processes: int | None, dry_run: bool,
+    verbose: bool = False,
+) -> ExitCode:  # fmt: skip
     """Run a stage, all stages for `run`, or the work at `milestones`, where `cluster` says.
 
-    Skips what is done or in a queue. `run` includes the milestones whose checkpoints exist.
+    Skips what is done or in a queue. `run` includes the milestones whose checkpoints exist. With `verbose`, a dry run
+    prints batch scripts completely.
 
     Returns:
         The exit code: of the job itself on this machine, of the submission on a cluster.
@@ -65,10 +69,10 @@ def launch(run: RunDir, config: Config, cluster: Cluster, stage: str, processes:
             sys.stderr.write(f"trex: {sentence}\n")
     for skipped in todo.done:
         sys.stderr.write(f"trex: {skipped}: nothing to do\n")
-    return backend(cluster.kind).launch(run, config, cluster, todo.specs, processes, dry_run)
+    return backend(cluster.kind).launch(run, config, cluster, todo.specs, processes, dry_run, verbose)
 
 
-def retry(target: str, cluster_name: str | None, dry_run: bool) -> ExitCode:
+def retry(target: str, cluster_name: str | None, dry_run: bool, verbose: bool = False) -> ExitCode:
     """Submit the jobs again that failed, disappeared or are missing, in all stages that were submitted for a run, and
     at its milestones.
 
@@ -90,4 +94,4 @@ def retry(target: str, cluster_name: str | None, dry_run: bool) -> ExitCode:
         if not todo.specs:
             raise
         sys.stderr.write(f"trex: submitting only the training: {error}\n")
-    return backend(cluster.kind).launch(run, config, cluster, todo.specs, None, dry_run)
+    return backend(cluster.kind).launch(run, config, cluster, todo.specs, None, dry_run, verbose)

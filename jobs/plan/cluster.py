@@ -87,8 +87,10 @@ class Cluster:
     python: str | None = setting(
         None, "Python of the jobs: a path, or a name in PATH, in the container; not set: the one that submits"
     )
-    srun: dict[str, str] = setting(
-        {}, "further options of srun, by long name without dashes; yes: an option without a value"
+    process_options: dict[str, str] = setting(
+        {},
+        "further options of the command that starts the processes, by long name without dashes; yes: an option "
+        "without a value",
     )
     max_array_size: int = setting(
         0, "largest number of tasks per job array; 0: the cluster's own limit (MaxArraySize); 1: no arrays", at_least=0
@@ -142,9 +144,9 @@ class Cluster:
             yield "launcher", f"is {self.launcher!r}: expected words, quoted as in a shell ({str(error).lower()})"
         if self.python == "":
             yield "python", "is empty: expected a path or the name of a program"
-        for key, value in self.srun.items():
+        for key, value in self.process_options.items():
             if not re.fullmatch(OPTION, key) or not value:
-                yield "srun", f"has {key}: {value!r}: expected the long name of an option, and its value"
+                yield "process_options", f"has {key}: {value!r}: expected the long name of an option, and its value"
 
 
 def find_cluster(name: str) -> Path:

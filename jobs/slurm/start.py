@@ -25,7 +25,9 @@ _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 
 def command(cluster: Cluster) -> str:
     """Return what follows the toolkit's own options of srun: those of the cluster file, and the command."""
-    options = (f"--{key}" if value == "yes" else f"--{key}={quoted(value)}" for key, value in cluster.srun.items())
+    options = (
+        f"--{key}" if value == "yes" else f"--{key}={quoted(value)}" for key, value in cluster.process_options.items()
+    )
     return " ".join([*options, COMMAND])
 
 

@@ -159,7 +159,9 @@ def _words(text: str) -> list[str]:
 
 def test_options_of_srun_are_passed_with_their_values_as_single_words(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("srun: {label: yes, container-image: 'nvcr.io#nvidia/py torch', container-mounts: '$TMPDIR:/x'}\n")
+    path.write_text(
+        "process_options: {label: yes, container-image: 'nvcr.io#nvidia/py torch', container-mounts: '$TMPDIR:/x'}\n"
+    )
     assert command(load_cluster(str(path))) == (
         "--label --container-image='nvcr.io#nvidia/py torch' "
         f'--container-mounts="${{TMPDIR:?is not set on this node}}":/x {COMMAND}'
@@ -186,8 +188,10 @@ def test_option_of_srun_that_would_change_the_job_is_refused_with_the_reason(
     tmp_path: Path, reason: str, option: str
 ) -> None:
     path = tmp_path / "cluster.yaml"
-    path.write_text(f'kind: slurm\nsrun: {{{option}: "yes"}}\n')
-    with pytest.raises(TrexError, match=rf"cluster\.yaml:2:\d+: 'srun' has {option}.*{reason}|'srun' {reason}"):
+    path.write_text(f'kind: slurm\nprocess_options: {{{option}: "yes"}}\n')
+    with pytest.raises(
+        TrexError, match=rf"cluster\.yaml:2:\d+: 'process_options' has {option}.*{reason}|'process_options' {reason}"
+    ):
         load_cluster(str(path))
 
 
@@ -200,8 +204,14 @@ def test_option_of_srun_that_would_change_the_job_is_refused_with_the_reason(
         ),
         ("launcher: [apptainer, exec]", "'launcher' expected text, got a list"),
         ("python: ''", "'python' is empty: expected a path or the name of a program"),
-        ("srun: {Label: yes}", "'srun' has Label: 'yes': expected the long name of an option, and its value"),
-        ("srun: {mpi: ''}", "'srun' has mpi: '': expected the long name of an option, and its value"),
+        (
+            "process_options: {Label: yes}",
+            "'process_options' has Label: 'yes': expected the long name of an option, and its value",
+        ),
+        (
+            "process_options: {mpi: ''}",
+            "'process_options' has mpi: '': expected the long name of an option, and its value",
+        ),
     ],
 )
 def test_mistake_in_these_settings_is_refused_with_file_and_line(tmp_path: Path, text: str, said: str) -> None:

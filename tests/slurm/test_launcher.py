@@ -33,7 +33,7 @@ def test_training_in_another_mount_view_is_preempted_and_ends_with_the_same_bits
 launcher: {json.dumps(f"{ENTER} {sys.prefix} {site.home}/$PLACE")}
 python: {inside}/bin/python
 setup_process: {json.dumps(lines)}
-srun: {{label: yes, cpu-bind: none}}
+process_options: {{label: yes, cpu-bind: none}}
 """
     run = train(site, "entered", cluster)
     plain = train(site, "plain", "")
