@@ -17,8 +17,9 @@ from trex.errors import ExitCode
 from trex.records.run_dir import RunDir
 
 #: What srun starts in each process. The texts are in the batch script, which Slurm copies at the submission, so nobody
-#: can replace them. submitit's own command would execute a pickle from the job folder.
-COMMAND = 'bash -c "$trex_start" trex "$trex_note" "$trex_check" "${trex_specs[${SLURM_ARRAY_TASK_ID:-0}]}"'
+#: can replace them. submitit's own command would execute a pickle from the job folder. srun resolves a name without a
+#: folder on the host, which may be wrong in a container of pyxis.
+COMMAND = '/bin/bash -c "$trex_start" trex "$trex_note" "$trex_check" "${trex_specs[${SLURM_ARRAY_TASK_ID:-0}]}"'
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 
