@@ -50,12 +50,11 @@ def lines(run: RunDir, cluster: Cluster, code: str) -> list[str]:
         else "the Python that submitted the job, on a file system that the nodes read, or `python` in the cluster file"
     )
     words = " ".join(map(quoted, [*launcher, cluster.python or sys.executable]))
-    own = f'-I -S -c "$trex_check" {shlex.quote(str(run.root))} {code} "$trex_note"'
+    own = f'-I -S -c "$trex_check" {shlex.quote(str(run.root))} {code} "$trex_note" "$PWD"'
     return [
         f"trex_code_interrupted={int(ExitCode.INTERRUPTED)}",
         *Path(__file__).with_name("start.sh").read_text(encoding="utf-8").rstrip().splitlines(),
         *(f'trex_doing={shlex.quote(line)}; eval "$trex_doing"; trex_line $?' for line in cluster.setup_process),
-        "set +eu",
         "umask g-w,o-w",
         "trex_doing='launcher and python of the cluster file'",
         f'trex_become {shlex.quote(expected)} {words} {own} -P -u -m jobs.slurm.process "$trex_work"',

@@ -1,10 +1,11 @@
 """Checks in each process of a job, before code of the run is imported, that this code is the one that was submitted.
 
-    python -I -S -c "$(cat verify.py)" RUN DIGEST NOTE ARGUMENT ...
+    python -I -S -c "$(cat verify.py)" RUN DIGEST NOTE FOLDER ARGUMENT ...
 
-Then the process becomes `python ARGUMENT ...`, which imports the code of the run. Otherwise it notes the reason in the
-file NOTE. The batch script contains the text of this file. Slurm copies the script when the job is submitted, so the
-check cannot be replaced together with the code. It uses only the standard library.
+Then the process becomes `python ARGUMENT ...`, which imports the code of the run, in the working folder FOLDER, which a
+launcher may have left. Otherwise it notes the reason in the file NOTE. The batch script contains the text of this file.
+Slurm copies the script when the job is submitted, so the check cannot be replaced together with the code. It uses only
+the standard library.
 docs/adr/0026-who-may-write-into-a-run.md
 """
 
@@ -74,7 +75,7 @@ def unsuitable() -> str:
     return ""
 
 
-def main(run: Path, expected: str, note: str, arguments: list[str]) -> None:
+def main(run: Path, expected: str, note: str, folder: str, arguments: list[str]) -> None:
     """Check, then become the program of the job, or end with code 2."""
     if found := problem(run, expected):
         found += (
@@ -86,9 +87,11 @@ def main(run: Path, expected: str, note: str, arguments: list[str]) -> None:
         with contextlib.suppress(OSError), open(note, "a", encoding="utf-8") as file:
             file.write(f"{found}\n")
         sys.exit(2)
+    with contextlib.suppress(OSError):  # needed only for relative paths, whose errors name the folder
+        os.chdir(folder)
     path = os.pathsep.join([str(run / "code" / expected[:12]), *filter(None, [os.environ.get("PYTHONPATH")])])
     os.execve(sys.executable, [sys.executable, *arguments], {**os.environ, "PYTHONPATH": path})  # noqa: S606
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5:])

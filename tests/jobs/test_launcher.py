@@ -50,11 +50,11 @@ def test_lines_launcher_and_python_are_one_process_and_its_exit_code_is_the_jobs
     python.write_text(f'#!/bin/bash\necho python $$ "${{@: -1}}"\n[ "$1" = -I ] && exec {sys.executable} "$@"\n')
     python.chmod(0o755)
     text = f"launcher: \"'{program}' --to=$PLACE/x ' $5 && `ls` ' '{{}}'\"\npython: ${{PLACE}}/other/python\n"
-    (tmp_path / "c.yaml").write_text(f"{text}setup_process: ['export PLACE={tmp_path}; echo line $$', 'set -eu']\n")
+    (tmp_path / "c.yaml").write_text(f"{text}setup_process: ['export PLACE={tmp_path}; echo line $$ $#', 'set -eu']\n")
     done = run_script(run, load_cluster(str(tmp_path / "c.yaml")))
     assert done.returncode == 0, done.stdout + done.stderr
     line, launcher, started, *_ = done.stdout.splitlines()[1:]
-    pid = line.removeprefix("line ")
+    pid = line.removeprefix("line ").removesuffix(" 0")
     assert launcher == f"launcher {pid} --to={tmp_path}/x  $5 && `ls`  {{}}"
     assert started == f'python {pid} {{"stage": "report", "run": "{run.root}", "items": []}}'
     assert f"report: {run.report_page}" in done.stdout

@@ -218,9 +218,47 @@ def test_job_does_not_start_code_that_could_be_that_of_another_user(
 
 
 def test_check_in_the_job_takes_less_than_half_a_second(run: RunDir, code: str) -> None:
-    words = [sys.executable, "-I", "-S", str(Path(verify.__file__)), str(run.root), code, "note", "-I", "-S", "-c", ""]
+    words = [
+        sys.executable,
+        "-I",
+        "-S",
+        str(Path(verify.__file__)),
+        str(run.root),
+        code,
+        "note",
+        ".",
+        "-I",
+        "-S",
+        "-c",
+        "",
+    ]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(words, capture_output=True, check=True, env={**os.environ, "SLURM_PROCID": "0"})
     assert done.stderr == b""
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 0.5
+
+
+@pytest.mark.parametrize("folder", ["here", "missing"])
+def test_process_works_in_the_folder_of_the_job_if_the_launcher_has_left_it(
+    run: RunDir, code: str, folder: str
+) -> None:
+    here = run.root.parent / "here"
+    here.mkdir()
+    program = ("-c", "import os, jobs; print(os.getcwd(), jobs.__path__[0])")
+    words = [
+        sys.executable,
+        "-I",
+        "-S",
+        verify.__file__,
+        str(run.root),
+        code,
+        "note",
+        str(here.with_name(folder)),
+        *program,
+    ]
+    done = subprocess.run(
+        words, cwd="/", capture_output=True, text=True, check=True, env={**os.environ, "SLURM_PROCID": "0"}
+    )
+    expected = here if folder == "here" else "/"
+    assert done.stdout == f"{expected} {snapshot_of(run, code)}/jobs\n"
