@@ -66,8 +66,9 @@ elif [ $rc = $trex_code_superseded ]; then
 elif IFS= read -r trex_reason 2> /dev/null < "$trex_note"; then # start.sh or verify.py ended a process
     trex_say "not started: $trex_reason: not requeued. Fix the cause, then run: $trex_continue"
     rm -f -- "$trex_note"
-elif [ -n "$trex_launcher" ] && [ "$trex_recorded" = nothing ] && [ $rc = 255 ]; then # the code of most of them
-    trex_say "not started: $trex_launcher ended with code 255, and the lines above say why: not requeued." \
+elif [ -n "$trex_launcher" ] && [ "$trex_recorded" = nothing ] && [[ $rc = 126 || $rc = 127 || $rc = 255 ]]; then
+    # a shell's codes for a program that cannot be started, and that of apptainer for all its errors
+    trex_say "not started: $trex_launcher ended with code $rc, and the lines above say why: not requeued." \
         "Fix the cause, then run: $trex_continue"
 elif [ "$trex_recorded" = wants_requeue ]; then
     trex_requeue "saved, not finished yet"

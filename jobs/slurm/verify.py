@@ -78,10 +78,8 @@ def unsuitable() -> str:
 def main(run: Path, expected: str, note: str, folder: str, arguments: list[str]) -> None:
     """Check, then become the program of the job, or end with code 2."""
     if found := problem(run, expected):
-        found += (
-            ": expected the code of the submission, which only you can write. Find out who did that. Then move that "
-        )
-        found += "file or folder away"
+        found += ": expected the code of the submission, which only you can write. Find out who did that. "
+        found += "Then move that file or folder away"
     if found := unsuitable() or found:
         print(f"not started: {found}", file=sys.stderr)
         with contextlib.suppress(OSError), open(note, "a", encoding="utf-8") as file:

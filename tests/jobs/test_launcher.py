@@ -92,6 +92,7 @@ def test_line_that_fails_ends_the_job_with_its_node_and_is_not_requeued(run: Run
         ),
         ({"python": "/no/python"}, 127, "/no/python: not found on node n1: expected the Python that submitted the job"),
         ({"launcher": "env -i"}, 2, "Slurm's variables are not set: expected a `launcher` that passes the environment"),
+        ({"launcher": "env", "python": "/no/python"}, 127, "env ended with code 127, and the lines above say why"),
         ({"launcher": "env $NOWHERE"}, 2, "on node n1, the shell ended with code 127 at: launcher and python of the"),
         (
             {"launcher": "bash -c 'exit 255'"},
