@@ -108,7 +108,7 @@ class Backend(Protocol):
 
     def launch(
         self, run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskSpec], processes: int | None,
-        dry_run: bool,
+        dry_run: bool, verbose: bool = False,
     ) -> ExitCode:  # fmt: skip
         """Run `specs` in their order, or submit them to a queue, except for jobs that are in the queue already.
 
@@ -116,6 +116,7 @@ class Backend(Protocol):
 
         Args:
             processes: the number of processes that the user asked for; None: as the cluster file says.
+            verbose: whether a dry run prints batch scripts completely.
 
         Returns:
             How the work ended, or DONE if it was submitted to a queue.

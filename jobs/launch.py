@@ -39,10 +39,14 @@ def choose_cluster(name: str | None) -> Cluster:
     return load_cluster(_HERE)
 
 
-def launch(run: RunDir, config: Config, cluster: Cluster, stage: str, processes: int | None, dry_run: bool) -> ExitCode:
+def launch(
+    run: RunDir, config: Config, cluster: Cluster, stage: str, processes: int | None, dry_run: bool,
+    verbose: bool = False,
+) -> ExitCode:  # fmt: skip
     """Run a stage, all stages for `run`, or the work at `milestones`, where `cluster` says.
 
-    Skips what is done or in a queue. `run` includes the milestones whose checkpoints exist.
+    Skips what is done or in a queue. `run` includes the milestones whose checkpoints exist. With `verbose`, a dry run
+    prints batch scripts completely.
 
     Returns:
         The exit code: of the job itself on this machine, of the submission on a cluster.
@@ -67,10 +71,10 @@ def launch(run: RunDir, config: Config, cluster: Cluster, stage: str, processes:
             sys.stderr.write(f"trex: {sentence}\n")
     for skipped in todo.done:
         sys.stderr.write(f"trex: {skipped}: nothing to do\n")
-    return backend(cluster.kind).launch(run, config, cluster, todo.specs, processes, dry_run)
+    return backend(cluster.kind).launch(run, config, cluster, todo.specs, processes, dry_run, verbose)
 
 
-def retry(target: str, cluster_name: str | None, dry_run: bool) -> ExitCode:
+def retry(target: str, cluster_name: str | None, dry_run: bool, verbose: bool = False) -> ExitCode:
     """Submit the jobs again that failed, disappeared or are missing, in all stages that were submitted for a run, and
     at its milestones. If it ran on this machine only, run them here.
 
@@ -83,7 +87,7 @@ def retry(target: str, cluster_name: str | None, dry_run: bool) -> ExitCode:
     # A training submits the work at its milestones. This does not mean that the user wants the other datasets too.
     stages = list(dict.fromkeys(one.stage for one in submissions if not all(map(is_of_milestone, one.jobs))))
     if not submissions:
-        return _retry_here(run, config, target, dry_run)
+        return _retry_here(run, config, target, dry_run, verbose)
     cluster = load_cluster(cluster_name) if cluster_name else read_cluster(run.cluster)
     try:
         todo = with_milestones(plan(run, config, stages), run, config)
@@ -92,10 +96,10 @@ def retry(target: str, cluster_name: str | None, dry_run: bool) -> ExitCode:
         if not todo.specs:
             raise
         sys.stderr.write(f"trex: submitting only the training: {error}\n")
-    return backend(cluster.kind).launch(run, config, cluster, todo.specs, None, dry_run)
+    return backend(cluster.kind).launch(run, config, cluster, todo.specs, None, dry_run, verbose)
 
 
-def _retry_here(run: RunDir, config: Config, target: str, dry_run: bool) -> ExitCode:
+def _retry_here(run: RunDir, config: Config, target: str, dry_run: bool, verbose: bool) -> ExitCode:
     """Run the stages again that were started on this machine, the training with as many processes as last time."""
     starts = [event for event in read_events(run.events).records if isinstance(event, AttemptStarted)]
     if not starts:
@@ -104,4 +108,4 @@ def _retry_here(run: RunDir, config: Config, target: str, dry_run: bool) -> Exit
     specs = with_milestones(plan(run, config, list(dict.fromkeys(one.stage for one in starts))), run, config).specs
     world = next((one.world for one in reversed(starts) if one.stage == "train"), None)
     processes = world if any(spec.stage == "train" for spec in specs) else None
-    return backend(cluster.kind).launch(run, config, cluster, specs, processes, dry_run)
+    return backend(cluster.kind).launch(run, config, cluster, specs, processes, dry_run, verbose)

@@ -150,9 +150,10 @@ def test_dry_run_for_slurm_with_the_users_cluster_file_prints_the_batch_script(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(CLUSTER)
     name = "own.yaml" if place == "own.yaml" else "own"
-    out = installed.trex("train", "trex_star", "--cluster", name, "--dry-run")
+    out = installed.trex("train", "trex_star", "--cluster", name, "--dry-run", "--verbose")
     assert "#SBATCH --partition=mine" in out
     assert "trex_recorded=nothing" in out, "it contains the lines of requeue.sh"
+    assert "trex_become()" in out, "and those of start.sh"
     assert not (installed.home / "runs").exists()
 
 

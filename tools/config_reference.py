@@ -48,8 +48,10 @@ or `~/.config/trex/clusters/<name>.yaml` to use it from every folder. `CLUSTER=<
 
 - On Slurm, `time` has one of Slurm's forms: `minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours`,
   `days-hours:minutes`, `days-hours:minutes:seconds`.
-- On Slurm, `options` are options of sbatch. If `partition`, `account` or `qos` is omitted, `SBATCH_PARTITION`,
-  `SBATCH_ACCOUNT` and `SBATCH_QOS` apply.
+- On Slurm, `options` are options of sbatch, and `process_options` of srun. If `partition`, `account` or `qos` is
+  omitted, `SBATCH_PARTITION`, `SBATCH_ACCOUNT` and `SBATCH_QOS` apply.
+- In `launcher`, `python` and the values of `process_options`, `$NAME`, `${NAME}` and a leading `~/` are replaced on the
+  node. [slurm.md](slurm.md#where-the-software-lives) explains these settings.
 - A *word* has no spaces or line breaks, so that it cannot add lines to the batch script.
 """
 

@@ -1,4 +1,4 @@
-"""Prints docs/example.sbatch: the batch script of a training, as a dry run prints it, with example paths."""
+"""Prints docs/example.sbatch: the batch script of a training, as a verbose dry run prints it, with example paths."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = ("train", str(ROOT / "configs" / "trex_star.yaml"), "--cluster", "example", "--dry-run")
+COMMAND = ("train", str(ROOT / "configs" / "trex_star.yaml"), "--cluster", "example", "--dry-run", "--verbose")
 HOME = "/home/me"
 
 

@@ -23,7 +23,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     retry.add_argument("run", metavar="RUN", help="a run folder, or its name")
     retry.add_argument("--cluster", metavar="NAME", help="a cluster file (default: the one used last time)")
     retry.add_argument("--dry-run", action="store_true", help="print what would be submitted and create nothing")
-    retry.set_defaults(handler=lambda args: launch.retry(args.run, args.cluster, args.dry_run))
+    retry.add_argument("--verbose", action="store_true", help="let --dry-run print every batch script completely")
+    retry.set_defaults(handler=lambda args: launch.retry(args.run, args.cluster, args.dry_run, args.verbose))
     cancel = commands.add_parser(
         "cancel",
         help="cancel all of a run's jobs; `trex retry` continues them",

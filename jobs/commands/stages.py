@@ -39,6 +39,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
             "--processes", type=int, metavar="N", help="processes on this machine (default: one per GPU)"
         )
         parser.add_argument("--dry-run", action="store_true", help="print what would run and create nothing")
+        parser.add_argument("--verbose", action="store_true", help="let --dry-run print every batch script completely")
         parser.set_defaults(handler=_launch, stage=name, milestones=False)
         if name == "probe":
             parser.add_argument(
@@ -54,4 +55,6 @@ def _launch(args: argparse.Namespace) -> int:
     run, config = open_config(args.target, args.overrides)
     cluster = launch.choose_cluster(args.cluster)
     stage = launch.MILESTONES if args.milestones else args.stage
-    return launch.launch(run, config, cluster, stage, processes=args.processes, dry_run=args.dry_run)
+    return launch.launch(
+        run, config, cluster, stage, processes=args.processes, dry_run=args.dry_run, verbose=args.verbose
+    )

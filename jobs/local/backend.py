@@ -60,7 +60,7 @@ class Local:
 
     def launch(
         self, run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskSpec], processes: int | None,
-        dry_run: bool,
+        dry_run: bool, verbose: bool = False,
     ) -> ExitCode:  # fmt: skip
         """Run one stage after the other. Stops at the first stage that fails, with its exit code."""
         counts = [_processes(cluster, spec.stage, processes) for spec in specs]

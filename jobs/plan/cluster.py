@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from trex.wording import did_you_mean
 
 #: A value of a scheduler option: one word, so that it cannot add a line to the batch script.
 WORD = r"[A-Za-z0-9_/][A-Za-z0-9_.,:@&|*()\[\]=/+%-]{0,199}"
+
+#: The long name of an option.
+OPTION = r"[a-z][a-z0-9-]*"
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class StageResources:
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield the options whose name or value is not a single plain word."""
         for key, value in self.options.items():
-            if not re.fullmatch(r"[a-z][a-z0-9-]*", key) or not re.fullmatch(WORD, value):
+            if not re.fullmatch(OPTION, key) or not re.fullmatch(WORD, value):
                 yield "options", f"has {key}: {value!r}: expected the long name of an option, and one word as its value"
 
 
@@ -77,7 +81,23 @@ class Cluster:
         "name of the cluster to submit to, if the scheduler has several; not set: that of this machine",
         pattern=r"[A-Za-z0-9_.-]+",
     )
-    setup: tuple[str, ...] = setting((), "lines to run in the batch script before the job, such as module load cuda")
+    setup: tuple[str, ...] = setting(
+        (), "lines of the batch script before the job, such as module load cuda; they run on the first node"
+    )
+    setup_process: tuple[str, ...] = setting(
+        (), "lines that each process runs on its node before Python; if one fails, the job ends as failed"
+    )
+    launcher: str = setting(
+        "", "program and options before Python in each process, quoted as in a shell; such as apptainer exec --nv x.sif"
+    )
+    python: str | None = setting(
+        None, "Python of the jobs: a path, or a name in PATH, in the container; not set: the one that submits"
+    )
+    process_options: dict[str, str] = setting(
+        {},
+        "further options of the command that starts the processes, by long name without dashes; yes: an option "
+        "without a value",
+    )
     max_array_size: int = setting(
         0, "largest number of tasks per job array; 0: the cluster's own limit (MaxArraySize); 1: no arrays", at_least=0
     )
@@ -101,7 +121,11 @@ class Cluster:
         return dataclasses.replace(config, data=dataclasses.replace(config.data, root=self.data_root))
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the stages with too many processes: more than GPUs, or more than one where only one is used."""
+        """Yield what is wrong with the launcher, and the stages with too many processes.
+
+        Too many are more than GPUs, or more than one where only one is used.
+        """
+        yield from self._problems_of_launcher()
         for name in ("train", "extract"):
             stage = self.stage(name)
             if stage.tasks > stage.gpus_per_node > 0:
@@ -118,6 +142,17 @@ class Cluster:
                     name,
                     f"has {count} processes: expected one, with cpus_per_task threads (nodes: 1, tasks_per_node: 1)",
                 )
+
+    def _problems_of_launcher(self) -> Iterator[tuple[str, str]]:
+        try:
+            shlex.split(self.launcher)
+        except ValueError as error:
+            yield "launcher", f"is {self.launcher!r}: expected words, quoted as in a shell ({str(error).lower()})"
+        if self.python == "":
+            yield "python", "is empty: expected a path or the name of a program"
+        for key, value in self.process_options.items():
+            if not re.fullmatch(OPTION, key) or not value:
+                yield "process_options", f"has {key}: {value!r}: expected the long name of an option, and its value"
 
 
 def find_cluster(name: str) -> Path:

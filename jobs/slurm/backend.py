@@ -15,7 +15,7 @@ from jobs.plan.rights import require_protected
 from jobs.plan.runs import save_config
 from jobs.plan.spec import TaskSpec
 from jobs.plan.stages import is_reported, missing_data, require_gpu
-from jobs.slurm import check, limits, queue, variables
+from jobs.slurm import check, limits, queue, start, variables
 from jobs.slurm.calls import call, is_busy
 from jobs.slurm.chain import Chain, Send
 from jobs.slurm.ids import JobId
@@ -65,11 +65,12 @@ class Slurm:
             _require_gpu(config, cluster)
         except UserError as error:
             yield Finding(False, str(error))
+        yield from start.findings(cluster)
         yield from check.findings(run, config, cluster)
 
     def launch(
         self, run: RunDir, config: Config, cluster: Cluster, specs: Sequence[TaskSpec], processes: int | None,
-        dry_run: bool,
+        dry_run: bool, verbose: bool = False,
     ) -> ExitCode:  # fmt: skip
         """Submit the jobs that are not in the queue yet. A dry run prints their batch scripts instead."""
         if processes is not None:
@@ -88,7 +89,10 @@ class Slurm:
             specs = []  # nothing new to report on
         if not specs:
             _say(f"{run.name}: nothing is missing")
-        (_print if dry_run else _submit)(run, config, cluster, specs)
+        if dry_run:
+            _print(run, cluster, specs, verbose)
+        else:
+            _submit(run, config, cluster, specs)
         return ExitCode.DONE
 
     def ask(self, runs: Sequence[RunDir]) -> Answers:
@@ -130,17 +134,12 @@ class Slurm:
         variables.leave_allocation()
 
 
-def _print(run: RunDir, _config: Config, cluster: Cluster, specs: Sequence[TaskSpec]) -> None:
-    """Print the batch scripts. Creates no files and submits nothing."""
+def _print(run: RunDir, cluster: Cluster, specs: Sequence[TaskSpec], verbose: bool) -> None:
+    from jobs.slurm.dry_run import DryRun
     from jobs.slurm.submit import Submitter
 
     submitter = Submitter(run, cluster)
-
-    def send(work: Work) -> dict[str, JobId]:
-        sys.stdout.write(f"# ---- would be submitted: {', '.join(work.keys)}\n{submitter.text(work)}\n\n")
-        name = f"<{work.keys[0]}>"
-        return {key: JobId(name, n if len(work.specs) > 1 else None) for n, key in enumerate(work.keys)}
-
+    send = DryRun(submitter, verbose).send
     queued: dict[str, QueuedJob] = {}
     with contextlib.suppress(TrexError):  # a dry run works without Slurm
         queued = settled_jobs(run) if specs else {}

@@ -1,9 +1,9 @@
-"""Checks what a cluster file asks of sbatch: the format of times, and the options that a file may set."""
+"""Checks what a cluster file asks of sbatch and srun: the format of times, and the options that a file may set."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from jobs.plan.cluster import Cluster, StageResources
 from jobs.plan.spec import STAGES
@@ -35,15 +35,28 @@ _REFUSED = {
     "wait": "with which the command would wait until the job has ended",
 }
 
+_STEP = "with which the processes would not be those of the toolkit"
+
+#: The same for srun. A plugin's options, such as those of pyxis, are allowed, and so are `label`, `cpu-bind`, `mpi`.
+_REFUSED_OF_SRUN = {
+    **dict.fromkeys(("error", "job-name", "kill-on-bad-exit", "open-mode", "output", "unbuffered", "wait"), _OWN),
+    **dict.fromkeys(("nodes", "ntasks", "ntasks-per-gpu", "ntasks-per-node"), f"{_OWN}: use nodes and tasks_per_node"),
+    **dict.fromkeys(("cpus-per-task", "tres-per-task"), f"{_OWN}: use cpus_per_task and gpus_per_node"),
+    **{name: f"{_OWN}: use {name} of a stage" for name in ("account", "constraint", "partition", "qos", "time")},
+    **dict.fromkeys(("export", "export-file"), "with which the processes would lack variables of the toolkit"),
+    **dict.fromkeys(("help", "test-only", "usage", "version"), "with which srun starts nothing"),
+    **dict.fromkeys(("bcast", "chdir", "gid", "input", "multi-prog", "no-allocate", "pty", "uid"), _STEP),
+    **dict.fromkeys(("array", "clusters", "dependency", "het-group", "jobid", "relative", "signal"), _STEP),
+    "no-kill": _REFUSED["no-kill"],
+}
+
 
 def problems(cluster: Cluster) -> Iterator[tuple[str, str]]:
     """Yield the settings that sbatch would reject or that the toolkit must set itself, each with what is wrong."""
+    yield from (("process_options", problem) for problem in _refused(cluster.process_options, _REFUSED_OF_SRUN))
     for name in STAGES:
         stage = cluster.stage(name)
-        for key in stage.options:
-            # sbatch accepts the beginning of an option's name too.
-            for option in [key] if key in _REFUSED else [one for one in _REFUSED if one.startswith(key)][:1]:
-                yield f"{name}.options", f"has {key}{'' if key == option else f' for {option}'}, {_REFUSED[option]}"
+        yield from ((f"{name}.options", problem) for problem in _refused(stage.options, _REFUSED))
         if not re.fullmatch(TIME, stage.time):
             yield (
                 f"{name}.time",
@@ -51,6 +64,13 @@ def problems(cluster: Cluster) -> Iterator[tuple[str, str]]:
             )
         elif seconds(stage.time) < 60:
             yield f"{name}.time", f"is {stage.time}: expected at least a minute (a plain number means minutes)"
+
+
+def _refused(options: Iterable[str], refused: Mapping[str, str]) -> Iterator[str]:
+    for key in options:
+        # Slurm's programs accept the beginning of an option's name too.
+        for option in [key] if key in refused else [one for one in refused if one.startswith(key)][:1]:
+            yield f"has {key}{'' if key == option else f' for {option}'}, {refused[option]}"
 
 
 def lead(stage: StageResources) -> int:

@@ -88,6 +88,13 @@ if [ $rc = 0 ] || [ "$trex_recorded" = done ]; then
     rc=0
 elif [ $rc = $trex_code_superseded ]; then
     trex_say "a later start has taken over the run: not requeued"
+elif IFS= read -r trex_reason 2> /dev/null < "$trex_note"; then # start.sh or verify.py ended a process
+    trex_say "not started: $trex_reason: not requeued. Fix the cause, then run: $trex_continue"
+    rm -f -- "$trex_note"
+elif [ -n "$trex_launcher" ] && [ "$trex_recorded" = nothing ] && [[ $rc = 126 || $rc = 127 || $rc = 255 ]]; then
+    # a shell's codes for a program that cannot be started, and that of apptainer for all its errors
+    trex_say "not started: $trex_launcher ended with code $rc, and the lines above say why: not requeued." \
+        "Fix the cause, then run: $trex_continue"
 elif [ "$trex_recorded" = wants_requeue ]; then
     trex_requeue "saved, not finished yet"
 elif trex_failed=$(trex_failed_nodes) && [ -n "$trex_failed" ]; then

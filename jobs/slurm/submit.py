@@ -13,7 +13,7 @@ from pathlib import Path
 import submitit
 
 from jobs.plan.cluster import WORD, Cluster
-from jobs.slurm import KIND, queue, verify
+from jobs.slurm import KIND, queue, start, verify
 from jobs.slurm.ids import JobId
 from jobs.slurm.limits import lead, names_gpus
 from jobs.slurm.send import send
@@ -28,11 +28,6 @@ from trex.records.typed import encode
 
 #: Codes of errors that a process of the job itself has found. Python ends with 1 too if it cannot start.
 _ERRORS = (ExitCode.USER_ERROR, ExitCode.LOCKED, ExitCode.RESUME_REFUSED, ExitCode.NO_PROGRESS)
-
-_PYTHON = shlex.quote(sys.executable)
-#: What each process of a job runs. -P: without it, Python would import the code from the folder of the submission
-#: instead of the snapshot. submitit's own command would execute a pickle from the job folder.
-COMMAND = f'{_PYTHON} -P -u -m jobs.slurm.process "${{trex_specs[${{SLURM_ARRAY_TASK_ID:-0}}]}}"'
 
 
 class Submitter:
@@ -63,7 +58,7 @@ class Submitter:
     def text(self, work: Work) -> str:
         """Return the batch script of `work` as `submit` would write it. Creates no files."""
         executor = self._executor(work, code_digest(), comment=f"{self._label(work)}:<unique>")
-        return str(executor._make_submission_file_text(COMMAND, "<unique>"))
+        return str(executor._make_submission_file_text(start.command(self.cluster), "<unique>"))
 
     def submit(self, work: Work) -> dict[str, JobId]:
         """Submit `work`.
@@ -85,7 +80,7 @@ class Submitter:
             comment, str(self.folder / f"submission_{token}.sh"), code=snapshot_of(self.run, code).name,
             dependency=sbatch_dependency(work.waits),
         )  # fmt: skip
-        text = str(self._executor(work, code, comment)._make_submission_file_text(COMMAND, token))
+        text = str(self._executor(work, code, comment)._make_submission_file_text(start.command(self.cluster), token))
         return send(self.run, text, draft, self.name)
 
     def _label(self, work: Work) -> str:
@@ -128,12 +123,11 @@ class Submitter:
     def _before(self, work: Work, code: str) -> list[str]:
         # submit() takes these variables out of the job's environment. A job that submits others needs them again.
         defaults = [f"export SBATCH_{option.upper()}={shlex.quote(value)}" for option, value in self.defaults.items()]
-        snapshot = shlex.quote(str(snapshot_of(self.run, code)))
+        note = shlex.quote(str(self.run.not_started_prefix))
         specs = " ".join(shlex.quote(json.dumps(encode(spec))) for spec in work.specs)
         return [
             *defaults,
             f"export TREX_SIGNAL_LEAD={lead(self.cluster.stage(work.stage))}  # the training warns if it is too short",
-            f"export PYTHONPATH={snapshot}${{PYTHONPATH:+:$PYTHONPATH}}",
             "unset SLURM_CLUSTERS  # inside the job, Slurm's programs ask the cluster on which it runs",
             "export SLURM_EXPORT_ENV=ALL  # pass this shell's environment on, even if sbatch ran with --export=NONE",
             f"trex_specs=({specs})  # the work, here and not in a file that somebody could replace",
@@ -141,9 +135,10 @@ class Submitter:
             *self.cluster.setup,
             "umask g-w,o-w  # nobody else may write what the job creates, such as the compiled files next to the code",
             "set +eu  # undo any `set -eu` above, because the lines after srun must run when it fails",
-            f"{_PYTHON} -I -S - {shlex.quote(str(self.run.root))} {code} << 'end of verify.py' || exit",
-            *Path(verify.__file__).read_text(encoding="utf-8").rstrip().splitlines(),
-            "end of verify.py",
+            *start.heredoc("trex_check", "verify.py", Path(verify.__file__).read_text(encoding="utf-8").splitlines()),
+            *start.heredoc("trex_start", "start.sh", start.lines(self.run, self.cluster, code)),
+            f"trex_launcher={shlex.quote(self.cluster.launcher)}",
+            f"trex_note={note}-$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}  # why a process did not start",
         ]
 
     def _after(self, work: Work) -> list[str]:

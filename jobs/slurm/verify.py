@@ -1,13 +1,17 @@
-"""Checks in a job, before any code of the run is imported, that this code is the one that was submitted.
+"""Checks in each process of a job, before code of the run is imported, that this code is the one that was submitted.
 
-    python -I -S - RUN DIGEST < verify.py
+    python -I -S -c "$(cat verify.py)" RUN DIGEST NOTE FOLDER ARGUMENT ...
 
-The batch script contains the text of this file. Slurm copies the script when the job is submitted, so the check cannot
-be replaced together with the code. It uses only the standard library. docs/adr/0026-who-may-write-into-a-run.md
+Then the process becomes `python ARGUMENT ...`, which imports the code of the run, in the working folder FOLDER, which a
+launcher may have left. Otherwise it notes the reason in the file NOTE. The batch script contains the text of this file.
+Slurm copies the script when the job is submitted, so the check cannot be replaced together with the code. It uses only
+the standard library.
+docs/adr/0026-who-may-write-into-a-run.md
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -61,8 +65,31 @@ def problem(run: Path, expected: str) -> str:
     return ""
 
 
-if __name__ == "__main__":
-    if found := problem(Path(sys.argv[1]), sys.argv[2]):
-        print(f"not started: {found}: expected the code of the submission, which only you can write.", file=sys.stderr)
-        print("Find out who did that. Then move that file or folder away, and submit again.", file=sys.stderr)
+def unsuitable() -> str:
+    """Return what the process lacks because of the launcher or the Python of the cluster file, as a sentence."""
+    if sys.version_info < (3, 11):  # noqa: UP036 - that of a container may be older
+        version = ".".join(map(str, sys.version_info[:2]))
+        return f"{sys.executable} is Python {version}: expected 3.11 or newer; set `python` in the cluster file"
+    if "SLURM_PROCID" not in os.environ:
+        return "Slurm's variables are not set: expected a `launcher` that passes the environment on to Python"
+    return ""
+
+
+def main(run: Path, expected: str, note: str, folder: str, arguments: list[str]) -> None:
+    """Check, then become the program of the job, or end with code 2."""
+    if found := problem(run, expected):
+        found += ": expected the code of the submission, which only you can write. Find out who did that. "
+        found += "Then move that file or folder away"
+    if found := unsuitable() or found:
+        print(f"not started: {found}", file=sys.stderr)
+        with contextlib.suppress(OSError), open(note, "a", encoding="utf-8") as file:
+            file.write(f"{found}\n")
         sys.exit(2)
+    with contextlib.suppress(OSError):  # needed only for relative paths, whose errors name the folder
+        os.chdir(folder)
+    path = os.pathsep.join([str(run / "code" / expected[:12]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.execve(sys.executable, [sys.executable, *arguments], {**os.environ, "PYTHONPATH": path})  # noqa: S606
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5:])

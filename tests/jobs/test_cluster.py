@@ -201,3 +201,14 @@ def test_every_cluster_file_of_the_toolkit_is_valid_and_works_in_a_dry_run(
             == 0
         )
         assert "train" in capsys.readouterr().out
+
+
+def test_every_block_of_the_example_is_valid_if_it_is_uncommented(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "configs" / "clusters" / "example.yaml").read_text()
+    blocks = re.findall(r"^# -- (.*)\n((?:# .*\n)+)", text, re.MULTILINE)
+    names = [name.split()[0].rstrip(",") for name, _ in blocks]
+    assert names == ["apptainer", "pyxis", "conda", "uv", "modules", "spack"]
+    for number, (_, block) in enumerate(blocks):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(re.sub("^# ", "", block, flags=re.MULTILINE))
+        assert load_cluster(str(path)).python is not None

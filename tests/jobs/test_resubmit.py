@@ -34,7 +34,7 @@ def test_dry_run_skips_jobs_that_are_in_the_queue(
     assert main(["run", *WORDS[1:]]) == 0
     shown = capsys.readouterr()
     assert "train: already in the queue as job 7" in shown.err
-    assert shown.out.count("#!/bin/bash") == 3
+    assert shown.out.count("# ---- would be submitted: ") == 3
     assert "#SBATCH --dependency=afterok:7\n" in shown.out
 
 
@@ -54,7 +54,7 @@ def test_ending_job_is_submitted_again_only_if_it_is_not_requeued(
     shown = capsys.readouterr()
     assert shown.err.count("job 7 is ending") == 1
     assert len(fake_slurm.asked("squeue")) == 2
-    assert shown.out.count("#!/bin/bash") == scripts
+    assert shown.out.count("# ---- would be submitted: ") == scripts
     assert "--dependency" not in shown.out
 
 
@@ -71,7 +71,7 @@ def test_retry_submits_only_the_training_if_features_of_an_earlier_checkpoint_ex
     shown = capsys.readouterr()
     assert "submitting only the training: " in shown.err
     assert "the training, when it has finished and epoch-0040" in shown.err
-    assert shown.out.count("#!/bin/bash") == 1
+    assert shown.out.count("# ---- would be submitted: ") == 1
     assert "mine-train" in shown.out
 
 
@@ -118,4 +118,4 @@ def test_report_is_submitted_again_when_a_result_is_newer(
         path.write_text("")
         os.utime(path, (time, time))
     assert main(["run", *WORDS[1:]]) == 0
-    assert capsys.readouterr().out.count("#!/bin/bash") == scripts
+    assert capsys.readouterr().out.count("# ---- would be submitted: ") == scripts

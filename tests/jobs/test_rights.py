@@ -10,17 +10,19 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.backend import load_cluster
 from jobs.plan.rights import protect, require_protected
 from jobs.plan.runs import save_config
-from jobs.plan.spec import Stage, TaskSpec
+from jobs.plan.spec import TaskSpec
 from jobs.slurm import verify
 from jobs.slurm.snapshot import snapshot_of, take_snapshot
 from jobs.slurm.submit import Submitter
 from jobs.slurm.work import Work
+from tests.jobs.batch import run_script
 from trex.config import Config
 from trex.errors import UserError
 from trex.records.run_dir import RunDir
@@ -118,22 +120,10 @@ def test_job_on_this_machine_imports_nothing_from_the_working_folder(
 # ---- in the job
 
 
-#: Stand-ins for srun: one only says what it would start, the other starts it.
-SAYS, STARTS = "echo started ${@: -1}", 'while [[ $1 == --* || $1 == */slurm/* ]]; do shift; done; exec "$@"'
-
-
-def start(run: RunDir, code: str, srun: str = SAYS, stage: Stage = "train", setup: str = ":") -> tuple[str, int]:
-    """Run the batch script of a stage with a stand-in for srun. Returns its output and exit code."""
-    programs = run.root.parent / "programs"
-    programs.mkdir(exist_ok=True)
-    (programs / "srun").write_text(f"#!/bin/bash\n{srun}\n")
-    (programs / "srun").chmod(0o755)
-    cluster = replace(load_cluster("sandbox"), setup=(setup,))
-    script = Submitter(run, cluster).text(Work((TaskSpec(stage, str(run.root)),)))
-    assert code in script
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1"}
-    variables = {**os.environ, **slurm, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": ""}
-    done = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True, timeout=60)
+def start(run: RunDir, code: str, **settings: Any) -> tuple[str, int]:
+    """Run the job of a report, without Slurm. Returns its output and exit code."""
+    assert code in Submitter(run, load_cluster("sandbox")).text(Work((TaskSpec("report", str(run.root)),)))
+    done = run_script(run, replace(load_cluster("sandbox"), **settings), PYTHONDONTWRITEBYTECODE="")
     return done.stdout + done.stderr, done.returncode
 
 
@@ -143,14 +133,8 @@ def code(run: RunDir) -> str:
     return take_snapshot(run)
 
 
-def test_job_with_the_code_of_the_submission_starts_quietly(run: RunDir, code: str) -> None:
-    output, rc = start(run, code)
-    assert (output.count("\n"), rc) == (2, 0)
-    assert f'started {{"stage": "train", "run": "{run.root}", "items": []}}' in output
-
-
 def test_job_runs_the_copy_and_makes_nothing_that_others_can_write(run: RunDir, code: str) -> None:
-    output, rc = start(run, code, STARTS, "report", setup="umask 000")
+    output, rc = start(run, code, setup=("umask 000",), setup_process=("umask 000",))
     assert rc == 0, output
     assert f"report: {run.report_page}" in output
     assert list(snapshot_of(run, code).rglob("__pycache__/*.pyc")), "the code was imported from the copy"
@@ -228,12 +212,53 @@ def test_job_does_not_start_code_that_could_be_that_of_another_user(
     output, rc = start(run, code)
     assert rc == 2
     assert said in output
-    assert "started" not in output.replace("not started:", "")
+    assert "pwned" not in output
+    assert "expected the code of the submission" in output
+    assert "not requeued" in output
 
 
 def test_check_in_the_job_takes_less_than_half_a_second(run: RunDir, code: str) -> None:
-    words = [sys.executable, "-I", "-S", str(Path(verify.__file__)), str(run.root), code]
+    words = [
+        sys.executable,
+        "-I",
+        "-S",
+        str(Path(verify.__file__)),
+        str(run.root),
+        code,
+        "note",
+        ".",
+        "-I",
+        "-S",
+        "-c",
+        "",
+    ]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert subprocess.run(words, capture_output=True, check=True).stderr == b""
+    done = subprocess.run(words, capture_output=True, check=True, env={**os.environ, "SLURM_PROCID": "0"})
+    assert done.stderr == b""
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 0.5
+
+
+@pytest.mark.parametrize("folder", ["here", "missing"])
+def test_process_works_in_the_folder_of_the_job_if_the_launcher_has_left_it(
+    run: RunDir, code: str, folder: str
+) -> None:
+    here = run.root.parent / "here"
+    here.mkdir()
+    program = ("-c", "import os, jobs; print(os.getcwd(), jobs.__path__[0])")
+    words = [
+        sys.executable,
+        "-I",
+        "-S",
+        verify.__file__,
+        str(run.root),
+        code,
+        "note",
+        str(here.with_name(folder)),
+        *program,
+    ]
+    done = subprocess.run(
+        words, cwd="/", capture_output=True, text=True, check=True, env={**os.environ, "SLURM_PROCID": "0"}
+    )
+    expected = here if folder == "here" else "/"
+    assert done.stdout == f"{expected} {snapshot_of(run, code)}/jobs\n"

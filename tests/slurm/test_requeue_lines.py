@@ -11,7 +11,8 @@ from jobs.backend import load_cluster
 from jobs.plan.cluster import Cluster
 from jobs.plan.spec import TaskSpec
 from jobs.slurm.snapshot import take_snapshot
-from jobs.slurm.submit import COMMAND, Submitter
+from jobs.slurm.start import COMMAND
+from jobs.slurm.submit import Submitter
 from jobs.slurm.work import Work
 from tests.slurm.conftest import Site, make_site, wait_for
 from trex.records.run_dir import RunDir

@@ -164,6 +164,11 @@ class RunDir:
         return self.jobs / "rendezvous" / key
 
     @property
+    def not_started_prefix(self) -> Path:
+        """The path where processes note why they did not start, to which the batch script appends job and restart."""
+        return self.jobs / "not-started"
+
+    @property
     def report(self) -> Path:
         """The report's folder."""
         return self.root / "report"
