@@ -76,7 +76,7 @@ def test_every_mistake_is_reported_with_file_line_and_nearest_key_and_creates_no
         (["train", "tiny.yaml", "--processes", "0"], "expected at least 1"),
         slow(["train", "tiny.yaml", "data.dataset=digit_seen", "--cluster", "local"], "did you mean 'digits_seen'"),
         (["report", "tiny.yaml"], "this run does not exist yet"),
-        (["retry", "tiny.yaml"], "no stage was submitted to a queue yet"),
+        (["retry", "tiny.yaml"], "no stage was started yet"),
         (["logs", "tiny.yaml"], "no log of any job"),
         slow(["export", "tiny.yaml", "--to", "encoder.pth"], "Train first"),
         (["run", "tiny.yaml", "extract.weights=gone.pth"], "extract.weights: no such file"),

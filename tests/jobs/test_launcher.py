@@ -75,7 +75,7 @@ def test_line_that_fails_ends_the_job_with_its_node_and_is_not_requeued(run: Run
     assert done.returncode == 2
     assert f"not started: {said}\n" in done.stderr
     last = done.stdout.splitlines()[-1]
-    again = f"trex report {shlex.quote(str(run.root))}"
+    again = f"trex retry {shlex.quote(str(run.root))}"
     assert last.endswith(f"job 7: not started: {said}: not requeued. Fix the cause, then run: {again}")
     assert "requeued 7" not in done.stdout
     assert "too far" not in done.stdout
@@ -108,7 +108,7 @@ def test_launcher_that_cannot_start_python_is_one_clear_line_and_not_requeued(
     assert done.returncode == code, done.stdout + done.stderr
     [line] = [line for line in done.stdout.splitlines() if "not started: " in line]
     assert f"job 7: not started: {said}" in line
-    assert "not requeued. Fix the cause, then run: trex report" in line
+    assert "not requeued. Fix the cause, then run: trex retry" in line
     assert "requeued 7" not in done.stdout
 
 

@@ -186,7 +186,7 @@ def test_milestones_do_not_wait_for_the_training_and_the_rest_of_the_run_does(
     assert main(["probe", "curve.yaml", "--milestones", "--cluster", "cluster.yaml", "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert [key for key, _, _ in scripts(text)] == [early, "probe-digits_unseen@epoch-0005"]
-    assert f"trex_continue='trex probe {run.root} --milestones'" in text
+    assert f"trex_continue='trex retry {run.root}'" in text
     assert main(["probe", "curve.yaml", "probe.at=final", "--milestones", "--cluster", "cluster.yaml"]) == 2
     assert "probe.at is final" in capsys.readouterr().err
 
@@ -246,7 +246,7 @@ def test_program_that_fails_costs_one_warning_with_its_reason_and_never_holds_a_
     assert not any(wait_until_done(jobs))
     [warning] = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
     assert "cluster.yaml" in warning
-    assert "trex probe curve --milestones" in warning
+    assert "trex retry " in warning
     caplog.clear()
     jobs.stop()
     jobs.finish()
