@@ -28,11 +28,11 @@ from jobs.commands.status import collect
 from jobs.plan.runs import open_run
 from jobs.submissions import ask
 from trex.errors import ExitCode, TrexError
+from trex.records.attempts import Attempt, training_attempts
 from trex.records.events import read_events
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
-from trex.records.training_attempts import TrainingAttempt, training_attempts
 from trex.training.interval import NODE_HOURS, UNTIL_MEASURED, History, chosen_interval
 
 Values = tuple[float, ...]  #: seconds; one of them is drawn each time
@@ -170,7 +170,7 @@ def measured(run: RunDir, times: Times) -> Times:
     )
 
 
-def _ends_before(run: RunDir, attempts: Sequence[TrainingAttempt]) -> list[float]:
+def _ends_before(run: RunDir, attempts: Sequence[Attempt]) -> list[float]:
     """The time since when each start waited: that of the submission, and then the last event of the start before."""
     submitted = [one.time for one in Submission.of(run).records if one.stage == "train"]
     first = submitted[0] if submitted else attempts[0].start.time

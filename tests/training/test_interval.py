@@ -16,6 +16,7 @@ from trex.config.schema import CheckpointConfig
 from trex.distributed import Ranks
 from trex.errors import ExitCode, UserError
 from trex.interruption import StopRequest
+from trex.records.attempts import training_attempts
 from trex.records.events import (
     AttemptEnded,
     AttemptStarted,
@@ -28,7 +29,6 @@ from trex.records.events import (
     record,
 )
 from trex.records.run_dir import RunDir
-from trex.records.training_attempts import training_attempts
 from trex.training import interval
 from trex.training.checkpoint import Checkpoints
 from trex.training.interval import NODE_HOURS, UNTIL_MEASURED, History, Interval, best_interval, chosen_interval
@@ -94,16 +94,20 @@ def test_expected_failures_begin_with_the_published_rate_and_follow_what_is_seen
     assert History(10_000, 50_000.0, 100_000.0).hours_between_failures(2) == pytest.approx(5, rel=0.01)
 
 
+AGAIN = replace(START, restart=1)
+OTHER_END = replace(END, stage="probe", keys=("probe-dtd",))
+
+
 @pytest.mark.parametrize(
     ("events", "failures", "hours"),
     [
         ([START, BEGAN, SAVED, END], 0, 2.0),  # preempted, and saved
         ([START, BEGAN, SAVED, replace(END, code=ExitCode.DONE)], 0, 2.0),
-        ([START, BEGAN, SAVED, replace(END, code=ExitCode.FAULT)], 1, 2.0),  # a rank is lost
+        ([START, BEGAN, SAVED, replace(END, code=ExitCode.LOST)], 1, 2.0),  # a rank is lost
         ([START, BEGAN, SAVED], 1, 1.0),  # killed: known until the last event
         ([START, replace(END, code=ExitCode.USER_ERROR)], 0, 2.0),  # before the first step, nothing is lost
         ([START], 0, 0.0),
-        ([START, BEGAN, SAVED, replace(END, stage="probe"), START, RESUMED, SAVED, END], 1, 3.0),
+        ([START, BEGAN, SAVED, OTHER_END, AGAIN, RESUMED, SAVED, replace(END, restart=1)], 1, 3.0),
         ([replace(START, stage="probe"), replace(END, stage="probe", code=ExitCode.FAULT)], 0, 0.0),
     ],
 )

@@ -7,12 +7,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from trex.errors import ExitCode
 from trex.records.environment import Environment
-from trex.records.events import AttemptEnded, AttemptStarted, Event
+from trex.records.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointSaved,
+    Event,
+    TrainingResumed,
+    TrainingStarted,
+)
 from trex.records.stage import STAGES, Stage
 from trex.records.submission import Submission
+
+#: The exit codes after which nothing is lost: finished, or stopped and saved.
+_CLEAN = (ExitCode.DONE, ExitCode.INTERRUPTED)
 
 
 @dataclass(frozen=True)
@@ -32,8 +43,24 @@ class Attempt:
 
     start: AttemptStarted
     environment: Environment | None = None
+    began: TrainingStarted | TrainingResumed | None = None  #: of a training; None: it ended before the first step
+    saves: list[CheckpointSaved] = field(default_factory=list)
     end: AttemptEnded | None = None
     accounted: Start | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is a training that ended without a clean stop, so that the steps since its last save are lost.
+
+        An attempt that still runs counts too: leave out the last one of a running training.
+        """
+        return self.began is not None and (self.end is None or self.end.code not in _CLEAN)
+
+    @property
+    def hours(self) -> float:
+        """Hours until its end or, if that was not recorded, until the last event that was."""
+        last = self.end or (self.saves[-1] if self.saves else self.began) or self.start
+        return max(last.time - self.start.time, 0.0) / 3600
 
 
 @dataclass(frozen=True)
@@ -72,6 +99,12 @@ def attempts(events: Iterable[Event], starts: Mapping[str, Sequence[Start]] | No
             attempt = Attempt(event, accounted=accounted[event.restart] if event.restart < len(accounted) else None)
             newest[event.keys, event.job, event.restart] = attempt
             found.append(attempt)
+        elif isinstance(event, TrainingStarted | TrainingResumed | CheckpointSaved):
+            training = next((one for one in reversed(found) if one.start.stage == "train"), None)
+            if training is not None and isinstance(event, CheckpointSaved):
+                training.saves.append(event)
+            elif training is not None and not isinstance(event, CheckpointSaved):
+                training.began = event
         elif isinstance(event, Environment | AttemptEnded):
             known = newest.get((event.keys, event.job, event.restart))
             if known is not None and isinstance(event, Environment):
@@ -79,6 +112,11 @@ def attempts(events: Iterable[Event], starts: Mapping[str, Sequence[Start]] | No
             elif known is not None and isinstance(event, AttemptEnded):
                 known.end = event
     return found
+
+
+def training_attempts(events: Iterable[Event]) -> list[Attempt]:
+    """Return the starts of the training, oldest first."""
+    return [one for one in attempts(events) if one.start.stage == "train"]
 
 
 def usage(

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from trex.records.attempts import Attempt, training_attempts
 from trex.records.events import IntervalChosen, read_events, record
-from trex.records.training_attempts import TrainingAttempt, training_attempts
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class History:
     node_hours: float = 0.0
 
     @classmethod
-    def of(cls, ended: Sequence[TrainingAttempt]) -> History:
+    def of(cls, ended: Sequence[Attempt]) -> History:
         """Return the history of attempts that have ended."""
         return cls(
             sum(one.failed for one in ended),
