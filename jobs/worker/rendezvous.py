@@ -115,12 +115,13 @@ def _open(waiting: Waiting, site: Site) -> tuple[Store, str]:
     secret = secrets.token_hex(32)
     meeting = Meeting(_addresses_of(names) if names else ["127.0.0.1"], secret)
     try:
-        Rendezvous(tuple(meeting.addresses), meeting.port, secret, task.node).write(
-            waiting.run.rendezvous(waiting.key, task.job_id, task.restart)
-        )
+        path = waiting.run.rendezvous(waiting.key, task.job_id, task.restart)
+        Rendezvous(tuple(meeting.addresses), meeting.port, secret, task.node).write(path)
         _wait_for_all(meeting, waiting)
         store = _store(meeting.reached or meeting.addresses[0], 0, waiting.seconds)
         meeting.tell({"go": [store.host, store.port], "reached": meeting.reached})
+        with contextlib.suppress(OSError):
+            path.unlink()  # nobody needs it any more
         return store, meeting.reached
     finally:
         meeting.close()
