@@ -57,7 +57,7 @@ def test_training_submits_its_milestones_once_and_does_not_wait_for_them(site: S
     jobs = {key: run.jobs()[key] for key in keys}
     assert {site.queue()[one] for one in jobs.values()} == {"PENDING"}
     assert results(run) == {}
-    assert status(site, run)["milestones"] == "waiting"
+    assert status(site, run)["milestones"] == "on hold"
 
     for array in {one.partition("_")[0] for key, one in jobs.items() if key.startswith("extract")}:
         site.call("scontrol", "release", array)
@@ -102,7 +102,7 @@ def test_node_that_cannot_submit_costs_a_warning_and_a_later_command_catches_up(
     assert run.log().count(WARNING) == 1
     assert re.search(rf"{WARNING} \(.*Slurm rejected the extract job.*Access/permission denied", run.log())
     assert submitted_keys(run) == ["train"]
-    assert "trex probe late --milestones" in site.trex("status", "late").stdout
+    assert "trex retry late" in site.trex("status", "late").stdout
 
     said = site.trex("probe", "late", "--milestones", "--cluster", "small.yaml").stderr
     assert re.findall(r"^trex: (\w+): submitted", said, re.MULTILINE) == ["extract", "probe"]
