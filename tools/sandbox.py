@@ -21,7 +21,6 @@ import fcntl
 import getpass
 import json
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -29,18 +28,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
+from sandbox_files.configuration import NODES, Options, write_configuration
 from sandbox_files.logs import problems
 from sandbox_files.packages import PACKAGES, SYSTEM_PATH, missing_packages
 from sandbox_files.ports import reserved_ports
 from sandbox_files.processes import Process, kill_all
-from sandbox_files.templates import fill, template
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / "build" / "sandbox"
-NODES = ("n1", "n2", "n3", "n4")
-GPUS_PER_NODE = 4
 #: Length limit: Slurm's socket names are up to 40 characters longer than the folder, and the system allows 107.
 LONGEST_FOLDER = 64
 #: How long to wait for a daemon. One that ends is an error at once, so only a very slow machine waits this long. A node
@@ -48,19 +45,6 @@ LONGEST_FOLDER = 64
 SECONDS_TO_START = 120.0
 #: Environment variable of every daemon that holds the folder, so that `down` finds daemons even if `up` was killed.
 MARK = "TREX_SANDBOX"
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of a sandbox: properties that differ between clusters and affect how jobs are interrupted."""
-
-    grace: int = 30  #: seconds from a preemption's signal until the job is killed
-    user_signal: bool = False  #: whether a preemption sends the signal of `--signal` instead of SIGTERM
-    accounting: bool = True
-    max_array_size: int = 1001  #: 0: no job arrays
-    kill_wait: int = 10  #: seconds from SIGTERM to SIGKILL after scancel and at the time limit
-    node_timeout: int = 10  #: seconds until a node that does not respond is set to DOWN
-    memory_limits: bool = False  #: whether a job that uses more memory than it asked for is killed
 
 
 class SandboxError(Exception):
@@ -173,7 +157,7 @@ class Sandbox:
             (self.folder / name).mkdir(mode=0o700)
         address = own_address()
         with reserved_ports(len(NODES) + 2, address) as ports:
-            self._write_configuration(options, address, list(ports))
+            write_configuration(self.folder, options, address, list(ports), self.ask("slurmctld", "-V") or "")
             # munged runs as long as the sandbox, so it keeps the ports reserved, also that of a node that failed.
             self._start_munge([one.fileno() for one in ports.values()])
         if options.accounting:
@@ -224,6 +208,9 @@ class Sandbox:
         )  # fmt: skip
         ping = ("mariadb-admin", "--no-defaults", f"--socket={data}/sock", "--user=root", "ping")
         self._wait("mariadbd", lambda: self.ask(*ping) is not None)
+        # slurmdbd would create it, but with MariaDB's library of Debian 13, a slurmdbd that finds none never connects.
+        if self.ask(*ping[:-1], "create", "slurm") is None:
+            raise SandboxError("the database slurm could not be created", daemons=["mariadbd"])
         self._daemon("slurmdbd", "-D")
         self._wait("slurmdbd", lambda: self.ask("sacctmgr", "--noheader", "list", "cluster") is not None)
         if self.ask("sacctmgr", "--immediate", "add", "cluster", "sandbox", timeout=SECONDS_TO_START) is None:
@@ -277,40 +264,6 @@ class Sandbox:
                 message = f"{daemon} did not start within {SECONDS_TO_START:.0f} s"
                 raise error(message) if error else SandboxError(message, daemons=[daemon])
             time.sleep(0.05)
-
-    # ---- configuration
-
-    def _write_configuration(self, options: Options, address: str, ports: list[int]) -> None:
-        host, user, folder = socket.gethostname().split(".")[0], getpass.getuser(), self.folder
-        for number in range(GPUS_PER_NODE):
-            (folder / "gpus" / f"gpu{number}").symlink_to("/dev/null")  # slurmd accepts only character devices
-        (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpus/gpu[0-{GPUS_PER_NODE - 1}]\n")
-        values = {
-            "host": host, "user": user, "folder": str(folder), "address": address, "grace": str(options.grace),
-            "controller_port": str(ports[0]), "database_port": str(ports[1]),
-            "max_array_size": str(options.max_array_size), "kill_wait": str(options.kill_wait),
-            "node_timeout": str(options.node_timeout), "gpus": str(GPUS_PER_NODE),
-            "consumable": "CR_Core_Memory" if options.memory_limits else "CR_Core",
-            "memory": template("memory_limits.conf" if options.memory_limits else "no_memory_limits.conf"),
-            "user_signal": self._user_signal_line() if options.user_signal else "",
-            "accounting": template("accounting.conf" if options.accounting else "no_accounting.conf"),
-            "nodes": "".join(
-                f"NodeName={node} NodeHostname={host} NodeAddr={address} Port={port} CPUs=8 RealMemory=20000 "
-                f"Gres=gpu:{GPUS_PER_NODE} State=UNKNOWN\n"
-                for node, port in zip(NODES, ports[2:], strict=True)
-            ),
-        }  # fmt: skip
-        self.conf.write_text(fill(template("slurm.conf"), values), encoding="utf-8")
-        database = folder / "slurmdbd.conf"
-        database.touch(mode=0o600)
-        database.write_text(fill(template("slurmdbd.conf"), values), encoding="utf-8")
-
-    def _user_signal_line(self) -> str:
-        """The line that makes preemption send the user's signal; the option's name changed with Slurm 23.02."""
-        version = re.search(r"(\d+)\.(\d+)", self.ask("slurmctld", "-V") or "")
-        if version and (int(version[1]), int(version[2])) >= (23, 2):
-            return "PreemptParameters=send_user_signal\n"
-        return "SlurmctldParameters=preempt_send_user_signal\n"
 
 
 def require_packages(options: Options, path: str) -> None:

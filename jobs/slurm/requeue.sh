@@ -57,14 +57,34 @@ trex_memory() { # prints the memory that the job asked for, and how much of it a
     echo "asked for $asked$used"
 }
 
+trex_slurm_requeues() { # whether Slurm itself will requeue this job, which it describes as $1, because it preempts it
+    local config partition requeues most
+    [[ "$1 " == *" Requeue=1 "* && $1 == *" PreemptTime=2"* ]] || return 1 # a date: the grace time has begun
+    config=$(scontrol show config 2>/dev/null)
+    [[ $config =~ SLURM_VERSION\ *=\ ([0-9]+)\.([0-9]+) ]] || return 1
+    [ "${BASH_REMATCH[1]}${BASH_REMATCH[2]}" -ge 2405 ] || return 1 # older versions record the job as FAILED
+    [[ $config == *"= preempt/partition_prio"* ]] || return 1       # with preempt/qos, the mode is in the database
+    partition=$(scontrol show partition --oneliner "$SLURM_JOB_PARTITION" 2>/dev/null)
+    [[ "$partition " =~ \ PreemptMode=(GANG,)?REQUEUE\  ]] || return 1
+    [[ $config =~ MaxBatchRequeue\ *=\ ([0-9]+) ]] && most=${BASH_REMATCH[1]} || return 1
+    requeues=$(squeue --noheader --jobs="$SLURM_JOB_ID" --Format=BatchFlag 2>/dev/null) # 1 + those by Slurm itself
+    [[ $requeues =~ ^\ *([0-9]+)\ *$ ]] || return 1
+    [ $((BASH_REMATCH[1] + 2)) -le "$most" ] # more than $most: held; the last one is for the end after a `scontrol requeue`
+}
+
 trex_requeue() { # logs the reason first, because Slurm may end this shell before scontrol returns
-    local pause
-    case "$(scontrol show job --oneliner "$trex_job" 2>/dev/null)" in
+    local pause job
+    job=$(scontrol show job --oneliner "$trex_job" 2>/dev/null)
+    case "$job" in
     *JobState=CANCELLED* | *JobState=COMPLETING*) # requeueing would undo the cancellation
         trex_say "$1, but it was cancelled: not requeued. Continue with: $trex_continue"
         return
         ;;
     esac
+    if trex_slurm_requeues "$job"; then # after `scontrol requeue`, it would requeue the job once more at its next end
+        trex_say "requeue: $1; Slurm does it, because it preempts the job"
+        return
+    fi
     trex_say "requeue: $1"
     for pause in 1 2 4 8 0; do
         scontrol requeue "$trex_job" && return

@@ -122,6 +122,18 @@ class Site:
 
         return wait_for(states)
 
+    @property
+    def preempted(self) -> str:
+        """State in accounting of a start that ended in the grace time of a preemption and is followed by another."""
+        return "PREEMPTED" if self.requeues_preempted else "REQUEUED"
+
+    @property
+    def requeues_preempted(self) -> bool:
+        """Whether this Slurm itself requeues a job that ends in the grace time, whatever its exit code."""
+        found = re.search(r"(\d+)\.(\d+)", self.call("sinfo", "--version").stdout)
+        assert found
+        return (int(found[1]), int(found[2])) >= (24, 5)
+
     def urgent(self, node: str) -> str:
         """Submit an urgent job that needs all GPUs of a node; returns its id."""
         words = ["--parsable", "-p", "urgent", "-w", node, "--gres=gpu:4", "-o", "/dev/null", "--wrap", "sleep 1"]

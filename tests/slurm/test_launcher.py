@@ -44,7 +44,7 @@ process_options: {{label: yes, cpu-bind: none}}
     nodes = site.nodes_of(job)
     run.interrupt(lambda: site.urgent(nodes[1]))
     site.ended(job, plain.jobs()["train"])
-    assert site.accounting(job) == ["REQUEUED", "COMPLETED"], run.log()
+    assert site.accounting(job) == [site.preempted, "COMPLETED"], run.log()
     assert [event["reason"] for event in run.events("checkpoint")].count("stop") == 1
     one, other = run.final_state(), plain.final_state()
     for part in set(one) - {"config", "metrics_position"}:

@@ -36,7 +36,7 @@ class StandIn:
 
     def __init__(
         self, site: Site, folder: Path, name: str, body: str, tasks: int = 1, setup: tuple[str, ...] = (),
-        time: str = "00:05:00",
+        time: str = "00:05:00", options: tuple[str, ...] = ("--partition", "cpu"),
     ):  # fmt: skip
         self.site, self.run = site, RunDir(folder / name)
         self.run.slurm_jobs.mkdir(parents=True)
@@ -49,8 +49,7 @@ class StandIn:
         text = Submitter(self.run, cluster).text(Work((TaskSpec("train", str(self.run.root)),)))
         assert text.count(COMMAND) == 1
         text = text.replace(COMMAND, f"bash {script}")
-        words = ["sbatch", "--parsable", "--partition", "cpu"]
-        self.job = site.call(*words, input=text).stdout.strip()
+        self.job = site.call("sbatch", "--parsable", *options, input=text).stdout.strip()
 
     @property
     def state(self) -> Path:
@@ -181,6 +180,22 @@ def test_cancelled_job_is_not_requeued_even_if_it_requests_it(site: Site, signal
     site.call("scancel", *(["--full"] if signal else []), job.job)
     site.ended(job.job)
     assert site.accounting(job.job) == ["CANCELLED"]
+
+
+def test_job_that_is_preempted_more_often_than_slurm_itself_requeues_a_job_is_never_held(site: Site) -> None:
+    body = """[ $restart -ge 5 ] && record done && exit 0
+        trap 'record wants_requeue; exit 75' TERM; record running; while true; do sleep 0.1; done"""
+    options = ("--partition", "gpu", "--gres", "gpu:1")
+    job = StandIn(site, site.home, "often", body, options=options)
+    for restart in range(5):
+        running = f"{job.job} {restart}\nrunning 1\n"
+        wait_for(lambda text=running: job.state.exists() and job.state.read_text() == text)
+        site.urgent(site.node_of(job.job))
+    site.ended(job.job)
+    # After `scontrol requeue` in the grace time, a newer Slurm starts the job once more at its next end.
+    newer = ["PREEMPTED"] * 3 + ["REQUEUED"] * 2 + ["PREEMPTED", "COMPLETED"]
+    expected = newer if site.requeues_preempted else ["REQUEUED"] * 5 + ["COMPLETED"]
+    assert site.accounting(job.job, starts=len(expected)) == expected
 
 
 def test_time_limit_is_reached_again_and_again(limited: StandIn) -> None:

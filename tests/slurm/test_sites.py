@@ -54,7 +54,7 @@ def test_preemption_by_the_jobs_own_signal_and_a_controller_restart_lose_no_step
     node = own_site.node_of(job)
     run.interrupt(lambda: own_site.urgent(node), signal.SIGUSR2)
     own_site.ended(job)
-    assert own_site.accounting(job) == ["REQUEUED", "COMPLETED"]
+    assert own_site.accounting(job) == [own_site.preempted, "COMPLETED"]
     assert [event["signal"] for event in run.events("attempt_ended")] == ["SIGUSR2", None]
     assert resumed_steps(run) == saved_steps(run)
     assert run.state()["state"] == "done"
