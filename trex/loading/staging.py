@@ -212,10 +212,10 @@ class _Copy:
         if self._is_complete(target):
             return target
         with self._only_one(own):
-            for path in [target, *own.glob(f"{TEMPORARY}*")]:  # damaged, or of a process that was killed
-                if path.is_dir() and not self._is_complete(target):
-                    shutil.rmtree(path)
             if not self._is_complete(target):
+                for path in [target, *own.glob(f"{TEMPORARY}*")]:  # damaged, or of a process that was killed
+                    if path.is_dir():
+                        shutil.rmtree(path)
                 self._copy(own, target)
         return target
 
