@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jobs import environment, programs
@@ -43,7 +44,7 @@ class Local:
         return True
 
     def problems(self, cluster: Cluster) -> Iterator[tuple[str, str]]:
-        """Yield nothing: this machine uses only the dataset folder and the number of processes of a cluster file."""
+        """Yield nothing: this machine uses only the folders and the number of processes of a cluster file."""
         return iter(())
 
     def check(self, run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
@@ -78,7 +79,7 @@ class Local:
         save_config(run, config)
         write_text(run.local_cluster, to_yaml(cluster))
         for spec, count in zip(specs, counts, strict=True):
-            code = run_here(spec, processes=count, gpus=_gpus())
+            code = run_here(replace(spec, staging=cluster.stage or ""), processes=count, gpus=_gpus())
             if code:
                 return code
         return ExitCode.DONE
@@ -132,7 +133,7 @@ def _processes(cluster: Cluster, stage: Stage, asked: int | None) -> int:
     if stage not in ("train", "extract"):
         return 1
     gpus = _gpus()
-    count = asked or cluster.stage(stage).tasks_per_node or max(gpus, 1)
+    count = asked or cluster.resources(stage).tasks_per_node or max(gpus, 1)
     if count > gpus > 0:
         raise UserError(
             f"{count} processes for {counted(gpus, 'GPU')}: expected one GPU per process. Use --processes "

@@ -18,6 +18,9 @@ from trex.wording import did_you_mean
 #: A value of a scheduler option: one word, so that it cannot add a line to the batch script.
 WORD = r"[A-Za-z0-9_/][A-Za-z0-9_.,:@&|*()\[\]=/+%-]{0,199}"
 
+#: An absolute path on a node: it begins with /, ~ or a variable, and each $ names a variable.
+NODE_FOLDER = r"(?=[/~$])(?:[^$]|\$\w+|\$\{\w+\})+"
+
 #: The long name of an option.
 OPTION = r"[a-z][a-z0-9-]*"
 
@@ -76,6 +79,11 @@ class Cluster:
     data_root: str | None = setting(
         None, "folder of the datasets on this cluster, for recipes that do not set data.root", path=True
     )
+    stage: str | None = setting(
+        None,
+        "folder of each node, such as $TMPDIR or /local/scratch/$USER, to which training and extraction copy the packs "
+        "that they read; ~ and variables are replaced on the node",
+    )
     clusters: str | None = setting(
         None,
         "name of the cluster to submit to, if the scheduler has several; not set: that of this machine",
@@ -109,7 +117,7 @@ class Cluster:
     )
     report: StageResources = section(StageResources, "the report")
 
-    def stage(self, name: str) -> StageResources:
+    def resources(self, name: str) -> StageResources:
         """Return the resources of the stage `name`."""
         found: StageResources = getattr(self, name)
         return found
@@ -121,13 +129,19 @@ class Cluster:
         return dataclasses.replace(config, data=dataclasses.replace(config.data, root=self.data_root))
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong with the launcher, and the stages with too many processes.
+        """Yield what is wrong with the launcher and with `stage`, and the stages with too many processes.
 
         Too many are more than GPUs, or more than one where only one is used.
         """
         yield from self._problems_of_launcher()
+        if self.stage is not None and not re.fullmatch(NODE_FOLDER, self.stage):
+            yield (
+                "stage",
+                f"is {self.stage!r}: expected an absolute path, with $NAME or ${{NAME}} for what is set on the node, "
+                f"such as $TMPDIR",
+            )
         for name in ("train", "extract"):
-            stage = self.stage(name)
+            stage = self.resources(name)
             if stage.tasks > stage.gpus_per_node > 0:
                 yield (
                     name,
@@ -135,7 +149,7 @@ class Cluster:
                     f"tasks_per_node: {stage.gpus_per_node}, or leave it out",
                 )
         for name in ("probe", "report"):
-            stage = self.stage(name)
+            stage = self.resources(name)
             if stage.nodes * stage.tasks > 1:
                 count = stage.nodes * stage.tasks
                 yield (

@@ -46,7 +46,7 @@ class Needs:
             cluster: the cluster file.
             state: bytes of the weights, and in training of all that a checkpoint holds.
         """
-        resources = cluster.stage(stage)
+        resources = cluster.resources(stage)
         if stage == "train":
             batch = bytes_per_batch(config, resources.nodes * resources.tasks)
         else:
@@ -84,7 +84,7 @@ def require_memory_for(needs: Needs, cluster: Cluster) -> str:
             raise UserError(f"{text}, and this machine has {here / 1e9:.1f} GB: lower data.workers or --processes")
         batch = "train.batch_size" if stage == "train" else "extract.batch_size"
         require_shared_memory(needs.batch, needs.workers, needs.processes, batch)
-    asked = cluster.stage(stage).memory_gb
+    asked = cluster.resources(stage).memory_gb
     if asked and needs.memory > asked * 2.0**30:
         least = int(-(-needs.memory // 2**30))
         raise UserError(f"{text}, and {stage}.memory_gb is {asked}: set it to {least} or more, or lower data.workers")
@@ -100,7 +100,7 @@ def cpu_warning(needs: Needs, cluster: Cluster) -> str:
         if here >= wanted * needs.processes:
             return ""
         return f"cpus: warning: {stage}: this machine has {counted(here, 'CPU')}, {who}: loading images may be slow"
-    asked = cluster.stage(stage).cpus_per_task
+    asked = cluster.resources(stage).cpus_per_task
     if asked >= wanted:
         return ""
     return (

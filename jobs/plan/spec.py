@@ -39,6 +39,7 @@ class TaskSpec:
     stage: Stage
     run: str  #: absolute path of the run folder
     items: tuple[Item, ...] = ()  #: done one after the other
+    staging: str = ""  #: folder of each node for copies of packs, with its variables; empty: packs are read in place
 
     @property
     def keys(self) -> tuple[str, ...]:

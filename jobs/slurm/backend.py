@@ -167,7 +167,8 @@ def _announced(submit: Send, cluster: Cluster) -> Send:
         first = next(iter(jobs.values()))
         count = f" (array of {len(jobs)})" if len(jobs) > 1 else ""
         waits = f", waits for {' and '.join(map(str, work.waits))}" if work.waits else ""
-        held = f", on hold until: scontrol release {first.array}" if "hold" in cluster.stage(work.stage).options else ""
+        options = cluster.resources(work.stage).options
+        held = f", on hold until: scontrol release {first.array}" if "hold" in options else ""
         _say(f"{work.stage}: submitted as job {first.array}{count}{waits}{held}")
         return jobs
 

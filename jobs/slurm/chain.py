@@ -57,7 +57,7 @@ class Chain:
                     ([one for one in new if one.of_milestones], ()),
                     ([one for one in new if not one.of_milestones], training),
                 ]
-            self.put(batches, self.cluster.stage(spec.stage).max_parallel)
+            self.put(batches, self.cluster.resources(spec.stage).max_parallel)
 
     def new(self, specs: Sequence[TaskSpec]) -> list[TaskSpec]:
         """Return the specs that are not in the queue, and print the job id of those that are."""

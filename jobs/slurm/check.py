@@ -26,7 +26,7 @@ from trex.wording import counted
 
 def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
     """Ask Slurm about its rules, and about the job of each stage. Submits nothing."""
-    requests = [Request.of(stage, cluster.stage(stage), _jobs(stage, config)) for stage in STAGES]
+    requests = [Request.of(stage, cluster.resources(stage), _jobs(stage, config)) for stage in STAGES]
     try:
         where = queue.to_ask(chosen_cluster(cluster.clusters))
         site = Site.ask(where, reservations=any(request.reservation for request in requests))
@@ -80,7 +80,7 @@ def _accepted(run: RunDir, cluster: Cluster, request: Request, site: Site, accou
     """Ask Slurm whether it would accept the stage's job, without submitting it."""
     from jobs.slurm.submit import Submitter
 
-    wanted = cluster.stage(request.stage)
+    wanted = cluster.resources(request.stage)
     submitter = Submitter(run, cluster)
     script = submitter.text(Work((TaskSpec(request.stage, str(run.root)),)))
     answer = once(["sbatch", "--test-only"], submitter.name, 60, stdin=script)

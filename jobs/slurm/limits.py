@@ -55,7 +55,7 @@ def problems(cluster: Cluster) -> Iterator[tuple[str, str]]:
     """Yield the settings that sbatch would reject or that the toolkit must set itself, each with what is wrong."""
     yield from (("process_options", problem) for problem in _refused(cluster.process_options, _REFUSED_OF_SRUN))
     for name in STAGES:
-        stage = cluster.stage(name)
+        stage = cluster.resources(name)
         yield from ((f"{name}.options", problem) for problem in _refused(stage.options, _REFUSED))
         if not re.fullmatch(TIME, stage.time):
             yield (

@@ -8,6 +8,7 @@ import secrets
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import submitit
@@ -89,7 +90,7 @@ class Submitter:
     # ---- the batch script
 
     def _executor(self, work: Work, code: str, comment: str) -> submitit.SlurmExecutor:
-        stage = self.cluster.stage(work.stage)
+        stage = self.cluster.resources(work.stage)
         executor = _Executor(self.folder)
         if len(work.specs) > 1:
             executor.parameters["map_count"] = len(work.specs)
@@ -106,7 +107,7 @@ class Submitter:
 
     def _options(self, work: Work) -> dict[str, object]:
         """Return the sbatch options for which submitit has no suitable parameter."""
-        stage = self.cluster.stage(work.stage)
+        stage = self.cluster.resources(work.stage)
         values: dict[str, object] = {"time": stage.time, "signal": f"USR2@{lead(stage)}", "requeue": True}
         named = {"partition": stage.partition, "account": stage.account, "qos": stage.qos}
         values |= self.defaults | {key: value for key, value in named.items() if value}
@@ -124,10 +125,12 @@ class Submitter:
         # submit() takes these variables out of the job's environment. A job that submits others needs them again.
         defaults = [f"export SBATCH_{option.upper()}={shlex.quote(value)}" for option, value in self.defaults.items()]
         note = shlex.quote(str(self.run.not_started_prefix))
-        specs = " ".join(shlex.quote(json.dumps(encode(spec))) for spec in work.specs)
+        resources = self.cluster.resources(work.stage)
+        staging = self.cluster.stage or ""
+        specs = " ".join(shlex.quote(json.dumps(encode(replace(spec, staging=staging)))) for spec in work.specs)
         return [
             *defaults,
-            f"export TREX_SIGNAL_LEAD={lead(self.cluster.stage(work.stage))}  # the training warns if it is too short",
+            f"export TREX_SIGNAL_LEAD={lead(resources)}  # the training warns if it is too short",
             "unset SLURM_CLUSTERS  # inside the job, Slurm's programs ask the cluster on which it runs",
             "export SLURM_EXPORT_ENV=ALL  # pass this shell's environment on, even if sbatch ran with --export=NONE",
             f"trex_specs=({specs})  # the work, here and not in a file that somebody could replace",

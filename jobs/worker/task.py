@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from trex.config import Config
     from trex.distributed import Ranks
+    from trex.loading.staging import Staging
 
 log = logging.getLogger(__name__)
 
@@ -158,40 +159,50 @@ def _work(spec: TaskSpec, run: RunDir, task: Task, site: Site, stop: StopRequest
         if attempt is not None:
             record_machines(run, spec, task, device, machines)
         ranks.check(stop)
+        from trex.loading.staging import Staging
+
+        staging = Staging(spec.staging, task.node, copies=task.local_rank == 0) if spec.staging else None
         if spec.stage == "train":
             from trex.training.trainer import train
 
-            train(run, config, ranks, stop, MilestoneJobs(run, task, site) if config.probe.at == "milestones" else None)
+            evaluation = MilestoneJobs(run, task, site) if config.probe.at == "milestones" else None
+            train(run, config, ranks, stop, evaluation, staging)
             return
         for item in spec.items:
-            _one_dataset(spec.stage, run, config, item, ranks, stop)
+            _one_dataset(spec.stage, run, config, item, ranks, stop, staging)
             if attempt is not None:
                 attempt.finish_item(item)
 
 
-def _one_dataset(stage: Stage, run: RunDir, config: Config, item: Item, ranks: Ranks, stop: StopRequest) -> None:
+def _one_dataset(
+    stage: Stage, run: RunDir, config: Config, item: Item, ranks: Ranks, stop: StopRequest, staging: Staging | None
+) -> None:
     if item.milestone is not None:
-        _one_at_milestone(stage, run.at(item.milestone), config, item, ranks, stop)
+        _one_at_milestone(stage, run.at(item.milestone), config, item, ranks, stop, staging)
     else:
-        _extract_or_probe(stage, run, config, item, ranks, stop)
+        _extract_or_probe(stage, run, config, item, ranks, stop, staging)
 
 
-def _one_at_milestone(stage: Stage, at: RunDir, config: Config, item: Item, ranks: Ranks, stop: StopRequest) -> None:
+def _one_at_milestone(
+    stage: Stage, at: RunDir, config: Config, item: Item, ranks: Ranks, stop: StopRequest, staging: Staging | None
+) -> None:
     """Do the work unless the results exist, which remain when the features are deleted. The last probe deletes them."""
     whole = Item(item.dataset)
     if ranks.broadcast(is_evaluated(at, config, whole if stage == "extract" else item) if ranks.is_main else None):
         log.info("%s at epoch %d: the results exist already", item.dataset, at.milestone)
     else:
-        _extract_or_probe(stage, at, config, item, ranks, stop)
+        _extract_or_probe(stage, at, config, item, ranks, stop, staging)
     if stage == "probe" and not config.probe.at_keep_features and is_evaluated(at, config, whole):
         delete_features(at, item.dataset)
 
 
-def _extract_or_probe(stage: Stage, run: RunDir, config: Config, item: Item, ranks: Ranks, stop: StopRequest) -> None:
+def _extract_or_probe(
+    stage: Stage, run: RunDir, config: Config, item: Item, ranks: Ranks, stop: StopRequest, staging: Staging | None
+) -> None:
     if stage == "extract":
         from trex.features.extract import extract
 
-        extract(run, config, item.dataset, ranks, stop)
+        extract(run, config, item.dataset, ranks, stop, staging)
     else:
         from trex.probing.probe import probe
 

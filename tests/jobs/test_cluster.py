@@ -111,6 +111,32 @@ def test_job_knows_how_long_before_its_limit_it_is_signaled(tmp_path: Path, monk
     assert environment.signal_lead() is None
 
 
+def test_staging_folder_reaches_the_node_with_its_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/of/the/login/node")
+    path = tmp_path / "cluster.yaml"
+    path.write_text("stage: $TMPDIR\n")
+    text = script(tmp_path, load_cluster(str(path)))
+    assert '"staging": "$TMPDIR"}' in text
+    assert "/of/the/login/node" not in text
+    path.write_text("kind: slurm\n")
+    assert '"staging": ""}' in script(tmp_path, load_cluster(str(path)))
+
+
+@pytest.mark.parametrize("folder", ["$TMPDIR", "/local/scratch/$USER", "${TMPDIR}/data", "~/x", "/tmp/a b"])
+def test_staging_folder_is_any_absolute_path(tmp_path: Path, folder: str) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(f"stage: '{folder}'\n")
+    assert load_cluster(str(path)).stage == folder
+
+
+@pytest.mark.parametrize("folder", ["scratch", "", "/a/$", "$(id)", "/${A", "./x"])
+def test_staging_folder_that_is_no_absolute_path_is_refused_with_file_and_line(tmp_path: Path, folder: str) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(f'kind: slurm\nstage: "{folder}"\n')
+    with pytest.raises(TrexError, match=r"cluster\.yaml:2:\d+: 'stage' is .*: expected an absolute path"):
+        load_cluster(str(path))
+
+
 @pytest.mark.parametrize("time", ["soon", "1:2:3:4", "0", "0:59", "1-x"])
 def test_time_that_slurm_would_reject_is_refused_with_file_and_line(tmp_path: Path, time: str) -> None:
     path = tmp_path / "cluster.yaml"

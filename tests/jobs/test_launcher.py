@@ -56,7 +56,7 @@ def test_lines_launcher_and_python_are_one_process_and_its_exit_code_is_the_jobs
     line, launcher, started, *_ = done.stdout.splitlines()[1:]
     pid = line.removeprefix("line ").removesuffix(" 0")
     assert launcher == f"launcher {pid} --to={tmp_path}/x  $5 && `ls`  {{}}"
-    assert started == f'python {pid} {{"stage": "report", "run": "{run.root}", "items": []}}'
+    assert started == f'python {pid} {{"stage": "report", "run": "{run.root}", "items": [], "staging": ""}}'
     assert f"report: {run.report_page}" in done.stdout
 
 

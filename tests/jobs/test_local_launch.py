@@ -15,7 +15,11 @@ from jobs.cli import main
 from jobs.local.process import of_rank, this_task
 from jobs.plan.cluster import Cluster
 from jobs.plan.spec import Item, TaskSpec
+from tests.pictures import write_noise
 from tests.reporting.test_report import result
+from trex.config.schema import DataConfig
+from trex.datasets.pack import write_pack
+from trex.datasets.registry import load_splits
 from trex.errors import ExitCode
 from trex.files import write_text
 from trex.records.environment import Environment
@@ -68,6 +72,20 @@ def test_probes_are_one_process_whatever_is_asked_for(home: Path, capsys: pytest
     assert main(["run", "recipe.yaml", "--cluster", "two.yaml", "--dry-run", "--processes", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert ["3 process" in line for line in lines] == [True, False, False]
+
+
+def test_local_job_reads_a_copy_in_the_folder_of_the_cluster_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_noise(home / "data/noise", images=2, size=8)
+    write_pack(load_splits("noise", DataConfig()), home / "data/noise.pack", lambda _: None)
+    (home / "disk").mkdir()
+    write_text(home / "staging.yaml", "kind: local\nstage: $DISK\n")
+    monkeypatch.setenv("DISK", str(home / "disk"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert main(["extract", "recipe.yaml", "--cluster", "staging.yaml", "extract.datasets=[noise]"]) == 0
+    assert "noise: read from a copy in $DISK on 1 node: " in capsys.readouterr().out
+    assert [*(home / "disk").glob("*/*-noise.pack/*.tar")]
 
 
 def test_another_run_of_that_name_is_refused_and_kept(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

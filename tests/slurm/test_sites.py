@@ -9,12 +9,32 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.slurm.conftest import HANG, ROOT, Run, Site, has_ended, make_site, start_sandbox, stop_sandbox, wait_for
+from tests.slurm.conftest import (
+    HANG,
+    ROOT,
+    Run,
+    Site,
+    has_ended,
+    make_site,
+    process_status,
+    start_sandbox,
+    stop_sandbox,
+    wait_for,
+)
+from tests.slurm.test_interruption import assert_same, processes_on
+from trex.config.schema import DataConfig
+from trex.datasets.pack import write_pack
+from trex.datasets.places import INDEX
+from trex.datasets.registry import load_splits
+from trex.datasets.splits_file import from_bytes, to_bytes
+from trex.errors import ExitCode
+from trex.files import sha256
 
 KEY = "extract-digits_unseen"
 PIXELS = ("extract.weights=pixels", "extract.resize=8", "extract.crop=8", "extract.datasets=[digits_unseen]")
@@ -211,3 +231,55 @@ def test_check_reports_jobs_that_slurm_would_reject_and_creates_nothing(site: Si
     assert "partition 'gpus' does not exist or is not visible to you; expected one of: cpu, gpu, urgent" in failed[0]
     assert "slurm: probe" in failed[1]
     assert not (site.home / "runs").exists()
+
+
+def write_large_pack(data: Path, name: str, more: int) -> None:
+    """Pack a dataset, and make one of the pack's files `more` bytes larger, so that copying it takes a while."""
+    pack = data / f"{name}.pack"
+    write_pack(load_splits(name, DataConfig(root=str(data))), pack, lambda _: None)
+    splits = from_bytes((pack / INDEX).read_bytes())
+    members = splits["test"].members
+    assert members is not None
+    (file,) = members.files
+    size = file.size + more
+    os.truncate(pack / file.path, size)
+    larger = replace(members, files=(file._replace(size=size, version=sha256(pack / file.path)),))
+    (pack / INDEX).write_bytes(to_bytes({**splits, "test": replace(splits["test"], members=larger)}))
+
+
+def test_staging_that_is_killed_on_one_node_begins_again_and_ends_with_the_same_bits(site: Site) -> None:
+    shutil.copytree(site.home / "few_digits", site.home / "data/few_digits")
+    write_large_pack(site.home / "data", "few_digits", more=1 << 29)
+    words = ["sinfo", "--noheader", "--Node", "--partition", "gpu", "--format", "%N"]
+    nodes = sorted(site.call(*words).stdout.split())[:2]
+    for node in nodes:
+        (site.home / "disks" / node).mkdir(parents=True)
+    stage = "partition: gpu, nodes: 2, gpus_per_node: 1, time: '00:30:00', signal_lead: 20"
+    for name, more in (("plain", ""), ("staged", f"stage: {site.home}/disks/$SLURMD_NODENAME\n")):
+        options = f"options: {{nodelist: '{','.join(nodes)}'}}"
+        (site.home / f"{name}.yaml").write_text(f"kind: slurm\n{more}train: {{{stage}, {options}}}\n")
+    data = f"data.folders.few_digits={site.home}/data/few_digits"
+    runs = {}
+    for name in ("staged", "plain"):
+        where = data if name == "staged" else f"data.folders.few_digits={site.home}/few_digits"
+        site.trex("train", "tiny.yaml", f"name={name}", "train.epochs=1", where, "--cluster", f"{name}.yaml")
+        runs[name] = site.run_of(name)
+    run, job = runs["staged"], runs["staged"].jobs()["train"]
+    second = site.home / "disks" / nodes[1]
+    wait_for(lambda: [*second.glob("*/.unfinished-*/*")], every=0.02)
+    for pid in processes_on(nodes[1], job):
+        if process_status(pid, "Name") != "slurmstepd":
+            os.kill(pid, signal.SIGKILL)
+    assert all(path.name.startswith(".unfinished-") for path in second.glob("*/*")), "the copy is not complete"
+    site.ended(job, runs["plain"].jobs()["train"])
+    assert run.state()["state"] == "done", run.log()
+    assert [event["code"] for event in run.events("attempt_ended")][-1] == ExitCode.DONE
+    assert len(run.events("attempt_started")) == 2
+    assert "few_digits: read from a copy in " in run.log()
+    assert " on 2 nodes: " in run.log()
+    for node in nodes:
+        (copy,) = (site.home / "disks" / node).glob("*/*")
+        assert copy.name.endswith("-few_digits.pack")
+    state, expected = run.final_state(), runs["plain"].final_state()
+    for part in set(expected) - {"config", "metrics_position"}:
+        assert_same(state[part], expected[part], part)

@@ -39,6 +39,7 @@ from trex.interruption import StopRequest
 from trex.loading.evaluation import EvaluationBatch, evaluation_batches
 from trex.loading.listing import list_splits
 from trex.loading.shared_memory import require_shared_memory
+from trex.loading.staging import Staging
 from trex.loading.workers import Wait, take
 from trex.records.feature_provenance import FeatureProvenance, names_digest
 from trex.records.run_dir import RunDir
@@ -54,7 +55,9 @@ _BLOCK_FORMAT = ", 2"  #: two arrays, the indices of the images and their rows
 MIN_BLOCKS = 32  #: small datasets are divided into about this many blocks, so that all ranks get some
 
 
-def extract(run: RunDir, config: Config, dataset: str, ranks: Ranks, stop: StopRequest) -> None:
+def extract(
+    run: RunDir, config: Config, dataset: str, ranks: Ranks, stop: StopRequest, staging: Staging | None = None
+) -> None:
     """Write both feature files of a dataset. Existing files with the wanted features are kept.
 
     Raises:
@@ -64,7 +67,7 @@ def extract(run: RunDir, config: Config, dataset: str, ranks: Ranks, stop: StopR
     """
     source = make_source(run, config, ranks)
     ranks.check(stop)
-    splits = list_splits(dataset, config.data, ranks, stop)
+    splits = list_splits(dataset, config.data, ranks, stop, staging)
     for name, split in splits.items():
         target = run.features(dataset, name)
         wanted = _provenance(run, config, split, source)

@@ -10,21 +10,20 @@ import socket
 
 from trex.config.schema import DataConfig
 from trex.datasets.registry import load_splits
-from trex.datasets.split import Split, SplitName
+from trex.datasets.split import Split
 from trex.datasets.splits_file import from_bytes, to_bytes
 from trex.distributed import Ranks
 from trex.errors import ExitCode, TrexError, UserError
 from trex.images.decode import ImageFault
 from trex.interruption import StopRequest
+from trex.loading.staging import Splits, Staging, staged
 
-Splits = dict[SplitName, Split]
 
-
-def list_splits(name: str, data: DataConfig, ranks: Ranks, stop: StopRequest) -> Splits:
+def list_splits(name: str, data: DataConfig, ranks: Ranks, stop: StopRequest, staging: Staging | None = None) -> Splits:
     """Return both splits of the dataset `name`, the same on every rank. Every rank must call it.
 
     The other ranks wait as long as rank 0 needs. Datasets that read their images in their own way (CIFAR, torchvision)
-    have few files, and every rank opens them.
+    have few files, and every rank opens them. With `staging`, a pack is copied to each node first and read from there.
 
     Raises:
         TrexError: on every rank, if the dataset cannot be listed on rank 0 (`load_splits`), or if its first image
@@ -41,6 +40,8 @@ def list_splits(name: str, data: DataConfig, ranks: Ranks, stop: StopRequest) ->
         splits = listing.splits if ranks.is_main else from_bytes(content)
     else:
         splits = listing.splits or load_splits(name, data)
+    if staging is not None:
+        splits = staged(splits, staging, ranks, stop)
     _require_readable(splits["trainval"], ranks)
     return splits
 

@@ -16,6 +16,7 @@ from trex.images.normalize import normalize
 from trex.images.preprocessing import Geometry
 from trex.interruption import StopRequest
 from trex.loading.listing import list_splits
+from trex.loading.staging import Staging
 from trex.loading.training import Batch
 from trex.loading.workers import take
 from trex.records.events import CheckpointSaved, SaveReason, TrainingResumed, TrainingStarted, record
@@ -42,7 +43,10 @@ log = logging.getLogger(__name__)
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "off": None}
 
 
-def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluation: Evaluation | None = None) -> None:
+def train(
+    run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluation: Evaluation | None = None,
+    staging: Staging | None = None,
+) -> None:  # fmt: skip
     """Train to the last epoch, from the newest checkpoint if there is one. Does nothing if the training has finished.
 
     Args:
@@ -51,6 +55,7 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluati
         ranks: this process's rank and the collectives over all ranks.
         stop: true once a signal has asked to stop; checked before every step, and while waiting for a batch.
         evaluation: evaluates milestone checkpoints, on every rank or on none. Its failures never end the training.
+        staging: where each node keeps copies of packs; None: they are read in place.
 
     Raises:
         Interrupted: a signal asked to stop and the state is saved. Call `train` again to continue.
@@ -63,7 +68,7 @@ def train(run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluati
     if chosen and chosen[1]:
         log.info("training has already finished: nothing to do (%s)", chosen[0])
         return
-    trainer = Trainer(run, config, ranks, stop, evaluation)
+    trainer = Trainer(run, config, ranks, stop, evaluation, staging)
     try:
         require_place_for_checkpoints(run.checkpoints, config, checkpoint_bytes(trainer.state.model), ranks)
         trainer.resume(chosen[0] if chosen else None)
@@ -87,12 +92,13 @@ class Trainer:
     """The training of one rank. The constructor builds everything; then call `resume`, `run_epochs` and `close`."""
 
     def __init__(
-        self, run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluation: Evaluation | None = None
-    ) -> None:
+        self, run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluation: Evaluation | None = None,
+        staging: Staging | None = None,
+    ) -> None:  # fmt: skip
         self.run, self.config, self.ranks, self.stop, self.evaluation = run, config, ranks, stop, evaluation
         self.checkpoints = Checkpoints(run.checkpoints)
         set_up_device(ranks, config)
-        splits = list_splits(config.data.dataset, config.data, ranks, stop)
+        splits = list_splits(config.data.dataset, config.data, ranks, stop, staging)
         self.images, self.validation_images = splits["trainval"], splits["test"]
         self.batches = make_batches(config, self.images, ranks, stop)
         model = build_network(config, len(self.images.classes), ranks, config.train.seed)
