@@ -161,7 +161,7 @@ def test_job_without_scontrol_prints_how_to_continue(site: Site) -> None:
     job = StandIn(site, site.home, "bare", "record wants_requeue; exit 75", setup=(f"export PATH={site.home}/bin",))
     site.ended(job.job)
     assert site.accounting(job.job) == ["FAILED"]
-    assert f"Continue with: trex train {job.run.root}" in job.log()
+    assert f"Continue with: trex retry {job.run.root}" in job.log()
     assert "wants_requeue" in job.state.read_text()
 
 
