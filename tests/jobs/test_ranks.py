@@ -20,6 +20,7 @@ from torch import AcceleratorError
 from jobs import environment
 from jobs.backend import SITE
 from jobs.local.process import of_rank
+from jobs.plan.runs import open_config, save_config
 from jobs.plan.spec import TaskSpec
 from jobs.worker import task
 from jobs.worker.attempts import Attempt, Outcome, record_failure
@@ -253,6 +254,8 @@ def test_signal_while_the_images_are_listed_ends_the_job_before_it_works(home: P
     (lists / "variants.txt").write_text("707-320\n")
     (lists / "images_variant_trainval.txt").write_text("0034309 707-320\n")
     more = ["data.dataset=aircraft", f"data.folders.aircraft={home}/planes"]
+    with contextlib.chdir(home):  # of a new run, the command itself would list the images before it starts
+        save_config(*open_config("pair.yaml", more))
     with (
         leased(lists / "images_variant_trainval.txt"),
         subprocess.Popen(

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.records.examples import EVENTS
 from tests.reporting.test_report import made_by, result, write_report
 from trex.records.attempts import Start
-from trex.records.environment import Node
+from trex.records.environment import Environment, Node
 from trex.records.events import AttemptEnded, CheckpointSaved
 from trex.records.metrics import MetricsLine
 from trex.records.probe_result import Scores, Search, Trial
@@ -175,7 +175,8 @@ def rows(text: str) -> list[list[str]]:
 
 def test_each_stage_has_its_own_machines_versions_and_usage_over_all_its_starts(tmp_path: Path) -> None:
     run = make_run(tmp_path / "one", dtd=0.7)
-    start, end, _, _, _, on_gpus = EVENTS
+    start, end = EVENTS[:2]
+    (on_gpus,) = [event for event in EVENTS if isinstance(event, Environment)]
     other_gpus = replace(on_gpus, restart=1, nodes=(Node("n3", 8, {"Y": 8}, "EPYC", 64),), packages={"torch": "2.15.0"})
     one = {"stage": "probe", "keys": ("probe-dtd",), "job": "13_0"}
     on_a_cpu = replace(on_gpus, **one, nodes=(Node("n9", 1, {}, "Xeon", 4),), libraries={})

@@ -64,5 +64,5 @@ def test_line_that_fails_on_one_node_ends_the_job_and_is_not_requeued(site: Site
     node = run.events("attempt_started")[0]["node"]
     said = [text for text in run.log().splitlines() if "not started: on node " in text]
     assert len(said) == 1, run.log()
-    assert f"code 1 from the setup_process line: {line}: not requeued. Fix the cause, then run: trex train" in said[0]
+    assert f"code 1 from the setup_process line: {line}: not requeued. Fix the cause, then run: trex retry" in said[0]
     assert node not in said[0], "the first node has no part in it"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -83,7 +85,7 @@ def test_job_that_left_the_queue_before_it_started_is_shown_as_gone(site: Site) 
 
 
 def test_job_is_known_with_another_comment_and_from_another_shell_and_shown_as_it_is(site: Site) -> None:
-    """The shell that submits names the cluster; the comment is edited; the job is held, suspended and preempted."""
+    """The shell that submits names the cluster; the comment is edited; the job is held and suspended."""
     names_cluster = {"env": {**site.environment, "SLURM_CLUSTERS": "sandbox"}}
     (site.home / "held.yaml").write_text(
         (site.home / "small.yaml").read_text().replace("lead: 20}", "lead: 20, options: {hold: yes}}", 1)
@@ -107,13 +109,25 @@ def test_job_is_known_with_another_comment_and_from_another_shell_and_shown_as_i
     state, why = shown()
     assert (state, f"scontrol resume {job}" in why) == ("suspended", True)
     site.call("scontrol", "resume", job)
-    with run.frozen():
-        site.urgent(site.node_of(job))
-        state, why = wait_for(lambda: (found := shown())[0] != "running" and found)
-        assert (state, "it saves, and waits again" in why) == ("preempted", True)
     (site.home / "other").mkdir()
     site.trex("cancel", str(run.root), cwd=site.home / "other")
     site.ended(job)
     assert site.accounting(job)[-1] == "CANCELLED"
     said = site.trex("status", str(run.root), cwd=site.home / "other").stdout
     assert "continue with: trex retry known" in said
+
+
+def test_preemption_that_is_under_way_is_shown(site: Site) -> None:
+    """A job of its own that takes its time to end: a training may have saved and left before anybody looks."""
+    words = ["--parsable", "-p", "gpu", "--gres=gpu:1", "--requeue", "-o", "/dev/null"]
+    job = site.call("sbatch", *words, "--wrap", "trap : TERM; for i in $(seq 60); do sleep 1; done").stdout.strip()
+    wait_for(lambda: site.queue().get(job) == "RUNNING")
+    code = "from jobs.slurm import queue; print({str(one.id): one.state.value for one in queue.entries()})"
+
+    def state() -> str:
+        return ast.literal_eval(site.call(sys.executable, "-c", code).stdout).get(job, "")
+
+    assert state() == "running"
+    site.urgent(site.node_of(job))
+    assert wait_for(lambda: (found := state()) != "running" and found) == "preempted"
+    site.call("scancel", job)
