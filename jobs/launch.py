@@ -27,8 +27,11 @@ def choose_cluster(name: str | None) -> Cluster:
 
     Without a name, return the user's default, or else the file of the first available back end, and print which one.
     """
-    if chosen := name or defaults().cluster:
-        return load_cluster(chosen)
+    if name is not None:
+        return load_cluster(name)
+    if (default := defaults().cluster) is not None:
+        sys.stderr.write(f"trex: no --cluster given: using {default}, the default in config.yaml (docs/slurm.md)\n")
+        return load_cluster(default)
     others = {kind: one for kind, one in backends().items() if kind != _HERE}
     for kind, one in others.items():
         if one.is_available():

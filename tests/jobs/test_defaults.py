@@ -96,7 +96,8 @@ def test_default_cluster_account_and_data_are_used_where_nothing_else_names_them
     Path("configs/clusters/mine.yaml").write_text("train: {partition: big}\n")
     set_defaults(home, "cluster: mine\naccount: project\ndata_root: /images\n")
     assert main(["train", "recipe.yaml", "--dry-run"]) == 0
-    script = capsys.readouterr().out
+    script, said = capsys.readouterr()
+    assert "no --cluster given: using mine, the default in config.yaml" in said
     assert "#SBATCH --partition=big\n" in script
     assert "#SBATCH --account=project\n" in script
     monkeypatch.setenv("SBATCH_ACCOUNT", "theirs")
