@@ -5,8 +5,8 @@
 #     tools/debian13.sh                     a shell
 #
 # The first call installs that Debian in build/debian-13, and its first `make` the Python packages there: 8 GB in all. To
-# have it anew: rm -r build/debian-13. Nothing is mounted outside of the command and of the processes that it leaves, such
-# as those of `make cluster-up`, whose mounts later commands share.
+# install it again: rm -r build/debian-13. The mounts are seen only by the command and by processes that outlive it, such
+# as those of `make cluster-up`; later commands share the mounts of these. They end with the last process.
 set -euo pipefail
 checkout=$(cd "$(dirname "$0")/.." && pwd -P)
 root=$checkout/build/debian-13
