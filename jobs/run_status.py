@@ -63,7 +63,8 @@ class StageStatus:
     @property
     def state(self) -> ShownState:
         """The most urgent state of its parts."""
-        return next(state for state in _MOST_URGENT_FIRST if any(part.state == state for part in self.parts))
+        states = {part.state for part in self.parts}
+        return next(state for state in _MOST_URGENT_FIRST if state in states)
 
     @property
     def done(self) -> int:

@@ -128,6 +128,8 @@ def is_complete(run: RunDir, config: Config, stage: Stage, item: Item) -> bool:
 
 def damaged_results(run: RunDir, config: Config, item: Item) -> list[Path]:
     """Return the files in the place of results of an item's probes that are no results (`is_result`)."""
+    if not run.probes(item.dataset).exists():  # with hundreds of runs, looking for each file takes long
+        return []
     paths = [run.probe(item.dataset, kind, seed) for kind, seed in results_of(config, item)]
     return [path for path in paths if path.exists() and not is_result(path)]
 

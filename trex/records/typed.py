@@ -1,7 +1,7 @@
 """Converts JSON values to typed dataclasses and back, with strict checks.
 
-`decode(hint, value)` takes a type hint and a value that `json.loads` returned. It returns the value as that type or
-raises `Mismatch`. trex/records/base.py lists the types that are supported.
+`decode_dataclass(cls, value)` takes a value that `json.loads` returned and returns it as that dataclass, or raises
+`Mismatch`. trex/records/base.py lists the types that its fields may have.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -44,7 +44,7 @@ class Mismatch(ValueError):
         return Mismatch(joined, self.problem)
 
 
-def fixed_keys(cls: type) -> dict[str, int | str]:
+def fixed_keys(cls: object) -> dict[str, int | str]:
     """The keys of a record that are not fields: its format number and, if it has one, its kind."""
     keys = {"format": getattr(cls, "FORMAT", None), "kind": getattr(cls, "KIND", None)}
     return {key: value for key, value in keys.items() if value is not None}
@@ -55,10 +55,10 @@ def decode_dataclass(cls: type[D], value: object) -> D:
 
     The keys of `value` must be exactly the fields, and for a record the format number and kind. Raises Mismatch.
     """
-    hints = _hints(cls)
+    fields = _fields(cls)
+    hints, fixed = fields.hints, fields.fixed
     if not isinstance(value, dict):
         raise Mismatch("", f"found {shown(value)}, expected an object with {', '.join(hints)}")
-    fixed = fixed_keys(cls)
     for key, expected in fixed.items():
         if type(value.get(key)) is not type(expected) or value[key] != expected:
             raise Mismatch(key, f"{found_or_missing(value, key)}, expected {expected!r} ({cls.__name__})")
@@ -66,67 +66,78 @@ def decode_dataclass(cls: type[D], value: object) -> D:
         raise Mismatch(missing[0], f"missing, expected {_type_name(hints[missing[0]])}")
     if unknown := [key for key in value if key not in hints and key not in fixed]:
         raise Mismatch("", f"found the unknown key {shown(unknown[0])}, expected only {', '.join(hints)}")
-    fields = {}
-    for key, hint in hints.items():
+    decoded = {}
+    for key, decode_field in fields.decoders:
         try:
-            fields[key] = decode(hint, value[key])
+            decoded[key] = decode_field(value[key])
         except Mismatch as error:
             raise error.inside(key) from error
     try:
-        return cls(**fields)
+        return cls(**decoded)
     except ValueError as error:  # raised by __post_init__
         raise Mismatch("", str(error)) from error
 
 
-def decode(hint: object, value: object) -> object:
-    """Convert `value` to the type `hint`. Raises Mismatch if that is impossible."""
-    if isinstance(hint, type):
-        return _decode_plain(hint, value)
-    origin, args = _parts(hint)
-    if origin is Annotated:
-        return _bounded(decode(args[0], value), args[1])
-    if origin is Literal:
-        if any(type(value) is type(one) and value == one for one in args):
-            return value
-        raise _unexpected(value, hint)
-    if origin in (typing.Union, types.UnionType):
-        return _one_of(args, value, hint)
-    if origin is tuple:
-        return _tuple(args, value, hint)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise _unexpected(value, hint)
-        return {_text_value(key): _in(key, args[1], one) for key, one in value.items()}
-    raise TypeError(f"records cannot hold {hint!r}")
+#: Converts a JSON value to one type, or raises Mismatch. One is made per type, because `trex status` decodes the lines
+#: of hundreds of files.
+Decoder = Callable[[object], object]
 
 
 @functools.cache
-def _parts(hint: object) -> tuple[object, tuple[Any, ...]]:
-    return get_origin(hint), get_args(hint)
-
-
-def _decode_plain(hint: type, value: object) -> object:
-    if hint in (int, float, bool, str):
-        return _decode_scalar(hint, value)
-    if dataclasses.is_dataclass(hint):
-        return decode_dataclass(hint, value)
-    if issubclass(hint, StrEnum):
-        if not isinstance(value, str) or value not in {str(one) for one in hint}:
-            raise _unexpected(value, hint)
-        return hint(value)
+def _decoder(hint: object) -> Decoder:
+    if isinstance(hint, type):
+        return _plain_decoder(hint)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _bounded_decoder(_decoder(args[0]), args[1])
+    if origin is Literal:
+        return _literal_decoder(args, hint)
+    if origin in (typing.Union, types.UnionType):
+        return _union_decoder(args, hint)
+    if origin is tuple:
+        return _tuple_decoder(args, hint)
+    if origin is dict:
+        return _dict_decoder(_decoder(args[1]), hint)
     raise TypeError(f"records cannot hold {hint!r}")
 
 
-def _decode_scalar(hint: type, value: object) -> object:
-    if hint is float and type(value) is int:
+def _plain_decoder(hint: type) -> Decoder:
+    if hint is float:
+        return _float
+    if hint in (int, bool, str):
+        return functools.partial(_scalar, hint)
+    if dataclasses.is_dataclass(hint):
+        return functools.partial(decode_dataclass, hint)
+    if issubclass(hint, StrEnum):
+        return _enum_decoder(hint)
+    raise TypeError(f"records cannot hold {hint!r}")
+
+
+def _float(value: object) -> float:
+    if type(value) is int:
         value = float(value) if abs(value) < 2**63 else math.inf
+    if type(value) is not float or not math.isfinite(value):
+        raise _unexpected(value, float)
+    return value
+
+
+def _scalar(hint: type, value: object) -> object:
     if type(value) is not hint:
-        raise _unexpected(value, hint)
-    if isinstance(value, float) and not math.isfinite(value):
         raise _unexpected(value, hint)
     if type(value) is int and not -(2**63) <= value < 2**63:
         raise _unexpected(value, hint)
     return _text_value(value) if isinstance(value, str) else value
+
+
+def _enum_decoder(hint: type[StrEnum]) -> Decoder:
+    names = {str(one) for one in hint}
+
+    def decode_name(value: object) -> object:
+        if not isinstance(value, str) or value not in names:
+            raise _unexpected(value, hint)
+        return hint(value)
+
+    return decode_name
 
 
 def _text_value(text: str) -> str:
@@ -136,58 +147,101 @@ def _text_value(text: str) -> str:
     return text
 
 
-def _bounded(value: object, bounds: Bounds) -> object:
-    if isinstance(value, int | float) and not bounds.low <= value <= bounds.high:
-        raise Mismatch("", f"found {shown(value)}, expected {bounds.low:g} to {bounds.high:g}")
-    return value
+def _bounded_decoder(inner: Decoder, bounds: Bounds) -> Decoder:
+    low, high = bounds.low, bounds.high
+
+    def decode_bounded(value: object) -> object:
+        decoded = inner(value)
+        if isinstance(decoded, int | float) and not low <= decoded <= high:
+            raise Mismatch("", f"found {shown(decoded)}, expected {low:g} to {high:g}")
+        return decoded
+
+    return decode_bounded
 
 
-def _one_of(hints: tuple[object, ...], value: object, union: object) -> object:
-    if value is None and type(None) in hints:
-        return None
-    others = [hint for hint in hints if hint is not type(None)]
-    for hint in others:
-        try:
-            return decode(hint, value)
-        except Mismatch:
-            if len(others) == 1:
-                raise
-    raise _unexpected(value, union)
-
-
-def _tuple(args: tuple[object, ...], value: object, hint: object) -> tuple[object, ...]:
-    if not isinstance(value, list):
+def _literal_decoder(choices: tuple[object, ...], hint: object) -> Decoder:
+    def decode_literal(value: object) -> object:
+        if any(type(value) is type(one) and value == one for one in choices):
+            return value
         raise _unexpected(value, hint)
-    hints = [args[0]] * len(value) if args[1:] == (...,) else list(args)
-    if len(hints) != len(value):
-        raise _unexpected(value, hint)
-    return tuple(_in(number, one, item) for number, (one, item) in enumerate(zip(hints, value, strict=True)))
+
+    return decode_literal
 
 
-def _in(key: str | int, hint: object, value: object) -> object:
+def _union_decoder(hints: tuple[object, ...], union: object) -> Decoder:
+    others = [_decoder(hint) for hint in hints if hint is not type(None)]
+
+    def decode_union(value: object) -> object:
+        if value is None and len(others) < len(hints):
+            return None
+        for decode_one in others:
+            try:
+                return decode_one(value)
+            except Mismatch:
+                if len(others) == 1:
+                    raise
+        raise _unexpected(value, union)
+
+    return decode_union
+
+
+def _tuple_decoder(args: tuple[object, ...], hint: object) -> Decoder:
+    any_length = args[1:] == (...,)
+    decoders = [_decoder(one) for one in (args[:1] if any_length else args)]
+
+    def decode_tuple(value: object) -> object:
+        if not isinstance(value, list):
+            raise _unexpected(value, hint)
+        each = decoders * len(value) if any_length else decoders
+        if len(each) != len(value):
+            raise _unexpected(value, hint)
+        return tuple(_in(number, one, item) for number, (one, item) in enumerate(zip(each, value, strict=True)))
+
+    return decode_tuple
+
+
+def _dict_decoder(inner: Decoder, hint: object) -> Decoder:
+    def decode_dict(value: object) -> object:
+        if not isinstance(value, dict):
+            raise _unexpected(value, hint)
+        return {_text_value(key): _in(key, inner, one) for key, one in value.items()}
+
+    return decode_dict
+
+
+def _in(key: str | int, decode_one: Decoder, value: object) -> object:
     try:
-        return decode(hint, value)
+        return decode_one(value)
     except Mismatch as error:
         raise error.inside(shown(key)) from error
 
 
-def _hints(cls: Any) -> Mapping[str, object]:
-    """Name and type of each field."""
-    return _cached_hints(cls)
+@dataclass(frozen=True)
+class _Fields:
+    """What is known of a dataclass: name and type of each field, their decoders, and the keys that are not fields."""
+
+    hints: Mapping[str, object]
+    decoders: tuple[tuple[str, Decoder], ...]
+    fixed: Mapping[str, int | str]
+
+
+def _fields(cls: object) -> _Fields:
+    return _cached_fields(cls)
 
 
 @functools.cache
-def _cached_hints(cls: Any) -> Mapping[str, object]:
-    hints = typing.get_type_hints(cls, include_extras=True)
+def _cached_fields(cls: Any) -> _Fields:
+    of_module = typing.get_type_hints(cls, include_extras=True)
     assert dataclasses.is_dataclass(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    hints = {field.name: of_module[field.name] for field in dataclasses.fields(cls)}
+    return _Fields(hints, tuple((key, _decoder(hint)) for key, hint in hints.items()), fixed_keys(cls))
 
 
 def encode(value: object) -> object:
     """Convert `value` to JSON types. Text that is not valid Unicode, such as some paths, is escaped."""
     if dataclasses.is_dataclass(value):
-        fields = {key: encode(getattr(value, key)) for key in _hints(type(value))}
-        return {**fixed_keys(type(value)), **fields}
+        fields = {key: encode(getattr(value, key)) for key in _fields(type(value)).hints}
+        return {**_fields(type(value)).fixed, **fields}
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
     if isinstance(value, Mapping):
