@@ -57,8 +57,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     try:
         with _named(target):
             yield temporary
-            with _tolerated(_NO_MODES):
-                temporary.chmod(0o666 & ~_umask())
+            set_mode(temporary, 0o666 & ~_umask())
             sync(temporary)
             require_may_write()
             move(temporary, target)
@@ -139,6 +138,12 @@ def append_line(path: Path, line: str) -> None:
             if os.fstat(file.fileno()).st_size == end + written:  # no other process has appended since
                 os.ftruncate(file.fileno(), end)
             raise
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Set the mode of a file or folder. On a file system without modes, it keeps the one that the file system gives."""
+    with _tolerated(_NO_MODES):
+        path.chmod(mode)
 
 
 def sync(path: Path) -> None:

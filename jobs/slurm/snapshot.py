@@ -6,6 +6,7 @@ runs/<name>/code/<digest>.json            the commit that it was copied from (tr
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import trex
 from jobs.plan.code import record_origin
 from jobs.slurm.verify import digest, problem, sources
 from trex.errors import UserError
-from trex.files import TEMPORARY, sync
+from trex.files import TEMPORARY, set_mode, sync
 from trex.records.run_dir import RunDir
 
 #: The packages that a job needs, and the folders they are installed in: a checkout or site-packages.
@@ -64,10 +65,11 @@ def _copy(run: RunDir, target: Path) -> None:
         for path, relative in _to_copy():
             copy = temporary / relative
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, copy)
-            copy.chmod(0o444)
+            shutil.copyfile(path, copy)  # copy2 would fail on a file system without modes
+            os.utime(copy, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+            set_mode(copy, 0o444)
         for folder in (temporary, *temporary.rglob("*/")):
-            folder.chmod(0o755)  # regardless of the umask, so that nobody else can add compiled functions
+            set_mode(folder, 0o755)  # regardless of the umask, so that nobody else can add compiled functions
         if not target.exists():
             temporary.rename(target)
             sync(run.code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -70,6 +71,16 @@ def test_only_the_owner_can_write_to_a_snapshot_for_any_umask(tmp_path: Path) ->
         os.umask(before)
     folders = [code, *(path for path in code.rglob("*") if path.is_dir())]
     assert {folder.stat().st_mode & 0o777 for folder in folders} == {0o755}
+
+
+def test_snapshot_is_made_on_a_file_system_without_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")  # CIFS and FUSE; the kernel of the tests has neither
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    copy = snapshot(tmp_path) / "jobs" / "cli.py"
+    assert copy.read_bytes() == (ROOT / "jobs" / "cli.py").read_bytes()
+    assert copy.stat().st_mtime_ns == (ROOT / "jobs" / "cli.py").stat().st_mtime_ns
 
 
 def test_changed_snapshot_is_refused(tmp_path: Path) -> None:
