@@ -86,6 +86,7 @@ def log_path(run: RunDir, job: str | None, rank: int) -> Path:
     if not found:
         what = f"job {job}" if job else "any job"
         raise UserError(
-            f"{run.jobs}: no log of {what}, rank {rank}: the job has not started yet, or it belongs to another run"
+            f"{run.jobs}: no log of {what}, rank {rank}: the job has not started yet, this rank has printed nothing, "
+            f"or the job belongs to another run"
         )
     return max(found, key=lambda path: path.stat().st_mtime)

@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -46,6 +46,7 @@ def run_here(spec: TaskSpec, processes: int = 1, gpus: int = 0) -> ExitCode:
         stop.pass_on_to(ranks)
         with run.local_log(job, 0).open("r", encoding="utf-8", errors="replace") as log:
             _wait(ranks, lambda: _show(log.read()), lambda rank: _tell(run, spec, job, rank, ranks[rank].returncode))
+    _delete_empty_logs(run.local_log(job, rank) for rank in range(1, processes))
     return _exit_code(run, spec, job, ranks[0].returncode, interrupted=stop.received)
 
 
@@ -56,6 +57,14 @@ def _job_id(run: RunDir) -> str:
     while run.local_log(f"{name}-{number}", 0).exists():
         number += 1
     return f"{name}-{number}"
+
+
+def _delete_empty_logs(logs: Iterable[Path]) -> None:
+    """Delete the logs of ranks that printed nothing. Most are empty, and each start of a job leaves its own."""
+    for log in logs:
+        with contextlib.suppress(OSError):  # the run folder may be gone or read-only
+            if not log.stat().st_size:
+                log.unlink()
 
 
 def _start(run: RunDir, spec: TaskSpec, job: str, processes: int, gpus: int) -> list[programs.Process]:

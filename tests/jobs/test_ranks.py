@@ -107,7 +107,9 @@ def test_killed_rank_leaves_the_same_state_as_a_killed_job(home: Path, outside: 
     said = "".join(lines)
     assert re.search(r"rank 1 on \S+, process \d+: has ended", said)
     assert "Traceback" not in said
-    assert JobState.read(RunDir(home / "runs" / "run").state("train")).state == State.RUNNING
+    run = RunDir(home / "runs" / "run")
+    assert JobState.read(run.state("train")).state == State.RUNNING
+    assert all(path.stat().st_size for path in run.local_jobs.glob("*.out")), "an empty log was kept"
 
 
 @pytest.mark.parametrize("code", [ExitCode.INTERRUPTED, ExitCode.FAULT])
