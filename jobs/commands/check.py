@@ -43,6 +43,7 @@ class _Images:
     count: int  #: images of all splits
     classes: int
     training: Split
+    packed: int  #: bytes of its pack; 0 if it is no pack
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -87,6 +88,8 @@ def findings(run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]
     if trains:
         yield Finding.of(lambda: _batch(config, cluster, images.get(config.data.dataset)))
     yield from _labels(config)
+    if cluster.stage is not None:
+        yield Finding(True, _staging(cluster.stage, images))
     yield from _processes(config, cluster, images)
     yield Finding.of(lambda: _memory(config, cluster))
     yield from _time(config, cluster)
@@ -179,13 +182,23 @@ def _data(name: str, config: Config, images: dict[str, _Images]) -> str:
     from trex.datasets.registry import load_splits
 
     splits = load_splits(name, config.data)
+    members = [split.members for split in splits.values()]
+    packed = sum(file.size for one in members if one is not None and one.packed for file in one.files)
     images[name] = _Images(
-        sum(len(split) for split in splits.values()), len(splits["test"].classes), splits["trainval"]
+        sum(len(split) for split in splits.values()), len(splits["test"].classes), splits["trainval"], packed
     )
     counts = ", ".join(f"{len(split)} {split_name}" for split_name, split in splits.items())
     comparable = all(split.comparable for split in splits.values())
     note = "" if comparable else "; counts differ from the official ones: results will be marked not comparable"
     return f"data: {name}: {counts}, {len(splits['test'].classes)} classes{note}"
+
+
+def _staging(folder: str, images: Mapping[str, _Images]) -> str:
+    """Say which datasets the nodes copy."""
+    packs = ", ".join(f"{name} ({in_bytes(one.packed)})" for name, one in images.items() if one.packed)
+    others = ", ".join(name for name, one in images.items() if not one.packed)
+    text = f"stage: each node copies to {folder}: {packs or 'nothing'}"
+    return f"{text}; no packs, so read in place: {others} (to make one: trex data pack NAME)" if others else text
 
 
 def _labels(config: Config) -> Iterator[Finding]:

@@ -11,10 +11,15 @@ from jobs.commands.check import findings
 from jobs.launch import launch
 from jobs.plan.cluster import Cluster, StageResources
 from jobs.slurm.check import findings as slurm_findings
+from tests.datasets.conftest import put
 from tests.jobs.conftest import FakeSlurm
 from trex.config import Config, load
+from trex.config.schema import DataConfig
+from trex.datasets.pack import write_pack
+from trex.datasets.registry import load_splits
 from trex.errors import UserError
 from trex.records.run_dir import RunDir
+from trex.storage import in_bytes
 
 PREEMPTIBLE = "PartitionName=low GraceTime=0 PreemptMode=REQUEUE"
 
@@ -46,6 +51,24 @@ def test_evaluation_of_a_file_needs_no_training_images(fake_slurm: FakeSlurm) ->
     assert not [finding.text for finding in evaluated if config.model.encoder in finding.text]
     trained = list(findings(RunDir(Path.cwd() / "run"), load(None, Config, settings[1:]), Cluster(kind="local")))
     assert any("in1k" in finding.text for finding in trained if not finding.ok)
+
+
+def test_check_says_what_the_nodes_copy_and_what_they_read_in_place(tmp_path: Path, fake_slurm: FakeSlurm) -> None:
+    for name in ("birds", "packed"):
+        for split in ("train", "val"):
+            put(tmp_path / "folders" / name, f"{split}/crow/1.jpg", f"{split}/tit/1.jpg")
+    splits = load_splits("packed", DataConfig(root=str(tmp_path / "folders")))
+    write_pack(splits, tmp_path / "data/packed.pack", lambda _text: None)
+    (tmp_path / "folders/birds").rename(tmp_path / "data/birds")
+    settings = (f"data.root={tmp_path}/data", "extract.weights=pixels", "extract.datasets=[birds,packed]")
+    config = load(None, Config, settings)
+    evaluated = findings(RunDir(tmp_path / "run"), config, Cluster(kind="local", stage="$TMPDIR"))
+    (line,) = (finding.text for finding in evaluated if finding.text.startswith("stage: "))
+    size = in_bytes(sum(path.stat().st_size for path in tmp_path.glob("data/packed.pack/*-*")))
+    assert line == (
+        f"stage: each node copies to $TMPDIR: packed ({size}); no packs, so read in place: birds (to make one: trex "
+        f"data pack NAME)"
+    )
 
 
 def test_preprocessing_is_shown_with_its_numbers(fake_slurm: FakeSlurm) -> None:

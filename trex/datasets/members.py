@@ -96,6 +96,11 @@ class Members:
     files: tuple[DataFile, ...]
     places: np.ndarray  #: (n,) `PLACE`
 
+    @property
+    def packed(self) -> bool:
+        """Whether all images are in a pack."""
+        return bool((self.places["kind"] == Kind.CHECKED).all())
+
     def at(self, index: int, name: str) -> Member:
         """Image `index`, whose name is `name`."""
         file, *numbers = self.places[index].item()

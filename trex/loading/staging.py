@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from trex.config.paths import expanded
-from trex.datasets.members import DataFile, Kind
+from trex.datasets.members import DataFile
 from trex.datasets.split import Split, SplitName
 from trex.distributed import Ranks
 from trex.files import TEMPORARY, move, sync
@@ -85,7 +85,7 @@ def _files_of_pack(splits: Splits) -> tuple[DataFile, ...]:
     """Return the files of the pack that the splits are in; empty if they are in something else."""
     files: list[DataFile] = []
     for split in splits.values():
-        if split.members is None or (split.members.places["kind"] != Kind.CHECKED).any():
+        if split.members is None or not split.members.packed:
             return ()
         files += split.members.files
     return tuple(files)
