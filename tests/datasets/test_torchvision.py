@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import tarfile
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 from torchvision import datasets
+from torchvision.datasets.utils import extract_archive
 
 from tests.datasets.conftest import put, write
 from trex.config import Config, load
 from trex.config.loader import ConfigError
 from trex.config.schema import DataConfig
+from trex.datasets import torchvision_sets
 from trex.datasets.inspect import check_files, duplicates
 from trex.datasets.registry import load_splits, own_datasets, record
 from trex.errors import TrexError, UserError
@@ -196,6 +199,21 @@ def test_download_keeps_existing_files_and_lets_torchvision_download_the_others(
         record("torchvision:FER2013").download(tmp_path / "faces")
     with pytest.raises(TrexError, match=r"torchvision:StanfordCars: torchvision could not download it"):
         record("torchvision:StanfordCars").download(tmp_path / "cars")
+
+
+def test_member_of_an_archive_outside_the_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tarfile.TarFile, "extraction_filter", None)  # the default before Python 3.14
+    put(tmp_path, "image.jpg")
+    with tarfile.open(tmp_path / "EuroSAT.tar", "w") as archive:
+        archive.add(tmp_path / "image.jpg", "../outside.jpg")
+
+    class Unpacks:
+        def __init__(self, root: str, split: str = "train") -> None:
+            extract_archive(f"{root}/EuroSAT.tar", f"{root}/unpacked")
+
+    with pytest.raises(tarfile.OutsideDestinationError):
+        torchvision_sets._construct(Unpacks, str(tmp_path), ("split", "train"))
+    assert not (tmp_path / "outside.jpg").exists()
 
 
 def test_configs_accept_the_names_and_paths_have_no_colon(tmp_path: Path) -> None:

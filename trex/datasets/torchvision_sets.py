@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -197,6 +198,8 @@ def _opened(name: str, folder: str, argument: Argument) -> Any:
 
 
 def _construct(found: type[Any], folder: str, argument: Argument, **more: bool) -> Any:
+    if hasattr(tarfile, "data_filter"):  # of 3.11.4: refuses members outside the folder, as every Python from 3.14 on
+        tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
         return found(folder, **{argument[0]: argument[1]}, **more)
     except ValueError as error:
