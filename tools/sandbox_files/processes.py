@@ -66,7 +66,7 @@ def kill_all(wanted: Callable[[Process], bool]) -> bool:
     raise TimeoutError(f"these processes do not end: {sorted(victims)}")
 
 
-def _victims(wanted: Callable[[Process], bool]) -> set[int]:
+def _victims(wanted: Callable[[Process], bool]) -> list[int]:
     processes = own_processes()
     victims = {pid for pid, process in processes.items() if wanted(process)}
     grown = -1
@@ -77,4 +77,5 @@ def _victims(wanted: Callable[[Process], bool]) -> set[int]:
     while pid in processes:
         victims.discard(pid)
         pid = processes[pid].parent
-    return victims
+    # Slurm's daemons first: otherwise they report how a job's processes ended, which a node without power does not.
+    return sorted(victims, key=lambda pid: processes[pid].name not in ("slurmd", "slurmstepd"))
