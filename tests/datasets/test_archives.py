@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,9 +136,12 @@ def test_entry_that_is_no_plain_file_in_the_folder_is_refused(
         load_splits("birds", DataConfig(root=str(tmp_path)))
 
 
-@pytest.mark.parametrize(("ending", "option"), [("tar.gz", "z"), ("tgz", "z"), ("tar", "J"), ("tar.bz2", "j")])
-def test_compressed_tar_is_refused_with_what_to_do(tmp_path: Path, source: Path, ending: str, option: str) -> None:
-    run("tar", f"c{option}f", tmp_path / f"birds.{ending}", "birds", at=source)
+@pytest.mark.parametrize(
+    ("ending", "mode"), [("tar.gz", "w:gz"), ("tgz", "w:gz"), ("tar", "w:xz"), ("tar.bz2", "w:bz2")]
+)
+def test_compressed_tar_is_refused_with_what_to_do(tmp_path: Path, source: Path, ending: str, mode: Any) -> None:
+    with tarfile.open(tmp_path / f"birds.{ending}", mode) as archive:
+        archive.add(source / "birds", "birds")
     with pytest.raises(UserError, match=rf"birds\.{ending}: is compressed with .*: decompress it to a plain \.tar"):
         load_splits("birds", DataConfig(root=str(tmp_path)))
 

@@ -115,12 +115,16 @@ class Site:
         """
 
         def states() -> list[str] | None:
-            words = ["sacct", "-D", "-X", "-n", "-P", "-j", job_id.partition("_")[0], "-o", "JobID,State"]
-            rows = [line.split("|") for line in self.call(*words).stdout.splitlines()]
-            found = [state.split()[0] for name, state in rows if JobId.parse(job_id) in elements(name)]
+            found = self.recorded(job_id)
             return found if len(found) >= starts and found[-1] not in NOT_THE_END else None
 
         return wait_for(states)
+
+    def recorded(self, job_id: str) -> list[str]:
+        """Return the state of each start of a job in accounting. Slurm may never record a job that never started."""
+        words = ["sacct", "-D", "-X", "-n", "-P", "-j", job_id.partition("_")[0], "-o", "JobID,State"]
+        rows = [line.split("|") for line in self.call(*words).stdout.splitlines()]
+        return [state.split()[0] for name, state in rows if JobId.parse(job_id) in elements(name)]
 
     @property
     def preempted(self) -> str:
@@ -147,7 +151,7 @@ class Site:
 
     def nodes_of(self, job: str) -> list[str]:
         """Return the nodes of a running job."""
-        found = self.call("squeue", "--noheader", "--jobs", job, "--format", "%N").stdout.strip()
+        found = self.call("squeue", "--local", "--noheader", "--jobs", job, "--format", "%N").stdout.strip()
         assert found
         return self.call("scontrol", "show", "hostnames", found).stdout.split()
 
@@ -157,7 +161,7 @@ class Site:
 
     def restarts(self, job: str) -> int:
         """Return how many times Slurm has requeued a job."""
-        found = re.search(r"\bRestarts=(\d+)", self.call("scontrol", "show", "job", "-o", job).stdout)
+        found = re.search(r"\bRestarts=(\d+)", self.call("scontrol", "--local", "show", "job", "-o", job).stdout)
         assert found
         return int(found[1])
 
