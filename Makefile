@@ -86,7 +86,7 @@ test-faults: prerequisites $(READY)  ## break things on purpose, with real proce
 	@$(PYTEST) -n 4 --dist loadfile --no-loadscope-reorder --faults
 
 # Not part of CI: Debian 13 is 8 GB. Left out: what does not depend on the version of Slurm.
-NEWER = interruption requeue_lines chain status sites waits
+NEWER = interruption requeue_lines chain clusters status sites waits
 test-slurm-newer:  ## run the tests of interruptions, chains and sites on Slurm 24.11 with Python 3.13, as root (20 minutes)
 	@tools/debian13.sh make setup
 	@tools/debian13.sh env CI=true OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile $(NEWER:%=tests/slurm/test_%.py)

@@ -59,7 +59,8 @@ class Answers:
     """What the back ends know about the jobs of some runs."""
 
     queued: Mapping[Path, Sequence[QueuedJob]]  #: by the run's folder, oldest first
-    starts: Mapping[str, Sequence[Start]]  #: by job id, oldest first; empty without accounting
+    #: By the run's folder and the job id, which several clusters may use; oldest first. Empty without accounting.
+    starts: Mapping[Path, Mapping[str, Sequence[Start]]]
     silent: tuple[str, ...] = ()  #: titles of the queues that did not answer
     unknown: tuple[str, ...] = ()  #: what else is not known, as sentences for the user
 
@@ -222,10 +223,11 @@ def _has_queue(task: Task) -> bool:
     return backend(task.backend).has_queue
 
 
-def starts_of(runs: Sequence[RunDir]) -> dict[str, Sequence[Start]]:
-    """Ask the accounting of all back ends about the jobs of `runs`: the starts of each, oldest first, by job id."""
-    used = {one.backend for run in runs for one in Submission.of(run).records}.intersection(kinds())
-    return {job: starts for kind in sorted(used) for job, starts in backend(kind).ask(runs).starts.items()}
+def starts_of(run: RunDir) -> dict[str, Sequence[Start]]:
+    """Ask the accounting of all back ends about the jobs of a run: the starts of each, oldest first, by job id."""
+    used = {one.backend for one in Submission.of(run).records}.intersection(kinds())
+    asked = [backend(kind).ask([run]).starts.get(run.root, {}) for kind in sorted(used)]
+    return {job: starts for one in asked for job, starts in one.items()}
 
 
 SITE = Site(_owner_is_alive, _addresses, _has_queue, starts_of)  #: passed to the processes of all back ends

@@ -15,7 +15,7 @@ from jobs.plan.stages import damaged_results, is_complete, is_reported, is_train
 from jobs.worker.lock import lock_numbers
 from trex.config import Config
 from trex.errors import ExitCode
-from trex.records.attempts import Attempt, Usage, attempts, usage
+from trex.records.attempts import Attempt, Start, Usage, attempts, usage
 from trex.records.base import RecordError
 from trex.records.environment import values_of
 from trex.records.events import IntervalChosen, read_events
@@ -137,7 +137,7 @@ def status_of(run: RunDir, config: Config, answers: Answers) -> RunStatus:
     if parts := _milestones(run, config, jobs, status):
         status.stages.append(StageStatus(MILESTONES, parts))
     _read_progress(run, config, status)
-    _read_attempts(run, config, status, answers)
+    _read_attempts(run, config, status, jobs.starts)
     return status
 
 
@@ -172,7 +172,8 @@ class _Jobs:
     newest: Mapping[str, str]  #: the newest job id of each key; a job in the queue is preferred
     queued: Mapping[str, QueuedJob]  #: the newest job of each key that is in the queue
     submitted: frozenset[str]  #: ids of all jobs that were submitted
-    answers: Answers
+    starts: Mapping[str, Sequence[Start]]  #: what accounting says about them, by job id
+    silent: tuple[str, ...]  #: titles of the queues that did not answer
 
 
 def _jobs(run: RunDir, answers: Answers, status: RunStatus) -> _Jobs:
@@ -181,7 +182,9 @@ def _jobs(run: RunDir, answers: Answers, status: RunStatus) -> _Jobs:
     submitted = [pair for one in submissions.records for pair in one.jobs.items()]
     queued = {job.key: job for job in answers.queued.get(run.root, ())}
     newest = dict(submitted) | {key: job.job for key, job in queued.items()}
-    return _Jobs(newest, queued, frozenset(job for _, job in submitted), answers)
+    return _Jobs(
+        newest, queued, frozenset(job for _, job in submitted), answers.starts.get(run.root, {}), answers.silent
+    )
 
 
 def _finished(run: RunDir, config: Config, stage: Stage, status: RunStatus) -> dict[str, bool]:
@@ -227,7 +230,7 @@ def _part(run: RunDir, key: str, finished: bool, jobs: _Jobs, recorded: JobState
         return _local_part(run, key, recorded)
     if job is None:
         return JobStatus(key, "open", None, "")
-    return _vanished(key, job, recorded, jobs.answers)
+    return _vanished(key, job, recorded, jobs)
 
 
 def _local_part(run: RunDir, key: str, recorded: JobState) -> JobStatus:
@@ -238,12 +241,12 @@ def _local_part(run: RunDir, key: str, recorded: JobState) -> JobStatus:
     return JobStatus(key, "failed" if recorded.state == State.FAILED else "gone", recorded.job, recorded.reason)
 
 
-def _vanished(key: str, job: str, recorded: JobState | None, answers: Answers) -> JobStatus:
+def _vanished(key: str, job: str, recorded: JobState | None, jobs: _Jobs) -> JobStatus:
     """Return the state of a submitted job that is no longer in the queue and did not finish."""
-    if answers.silent:
-        titles = " and ".join(answers.silent)
+    if jobs.silent:
+        titles = " and ".join(jobs.silent)
         return JobStatus(key, "waiting", job, f"{titles} does not answer: it may or may not be in the queue")
-    starts = answers.starts.get(job)
+    starts = jobs.starts.get(job)
     ending = f"ended as {starts[-1].ending}" if starts else "is no longer in the queue"
     if recorded is None or recorded.job != job:
         return JobStatus(key, "gone", job, f"{ending} before it started")
@@ -292,16 +295,16 @@ def _ratio(value: float, by: float) -> float | None:
     return ratio if abs(ratio) < 1e15 else None
 
 
-def _read_attempts(run: RunDir, config: Config, status: RunStatus, answers: Answers) -> None:
+def _read_attempts(run: RunDir, config: Config, status: RunStatus, starts: Mapping[str, Sequence[Start]]) -> None:
     """Read the restarts of the training, why each start ended, how often it saves, and what all starts used."""
     events = read_events(run.events)
     status.damaged += map(str, events.damaged)
     if config.checkpoint.every_minutes == "auto":
         status.saves = next((one.text for one in reversed(events.records) if isinstance(one, IntervalChosen)), "")
     active = ("running", "preempted", "suspended", "ending")
-    made = attempts(events.records, answers.starts)
+    made = attempts(events.records, starts)
     running = {part.job for stage in status.stages for part in stage.parts if part.state in active and part.job}
-    status.usage = usage(made, Submission.of(run).records, answers.starts, running)
+    status.usage = usage(made, Submission.of(run).records, starts, running)
     trainings = [attempt for attempt in made if attempt.start.stage == "train"]
     status.restarts = max(len(trainings) - 1, 0)
     status.stops += map(_why, trainings[:-1])

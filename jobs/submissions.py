@@ -29,6 +29,9 @@ def ask(runs: Sequence[RunDir]) -> Answers:
     submissions = [one for run in runs for one in Submission.of(run).records]
     answers = [one.ask(runs) for one in backends_of(submissions)]
     queued = {run.root: [job for answer in answers for job in answer.queued.get(run.root, ())] for run in runs}
-    starts = {job: starts for answer in answers for job, starts in answer.starts.items()}
+    starts = {
+        run.root: {job: starts for answer in answers for job, starts in answer.starts.get(run.root, {}).items()}
+        for run in runs
+    }
     silent = tuple(title for answer in answers for title in answer.silent)
     return Answers(queued, starts, silent, tuple(what for answer in answers for what in answer.unknown))

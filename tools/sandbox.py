@@ -157,11 +157,17 @@ class Sandbox:
             (self.folder / name).mkdir(mode=0o700)
         address = own_address()
         with reserved_ports(len(NODES) + 2, address) as ports:
-            write_configuration(self.folder, options, address, list(ports), self.ask("slurmctld", "-V") or "")
+            database = self._database(options, address, list(ports)[1])
+            version = self.ask("slurmctld", "-V") or ""
+            write_configuration(self.folder, options, address, list(ports), database, version)
             # munged runs as long as the sandbox, so it keeps the ports reserved, also that of a node that failed.
-            self._start_munge([one.fileno() for one in ports.values()])
-        if options.accounting:
+            self._start_munge([one.fileno() for one in ports.values()], options.beside)
+        if options.accounting and not options.beside:
             self._start_accounting()
+        if options.accounting:
+            words = ("sacctmgr", "--immediate", "add", "cluster", options.cluster)
+            if self.ask(*words, timeout=SECONDS_TO_START) is None:
+                raise SandboxError("sacctmgr could not add the cluster to the database", daemons=["slurmdbd"])
         self._daemon("slurmctld", "-D")
         self._wait("slurmctld", lambda: self.ask("scontrol", "ping") is not None)
         for node in NODES:
@@ -182,10 +188,20 @@ class Sandbox:
         late = [f"slurmd.{node}" for node, state in states.items() if state != "idle"]
         return SandboxError(f"{message}: {listed}", daemons=late or ["slurmctld"])
 
-    def _start_munge(self, reserved: Sequence[int]) -> None:
-        """Start munged, which keeps the file descriptors in `reserved` open."""
+    def _database(self, options: Options, address: str, port: int) -> tuple[str, int]:
+        """Address and port of the slurmdbd to use: that of another sandbox, or the own."""
+        if not options.beside:
+            return address, port
+        other = Sandbox(Path(options.beside))
+        if not other.is_up() or not options.accounting:
+            raise SandboxError(f"{options.beside}: expected the folder of a sandbox that runs, with accounting", 2)
+        values = json.loads(other.about.read_text(encoding="utf-8"))
+        return values["address"], values["ports"][1]
+
+    def _start_munge(self, reserved: Sequence[int], beside: str) -> None:
+        """Start munged, with the key of the sandbox `beside` if any. It keeps the descriptors in `reserved` open."""
         key = self.folder / "munge" / "key"
-        key.write_bytes(secrets.token_bytes(1024))
+        key.write_bytes(Path(beside, "munge", "key").read_bytes() if beside else secrets.token_bytes(1024))
         key.chmod(0o400)
         munge = ["--key-file", str(key), "--pid-file", f"{key.parent}/pid", "--log-file", f"{key.parent}/log"]
         munge += ["--seed-file", f"{key.parent}/seed", "--socket", f"{key.parent}/sock"]
@@ -213,8 +229,6 @@ class Sandbox:
             raise SandboxError("the database slurm could not be created", daemons=["mariadbd"])
         self._daemon("slurmdbd", "-D")
         self._wait("slurmdbd", lambda: self.ask("sacctmgr", "--noheader", "list", "cluster") is not None)
-        if self.ask("sacctmgr", "--immediate", "add", "cluster", "sandbox", timeout=SECONDS_TO_START) is None:
-            raise SandboxError("sacctmgr could not add the cluster to the database", daemons=["slurmdbd"])
 
     def _daemon(self, *words: str, node: str | None = None, reserved: Sequence[int] = ()) -> None:
         """Start a daemon that continues to run after this program ends, with the file descriptors in `reserved`."""
@@ -306,6 +320,9 @@ def main() -> int:
     )
     parser.add_argument("--user-signal", action="store_true", help="preempt with the job's --signal, not SIGTERM")
     parser.add_argument("--no-accounting", action="store_true", help="no database and no sacct; starts faster")
+    parser.add_argument(
+        "--beside", default="", metavar="FOLDER", help="a second cluster, with the database of FOLDER's"
+    )
     parser.add_argument("--memory-limits", action="store_true", help="kill jobs that use more memory than they ask for")
     parser.add_argument(
         "--max-array-size", type=int, default=defaults.max_array_size, help="0: no job arrays (%(default)s)"
@@ -314,7 +331,8 @@ def main() -> int:
     args = parser.parse_args()
     sandbox = Sandbox(args.folder)
     chosen = {
-        key: vars(args)[key] for key in ("grace", "user_signal", "max_array_size", "node_timeout", "memory_limits")
+        key: vars(args)[key]
+        for key in ("grace", "user_signal", "max_array_size", "node_timeout", "memory_limits", "beside")
     }
     options = Options(accounting=not args.no_accounting, **chosen)
     try:

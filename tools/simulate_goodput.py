@@ -139,7 +139,7 @@ def measured(run: RunDir, times: Times) -> Times:
     """Replace the times that the events, metrics and accounting of a run have. `detect` and `limit` are in none."""
     [status] = collect([str(run.root)])
     events = read_events(run.events).records
-    attempts, starts = training_attempts(events), ask([run]).starts
+    attempts, starts = training_attempts(events), ask([run]).starts.get(run.root, {})
     lines = MetricsLine.read_lines(run.metrics).records
     last = next((line for line in reversed(lines) if line.phase == "train"), None)
     if not attempts or last is None or not last.epoch or not status.kept_seconds:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from jobs.backend import starts_of
 from jobs.commands.stages import TARGET
 from jobs.plan.lookup import path_of
 from jobs.plan.runs import open_run
+from jobs.submissions import ask
 from trex.errors import ExitCode, UserError
 from trex.records.run_dir import RunDir
 from trex.reporting.metric import METRICS, TOP1
@@ -47,8 +47,8 @@ def _report(args: argparse.Namespace) -> int:
             raise UserError(f"{run.root}: this run does not exist yet")
         runs.append(run)
     folder = path_of(args.to) if args.to else runs[0].report
-    starts, metric = starts_of(runs), METRICS[args.metric]
-    data = [collect(run, starts) for run in runs]
+    starts, metric = ask(runs).starts, METRICS[args.metric]
+    data = [collect(run, starts.get(run.root)) for run in runs]
     page = write_report(data, folder, metric)
     sys.stdout.write(f"{text_table(data, metric)}\nreport: {page}\n")
     if args.classes:

@@ -19,6 +19,8 @@ _FIELDS = ("JobArrayID", "State", "Reason", "PreemptTime", "Comment", "Command",
 _SEPARATOR = "\x1f"
 
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+#: The state of a job where it was submitted, if another cluster of the federation has started it.
+_ELSEWHERE = "REVOKED"
 _STATES = {
     **dict.fromkeys(_WAITING, QueueState.WAITING), "COMPLETING": QueueState.ENDING, "SUSPENDED": QueueState.PAUSED,
     "STOPPED": QueueState.PAUSED,
@@ -57,13 +59,22 @@ def entries(cluster: str = "", patience: Patience = PATIENT, ended: bool = False
     """
     # By user id, because LOGNAME may still hold the old name after a change of user.
     words = ["squeue", "--noheader", "--array", "--user", str(os.getuid())]
-    words += [] if cluster else ["--federation"]
+    words += [] if cluster else ["--sibling"]  # with the jobs that other clusters of the federation took over
     words += ["--states=all"] if ended else []
     answer = call([*words, "--Format", ",".join(f"{name}:{_SEPARATOR}" for name in _FIELDS)], cluster, patience)
     if not answer.ok:
         raise TrexError(f"squeue does not answer: {answer.stderr.strip()}")
     rows = (line.split(_SEPARATOR)[:-1] for line in answer.stdout.split("\n"))
-    return [_entry(*row) for row in rows if len(row) == len(_FIELDS)]
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        # Each cluster of a federation that may start a job has a record of it: the one that started it counts.
+        if len(row) == len(_FIELDS) and (row[0] not in found or _progress(row[1]) > _progress(found[row[0]][1])):
+            found[row[0]] = row
+    return [_entry(*row) for row in found.values()]
+
+
+def _progress(state: str) -> int:
+    return 0 if state == _ELSEWHERE else 1 if state in _WAITING else 2
 
 
 def _entry(
@@ -85,7 +96,8 @@ def _entry(
         QueueState.PAUSED: f"on {nodes}; Slurm continues it, or: scontrol resume {job}",
         QueueState.ENDING: f"on {nodes}",
     }
-    return Entry(JobId.parse(job), state, said[state], comment, script)
+    about = "on another cluster of the federation" if name == _ELSEWHERE else said[state]
+    return Entry(JobId.parse(job), state, about, comment, script)
 
 
 def holds_nodes(job: str, cluster: str = "") -> bool:
@@ -94,7 +106,8 @@ def holds_nodes(job: str, cluster: str = "") -> bool:
     Raises:
         TrexError: if Slurm does not answer.
     """
-    answer = call(["squeue", "--noheader", "--jobs", job, "--format", "%T"], cluster)
+    place = [] if cluster else ["--local"]  # a federation would answer for the cluster on which it was submitted
+    answer = call(["squeue", *place, "--noheader", "--jobs", job, "--format", "%T"], cluster)
     if answer.ok:
         return answer.stdout.strip() not in ("", "PENDING")
     if "Invalid job id" in answer.stderr:
@@ -131,6 +144,7 @@ def past_starts(jobs: Iterable[JobId], cluster: str = "", patience: Patience = A
     """
     arrays = ",".join(sorted({job.array for job in jobs}))
     words = ["sacct", "--duplicates", "--allocations", "--noheader", "--parsable2", f"--jobs={arrays}"]
+    words += [f"--clusters={cluster}" if cluster else "--federation"]  # sacct does not read SLURM_CLUSTERS
     whole = {"SLURM_BITSTR_LEN": "0"}  # otherwise sacct shortens long lists of elements
     answer = call([*words, "--format=JobID,State,ElapsedRaw,AllocTRES"], cluster, patience, whole)
     if is_busy(answer):
@@ -138,6 +152,8 @@ def past_starts(jobs: Iterable[JobId], cluster: str = "", patience: Patience = A
     found: dict[JobId, list[Start]] = {}
     rows = (line.split("|") for line in answer.stdout.splitlines()) if answer.ok else ()
     for text, state, seconds, *resources in (row for row in rows if len(row) >= 3 and row[1].strip()):
+        if state == _ELSEWHERE:
+            continue
         start = Start(state.split()[0], int(seconds or 0), **_resources("".join(resources)))
         for job in elements(text):
             found.setdefault(job, []).append(start)

@@ -103,7 +103,7 @@ def answers(submissions: Group, title: str) -> Answers:
         return Patience(max(deadline - time.monotonic(), 1.0))
 
     queued: dict[Path, list[QueuedJob]] = {}
-    starts: dict[str, Sequence[Start]] = {}
+    starts: dict[Path, dict[str, Sequence[Start]]] = {}
     silent, unknown = [], []
     with ThreadPoolExecutor(1 + 2 * len(groups)) as pool:
         here = pool.submit(lambda: queue.settings(patience=AT_ONCE).name if any(groups) else "")
@@ -120,7 +120,8 @@ def answers(submissions: Group, title: str) -> Answers:
         for root, jobs in _answer(in_queue, lambda _: silent.append(words)).items():  # noqa: B023
             queued.setdefault(root, []).extend(jobs)
     for past in pasts.values():
-        starts.update(_answer(past, lambda error: unknown.append(str(error))))
+        for root, of_run in _answer(past, lambda error: unknown.append(str(error))).items():
+            starts.setdefault(root, {}).update(of_run)
     return Answers(queued, starts, tuple(silent), tuple(unknown))
 
 
@@ -132,12 +133,15 @@ def _answer(asked: Future[dict[K, T]], failed: Callable[[TrexError], object]) ->
         return {}
 
 
-def _starts(group: Group, cluster: str, patience: Patience) -> dict[str, Sequence[Start]]:
-    """Return what accounting recorded about the starts of each job. Calls sacct once."""
-    submitted = set(_ids(one for of_run in group.values() for one in of_run))
-    past = queue.past_starts(submitted, cluster, patience)
+def _starts(group: Group, cluster: str, patience: Patience) -> dict[Path, dict[str, Sequence[Start]]]:
+    """Return what accounting recorded about the starts of each job, by run and job id. Calls sacct once."""
+    submitted = {root: set(_ids(of_run)) for root, of_run in group.items()}
+    past = queue.past_starts(set().union(*submitted.values()), cluster, patience)
     # An array that was cancelled before its elements became jobs has a single line in sacct's output.
-    return {str(job): past.get(job) or past.get(JobId(job.array), []) for job in submitted}
+    return {
+        root: {str(job): past.get(job) or past.get(JobId(job.array), []) for job in jobs}
+        for root, jobs in submitted.items()
+    }
 
 
 def _ids(submissions: Iterable[Submission]) -> Iterable[JobId]:

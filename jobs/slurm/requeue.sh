@@ -67,14 +67,14 @@ trex_slurm_requeues() { # whether Slurm itself will requeue this job, which it d
     partition=$(scontrol show partition --oneliner "$SLURM_JOB_PARTITION" 2>/dev/null)
     [[ "$partition " =~ \ PreemptMode=(GANG,)?REQUEUE\  ]] || return 1
     [[ $config =~ MaxBatchRequeue\ *=\ ([0-9]+) ]] && most=${BASH_REMATCH[1]} || return 1
-    requeues=$(squeue --noheader --jobs="$SLURM_JOB_ID" --Format=BatchFlag 2>/dev/null) # 1 + those by Slurm itself
+    requeues=$(squeue --local --noheader --jobs="$SLURM_JOB_ID" --Format=BatchFlag 2>/dev/null) # 1 + those by Slurm itself
     [[ $requeues =~ ^\ *([0-9]+)\ *$ ]] || return 1
     [ $((BASH_REMATCH[1] + 2)) -le "$most" ] # more than $most: held; the last one is for the end after a `scontrol requeue`
 }
 
 trex_requeue() { # logs the reason first, because Slurm may end this shell before scontrol returns
     local pause job
-    job=$(scontrol show job --oneliner "$trex_job" 2>/dev/null)
+    job=$(scontrol --local show job --oneliner "$trex_job" 2>/dev/null)
     case "$job" in
     *JobState=CANCELLED* | *JobState=COMPLETING*) # requeueing would undo the cancellation
         trex_say "$1, but it was cancelled: not requeued. Continue with: $trex_continue"

@@ -37,5 +37,5 @@ class Site:
     addresses: Callable[[Task], Sequence[str]]
     #: Returns whether jobs that this task starts wait in a queue, so that the task need not wait for them.
     has_queue: Callable[[Task], bool]
-    #: Returns what accounting recorded about the starts of each job of some runs, oldest first, if there is accounting.
-    starts: Callable[[Sequence[RunDir]], Mapping[str, Sequence[Start]]] = lambda _: {}
+    #: Returns what accounting recorded about the starts of each job of a run, oldest first, if there is accounting.
+    starts: Callable[[RunDir], Mapping[str, Sequence[Start]]] = lambda _: {}

@@ -213,7 +213,7 @@ def _report(run: RunDir, site: Site) -> None:
     from trex.reporting.collect import collect
     from trex.reporting.write import write_report
 
-    page = write_report([collect(run, site.starts([run]))], run.report)
+    page = write_report([collect(run, site.starts(run))], run.report)
     log.info("report: %s", page)
 
 

@@ -64,7 +64,7 @@ def test_two_starts_of_a_training_leave_two_records_and_both_count_in_the_report
     assert [node.name for node in first.nodes] == [platform.node()]
     in_git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
     assert (first.code.commit or "") == in_git.stdout.strip()
-    data = collect(run, starts_of([run]))
+    data = collect(run, starts_of(run))
     seconds = sum(event.seconds for event in data.events if event.KIND == "attempt_ended")
     assert data.usage["train"].core_seconds == pytest.approx(seconds * first.cpus)
     head, rows = stage_rows(data)

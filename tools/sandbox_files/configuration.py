@@ -26,9 +26,17 @@ class Options:
     kill_wait: int = 10  #: seconds from SIGTERM to SIGKILL after scancel and at the time limit
     node_timeout: int = 10  #: seconds until a node that does not respond is set to DOWN
     memory_limits: bool = False  #: whether a job that uses more memory than it asked for is killed
+    beside: str = ""  #: folder of a sandbox whose database this one shares, as a second cluster of one site
+
+    @property
+    def cluster(self) -> str:
+        """The cluster's name."""
+        return "second" if self.beside else "sandbox"
 
 
-def write_configuration(folder: Path, options: Options, address: str, ports: Sequence[int], version: str) -> None:
+def write_configuration(
+    folder: Path, options: Options, address: str, ports: Sequence[int], database: tuple[str, int], version: str
+) -> None:
     """Write slurm.conf and the files beside it.
 
     Args:
@@ -36,6 +44,7 @@ def write_configuration(folder: Path, options: Options, address: str, ports: Seq
         options: the options of the sandbox.
         address: the address on which the daemons listen.
         ports: those of slurmctld, slurmdbd and the nodes.
+        database: address and port of the slurmdbd to use.
         version: what `slurmctld -V` prints.
     """
     host, user = socket.gethostname().split(".")[0], getpass.getuser()
@@ -48,7 +57,8 @@ def write_configuration(folder: Path, options: Options, address: str, ports: Seq
     user_signal = "PreemptParameters=send" if newer else "SlurmctldParameters=preempt_send"
     values = {
         "host": host, "user": user, "folder": str(folder), "address": address, "grace": str(options.grace),
-        "controller_port": str(ports[0]), "database_port": str(ports[1]),
+        "controller_port": str(ports[0]), "database_address": database[0], "database_port": str(database[1]),
+        "cluster": options.cluster,
         "max_array_size": str(options.max_array_size), "kill_wait": str(options.kill_wait),
         "node_timeout": str(options.node_timeout), "gpus": str(GPUS_PER_NODE),
         "consumable": "CR_Core_Memory" if options.memory_limits else "CR_Core",
@@ -62,9 +72,9 @@ def write_configuration(folder: Path, options: Options, address: str, ports: Seq
         ),
     }  # fmt: skip
     (folder / "slurm.conf").write_text(fill(template("slurm.conf"), values), encoding="utf-8")
-    database = folder / "slurmdbd.conf"
-    database.touch(mode=0o600)
-    database.write_text(fill(template("slurmdbd.conf"), values), encoding="utf-8")
+    of_database = folder / "slurmdbd.conf"
+    of_database.touch(mode=0o600)
+    of_database.write_text(fill(template("slurmdbd.conf"), values), encoding="utf-8")
 
 
 def _is_2302_or_newer(version: str) -> bool:
