@@ -153,8 +153,15 @@ class Sandbox:
         """Write the configuration, start each daemon and wait until it answers."""
         self.about.write_text("{}", encoding="utf-8")
         self.folder.chmod(0o755)
-        for name in ("munge", "state", "db", "tmp", "spool", "log", "gpus", *(f"spool/{node}" for node in NODES)):
+        for name in ("state", "db", "tmp", "log", "gpus"):
             (self.folder / name).mkdir(mode=0o700)
+        for name in (
+            "munge",
+            "spool",
+            *(f"spool/{node}" for node in NODES),
+        ):  # with the socket, and users' batch scripts
+            (self.folder / name).mkdir()
+            (self.folder / name).chmod(0o755)
         address = own_address()
         with reserved_ports(len(NODES) + 2, address) as ports:
             database = self._database(options, address, list(ports)[1])

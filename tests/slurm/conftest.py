@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -284,12 +284,16 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.split("\n")[:-1] if line]
 
 
-def start_sandbox(*options: str) -> Path:
-    """Start a sandbox in a new folder. Without Slurm's packages, the test is skipped, or fails in CI."""
+def start_sandbox(*options: str, inside: Sequence[str] = ()) -> Path:
+    """Start a sandbox in a new folder. Without Slurm's packages, the test is skipped, or fails in CI.
+
+    Args:
+        options: options of `tools/sandbox.py up`.
+        inside: a program and its arguments, which executes the command that follows them.
+    """
     folder = Path(tempfile.mkdtemp(prefix="trex-", dir="/tmp")) / "s"
-    done = subprocess.run(
-        [*SANDBOX, "up", "--folder", str(folder), *options], capture_output=True, text=True, check=False
-    )
+    words = [*inside, *SANDBOX, "up", "--folder", str(folder), *options]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode == 2 and "missing on this machine" in done.stderr and not os.environ.get("CI"):
         pytest.skip(done.stderr)
     assert done.returncode == 0, done.stderr
