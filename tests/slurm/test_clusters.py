@@ -60,7 +60,7 @@ def train(site: Site, name: str, cluster: str) -> Run:
 def test_jobs_of_two_clusters_with_the_same_id_are_kept_apart(here: Site, folders: tuple[Path, Path]) -> None:
     other = there(here, folders)
     waiting = train(here, "waiting", "small.yaml")
-    wait_for(lambda: here.queue().get(waiting.jobs()["train"]) == "RUNNING")
+    wait_for(lambda: waiting.events("attempt_started"))
     here.trex("cancel", "waiting")
     run = train(here, "run", "other.yaml")
     job = run.jobs()["train"]
@@ -98,7 +98,8 @@ def test_job_is_followed_to_the_cluster_of_the_federation_that_starts_it(
         job = run.jobs()["train"]
         run.reach(3)
         with run.frozen():
-            assert (here.queue()[job], other.queue()[job]) == ("REVOKED", "RUNNING")
+            assert here.queue().get(job) in ("REVOKED", None), "Slurm 24.11 does not show it here"
+            assert other.queue()[job] == "RUNNING"
             (part,) = shown(here, "run")[0]["stages"]["train"]["parts"]
             assert (part["state"], part["job"]) == ("running", job)
             assert part["why"].startswith("on n")

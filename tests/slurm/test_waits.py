@@ -30,9 +30,17 @@ class Slurm:
 
     folder: Path
 
-    def __call__(self, line: str) -> None:
-        """Run a command of the administrator."""
-        subprocess.run(line.split(), check=True, capture_output=True, env=self.environment, timeout=120)
+    def __call__(self, line: str) -> str:
+        """Run a command of the administrator. Returns its output."""
+        done = subprocess.run(
+            line.split(), check=True, capture_output=True, env=self.environment, timeout=120, text=True
+        )
+        return done.stdout
+
+    def resume(self, node: str) -> None:
+        """Return a drained node to service. Slurm 24.11 takes it for not responding for a moment."""
+        self(f"scontrol update NodeName={node} State=RESUME")
+        wait_for(lambda: self(f"sinfo --noheader --partition=mine --nodes={node} --format=%T").strip() == "idle")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -181,11 +189,11 @@ def test_nodes_that_lack_a_feature_or_are_drained(slurm: Slurm, capsys: pytest.C
     try:
         (failed,) = check(capsys, MINE)
         assert "partition mine has 2 nodes for this job, but 2 of them are down or drained" in failed
-        slurm("scontrol update NodeName=n2 State=RESUME")
+        slurm.resume("n2")
         assert check(capsys, MINE) == []
         assert check(capsys, f"{MINE}, constraint: h100") == []
     finally:
-        slurm("scontrol update NodeName=n1 State=RESUME")
+        slurm.resume("n1")
 
 
 def test_one_of_several_partitions_is_enough(slurm: Slurm, capsys: pytest.CaptureFixture[str]) -> None:
