@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -46,7 +46,9 @@ def run_here(spec: TaskSpec, processes: int = 1, gpus: int = 0) -> ExitCode:
         stop.pass_on_to(ranks)
         with run.local_log(job, 0).open("r", encoding="utf-8", errors="replace") as log:
             _wait(ranks, lambda: _show(log.read()), lambda rank: _tell(run, spec, job, rank, ranks[rank].returncode))
-    _delete_empty_logs(run.local_log(job, rank) for rank in range(1, processes))
+    for rank in range(1, processes):
+        if ranks[rank].returncode in (ExitCode.DONE, ExitCode.INTERRUPTED):  # otherwise a message names its log
+            _delete_if_empty(run.local_log(job, rank))
     return _exit_code(run, spec, job, ranks[0].returncode, interrupted=stop.received)
 
 
@@ -59,12 +61,11 @@ def _job_id(run: RunDir) -> str:
     return f"{name}-{number}"
 
 
-def _delete_empty_logs(logs: Iterable[Path]) -> None:
-    """Delete the logs of ranks that printed nothing. Most are empty, and each start of a job leaves its own."""
-    for log in logs:
-        with contextlib.suppress(OSError):  # the run folder may be gone or read-only
-            if not log.stat().st_size:
-                log.unlink()
+def _delete_if_empty(log: Path) -> None:
+    """Delete the log of a rank that printed nothing, as most do. Otherwise each start of a job leaves its own."""
+    with contextlib.suppress(OSError):  # the run folder may be gone or read-only
+        if not log.stat().st_size:
+            log.unlink()
 
 
 def _start(run: RunDir, spec: TaskSpec, job: str, processes: int, gpus: int) -> list[programs.Process]:
