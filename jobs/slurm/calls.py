@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from jobs import programs
 from jobs.programs import Completed
 from jobs.slurm.variables import outside_allocation
+from trex.errors import UserError
 
 #: What Slurm's programs say when the controller or the database is busy, restarts, or limits the rate of requests.
 _BUSY = (
@@ -56,12 +57,22 @@ def call(
 def once(
     words: Sequence[str], cluster: str, seconds: float, more: Mapping[str, str] | None = None, stdin: str | None = None
 ) -> Completed:
-    """Call a program of Slurm once, without the variables that would change what it does."""
+    """Call a program of Slurm once, without the variables that would change what it does.
+
+    Raises:
+        UserError: if Slurm does not know the cluster.
+    """
     variables = {**outside_allocation(), **(more or {})}
     variables.pop("SLURM_CLUSTERS", None)
     if cluster:
         variables["SLURM_CLUSTERS"] = cluster
-    return programs.run(words, timeout=seconds, env=variables, stdin=stdin)
+    answer = programs.run(words, timeout=seconds, env=variables, stdin=stdin)
+    if cluster and not answer.ok and f"No cluster '{cluster}'" in answer.stderr:
+        raise UserError(
+            f"Slurm knows no cluster {cluster!r}: expected one that `sacctmgr show cluster` lists: change clusters in "
+            f"the cluster file, or SLURM_CLUSTERS"
+        )
+    return answer
 
 
 def is_busy(answer: Completed) -> bool:

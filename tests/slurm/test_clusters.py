@@ -85,6 +85,18 @@ def test_jobs_of_two_clusters_with_the_same_id_are_kept_apart(here: Site, folder
     here.trex("report", "run")
 
 
+def test_unknown_cluster_is_a_mistake_and_not_a_busy_slurm(here: Site) -> None:
+    (here.home / "wrong.yaml").write_text(f"{SMALL}clusters: secnod\n")
+    for command in ("check", "train"):
+        done = here.trex(command, "tiny.yaml", "--cluster", "wrong.yaml", "name=wrong", check=False)
+        assert done.returncode == 2
+        said = done.stdout + done.stderr
+        assert "Slurm knows no cluster 'secnod': expected one that `sacctmgr show cluster` lists" in said
+        assert "not known whether" not in said
+        assert "trying again" not in said
+    assert not (here.run_of("wrong").root / "jobs" / "submitted.jsonl").exists()
+
+
 def test_job_is_followed_to_the_cluster_of_the_federation_that_starts_it(
     here: Site, folders: tuple[Path, Path]
 ) -> None:
