@@ -155,11 +155,8 @@ class Sandbox:
         self.folder.chmod(0o755)
         for name in ("state", "db", "tmp", "log", "gpus"):
             (self.folder / name).mkdir(mode=0o700)
-        for name in (
-            "munge",
-            "spool",
-            *(f"spool/{node}" for node in NODES),
-        ):  # with the socket, and users' batch scripts
+        # All users need the socket of munge and their batch scripts.
+        for name in ("munge", "spool", *(f"spool/{node}" for node in NODES)):
             (self.folder / name).mkdir()
             (self.folder / name).chmod(0o755)
         address = own_address()

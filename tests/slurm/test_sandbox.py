@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -245,3 +246,24 @@ def test_accounting_records_a_failed_job_and_other_databases_keep_their_temporar
         assert site.accounting(job) == ["FAILED"]
     finally:
         stop_sandbox(folder)
+
+
+def test_daemons_of_a_node_are_killed_before_the_processes_that_they_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise slurmstepd could report the end of a job on a node that has lost its power."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    processes = importlib.import_module("sandbox_files.processes")
+    daemon = tmp_path / "slurmstepd"
+    shutil.copy("/bin/sleep", daemon)
+    watched = [subprocess.Popen(["/bin/sleep", "600"], cwd=tmp_path) for _ in range(2)]  # older, and so listed first
+    step = subprocess.Popen([daemon, "600"], cwd=tmp_path)
+    killed: list[int] = []
+    kill = os.kill
+    monkeypatch.setattr(os, "kill", lambda pid, number: (killed.append(pid), kill(pid, number)))
+    wait_for(lambda: step.pid in {one.pid for one in processes.own_processes().values() if one.name == "slurmstepd"})
+    assert processes.kill_all(lambda process: process.cwd == tmp_path)
+    assert killed[0] == step.pid
+    assert set(killed) == {step.pid, *(one.pid for one in watched)}
+    for one in (step, *watched):
+        one.wait()
