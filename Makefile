@@ -16,7 +16,7 @@ dry     = $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo showcase train run extract probe report status transfer lint check test test-slurm test-others test-faults \
-        test-slurm-newer test-install prerequisites docs cluster-up cluster-down clean
+        test-slurm-newer test-install bench prerequisites docs cluster-up cluster-down clean
 
 help:  ## list all targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -90,6 +90,11 @@ NEWER = interruption requeue_lines chain clusters status sites waits
 test-slurm-newer:  ## run the tests of interruptions, chains and sites on Slurm 24.11 with Python 3.13, as root (20 minutes)
 	@tools/debian13.sh make setup
 	@tools/debian13.sh env CI=true OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile $(NEWER:%=tests/slurm/test_%.py)
+
+# ONLY="crops step": these topics (`make bench ONLY=help` lists them)
+bench: $(READY)  ## measure crops, loader, step, checkpoint, features, probes against the usual way; writes benchmarks/
+	@$(PYTHON) tools/prerequisites.py --photographs
+	@$(BIN)/python -m tools.bench $(if $(filter help,$(ONLY)),--help,$(ONLY))
 
 test-install: $(READY)  ## install the wheel with all dependencies in an empty venv and test it (downloads PyTorch)
 	@TREX_FULL_INSTALL=1 $(PYTEST) tests/test_wheel.py

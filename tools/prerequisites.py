@@ -1,6 +1,7 @@
 """Installs the Debian packages that the tests need (Slurm, images, a compiler), or says in one line which are missing.
 
     python3 tools/prerequisites.py
+    python3 tools/prerequisites.py --photographs    # what `make bench` needs instead
 
 Does nothing if all packages are installed. It installs missing ones as root, or with sudo if sudo needs no password.
 Otherwise it installs nothing and ends with exit code 2.
@@ -22,23 +23,31 @@ FILES = {
     "gcc": Path("/usr/bin/gcc"),
     "libc6-dev": Path("/usr/include/stdlib.h"),
 }
+#: The photographs of the benchmarks (tools/bench/photographs.py).
+PHOTOGRAPHS = {
+    "mate-backgrounds": Path("/usr/share/backgrounds/mate/nature"),
+    "plasma-workspace-wallpapers": Path("/usr/share/wallpapers/BytheWater"),
+}
 INSTALL = ("apt-get", "install", "--yes", "--no-install-recommends")
 
 
 def main() -> int:
     """Install missing packages if that needs no password. Returns the exit code."""
-    missing = missing_packages(PACKAGES, os.environ["PATH"] + SYSTEM_PATH)
-    missing += [name for name, file in FILES.items() if not file.exists()]
+    if sys.argv[1:] == ["--photographs"]:
+        purpose, missing, files = "benchmarks", [], PHOTOGRAPHS
+    else:
+        purpose, missing, files = "tests", missing_packages(PACKAGES, os.environ["PATH"] + SYSTEM_PATH), FILES
+    missing += [name for name, file in files.items() if not file.exists()]
     if not missing:
         return 0
     root = _becoming_root()
     if root is None:
-        return _give_up(missing)
-    print(f"==> installing Debian packages for the tests: {' '.join(missing)}", flush=True)
+        return _give_up(missing, purpose)
+    print(f"==> installing Debian packages for the {purpose}: {' '.join(missing)}", flush=True)
     apt = [*root, "env", "DEBIAN_FRONTEND=noninteractive"]
     for words in (("apt-get", "update", "-qq"), (*INSTALL, "-qq", *missing)):
         if subprocess.run([*apt, *words], stdout=subprocess.DEVNULL, check=False).returncode:
-            return _give_up(missing)
+            return _give_up(missing, purpose)
     return 0
 
 
@@ -54,10 +63,10 @@ def _becoming_root() -> list[str] | None:
     return sudo
 
 
-def _give_up(missing: list[str]) -> int:
+def _give_up(missing: list[str], purpose: str) -> int:
     command = " ".join(("sudo", *INSTALL, *missing))
     print(
-        f"the tests need Debian packages that are missing: {', '.join(missing)}. To install them on Debian or "
+        f"the {purpose} need Debian packages that are missing: {', '.join(missing)}. To install them on Debian or "
         f"Ubuntu: {command}",
         file=sys.stderr,
     )
