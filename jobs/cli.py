@@ -18,7 +18,7 @@ from jobs.plan.rights import keep_own
 from trex import __version__
 from trex.errors import ExitCode, TrexError
 from trex.storage import is_refusal, unwritable
-from trex.wording import Printable
+from trex.wording import Printable, did_you_mean
 
 _COMMANDS = (stages, report, check, status, logs, queue, clean, data, export)
 
@@ -26,6 +26,8 @@ _COMMANDS = (stages, report, check, status, logs, queue, clean, data, export)
 _OF_THE_PLACE = {
     errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EEXIST,
 }  # fmt: skip
+
+_SETTING = r"[A-Za-z_][A-Za-z0-9_.-]*="  #: how an argument `section.key=value` begins
 
 #: The exit code that shells report for a program ended by Ctrl-C.
 _BY_CTRL_C = 130
@@ -67,17 +69,37 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments. Settings may follow options, where argparse alone would not accept them."""
     parser = _parser()
     args, left = parser.parse_known_args(arguments)
-    wrong = [word for word in left if not re.match(r"[A-Za-z_][A-Za-z0-9_.-]*=", word)]
+    wrong = [word for word in left if not re.match(_SETTING, word)]
     if wrong or (left and not hasattr(args, "overrides")):
-        parser.error(f"not understood: {' '.join(wrong or left)}; trex {args.command} --help lists the arguments")
+        parser.error(f"not understood: {' '.join(wrong or left)}{_hint(wrong, args)}")
     if left:
         args.overrides = [*args.overrides, *left]
     return args
 
 
+def _hint(wrong: Sequence[str], args: argparse.Namespace) -> str:
+    """Return what to write instead of words that are not understood, as far as can be guessed."""
+    if hasattr(args, "overrides"):
+        settings = [word.lstrip("-") for word in wrong if word.startswith("-")]
+        if settings and all(re.match(_SETTING, word) and "." in word.partition("=")[0] for word in settings):
+            return f"; settings have no dashes: {' '.join(settings)}"
+    return f"; trex {args.command} --help lists the arguments"
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose message about an unknown command names the nearest one."""
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            known = ", ".join(action.choices)
+            nearest = did_you_mean(str(value), action.choices)
+            raise argparse.ArgumentError(None, f"no command {value!r}{nearest or f'; expected {known}'}")
+        super()._check_value(action, value)
+
+
 def _parser() -> argparse.ArgumentParser:
     codes = "\n".join(f"  {code.value:<3} {code.meaning}" for code in ExitCode)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="trex",
         description="Train and evaluate vision encoders: one YAML file, the same jobs on one machine and on a cluster.",
         epilog=f"exit codes:\n{codes}",

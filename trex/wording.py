@@ -34,9 +34,13 @@ def duration(seconds: float) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a text such as `; did you mean 'resnet50'?` if `word` is close to one of `known`, else an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    """Return a text such as `; did you mean 'resnet50'?` if `word` is close to one of `known`, else an empty string.
+
+    Upper and lower case count as equal.
+    """
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), list(names), n=1)
+    return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
 def printable(text: str) -> str:
