@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO, cast
 
-from jobs.commands import check, clean, data, export, logs, new, queue, report, stages, status
+from jobs.commands import check, clean, data, diff, export, logs, new, queue, report, stages, status
 from jobs.plan.rights import keep_own
 from trex import __version__
 from trex.errors import ExitCode, TrexError
 from trex.storage import is_refusal, unwritable
 from trex.wording import Printable, did_you_mean
 
-_COMMANDS = (new, stages, report, check, status, logs, queue, clean, data, export)
+_COMMANDS = (new, stages, report, diff, check, status, logs, queue, clean, data, export)
 
 #: Errors caused by the path that the user chose: no permission, a folder instead of a file, a link loop.
 _OF_THE_PLACE = {

@@ -202,21 +202,22 @@ def text_table(runs: Sequence[RunData], metric: Metric = TOP1) -> str:
     blocks = []
     for kind in probe_kinds(runs):
         head, body = rows(runs, kind, metric)
-        blocks.append("\n".join([f"probe: {kind}", *aligned([head, *body]), *_wrapped(caption(runs, kind, metric))]))
+        blocks.append("\n".join([f"probe: {kind}", *aligned([head, *body]), *wrapped(caption(runs, kind, metric))]))
     if not blocks:
         blocks.append("no probe results yet")
     for kind in transfer.kinds(runs):
         head, body = transfer_rows(runs, kind)
-        lines = [*aligned([head, *body]), *_wrapped(transfer_caption(runs, kind))]
+        lines = [*aligned([head, *body]), *wrapped(transfer_caption(runs, kind))]
         blocks.append("\n".join([f"transfer against epoch, probe: {kind}", *lines]))
     if found := comparisons(runs, metric):
         head, body = difference_rows(found, metric)
-        lines = [*aligned([head, *body], left=TEXTS_OF_DIFFERENCES), *_wrapped(DIFFERENCES)]
+        lines = [*aligned([head, *body], left=TEXTS_OF_DIFFERENCES), *wrapped(DIFFERENCES)]
         blocks.append("\n".join(["differences", *lines]))
     return "\n\n".join([*blocks, "\n".join(notes(runs))])
 
 
-def _wrapped(text: str) -> list[str]:
+def wrapped(text: str) -> list[str]:
+    """The text in lines of at most 100 characters."""
     return textwrap.wrap(text, width=100)
 
 
