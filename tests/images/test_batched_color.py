@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trex.images import batched_color as batched
-from trex.images import color
+from trex.images import color, draws
 
 COUNT, SIDE = 24, 48
 CHANCE = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def test_gray_and_solarize(crops: np.ndarray) -> None:
 
 
 def test_blur_with_a_radius_per_crop(crops: np.ndarray) -> None:
-    boxes = [color.box_of(radius) for radius in RADII]
+    boxes = [draws.box_of(radius) for radius in RADII]
     expected = singly(crops, lambda i, x, p, r, g, b: color.blur(x, *boxes[i]))
     weights = np.zeros((COUNT, 2 + max(full for full, _, _ in boxes)), np.int32)
     for row, (full, weight, edge) in zip(weights, boxes, strict=True):
