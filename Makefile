@@ -102,9 +102,10 @@ test-install: $(READY)  ## install the wheel with all dependencies in an empty v
 prerequisites:
 	@$(PYTHON) tools/prerequisites.py
 
-docs: $(READY)  ## generate docs/config.md, docs/example.sbatch and the pictures from the code
+docs: $(READY)  ## generate docs/config.md, docs/costs.md, docs/example.sbatch and the pictures from the code
 	@$(BIN)/python tools/config_reference.py > docs/config.md
 	@$(BIN)/python tools/example_sbatch.py > docs/example.sbatch
+	@$(BIN)/python tools/cost_tables.py > docs/costs.md
 	@$(BIN)/python tools/draw_map.py
 
 # SLURM=24.11: that of Debian 13, in tools/debian13.sh

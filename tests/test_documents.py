@@ -99,7 +99,12 @@ def test_every_rule_of_the_method_names_its_code_and_its_test() -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "document"), [("config_reference.py", "config.md"), ("example_sbatch.py", "example.sbatch")]
+    ("program", "document"),
+    [
+        ("config_reference.py", "config.md"),
+        ("example_sbatch.py", "example.sbatch"),
+        pytest.param("cost_tables.py", "costs.md", marks=pytest.mark.slow),
+    ],
 )
 def test_generated_document_is_up_to_date(program: str, document: str) -> None:
     command = [sys.executable, f"tools/{program}"]

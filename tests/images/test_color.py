@@ -17,6 +17,7 @@ from torchvision.transforms import functional as F
 import trex
 from tests import refusing
 from trex.images import color
+from trex.images.draws import box_of
 
 FACTORS = np.linspace(0.6, 1.4, 9)
 
@@ -75,7 +76,7 @@ def test_solarize_equals_pillows(rgb: np.ndarray) -> None:
 @pytest.mark.parametrize("radius", [0.1, 0.3, 0.7, 1.0, 1.3, 1.7, 2.0])
 def test_blur_equals_pillows(rgb: np.ndarray, radius: float) -> None:
     planes = planar(rgb)
-    color.blur(planes, *color.box_of(radius))
+    color.blur(planes, *box_of(radius))
     expected = np.asarray(Image.fromarray(rgb).filter(ImageFilter.GaussianBlur(radius)))
     assert np.array_equal(planes.transpose(1, 2, 0), expected)
 

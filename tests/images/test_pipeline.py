@@ -16,29 +16,29 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import functional as F
 
 from trex.config.schema import CropsConfig
-from trex.images.crops import CropDraw, apply_crop, draw_crop, multi_crop
-from trex.images.draws import generator
+from trex.images import draws
+from trex.images.crops import apply_crop, multi_crop
 
 CONFIG = CropsConfig()
 LIKELY = 1e-3  #: smallest accepted p-value: a correct distribution gives a smaller one for one seed in a thousand
 
 
-def usual_crop(rgb: np.ndarray, draw: CropDraw, size: int) -> np.ndarray:
+def usual_crop(rgb: np.ndarray, draw: np.ndarray, size: int) -> np.ndarray:
     """The crop that PIL and torchvision make with the parameters `draw`: uint8 (size, size, 3)."""
-    box, bicubic = draw.box, T.InterpolationMode.BICUBIC
-    image = F.resized_crop(Image.fromarray(rgb), box.top, box.left, box.height, box.width, [size, size], bicubic)
-    if draw.flip:
+    box, bicubic = [int(value) for value in draw[draws.TOP : draws.WIDTH + 1]], T.InterpolationMode.BICUBIC
+    image = F.resized_crop(Image.fromarray(rgb), *box, [size, size], bicubic)
+    if draw[draws.FLIP]:
         image = F.hflip(image)
-    if draw.jitter is not None:
-        jitter = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
-        factors = (draw.jitter.brightness, draw.jitter.contrast, draw.jitter.saturation, draw.jitter.hue)
-        for operation in draw.jitter.order:
-            image = jitter[operation](image, factors[operation])
-    if draw.grayscale:
+    jitter = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+    for operation in draw[draws.ORDER : draws.ORDER + 4].astype(int):
+        if operation >= 0:
+            factor = draw[(draws.BRIGHTNESS, draws.CONTRAST, draws.SATURATION, draws.HUE)[operation]]
+            image = jitter[operation](image, float(factor))
+    if draw[draws.GRAYSCALE]:
         image = F.rgb_to_grayscale(image, 3)
-    if draw.blur_radius is not None:
-        image = image.filter(ImageFilter.GaussianBlur(draw.blur_radius))
-    if draw.solarize:
+    if draw[draws.RADIUS]:
+        image = image.filter(ImageFilter.GaussianBlur(float(draw[draws.RADIUS])))
+    if draw[draws.SOLARIZE]:
         image = ImageOps.solarize(image, 128)
     return np.asarray(image)
 
@@ -51,7 +51,7 @@ def test_crop_with_the_same_parameters_equals_the_usual_pipelines(
     image = torch.from_numpy(photograph).permute(2, 0, 1)[None]
     decibels = []
     for index in range(100):
-        draw = draw_crop(*photograph.shape[:2], is_global, CONFIG, generator(0, 0, index, 0))
+        draw = draws.draw_crops(*photograph.shape[:2], CONFIG, 0, 0, index)[0 if is_global else 1]
         off = apply_crop(image, draw, size).transpose(1, 2, 0) - usual_crop(photograph, draw, size).astype(float)
         decibels.append(10 * math.log10(255**2 / max(np.mean(off**2), 1e-9)))
     assert np.mean(decibels) > 65

@@ -59,15 +59,14 @@ def machine() -> str:
 
 def write_page(name: str, topic: Topic) -> Path:
     """Measure a topic, print its rows, and write `benchmarks/<name>.md`."""
-    where, cores = machine(), sorted(os.sched_getaffinity(0))[: topic.cores]
+    where, allowed = machine(), os.sched_getaffinity(0)
+    cores = sorted(allowed)[: topic.cores]
     os.sched_setaffinity(0, cores)
-    lines = ["| what | usual | ours | usual / ours | goal | quality |", "|---|---|---|---|---|---|"]
-    print(f"==> {topic.title}", flush=True)
-    for row in topic.rows():
-        lines.append(f"| {row.what} | {row.usual} | {row.ours} | **{row.ratio}** | {row.goal} | {row.quality} |")
-        goal = f", goal {row.goal}" if row.goal else ""
-        print(f"{row.what}: usual {row.usual}, ours {row.ours}, ratio {row.ratio}{goal}; {row.quality}", flush=True)
-    notes = [topic.notes(), ""] if topic.notes else []
+    try:
+        lines = _measured(topic)
+        notes = [topic.notes(), ""] if topic.notes else []
+    finally:
+        os.sched_setaffinity(0, allowed)
     path = ROOT / "benchmarks" / f"{name}.md"
     write_text(
         path,
@@ -80,3 +79,14 @@ def write_page(name: str, topic: Topic) -> Path:
     )  # fmt: skip
     print(f"==> {path.relative_to(ROOT)}", flush=True)
     return path
+
+
+def _measured(topic: Topic) -> list[str]:
+    """The lines of the table. Each row is printed as soon as it is measured."""
+    lines = ["| what | usual | ours | usual / ours | goal | quality |", "|---|---|---|---|---|---|"]
+    print(f"==> {topic.title}", flush=True)
+    for row in topic.rows():
+        lines.append(f"| {row.what} | {row.usual} | {row.ours} | **{row.ratio}** | {row.goal} | {row.quality} |")
+        goal = f", goal {row.goal}" if row.goal else ""
+        print(f"{row.what}: usual {row.usual}, ours {row.ours}, ratio {row.ratio}{goal}; {row.quality}", flush=True)
+    return lines

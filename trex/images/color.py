@@ -1,41 +1,24 @@
 """Compiled color operations on planar uint8 crops. Each works in place and gives the same bytes as Pillow.
 
-`p` is a complete crop, (3 * n,) uint8; `r`, `g`, `b` are its planes, (n,) uint8 each. No function uses fast-math, so
-the same input gives the same bytes on every processor.
+`p` is a complete crop, (3 * n,) uint8; `r`, `g`, `b` are its planes, (n,) uint8 each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
 import numpy as np
-from numba import njit
 
-F = TypeVar("F", bound=Callable[..., Any])
+from trex.images.compiled import compiled
 
 Plane = np.ndarray
 
 
-def _compiled(function: F) -> F:
-    """Compile on first use, cache the machine code on disk, release the interpreter's lock while running.
-
-    Without a folder that can be written, neither here nor in the user's home, each process compiles for itself.
-    """
-    try:
-        compiled: Any = njit(nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError:
-        compiled = njit(nogil=True, error_model="numpy")(function)
-    return cast(F, compiled)
-
-
-@_compiled
+@compiled
 def gray_of(r: int, g: int, b: int) -> int:
     """Gray level as in Pillow's convert("L"): ITU-R 601 weights in units of 1/65536, rounded."""
     return (np.int32(r) * 19595 + np.int32(g) * 38470 + np.int32(b) * 7471 + 32768) >> 16  # type: ignore[return-value]
 
 
-@_compiled
+@compiled
 def blend(p: Plane, gray: np.float32, factor: np.float32) -> None:
     """gray + factor * (pixel - gray), clamped to 0 … 255 and truncated, as in Image.blend.
 
@@ -46,7 +29,7 @@ def blend(p: Plane, gray: np.float32, factor: np.float32) -> None:
         p[i] = np.uint8(min(max(value, np.float32(0)), np.float32(255)))
 
 
-@_compiled
+@compiled
 def mean_gray(r: Plane, g: Plane, b: Plane) -> int:
     """Mean gray level, rounded: the level that a change of contrast keeps."""
     total = np.int64(0)
@@ -55,7 +38,7 @@ def mean_gray(r: Plane, g: Plane, b: Plane) -> int:
     return int(total / r.size + 0.5)
 
 
-@_compiled
+@compiled
 def saturate(r: Plane, g: Plane, b: Plane, factor: np.float32) -> None:
     """Blend each pixel with its own gray."""
     low, high = np.float32(0), np.float32(255)
@@ -66,7 +49,7 @@ def saturate(r: Plane, g: Plane, b: Plane, factor: np.float32) -> None:
         b[i] = np.uint8(min(max(gray + factor * (np.float32(b[i]) - gray), low), high))
 
 
-@_compiled
+@compiled
 def to_gray(r: Plane, g: Plane, b: Plane) -> None:
     """Replace each pixel by its gray."""
     for i in range(r.size):
@@ -76,7 +59,7 @@ def to_gray(r: Plane, g: Plane, b: Plane) -> None:
         b[i] = gray
 
 
-@_compiled
+@compiled
 def solarize(p: Plane) -> None:
     """Invert all values ≥ 128."""
     for i in range(p.size):
@@ -88,76 +71,56 @@ def solarize(p: Plane) -> None:
 # which makes it four times slower.
 
 
-@_compiled
+@compiled
 def _to_float(source: np.ndarray, target: np.ndarray) -> None:
     for x in range(source.size):
         target[x] = np.float32(source[x])
 
 
-@_compiled
+@compiled
 def _to_bytes(source: np.ndarray, target: np.ndarray) -> None:
     for x in range(source.size):
         target[x] = np.uint8(min(source[x] + np.float32(0.5), np.float32(255)))
 
 
-@_compiled
+@compiled
 def _to_words(source: np.ndarray, target: np.ndarray) -> None:
     for x in range(source.size):
         target[x] = source[x]
 
 
-@_compiled
+@compiled
 def _from_words(source: np.ndarray, target: np.ndarray) -> None:
     for x in range(source.size):
         target[x] = source[x]
 
 
-@_compiled
+@compiled
 def _weighted(target: np.ndarray, source: np.ndarray, weight: int) -> None:
     factor = np.uint32(weight)
     for x in range(target.size):
         target[x] = source[x] * factor
 
 
-@_compiled
+@compiled
 def _add_pair(target: np.ndarray, one: np.ndarray, other: np.ndarray, weight: int) -> None:
     factor = np.uint32(weight)
     for x in range(target.size):
         target[x] += (one[x] + other[x]) * factor
 
 
-@_compiled
+@compiled
 def _rounded(row: np.ndarray) -> None:
     for x in range(row.size):
         row[x] = (row[x] + np.uint32(1 << 23)) >> np.uint32(24)
 
 
-def box_of(radius: float) -> tuple[int, int, int]:
-    """The extended box filter that Pillow's GaussianBlur(radius) applies three times; its variance is radius² / 3.
-
-    Source: Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", 2011.
-
-    Returns:
-        The number of pixels with full weight on each side of the center; the weight of these pixels and of the two
-        edge pixels next to them, in units of 1/2^24.
-    """
-    single = np.float32  # Pillow computes this in single precision, and the rounding affects the weights
-    variance = single(single(radius) * single(radius) / single(3))
-    side = np.floor((float(single(np.sqrt(12.0 * float(variance) + 1.0))) - 1.0) / 2.0)
-    part = single((2 * side + 1) * (side * (side + 1) - 3.0 * float(variance)))
-    part = part / single(6 * (variance - single((side + 1) ** 2)))
-    width = single(single(side) + part) * single(2) + single(1)
-    weight = int(single(1 << 24) / width)
-    full_pixels = int(side + part)
-    return full_pixels, weight, ((1 << 24) - (2 * full_pixels + 1) * weight) // 2
-
-
-@_compiled
+@compiled
 def blur(planes: np.ndarray, full_pixels: int, weight: int, edge_weight: int) -> None:
     """Pillow's GaussianBlur on (3, S, S) planes, bit for bit.
 
-    It applies the box filter of `box_of` three times along rows and three times along columns, rounds to bytes after
-    each pass, and repeats the edge pixels.
+    It applies the box filter of `draws.box_of` three times along rows and three times along columns, rounds to bytes
+    after each pass, and repeats the edge pixels.
     """
     side = planes.shape[1]
     reach = full_pixels + 1
@@ -194,7 +157,7 @@ def blur(planes: np.ndarray, full_pixels: int, weight: int, edge_weight: int) ->
 BLOCK = 1024  #: pixels per block, so that the block's floats fit the processor's cache
 
 
-@_compiled
+@compiled
 def shift_hue(r: Plane, g: Plane, b: Plane, shift: int) -> None:
     """Convert to Pillow's uint8 HSV, add `shift` (in 1/255 turns, modulo 256) to the hue, and convert back to RGB.
 
@@ -213,7 +176,7 @@ def shift_hue(r: Plane, g: Plane, b: Plane, shift: int) -> None:
         _to_bytes(blue, b[begin:end])
 
 
-@_compiled
+@compiled
 def _shift_hue(red: np.ndarray, green: np.ndarray, blue: np.ndarray, shift: np.float64) -> None:
     """`shift_hue` on float32 planes of whole numbers, without branches, so that the compiler vectorizes the loop.
 
