@@ -45,15 +45,17 @@ def _home(variable: str, below_home: str) -> Path | None:
 
 
 def keep_compiled_code(folder: Path) -> None:
-    """Let numba cache compiled functions in `folder` if it cannot write next to the installed code.
+    """Let numba keep compiled functions in `folder` if it can write neither the user's cache nor the installed code.
 
-    Call this before numba is imported: if the user's home is read-only too, the import would fail. `folder` must be
-    inside a folder that only the user can write, because numba runs the code that it finds there.
+    Call this before numba is imported. `folder` must be inside a folder that only the user can write, because numba
+    runs the code that it finds there.
     """
-    images = Path(trex.__file__).parent / "images"
-    cache = images / "__pycache__"
-    if not os.access(cache if cache.exists() else images, os.W_OK):
-        os.environ.setdefault("NUMBA_CACHE_DIR", str(folder))
+    images, home = Path(trex.__file__).parent / "images", _home("XDG_CACHE_HOME", ".cache")
+    for place in (*([home] if home else []), images / "__pycache__"):
+        there = next(path for path in (place, *place.parents) if path.exists())
+        if os.access(there, os.W_OK | os.X_OK):
+            return
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(folder))
 
 
 def signal_lead() -> float | None:

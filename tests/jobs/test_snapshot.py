@@ -44,7 +44,7 @@ def test_snapshot_can_be_imported_without_the_checkout(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_snapshot_includes_compiled_functions(tmp_path: Path) -> None:
+def test_every_snapshot_of_the_same_code_uses_the_functions_that_the_first_one_compiled(tmp_path: Path) -> None:
     """Otherwise every process of every new run would compile them again."""
     program = (
         "import numpy as np; from trex.images.color import solarize as f; f(np.zeros(9, np.uint8))\n"
@@ -53,14 +53,16 @@ def test_snapshot_includes_compiled_functions(tmp_path: Path) -> None:
 
     def call(code: Path) -> list[str]:
         environment = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"}
-        environment["PYTHONPATH"] = str(code)
+        environment |= {"PYTHONPATH": str(code), "XDG_CACHE_HOME": str(tmp_path / "cache")}
         words = [sys.executable, "-P", "-c", program]
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
         return done.stdout.split()
 
-    call(ROOT)
-    code = snapshot(tmp_path)
-    assert call(code) == [str(code / "trex" / "images" / "__pycache__"), "1", "0"]
+    first, second = snapshot(tmp_path / "a"), snapshot(tmp_path / "b")
+    [folder, *found] = call(first)
+    assert Path(folder).parent == tmp_path / "cache" / "trex" / "compiled"
+    assert found == ["0", "1"]
+    assert call(second) == [folder, "1", "0"]
 
 
 def test_only_the_owner_can_write_to_a_snapshot_for_any_umask(tmp_path: Path) -> None:

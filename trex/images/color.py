@@ -1,6 +1,8 @@
 """Compiled color operations on planar uint8 crops. Each works in place and gives the same bytes as Pillow.
 
-`p` is a complete crop, (3 * n,) uint8; `r`, `g`, `b` are its planes, (n,) uint8 each.
+A loop below uses one type, mostly float32, and has no branches: otherwise LLVM makes no vector instructions. Whole
+numbers below 2^24 are exact in float32, so a crop is converted in blocks, all operations of a block are applied to
+floats that are whole numbers, and it is converted back.
 """
 
 from __future__ import annotations
@@ -8,67 +10,98 @@ from __future__ import annotations
 import numpy as np
 
 from trex.images.compiled import compiled
+from trex.images.draws import (
+    BRIGHTNESS,
+    CONTRAST,
+    EDGE_WEIGHT,
+    FULL_PIXELS,
+    GRAYSCALE,
+    ORDER,
+    RADIUS,
+    SATURATION,
+    SHIFT,
+    SOLARIZE,
+    WEIGHT,
+)
 
-Plane = np.ndarray
+BLOCK = 1024  #: pixels per block, so that the block's floats fit the processor's cache
+_ZERO, _ONE, _MOST = np.float32(0), np.float32(1), np.float32(255)
 
 
 @compiled
-def gray_of(r: int, g: int, b: int) -> int:
-    """Gray level as in Pillow's convert("L"): ITU-R 601 weights in units of 1/65536, rounded."""
-    return (np.int32(r) * 19595 + np.int32(g) * 38470 + np.int32(b) * 7471 + 32768) >> 16  # type: ignore[return-value]
+def apply_operations(planes: np.ndarray, draw: np.ndarray) -> None:
+    """Jitter, gray, blur and solarize a crop, as drawn.
 
-
-@compiled
-def blend(p: Plane, gray: np.float32, factor: np.float32) -> None:
-    """gray + factor * (pixel - gray), clamped to 0 … 255 and truncated, as in Image.blend.
-
-    This is the change of brightness if `gray` is 0, and of contrast if `gray` is the mean gray.
+    Args:
+        planes: uint8 (3, S, S), C-contiguous.
+        draw: float64 (FIELDS,), a row of the table of `draws.draw_crops`.
     """
-    for i in range(p.size):
-        value = gray + factor * (np.float32(p[i]) - gray)
-        p[i] = np.uint8(min(max(value, np.float32(0)), np.float32(255)))
+    flat = planes.reshape(3, planes.shape[1] * planes.shape[2])
+    contrast = 4
+    for place in range(4):
+        if draw[ORDER + place] == 1:
+            contrast = place
+    mean = np.float32(0)
+    if contrast < 4:
+        total = _change_colors(flat, draw, 0, contrast, mean)
+        mean = np.float32(int(total / flat.shape[1] + 0.5))
+    if draw[ORDER] >= 0 or draw[GRAYSCALE] > 0:
+        _change_colors(flat, draw, contrast % 4, 4, mean)
+    if draw[RADIUS] > 0:
+        blur(planes, int(draw[FULL_PIXELS]), np.uint32(draw[WEIGHT]), np.uint32(draw[EDGE_WEIGHT]))
+    if draw[SOLARIZE] > 0:
+        solarize(planes.reshape(planes.size))
 
 
 @compiled
-def mean_gray(r: Plane, g: Plane, b: Plane) -> int:
-    """Mean gray level, rounded: the level that a change of contrast keeps."""
-    total = np.int64(0)
-    for i in range(r.size):
-        total += gray_of(r[i], g[i], b[i])
-    return int(total / r.size + 0.5)
+def _change_colors(flat: np.ndarray, draw: np.ndarray, begin: int, end: int, mean: np.float32) -> int:
+    """Apply the operations `begin` to `end` of the jitter; if the last is among them, also gray.
+
+    Args:
+        flat: uint8 (3, pixels).
+        draw: see `apply_operations`.
+        begin: place of the first operation.
+        end: place after the last one.
+        mean: the gray level that a change of contrast keeps.
+
+    Returns:
+        The sum of the gray levels; 0 if the last operation is among them.
+    """
+    floats, total, is_last = np.empty((4, BLOCK), np.float32), 0, end == 4
+    for first in range(0, flat.shape[1], BLOCK):
+        last = min(first + BLOCK, flat.shape[1])
+        n = last - first
+        red, green, blue, gray = floats[0, :n], floats[1, :n], floats[2, :n], floats[3, :n]
+        for c in range(3):
+            _to_float(flat[c, first:last], floats[c, :n])
+        for place in range(begin, end):
+            _operate(int(draw[ORDER + place]), draw, floats[:, :n], mean)
+        if not is_last or draw[GRAYSCALE] > 0:
+            _to_gray(gray, red, green, blue)
+        if not is_last:
+            total += _sum(gray)
+        if begin < end:
+            is_gray = is_last and draw[GRAYSCALE] > 0
+            for c in range(3):
+                _to_bytes(gray if is_gray else floats[c, :n], flat[c, first:last])
+    return total
 
 
 @compiled
-def saturate(r: Plane, g: Plane, b: Plane, factor: np.float32) -> None:
-    """Blend each pixel with its own gray."""
-    low, high = np.float32(0), np.float32(255)
-    for i in range(r.size):
-        gray = np.float32(gray_of(r[i], g[i], b[i]))
-        r[i] = np.uint8(min(max(gray + factor * (np.float32(r[i]) - gray), low), high))
-        g[i] = np.uint8(min(max(gray + factor * (np.float32(g[i]) - gray), low), high))
-        b[i] = np.uint8(min(max(gray + factor * (np.float32(b[i]) - gray), low), high))
-
-
-@compiled
-def to_gray(r: Plane, g: Plane, b: Plane) -> None:
-    """Replace each pixel by its gray."""
-    for i in range(r.size):
-        gray = np.uint8(gray_of(r[i], g[i], b[i]))
-        r[i] = gray
-        g[i] = gray
-        b[i] = gray
-
-
-@compiled
-def solarize(p: Plane) -> None:
-    """Invert all values ≥ 128."""
-    for i in range(p.size):
-        if p[i] >= 128:
-            p[i] = np.uint8(255 - p[i])
-
-
-# Each loop below uses one type. The compiler does not vectorize a loop that mixes bytes with floats or 32-bit integers,
-# which makes it four times slower.
+def _operate(operation: int, draw: np.ndarray, floats: np.ndarray, mean: np.float32) -> None:
+    """Apply an operation of the jitter, 0 … 3 (none if -1), to a block, float32 (4, n): red, green, blue, and space."""
+    red, green, blue, gray = floats[0], floats[1], floats[2], floats[3]
+    if operation == 0 or operation == 1:  # noqa: PLR1714 - compiled code has no sets
+        level = np.float32(mean if operation == 1 else _ZERO)
+        factor = np.float32(draw[CONTRAST] if operation == 1 else draw[BRIGHTNESS])
+        for c in range(3):
+            _blend(floats[c], level, factor)
+    elif operation == 2:
+        _to_gray(gray, red, green, blue)
+        for c in range(3):
+            _blend_with(floats[c], gray, np.float32(draw[SATURATION]))
+    elif operation == 3:
+        _shift_hue(red, green, blue, np.float32(draw[SHIFT]))
 
 
 @compiled
@@ -80,132 +113,178 @@ def _to_float(source: np.ndarray, target: np.ndarray) -> None:
 @compiled
 def _to_bytes(source: np.ndarray, target: np.ndarray) -> None:
     for x in range(source.size):
-        target[x] = np.uint8(min(source[x] + np.float32(0.5), np.float32(255)))
+        target[x] = np.uint8(np.int32(source[x]))
 
 
 @compiled
-def _to_words(source: np.ndarray, target: np.ndarray) -> None:
+def _sum(source: np.ndarray) -> int:
+    total = np.int32(0)
     for x in range(source.size):
-        target[x] = source[x]
+        total = np.int32(total + np.int32(source[x]))
+    return int(total)
 
 
 @compiled
-def _from_words(source: np.ndarray, target: np.ndarray) -> None:
-    for x in range(source.size):
-        target[x] = source[x]
+def _to_gray(gray: np.ndarray, red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> None:
+    """Gray level as in Pillow's convert("L"): ITU-R 601 weights in units of 1/65536, rounded."""
+    for x in range(gray.size):
+        level = red[x] * np.float32(19595) + green[x] * np.float32(38470) + blue[x] * np.float32(7471)
+        gray[x] = np.floor((level + np.float32(32768)) * np.float32(1 / 65536))
 
 
 @compiled
-def _weighted(target: np.ndarray, source: np.ndarray, weight: int) -> None:
-    factor = np.uint32(weight)
-    for x in range(target.size):
-        target[x] = source[x] * factor
+def _blend(values: np.ndarray, level: np.float32, factor: np.float32) -> None:
+    """level + factor * (value - level), clamped to 0 … 255 and truncated, as in Image.blend.
 
-
-@compiled
-def _add_pair(target: np.ndarray, one: np.ndarray, other: np.ndarray, weight: int) -> None:
-    factor = np.uint32(weight)
-    for x in range(target.size):
-        target[x] += (one[x] + other[x]) * factor
-
-
-@compiled
-def _rounded(row: np.ndarray) -> None:
-    for x in range(row.size):
-        row[x] = (row[x] + np.uint32(1 << 23)) >> np.uint32(24)
-
-
-@compiled
-def blur(planes: np.ndarray, full_pixels: int, weight: int, edge_weight: int) -> None:
-    """Pillow's GaussianBlur on (3, S, S) planes, bit for bit.
-
-    It applies the box filter of `draws.box_of` three times along rows and three times along columns, rounds to bytes
-    after each pass, and repeats the edge pixels.
+    This is the change of brightness if `level` is 0, and of contrast if `level` is the mean gray.
     """
-    side = planes.shape[1]
-    reach = full_pixels + 1
-    now = np.empty((side, side), np.uint32)
-    before = np.empty((side, side), np.uint32)
-    line = np.empty(side + 2 * reach, np.uint32)
-    for c in range(3):
-        _to_words(planes[c].reshape(-1), now.reshape(-1))
-        for y in range(side):
-            row = now[y]
-            for _ in range(3):
-                middle = line[reach : reach + side]
-                _to_words(row, middle)
-                for k in range(reach):
-                    line[k] = row[0]
-                    line[reach + side + k] = row[side - 1]
-                _weighted(row, middle, weight)
-                for k in range(1, reach + 1):
-                    left, right = line[reach - k : reach - k + side], line[reach + k : reach + k + side]
-                    _add_pair(row, left, right, weight if k <= full_pixels else edge_weight)
-                _rounded(row)
-        for _ in range(3):
-            now, before = before, now
-            for y in range(side):
-                row = now[y]
-                _weighted(row, before[y], weight)
-                for k in range(1, reach + 1):
-                    above, below = before[max(0, y - k)], before[min(side - 1, y + k)]
-                    _add_pair(row, above, below, weight if k <= full_pixels else edge_weight)
-                _rounded(row)
-        _from_words(now.reshape(-1), planes[c].reshape(-1))
-
-
-BLOCK = 1024  #: pixels per block, so that the block's floats fit the processor's cache
+    for x in range(values.size):
+        value = level + factor * (values[x] - level)
+        value = value if value > _ZERO else _ZERO
+        values[x] = np.floor(value if value < _MOST else _MOST)
 
 
 @compiled
-def shift_hue(r: Plane, g: Plane, b: Plane, shift: int) -> None:
+def _blend_with(values: np.ndarray, levels: np.ndarray, factor: np.float32) -> None:
+    """`_blend` with a level for each value: the change of saturation if `levels` are the pixels' own gray."""
+    for x in range(values.size):
+        value = levels[x] + factor * (values[x] - levels[x])
+        value = value if value > _ZERO else _ZERO
+        values[x] = np.floor(value if value < _MOST else _MOST)
+
+
+@compiled
+def _shift_hue(red: np.ndarray, green: np.ndarray, blue: np.ndarray, shift: np.float32) -> None:
     """Convert to Pillow's uint8 HSV, add `shift` (in 1/255 turns, modulo 256) to the hue, and convert back to RGB.
 
-    Hue and saturation are rounded to bytes as in Pillow; a float HSV would differ by several gray levels.
+    Hue and saturation are rounded to bytes as in Pillow; a float HSV would differ by several gray levels. Pillow
+    computes partly in double precision. Here each step is a single rounding or exact, which gives the same bytes for
+    all colors.
     """
-    floats = np.empty((3, BLOCK), np.float32)
-    for begin in range(0, r.size, BLOCK):
-        end = min(begin + BLOCK, r.size)
-        red, green, blue = floats[0, : end - begin], floats[1, : end - begin], floats[2, : end - begin]
-        _to_float(r[begin:end], red)
-        _to_float(g[begin:end], green)
-        _to_float(b[begin:end], blue)
-        _shift_hue(red, green, blue, np.float64(shift))
-        _to_bytes(red, r[begin:end])
-        _to_bytes(green, g[begin:end])
-        _to_bytes(blue, b[begin:end])
+    for x in range(red.size):
+        r, g, b = red[x], green[x], blue[x]
+        top = max(r, max(g, b))  # noqa: PLW3301 - compiled as two maxima of vectors
+        low = min(r, min(g, b))  # noqa: PLW3301
+        spread = top - low
+        part = (top - (r + g + b - top - low)) / max(spread, _ONE)  # how far the middle value is from the largest
+        # Sixths of a turn: a whole number, plus or minus the part.
+        of_red = _ONE - part if b == low else part - _ONE
+        of_green = np.float32(3) - part if r == low else _ONE + part
+        of_blue = np.float32(5) - part if g == low else np.float32(3) + part
+        turn = (of_red if r == top else (of_green if g == top else of_blue)) / np.float32(6)
+        turn = turn + _ONE if turn < _ZERO else turn
+        # floor(255 * turn), without rounding the product
+        scaled = turn * np.float32(256)
+        hue = np.floor(scaled)
+        hue = hue - _ONE if scaled - hue < turn else hue
+        hue = hue + shift
+        hue = hue - np.float32(256) if hue >= np.float32(256) else hue
+        saturation = np.floor(spread * _MOST / max(top, _ONE))
+        sixths = hue * np.float32(6)
+        sector = np.floor((sixths + np.float32(0.5)) * np.float32(1 / 255))
+        rest = sixths - sector * _MOST
+        sector = _ZERO if sector == np.float32(6) else sector
+        is_odd = sector == _ONE or sector == np.float32(3) or sector == np.float32(5)
+        share = rest if is_odd else _MOST - rest
+        # top * (1 - saturation / 255 * share / 255), rounded: a division by 65025, then corrected by 1 if need be
+        numerator = top * (np.float32(65025) - saturation * share) + np.float32(32512)
+        middle = np.floor(numerator * np.float32(1 / 65025))
+        over = numerator - middle * np.float32(65025)
+        middle = middle + _ONE if over >= np.float32(65025) else middle
+        middle = middle - _ONE if over < _ZERO else middle
+        low = np.floor((top * (_MOST - saturation) + np.float32(127.5)) * np.float32(1 / 255))
+        red[x] = (middle if sector == _ONE or sector == np.float32(4) else
+                  (low if sector == np.float32(2) or sector == np.float32(3) else top))  # fmt: skip
+        green[x] = (middle if sector == _ZERO or sector == np.float32(3) else
+                    (low if sector >= np.float32(4) else top))  # fmt: skip
+        blue[x] = (middle if sector == np.float32(2) or sector == np.float32(5) else
+                   (low if sector <= _ONE else top))  # fmt: skip
 
 
 @compiled
-def _shift_hue(red: np.ndarray, green: np.ndarray, blue: np.ndarray, shift: np.float64) -> None:
-    """`shift_hue` on float32 planes of whole numbers, without branches, so that the compiler vectorizes the loop.
+def solarize(p: np.ndarray) -> None:
+    """Invert all values ≥ 128 of uint8 (n,)."""
+    for i in range(p.size):
+        inverse = p[i] ^ np.uint8(255)
+        p[i] = p[i] if p[i] < inverse else inverse
 
-    The casts between float and double are those of Pillow, because they decide how values are rounded.
+
+@compiled
+def blur(planes: np.ndarray, full_pixels: int, weight: np.uint32, edge: np.uint32) -> None:
+    """Pillow's GaussianBlur on uint8 (3, S, S) planes, bit for bit.
+
+    It applies the box filter of `draws.box_of` three times along rows and three times along columns, rounds to bytes
+    after each pass, and repeats the edge pixels. A plane has a margin for them here, so that a pass is one loop over
+    all rows.
+
+    Args:
+        planes: the crop.
+        full_pixels: of `draws.box_of`.
+        weight: of these.
+        edge: weight of the edge pixels.
     """
-    one = np.float32(1)
-    for i in range(red.size):
-        top = max(red[i], green[i], blue[i])
-        spread = top - min(red[i], green[i], blue[i])
-        divisor = max(spread, one)
-        to_red, to_green, to_blue = (top - red[i]) / divisor, (top - green[i]) / divisor, (top - blue[i]) / divisor
-        from_green = np.float32(2.0 + np.float64(to_red) - np.float64(to_blue))
-        from_blue = np.float32(4.0 + np.float64(to_green) - np.float64(to_red))
-        hue = to_blue - to_green if red[i] == top else (from_green if green[i] == top else from_blue)
-        turn = np.float64(hue) / 6.0 + 1.0
-        turn = np.float64(np.float32(turn - np.floor(turn)))
-        hue_byte = np.floor(turn * 255.0) + shift
-        hue_byte = hue_byte - 256.0 if hue_byte >= 256.0 else hue_byte
-        saturation = np.floor(np.float64(spread / max(top, one)) * 255.0)
-        sixth = hue_byte * 6.0 / 255.0
-        sector = np.floor(sixth)
-        rest = np.float32(sixth - sector)
-        strength = np.float32(saturation / 255.0)
-        value = np.float64(top)
-        low = np.float32(np.floor(value * (1.0 - np.float64(strength)) + 0.5))
-        falling = np.float32(np.floor(value * (1.0 - np.float64(strength * rest)) + 0.5))
-        rising = np.float32(np.floor(value * (1.0 - np.float64(strength) * (1.0 - np.float64(rest))) + 0.5))
-        sector = sector - 6.0 if sector >= 6.0 else sector
-        is_0, is_1, is_2, is_3, is_4 = sector == 0.0, sector == 1.0, sector == 2.0, sector == 3.0, sector == 4.0
-        red[i] = falling if is_1 else (low if is_2 or is_3 else (rising if is_4 else top))
-        green[i] = rising if is_0 else (top if is_1 or is_2 else (falling if is_3 else low))
-        blue[i] = rising if is_2 else (top if is_3 or is_4 else (low if is_0 or is_1 else falling))
+    side, margin = planes.shape[1], full_pixels + 1
+    pitch = side + 2 * margin
+    begin, end = margin * pitch, (margin + side) * pitch
+    now, following, sums = np.zeros(pitch * pitch, np.uint8), np.zeros(pitch * pitch, np.uint8), np.empty(0, np.uint32)
+    if full_pixels > 1:
+        sums = np.empty(side * pitch, np.uint32)
+    for c in range(3):
+        for y in range(side):
+            for x in range(side):
+                now[begin + y * pitch + margin + x] = planes[c, y, x]
+        for number in range(6):
+            step = 1 if number < 3 else pitch
+            _repeat_edges(now, begin, end, pitch, margin, step)
+            _filter(following[begin:end], now, begin, step, full_pixels, weight, edge, sums)
+            now, following = following, now
+        for y in range(side):
+            for x in range(side):
+                planes[c, y, x] = now[begin + y * pitch + margin + x]
+
+
+@compiled
+def _repeat_edges(now: np.ndarray, begin: int, end: int, pitch: int, margin: int, step: int) -> None:
+    """Fill the margins left and right (`step` 1) or above and below."""
+    if step == 1:
+        for row in range(begin, end, pitch):
+            for k in range(margin):
+                now[row + k] = now[row + margin]
+                now[row + pitch - 1 - k] = now[row + pitch - 1 - margin]
+    else:
+        for k in range(margin):
+            for x in range(pitch):
+                now[k * pitch + x] = now[begin + x]
+                now[end + k * pitch + x] = now[end - pitch + x]
+
+
+@compiled
+def _filter(out: np.ndarray, source: np.ndarray, at: int, step: int, full_pixels: int, weight: np.uint32,
+            edge: np.uint32, sums: np.ndarray) -> None:  # fmt: skip
+    """Write the weighted sums of the values around each of `source[at : at + n]`, `step` apart, as rounded bytes.
+
+    With more than three pixels of full weight, `sums` is needed, uint32 of the size of `out`.
+    """
+    n, half = out.size, np.uint32(1 << 23)
+    reach = full_pixels + 1
+    first, last = source[at - reach * step :][:n], source[at + reach * step :][:n]
+    if full_pixels == 0:
+        middle = source[at:][:n]
+        for x in range(n):
+            edges = np.uint32(np.uint32(first[x]) + np.uint32(last[x]))
+            out[x] = np.uint32(np.uint32(middle[x]) * weight + edges * edge + half) >> np.uint32(24)
+    elif full_pixels == 1:
+        left, middle, right = source[at - step :][:n], source[at:][:n], source[at + step :][:n]
+        for x in range(n):
+            edges = np.uint32(np.uint32(first[x]) + np.uint32(last[x]))
+            full = np.uint32(np.uint32(left[x]) + np.uint32(middle[x]) + np.uint32(right[x]))
+            out[x] = np.uint32(full * weight + edges * edge + half) >> np.uint32(24)
+    else:
+        for x in range(n):
+            sums[x] = (np.uint32(first[x]) + np.uint32(last[x])) * edge + half
+        for k in range(-full_pixels, full_pixels + 1):
+            full_pixel = source[at + k * step :][:n]
+            for x in range(n):
+                sums[x] += np.uint32(full_pixel[x]) * weight
+        for x in range(n):
+            out[x] = sums[x] >> np.uint32(24)

@@ -1,52 +1,53 @@
 """Multi-crop augmentation for training: crops of an image as uint8.
 
-Training first draws the random parameters of all crops (`draws.draw_crops`), then applies them (`apply_crop`). The
-crops have the distribution of torchvision's RandomResizedCrop, flip, ColorJitter and grayscale and Pillow's blur and
-solarize on PIL images. torch resizes the crops and `color.py` does the other operations, which is several times faster.
+Training first draws the random parameters of all crops (`draws.draw_crops`), then applies them. The crops have the
+distribution of torchvision's RandomResizedCrop, flip, ColorJitter and grayscale and Pillow's blur and solarize on PIL
+images. All of it is compiled, which is several times faster (docs/adr/0034).
 """
 
 from __future__ import annotations
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from trex.config.schema import CropsConfig
-from trex.images import color, draws
+from trex.images import draws
+from trex.images.color import apply_operations
+from trex.images.compiled import compiled
+from trex.images.resize import prepare, resize_box
 
 
-def apply_crop(image: torch.Tensor, draw: np.ndarray, size: int) -> np.ndarray:
-    """Make the crop of an image that `draw` describes.
+def crop_shapes(config: CropsConfig) -> list[tuple[int, int]]:
+    """The number of crops of an image and their side in pixels, for each resolution, the global crops first."""
+    if config.global_size == config.local_size or config.local_count == 0:
+        return [(config.global_count + config.local_count, config.global_size)]
+    return [(config.global_count, config.global_size), (config.local_count, config.local_size)]
+
+
+@compiled
+def apply_crops(out: np.ndarray, place: int, image: np.ndarray, table: np.ndarray) -> None:
+    """Make the crops of an image that a table describes.
 
     Args:
-        image: uint8 (1, 3, H, W), channels last in memory.
-        draw: the operations on the crop, a row of the table of `draws.draw_crops`.
-        size: side of the crop, pixels.
-
-    Returns:
-        uint8 (3, size, size).
+        out: uint8 (count, B, 3, S, S), C-contiguous; `out[:, place]` receives the crops.
+        place: index of the image in its batch.
+        image: what `resize.prepare` returned for the image.
+        table: float64 (count, FIELDS), rows of `draws.draw_crops`.
     """
-    top, left, height, width = (int(value) for value in draw[draws.TOP : draws.WIDTH + 1])
-    cut = image[:, :, top : top + height, left : left + width]
-    resized = F.interpolate(cut, size=(size, size), mode="bicubic", antialias=True)[0]
-    planes = np.ascontiguousarray((resized.flip(-1) if draw[draws.FLIP] else resized).numpy())
-    flat = planes.reshape(-1)
-    n = size * size
-    r, g, b = flat[:n], flat[n : 2 * n], flat[2 * n :]
-    _jitter(flat, r, g, b, draw)
-    if draw[draws.GRAYSCALE]:
-        color.to_gray(r, g, b)
-    if draw[draws.RADIUS]:
-        color.blur(planes, *(int(value) for value in draw[draws.FULL_PIXELS : draws.EDGE_WEIGHT + 1]))
-    if draw[draws.SOLARIZE]:
-        color.solarize(flat)
-    return planes
+    for number in range(out.shape[0]):
+        crop, draw = out[number, place], table[number]
+        resize_box(crop, image, int(draw[draws.TOP]), int(draw[draws.LEFT]), int(draw[draws.HEIGHT]),
+                   int(draw[draws.WIDTH]), draw[draws.FLIP] > 0)  # fmt: skip
+        apply_operations(crop, draw)
 
 
-def multi_crop(rgb: np.ndarray, config: CropsConfig, seed: int, epoch: int, index: int) -> list[np.ndarray]:
-    """Make all crops of one image. The result depends on the arguments only.
+def multi_crop_into(
+    batch: list[np.ndarray], place: int, rgb: np.ndarray, config: CropsConfig, seed: int, epoch: int, index: int
+) -> np.ndarray:
+    """Make all crops of one image, in its place of a batch. The result depends on the arguments only.
 
     Args:
+        batch: per resolution (`crop_shapes`) uint8 (count, B, 3, S, S), C-contiguous.
+        place: of the image in the batch.
         rgb: uint8 (H, W, 3).
         config: number, size and augmentation of the crops.
         seed: seed of the run.
@@ -54,26 +55,18 @@ def multi_crop(rgb: np.ndarray, config: CropsConfig, seed: int, epoch: int, inde
         index: index of the image in its split.
 
     Returns:
-        One uint8 (count, 3, S, S) array per resolution, the global crops first.
+        The draws, float64 (crops, draws.FIELDS), global crops first.
     """
-    height, width = rgb.shape[:2]
-    image = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
-    crops = []
-    for number, draw in enumerate(draws.draw_crops(height, width, config, seed, epoch, index)):
-        crops.append(apply_crop(image, draw, config.global_size if number < config.global_count else config.local_size))
-    if config.global_size == config.local_size or config.local_count == 0:
-        return [np.stack(crops)]
-    return [np.stack(crops[: config.global_count]), np.stack(crops[config.global_count :])]
+    table = draws.draw_crops(rgb.shape[0], rgb.shape[1], config, seed, epoch, index)
+    image, begin = prepare(np.ascontiguousarray(rgb)), 0
+    for out in batch:
+        apply_crops(out, place, image, table[begin : begin + len(out)])
+        begin += len(out)
+    return table
 
 
-def _jitter(flat: np.ndarray, r: np.ndarray, g: np.ndarray, b: np.ndarray, draw: np.ndarray) -> None:
-    """Apply the four operations in their drawn order, rounding to bytes after each, as on PIL images."""
-    for operation in draw[draws.ORDER : draws.ORDER + 4]:
-        if operation == 0:
-            color.blend(flat, np.float32(0), np.float32(draw[draws.BRIGHTNESS]))
-        elif operation == 1:
-            color.blend(flat, np.float32(color.mean_gray(r, g, b)), np.float32(draw[draws.CONTRAST]))
-        elif operation == 2:
-            color.saturate(r, g, b, np.float32(draw[draws.SATURATION]))
-        elif operation == 3:
-            color.shift_hue(r, g, b, int(draw[draws.SHIFT]))
+def multi_crop(rgb: np.ndarray, config: CropsConfig, seed: int, epoch: int, index: int) -> list[np.ndarray]:
+    """Like `multi_crop_into`, but return one uint8 (count, 3, S, S) array per resolution, the global crops first."""
+    crops = [np.empty((count, 1, 3, size, size), np.uint8) for count, size in crop_shapes(config)]
+    multi_crop_into(crops, 0, rgb, config, seed, epoch, index)
+    return [out[:, 0] for out in crops]

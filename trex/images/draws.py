@@ -168,13 +168,15 @@ def _fill(table: np.ndarray, height: int, width: int, global_count: int, setting
                 before += u[2 + j] < u[2 + i]
             row[ORDER + before] = i
         if u[1] >= setting[3]:
-            row[ORDER : ORDER + 4] = -1
+            for place in range(4):
+                row[ORDER + place] = -1
         row[BRIGHTNESS], row[CONTRAST] = _around_one(setting[4], u[6]), _around_one(setting[5], u[7])
         row[SATURATION] = _around_one(setting[6], u[8])
         row[HUE] = setting[7] * (2 * u[9] - 1)
         row[SHIFT] = int(row[HUE] * 255) % 256
         row[GRAYSCALE] = u[10] < setting[8]
-        row[RADIUS : EDGE_WEIGHT + 1] = 0
+        for field in range(RADIUS, EDGE_WEIGHT + 1):
+            row[field] = 0
         if u[11] < setting[9]:
             row[RADIUS] = setting[10] + (setting[11] - setting[10]) * u[12]
             row[FULL_PIXELS], row[WEIGHT], row[EDGE_WEIGHT] = box_of(row[RADIUS])

@@ -6,32 +6,31 @@ from its epoch and step. This makes resuming exact (docs/adr/0003).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from trex.config.schema import CropsConfig
 from trex.datasets.split import Split
-from trex.images.crops import multi_crop
-from trex.images.decode import ImageFault
+from trex.images.crops import crop_shapes, multi_crop_into
+from trex.images.decode import RGB, ImageFault
 from trex.loading.order import epoch_order
 from trex.loading.shared_memory import PREFETCH
 from trex.loading.workers import (
     Wait,
     block_stop_signals,
     end_workers,
-    fault_or,
     received,
     start_worker,
     worker_context,
 )
 
 SampleIndex = tuple[int, int]  #: (epoch, image index)
-Sample = tuple[list[np.ndarray], int, list[ImageFault]]  #: crops, label, broken images that this one replaces
+Made = tuple[list[Tensor], Tensor, list[ImageFault]]  #: crops, labels and broken images of a batch
 
 
 class Batch(NamedTuple):
@@ -64,7 +63,9 @@ class TrainingBatches:
         self.rank, self.world, self.workers, self.skip_broken = rank, world, workers, skip_broken
         self.wait = wait or Wait()
         self.steps_per_epoch = len(split) // batch_size
-        self._context = worker_context(workers)  # here, so that its server is ready when the first batch is needed
+        self._context = worker_context(
+            workers, crops=True
+        )  # here, so that its server is ready when the first batch is needed
         self._batches: object = None
 
     def starting_at(self, epoch: int, step: int) -> Iterator[Batch | None]:
@@ -84,7 +85,7 @@ class TrainingBatches:
             num_workers=self.workers,
             multiprocessing_context=self._context,
             worker_init_fn=start_worker,
-            collate_fn=fault_or(_collate),
+            collate_fn=_as_made,  # type: ignore[arg-type]
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # starting a loader must not change the global random state
             prefetch_factor=PREFETCH if self.workers else None,
@@ -128,32 +129,49 @@ class _BatchSampler(Sampler[list[SampleIndex]]):
         return self.batches.sample_indices(self.epoch, self.step)
 
 
-class _Cropped(Dataset[Sample | ImageFault]):
+class _Cropped(Dataset[Made]):
+    """Makes whole batches, in memory that the worker shares with its rank, so that no crop is copied."""
+
     def __init__(self, split: Split, crops: CropsConfig, seed: int, skip_broken: bool) -> None:
         self.split, self.crops, self.seed, self.skip_broken = split, crops, seed, skip_broken
 
-    def __getitem__(self, sample_index: SampleIndex) -> Sample | ImageFault:
-        epoch, index = sample_index
+    def __getitems__(self, indices: list[SampleIndex]) -> Made | ImageFault:
+        """The batch of these samples; or a fault, because DataLoader would wrap its message in a traceback."""
+        shapes = crop_shapes(self.crops)
+        tensors = [_empty((count, len(indices), 3, size, size)) for count, size in shapes]
+        arrays, labels = [tensor.numpy() for tensor in tensors], []
         broken: list[ImageFault] = []
-        for place in range(index, index + len(self.split)):
-            shown = place % len(self.split)
+        for place, (epoch, index) in enumerate(indices):
             try:
-                rgb = self.split.read(shown, fast=True)
+                rgb, shown = self._read(index, broken)
+            except ImageFault as fault:
+                return fault
+            # The augmentation is that of the replaced image, so that no crop occurs twice in an epoch.
+            multi_crop_into(arrays, place, rgb, self.crops, self.seed, epoch, index)
+            labels.append(int(self.split.labels[shown]))
+        return [tensor.flatten(0, 1) for tensor in tensors], torch.tensor(labels, dtype=torch.int64), broken
+
+    def _read(self, index: int, broken: list[ImageFault]) -> tuple[RGB, int]:
+        """Image `index`, or the one that takes its place, and its index. Broken images are added to `broken`."""
+        count = len(self.split)
+        for shown in (place % count for place in range(index, index + count)):
+            try:
+                return self.split.read(shown, fast=True), shown
             except ImageFault as fault:
                 if not (self.skip_broken and fault.broken):
-                    return fault
+                    raise
                 broken.append(fault)
-            else:
-                # The augmentation is that of the replaced image, so that no crop occurs twice in an epoch.
-                return multi_crop(rgb, self.crops, self.seed, epoch, index), int(self.split.labels[shown]), broken
-        return broken[0]
+        raise broken[-count]
 
 
-def _collate(samples: list[Sample]) -> tuple[list[Tensor], Tensor, list[ImageFault]]:
-    """Stack the images' crops (count, 3, S, S) to one crop-major tensor (count * B, 3, S, S) per resolution."""
-    crops = []
-    for resolution in range(len(samples[0][0])):
-        stacked = np.stack([sample[0][resolution] for sample in samples], axis=1)
-        crops.append(torch.from_numpy(stacked.reshape(-1, *stacked.shape[2:])))
-    labels = torch.tensor([sample[1] for sample in samples], dtype=torch.int64)
-    return crops, labels, [fault for sample in samples for fault in sample[2]]
+def _as_made(made: Made | ImageFault) -> Made | ImageFault:
+    """`collate_fn` for batches that are complete."""
+    return made
+
+
+def _empty(shape: tuple[int, ...]) -> Tensor:
+    """A uint8 tensor, in a worker process in memory that is handed over without a copy."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

@@ -47,7 +47,7 @@ def block_stop_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def worker_context(workers: int) -> ForkServerContext | None:
+def worker_context(workers: int, crops: bool = False) -> ForkServerContext | None:
     """Return how the processes of a DataLoader start: as forks of a server process that only imports.
 
     The ranks must not fork. Their threads of gloo, NCCL and CUDA may hold a lock at that moment, also Python's own: the
@@ -58,12 +58,14 @@ def worker_context(workers: int) -> ForkServerContext | None:
 
     Args:
         workers: the number of worker processes; without any, there is no server, and None is returned.
+        crops: whether the server compiles the code of the crops before it forks, if it starts now.
     """
     if not workers:
         return None
     sockets.use_short_folder()
     context = get_context("forkserver")
-    context.set_forkserver_preload(["trex.loading.evaluation", "trex.loading.training"])
+    modules = ["trex.loading.evaluation", "trex.loading.training"]
+    context.set_forkserver_preload(modules + ["trex.images.compile_crops"] * crops)
     resource_tracker.ensure_running()  # it would unblock signals if the server started it
     with block_stop_signals():
         forkserver.ensure_running()
@@ -207,25 +209,6 @@ def _state(pid: int) -> str:
         return "has ended"
     known = {"T": _HELD[0], "t": _HELD[0], "D": _HELD[1], "R": "computes", "Z": "has ended"}
     return known.get(letter, "waits")
-
-
-def fault_or(collate: Callable[[list[Any]], T]) -> Callable[[list[Any]], T | ImageFault]:
-    """A collate function that returns the first ImageFault among the samples, if there is one.
-
-    If the worker raised the fault instead, DataLoader would wrap its message in a traceback.
-    """
-    return _FaultOr(collate)
-
-
-class _FaultOr:
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, samples: list[Any]) -> Any:
-        for sample in samples:
-            if isinstance(sample, ImageFault):
-                return sample
-        return self.collate(samples)
 
 
 def end_workers(batches: Any) -> None:
