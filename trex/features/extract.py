@@ -318,6 +318,7 @@ class _Extraction:
         return (
             f"{image} is not finite (NaN or infinite). Nothing of this block is kept. The weights are those of "
             f"{self.source.weights}: has their training diverged, or are they for another preprocessing?"
+            + (" fp16 ends at 65504: try extract.precision=bf16." if self.config.extract.precision == "fp16" else "")
         )
 
     def parts(self, blocks: Sequence[int]) -> Generator[Part | None, None, None]:
