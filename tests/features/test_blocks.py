@@ -17,7 +17,7 @@ from trex.distributed import Ranks
 from trex.errors import Interrupted, UserError
 from trex.features import extract as extraction
 from trex.features import store
-from trex.features.blocks import Blocks
+from trex.features.blocks import Blocks, Writer
 from trex.features.encoding import Encoding
 from trex.features.source import Source, make_source
 from trex.features.store import Contents, complete_rows, open_features, reserve_rows
@@ -150,6 +150,27 @@ def test_completion_that_fails_at_any_step_is_repeated(
     assert np.array_equal(open_features(tmp_path / "test.h5").features, ROWS)
 
 
+def test_digest_that_is_made_while_blocks_are_written_is_that_of_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = Blocks(tmp_path / "parts", 50, 8, 6, "float32")
+    assert blocks.prepare(MADE_BY, in_place=True, may_skip=False) == list(range(7))
+    with Writer(blocks, in_place=True) as writer:
+        for block in range(7):
+            images = np.concatenate(blocks.batches(block))
+            assert writer.digest is None, "not of all rows"
+            writer.write(block, images, ROWS[images])
+    found = blocks.rows_file()
+    assert found is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "memmap", None)  # the rows are not read
+        assert complete_rows(tmp_path / "test.h5", *found, CONTENTS, writer.digest)
+    assert np.array_equal(open_features(tmp_path / "test.h5").features, ROWS), "which compares the digest"
+    with Writer(blocks, in_place=True) as writer:
+        writer.write(1, np.arange(8, 16), ROWS[8:16])
+    assert writer.digest is None, "the first block was written by another process"
+
+
 def test_rows_at_another_place_are_left_alone(tmp_path: Path) -> None:
     path, offset = reserved(tmp_path)
     before = path.read_bytes()
@@ -163,8 +184,11 @@ def test_rows_at_another_place_are_left_alone(tmp_path: Path) -> None:
     [
         ([ROWS, ROWS[:1]], "got more than 50 rows"),
         ([ROWS[:49]], "got 49 rows of features, expected 50"),
-        ([np.where(np.arange(300).reshape(50, 6) == 299, np.nan, ROWS)], "a feature before row 50 is not finite"),
-        ([np.where(np.arange(300).reshape(50, 6) == 7, np.inf, ROWS)], "a feature before row 50 is not finite"),
+        (
+            [np.where(np.arange(300).reshape(50, 6) == 299, np.nan, ROWS)],
+            "a feature between rows 0 and 50 is not finite",
+        ),
+        ([np.where(np.arange(300).reshape(50, 6) == 7, np.inf, ROWS)], "a feature between rows 0 and 50 is not finite"),
     ],
 )
 def test_wrong_blocks_are_refused_and_leave_no_file(tmp_path: Path, blocks: list[np.ndarray], message: str) -> None:

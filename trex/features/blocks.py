@@ -21,7 +21,7 @@ from types import TracebackType
 
 import numpy as np
 
-from trex.features.store import reserve_rows, write_all
+from trex.features.store import RowsDigest, reserve_rows, write_all
 from trex.files import atomic_path, move, remove_leftovers, require_may_write
 from trex.loading.evaluation import in_parts
 from trex.records.feature_provenance import FeatureProvenance
@@ -149,29 +149,39 @@ class Blocks:
 class Writer:
     """Writes blocks in a thread, while the next ones are computed. Memory holds the rows of two blocks.
 
-    At the end of the context every block is on the disk.
+    At the same time another thread hashes them. At the end of the context every block is on the disk.
     """
 
     def __init__(self, blocks: Blocks, in_place: bool) -> None:
         self._blocks, self._in_place = blocks, in_place
-        self._thread = ThreadPoolExecutor(1)
-        self._last: Future[None] | None = None
+        self._threads = ThreadPoolExecutor(2)
+        self._last: list[Future[None]] = []
+        self._digest = RowsDigest((blocks.images, blocks.dim), blocks.dtype)
+        self._hashed = 0  # blocks
 
     def write(self, block: int, kept: np.ndarray, rows: np.ndarray) -> None:
         """Begin to write a block, as `Blocks.write`. Raises the error of the block before it."""
         self.wait()
-        self._last = self._thread.submit(self._blocks.write, block, kept, rows, self._in_place)
+        self._last = [self._threads.submit(self._blocks.write, block, kept, rows, self._in_place)]
+        if block == self._hashed:
+            self._last.append(self._threads.submit(self._digest.update, rows))
+            self._hashed += 1
+
+    @property
+    def digest(self) -> RowsDigest | None:
+        """The digest of all rows; None if blocks were missing or not in order."""
+        return self._digest if self._hashed == self._blocks.count else None
 
     def wait(self) -> None:
         """Wait until all blocks are on the disk. Raises the error of the last one."""
-        if self._last is not None:
-            last, self._last = self._last, None
-            last.result()
+        last, self._last = self._last, []
+        for one in last:
+            one.result()
 
     def __enter__(self) -> Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._thread.shutdown()
+        self._threads.shutdown()
         if kind is None:
             self.wait()

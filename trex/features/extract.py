@@ -35,7 +35,7 @@ from trex.features.encoding import Encoding, exact_float32
 from trex.features.index import other_features, read_index
 from trex.features.origin import describe_transform, unwanted_skips
 from trex.features.source import Source, make_source
-from trex.features.store import Contents, complete_rows, write_features
+from trex.features.store import Contents, RowsDigest, complete_rows, write_features
 from trex.files import remove_leftovers
 from trex.images.decode import ImageFault
 from trex.interruption import StopRequest
@@ -43,7 +43,7 @@ from trex.loading.evaluation import Part, evaluation_parts, in_parts
 from trex.loading.listing import list_splits
 from trex.loading.shared_memory import PART, part_bytes, require_shared_memory
 from trex.loading.staging import Staging
-from trex.loading.workers import Wait, take
+from trex.loading.workers import Wait, take, worker_context
 from trex.records.feature_provenance import FeatureProvenance, names_digest
 from trex.records.run_dir import RunDir
 from trex.training.space import require_place
@@ -65,6 +65,7 @@ def extract(
             read, after all blocks without such images are done.
         Interrupted: after a signal; finished blocks are kept, and the same call continues with the missing ones.
     """
+    worker_context(config.data.workers)  # its server imports what the loader processes need, while the encoder is read
     source = make_source(run, config, ranks)
     ranks.check(stop)
     splits = list_splits(dataset, config.data, ranks, stop, staging)
@@ -154,7 +155,7 @@ class _Extraction:
         require_place(f"the features of {self.label}", self.target.parent, needed, len(missing) + 3, self.ranks)
         if len(missing) < count:
             log.info("%s: %d of %d blocks exist already", self.label, count - len(missing), count)
-        faults = self.compute(missing, in_place)
+        faults, digest = self.compute(missing, in_place)
         self.refuse_faults(
             [
                 line
@@ -162,7 +163,7 @@ class _Extraction:
                 for line in text.split("\n")
             ]
         )
-        self.ranks.on_main(self.make_file)
+        self.ranks.on_main(partial(self.make_file, digest))
 
     def prepare(self, in_place: bool) -> list[int]:
         remove_leftovers(self.target.parent)
@@ -173,15 +174,18 @@ class _Extraction:
         part = part_bytes(self.config.extract.batch_size, self.source.preprocessing.geometry.crop)
         require_shared_memory(part, self.config.data.workers, self.ranks.count_here(), "extract.batch_size")
 
-    def make_file(self) -> None:
-        """Make the blocks the feature file, and delete them. Raises UserError if no image could be read."""
+    def make_file(self, digest: RowsDigest | None) -> None:
+        """Make the blocks the feature file, and delete them. Raises UserError if no image could be read.
+
+        `digest` has seen all rows, or is None.
+        """
         kept = self.blocks.kept()
         if not len(kept):
             raise UserError(f"{self.label}: no image can be read")
         skipped = [self.split.name(i) for i in np.setdiff1d(np.arange(len(self.split)), kept)]
         contents = self.contents_of(kept, skipped)
         found = self.blocks.rows_file() if self.blocks.are_in_place() else None
-        if found is None or not complete_rows(self.target, *found, contents):
+        if found is None or not complete_rows(self.target, *found, contents, digest):
             write_features(self.target, self.blocks.rows(), contents)
         for folder in self.target.parent.glob(f".{self.split.split_name}.parts-*"):
             shutil.rmtree(folder)
@@ -210,8 +214,11 @@ class _Extraction:
     def may_skip(self) -> bool:
         return self.config.data.broken_images == "skip"
 
-    def compute(self, missing: list[int], in_place: bool) -> list[ImageFault]:
-        """Compute and write the missing blocks. Returns the first image of each that cannot be read, if there is one.
+    def compute(self, missing: list[int], in_place: bool) -> tuple[list[ImageFault], RowsDigest | None]:
+        """Compute and write the missing blocks.
+
+        Returns the first image of each block that cannot be read, if there is one; and the digest of the rows, if this
+        rank has computed all of them.
 
         After each batch all ranks decide together whether to stop, so that all of them end after a signal. A rank
         without a block takes part only in these decisions. The features of a batch are looked at after the next one
@@ -237,7 +244,7 @@ class _Extraction:
                 faults += [made.fault] if made.fault else []
                 self.log_progress(min((number + 1) * world, len(missing)), len(missing), start)
             self.decide(self.finish(before, writer), None, None, writer)
-        return faults
+        return faults, writer.digest
 
     def start(
         self, parts: Iterator[Part | None], of: _Computed, wanted: np.ndarray, is_last: bool, encoding: Encoding

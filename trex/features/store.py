@@ -95,22 +95,22 @@ def write_features(path: Path, blocks: Iterable[np.ndarray], contents: Contents)
     shape, dtype = contents.shape, np.dtype(contents.provenance.dtype)
     with atomic_path(path) as temporary:
         offset = reserve_rows(temporary, contents.shape, contents.provenance)
-        digest = _Digest()
-        digest.begin("features", dtype, shape)
-        row = 0
+        digest, row = RowsDigest(shape, dtype), 0
         with temporary.open("r+b", buffering=0) as file, ThreadPoolExecutor(1) as thread:
             file.seek(offset)
-            hashed: Future[bool] | None = None
+            hashed: Future[None] | None = None
             for block in blocks:
                 if row + len(block) > shape[0]:
                     raise ValueError(f"{path}: got more than {row} rows of features, expected {shape[0]}")
                 stored = np.ascontiguousarray(block, dtype)
-                _require_finite(path, hashed, row)
-                hashed = thread.submit(digest.add_finite, stored)
+                if hashed is not None:
+                    hashed.result()
+                hashed = thread.submit(digest.update, stored)
+                if not all(np.isfinite(part).all() for part in _in_chunks(stored)):
+                    raise ValueError(f"{path}: a feature between rows {row} and {row + len(block)} is not finite")
                 write_all(file, stored)
+                os.fdatasync(file.fileno())
                 row += len(block)
-            os.fdatasync(file.fileno())  # while the last block is hashed
-            _require_finite(path, hashed, row)
         if row != shape[0]:
             raise ValueError(f"{path}: got {row} rows of features, expected {shape[0]}")
         _complete(temporary, offset, contents, digest)
@@ -129,17 +129,17 @@ def reserve_rows(path: Path, shape: tuple[int, int], provenance: FeatureProvenan
     return offset
 
 
-def complete_rows(path: Path, rows: Path, offset: int, contents: Contents) -> bool:
+def complete_rows(path: Path, rows: Path, offset: int, contents: Contents, digest: RowsDigest | None = None) -> bool:
     """Make a file with all rows in their place a feature file, and move it to `path`.
 
-    The rows are read once, for their digest. If the process is killed meanwhile, they are unchanged, and this function
-    can be called again.
+    If the process is killed meanwhile, the rows are unchanged, and this function can be called again.
 
     Args:
         path: the feature file.
         rows: the file that `reserve_rows` made.
         offset: what it returned.
         contents: everything else.
+        digest: has seen all rows; None: they are read for it.
 
     Returns:
         False, after doing nothing, if the rows of such a file begin at another place: with another version of HDF5.
@@ -147,8 +147,9 @@ def complete_rows(path: Path, rows: Path, offset: int, contents: Contents) -> bo
     if _begin_of_rows(path.parent, contents.shape, contents.provenance) != offset:
         return False
     require_may_write()
-    digest = _Digest()
-    digest.add("features", np.memmap(rows, contents.provenance.dtype, "r", offset, contents.shape))
+    if digest is None:
+        digest = RowsDigest(contents.shape, contents.provenance.dtype)
+        digest.update(np.memmap(rows, contents.provenance.dtype, "r", offset, contents.shape))
     _complete(rows, offset, contents, digest)
     sync(rows)
     require_may_write()
@@ -261,11 +262,6 @@ def _allocated(file: h5py.File, shape: tuple[int, int], dtype: np.dtype) -> h5py
     return h5py.Dataset(h5py.h5d.create(file.id, b"features", kind, space, layout))
 
 
-def _require_finite(path: Path, hashed: Future[bool] | None, row: int) -> None:
-    if hashed is not None and not hashed.result():
-        raise ValueError(f"{path}: a feature before row {row} is not finite")
-
-
 #: The version of the HDF5 format whose structures have checksums, and arrays at multiples of 64 bytes. HDF5 writes
 #: through an open file: it would lock a path, which some file systems refuse, and not name the error of a full disk.
 _LAYOUT = {"libver": ("v110", "v110"), "alignment_threshold": 1, "alignment_interval": 64}
@@ -282,30 +278,30 @@ class _Digest:
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
 
-    def begin(self, key: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-        """Add name, dtype and shape of an array."""
-        self._sha256.update(f"{key} {dtype.str} {shape}\n".encode())
-
     def add(self, key: str, array: np.ndarray) -> None:
         """Add a whole array."""
-        self.begin(key, array.dtype, array.shape)
-        for part in _in_chunks(array):
-            self._update(part)
+        self._begin(key, array.dtype, array.shape)
+        self.update(array)
 
-    def add_finite(self, rows: np.ndarray) -> bool:
-        """Add the next rows of an array. Returns False if a number in them is not finite."""
-        finite = True
+    def _begin(self, key: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        self._sha256.update(f"{key} {dtype.str} {shape}\n".encode())
+
+    def update(self, rows: np.ndarray) -> None:
+        """Add the next rows of an array."""
         for part in _in_chunks(rows):
-            finite = finite and bool(np.isfinite(part).all())
-            self._update(part)
-        return finite
-
-    def _update(self, part: np.ndarray) -> None:
-        self._sha256.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+            self._sha256.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
 
     def hex(self) -> str:
         """The digest."""
         return self._sha256.hexdigest()
+
+
+class RowsDigest(_Digest):
+    """The digest of a feature file's content, of which `update` takes the rows of features, in order."""
+
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype | str) -> None:
+        super().__init__()
+        self._begin("features", np.dtype(dtype), shape)
 
 
 def _in_chunks(array: np.ndarray) -> Iterator[np.ndarray]:
