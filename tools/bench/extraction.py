@@ -19,14 +19,14 @@ from torchvision import transforms as T
 
 from tools.bench.page import Row, Topic
 from tools.bench.photographs import photographs
+from tools.bench.slow_reads import READ_SECONDS, SlowSplit
 from trex.config.loader import load
 from trex.config.schema import Config
-from trex.datasets.split import Names, Split
+from trex.datasets.split import Names
 from trex.distributed import Ranks
 from trex.features.extract import _Extraction
 from trex.features.source import Source
 from trex.features.store import open_features
-from trex.images.decode import RGB
 from trex.images.preprocessing import Preprocessing
 from trex.interruption import StopRequest
 from trex.loading.evaluation import evaluation_parts, in_parts
@@ -37,7 +37,6 @@ from trex.records.feature_provenance import FeatureProvenance
 SMALL, LARGE = 2000, 10_000
 WORKERS = (1, 2, 4, 8)
 LARGE_WORKERS = 4
-READ_SECONDS = 0.002  #: that a read takes on a file system over the network
 BATCH = 256
 MADE_BY = FeatureProvenance("bench", "bench", "test", "s" * 64, "e" * 64, "none", "none", "float32", False, {})
 
@@ -45,15 +44,6 @@ MADE_BY = FeatureProvenance("bench", "bench", "test", "s" * 64, "e" * 64, "none"
 def encode(images: torch.Tensor) -> torch.Tensor:
     """An encoder that takes no time, so that the loading is the limit: (B, 3, S, S) to means of 8 x 8 squares."""
     return F.adaptive_avg_pool2d(images.float(), 8).flatten(1)
-
-
-class SlowSplit(Split):
-    """A split whose reads wait as for a file system over the network."""
-
-    def read(self, index: int, fast: bool = False) -> RGB:
-        """Wait, then decode image `index`."""
-        time.sleep(READ_SECONDS)
-        return super().read(index, fast)
 
 
 class SlowImages(Dataset[torch.Tensor]):
@@ -160,8 +150,8 @@ def notes() -> str:
 
 TOPIC = Topic(
     title="Extraction",
-    about=f"Photographs of 500 x 375 pixels, each read after a wait of {READ_SECONDS * 1000:.0f} ms as on a network's file "
-    "system, with an encoder that takes no time. Usual: PIL and torchvision in a DataLoader with batches of "
+    about=f"Photographs of 500 x 375 pixels, each read after a wait of {READ_SECONDS * 1000:.0f} ms as on a file "
+    "system of a network, with an encoder that takes no time. Usual: PIL and torchvision in a DataLoader, batches of "
     f"{BATCH}, features kept in memory. Ours: from the start of the loader processes to the feature file on the disk. "
     "In seconds that pass, one measurement each, because it takes so long and uses other processes.",
     rows=rows,
