@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from trex.datasets.split import Split
 from trex.images.decode import ImageFault
@@ -19,7 +19,7 @@ from trex.loading.shared_memory import PREFETCH
 from trex.loading.workers import Wait, block_stop_signals, end_workers, received, start_worker, worker_context
 
 EvaluationBatch = tuple[Tensor, Tensor, Tensor]  #: images, labels, indices
-Sample = tuple[Tensor, Tensor, int]  #: image, label or (K,) labels, index
+Sample = tuple[np.ndarray, np.ndarray, int]  #: image, label or (K,) labels, index
 
 
 class Part(NamedTuple):
@@ -40,7 +40,7 @@ class _Evaluated(Dataset[Sample | ImageFault]):
             image = evaluation_image(self.split.read(index), self.geometry)
         except ImageFault as fault:
             return fault
-        return torch.from_numpy(image), torch.as_tensor(self.split.labels[index]), index
+        return image, self.split.labels[index], index
 
 
 class _Lists(Sampler[list[int]]):
@@ -76,7 +76,7 @@ def evaluation_parts(
         num_workers=workers,
         multiprocessing_context=worker_context(workers),
         worker_init_fn=start_worker,
-        collate_fn=_Collate(geometry.crop),
+        collate_fn=_Collate(geometry.crop, split.labels),
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # not the global one, whose state is part of a training checkpoint
@@ -85,7 +85,11 @@ def evaluation_parts(
         batches = iter(loader)
     try:
         for made in received(batches, wait or Wait()):
-            yield None if made is None else Part(*made)
+            if made is None:
+                yield None
+                continue
+            images, labels, indices, faults = made
+            yield Part(images, torch.from_numpy(labels), torch.from_numpy(indices), faults)
     finally:
         end_workers(batches)
 
@@ -131,19 +135,19 @@ def in_parts(indices: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 class _Collate:
-    """Collates the images of a batch that could be read, and lists the faults of the others.
+    """Collates the images of a part that could be read, and lists the faults of the others.
 
-    If a worker raised a fault instead, DataLoader would wrap its message in a traceback.
+    If a worker raised a fault instead, DataLoader would wrap its message in a traceback. Only the images are a tensor,
+    because each tensor is handed over through a file of its own, with several messages between the processes.
     """
 
-    def __init__(self, crop: int) -> None:
-        self.crop = crop
+    def __init__(self, crop: int, labels: np.ndarray) -> None:
+        self.crop, self.no_labels = crop, labels[:0]
 
-    def __call__(self, samples: list[Sample | ImageFault]) -> tuple[Tensor, Tensor, Tensor, list[ImageFault]]:
+    def __call__(self, samples: list[Sample | ImageFault]) -> tuple[Tensor, np.ndarray, np.ndarray, list[ImageFault]]:
         faults = [sample for sample in samples if isinstance(sample, ImageFault)]
         read = [sample for sample in samples if not isinstance(sample, ImageFault)]
-        if read:
-            images, labels, indices = default_collate(read)
-            return images, labels, indices, faults
-        none = torch.zeros(0, dtype=torch.int64)
-        return torch.zeros(0, 3, self.crop, self.crop, dtype=torch.uint8), none, none, faults
+        images = np.array([image for image, _, _ in read], np.uint8).reshape(len(read), 3, self.crop, self.crop)
+        labels = np.array([label for _, label, _ in read], self.no_labels.dtype)
+        labels = labels.reshape(len(read), *self.no_labels.shape[1:])
+        return torch.from_numpy(images), labels, np.array([index for _, _, index in read], np.int64), faults
