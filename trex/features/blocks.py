@@ -147,7 +147,7 @@ class Blocks:
 
 
 class Writer:
-    """Writes blocks in a thread, while the next ones are computed. Memory holds the rows of two blocks.
+    """Writes blocks in a thread, while the next ones are computed. Memory holds one block beside those.
 
     At the same time another thread hashes them. At the end of the context every block is on the disk.
     """
