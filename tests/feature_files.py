@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 
 from trex.features.index import read_index, write_index
-from trex.features.store import open_features, write_features
+from trex.features.store import Contents, open_features, write_features
 
 
 def relabel(path: Path, **changes: Any) -> None:
     """Write a feature file again with another provenance."""
     found = open_features(path)
     features, provenance = np.array(found.features), replace(found.provenance, **changes)
-    write_features(
-        path, [features], features.shape, found.labels, found.names, found.classes, provenance, found.skipped
-    )
+    contents = Contents(features.shape, found.labels, found.names, found.classes, provenance, found.skipped)
+    write_features(path, [features], contents)
 
 
 def overwrite(path: Path, key: str, values: np.ndarray) -> None:

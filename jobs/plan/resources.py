@@ -13,7 +13,7 @@ from jobs import environment
 from jobs.plan.cluster import Cluster
 from trex.config.schema import Config
 from trex.errors import UserError
-from trex.loading.shared_memory import PREFETCH, SHARED_MEMORY, require_shared_memory
+from trex.loading.shared_memory import PREFETCH, SHARED_MEMORY, part_bytes, require_shared_memory
 from trex.model.preprocessing import preprocessing
 from trex.storage import in_bytes
 from trex.training.requirements import bytes_per_batch
@@ -32,7 +32,7 @@ class Needs:
     stage: Literal["train", "extract"]
     processes: int  #: per node
     workers: int  #: loader processes per process
-    batch: int  #: bytes of a batch of one process
+    batch: int  #: bytes of what a loader process makes at once: a batch of one process, or a part of it
     state: int  #: bytes of the tensors that each process keeps on the host
     gpu: bool
 
@@ -50,7 +50,7 @@ class Needs:
         if stage == "train":
             batch = bytes_per_batch(config, resources.nodes * resources.tasks)
         else:
-            batch = config.extract.batch_size * 3 * preprocessing(config).geometry.crop ** 2
+            batch = part_bytes(config.extract.batch_size, preprocessing(config).geometry.crop)
         return cls(stage, resources.tasks, config.data.workers, batch, state, resources.gpus_per_node > 0)
 
     @property

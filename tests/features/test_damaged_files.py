@@ -17,7 +17,7 @@ from tests.feature_files import forge, move, overwrite
 from tests.records.damage import damaged
 from trex.errors import UserError
 from trex.features.index import read_index
-from trex.features.store import Features, open_features, write_features
+from trex.features.store import Contents, Features, open_features, write_features
 from trex.records.feature_provenance import FeatureProvenance
 
 COUNT = 2000
@@ -30,7 +30,7 @@ ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 def write(path: Path, provenance: FeatureProvenance = MADE_BY) -> None:
     names, classes = ["a.jpg", "b.jpg", "c.jpg"], ("cat", "dog")
-    write_features(path, [ROWS[:2], ROWS[2:]], ROWS.shape, np.arange(3) % 2, names, classes, provenance)
+    write_features(path, [ROWS[:2], ROWS[2:]], Contents(ROWS.shape, np.arange(3) % 2, names, classes, provenance))
 
 
 @pytest.fixture

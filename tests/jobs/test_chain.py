@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jobs.cli import main
-from trex.features.store import write_features
+from trex.features.store import Contents, write_features
 from trex.records.feature_provenance import FeatureProvenance
 
 CLUSTER = """
@@ -54,7 +54,7 @@ def make_features(home: Path, *datasets: str) -> None:
             )
             path = home / "runs" / "run" / "features" / name / f"{split}.h5"
             features, labels = np.zeros((2, 192), np.float32), np.arange(2)
-            write_features(path, [features], features.shape, labels, ["a", "b"], ("a", "b"), about)
+            write_features(path, [features], Contents(features.shape, labels, ["a", "b"], ("a", "b"), about))
 
 
 def test_probes_of_all_seeds_are_one_array_that_matches_the_extraction_array(

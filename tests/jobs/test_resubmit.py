@@ -12,7 +12,7 @@ from jobs.cli import main
 from jobs.plan.runs import open_config, save_config
 from jobs.slurm import queued as queued_module
 from tests.jobs.conftest import FakeSlurm, note_submission, queued, saved_run
-from trex.features.store import write_features
+from trex.features.store import Contents, write_features
 from trex.records.feature_provenance import FeatureProvenance
 from trex.records.run_dir import RunDir
 
@@ -63,7 +63,8 @@ def test_retry_submits_only_the_training_if_features_of_an_earlier_checkpoint_ex
 ) -> None:
     about = FeatureProvenance("mine", "digits", "test", "s", "e", "epoch-0040", "t", "float32", False, {})
     features = np.zeros((2, 3), np.float32)
-    write_features(run.features("digits", "test"), [features], (2, 3), np.arange(2), ["a", "b"], ("a", "b"), about)
+    contents = Contents((2, 3), np.arange(2), ["a", "b"], ("a", "b"), about)
+    write_features(run.features("digits", "test"), [features], contents)
     note_submission(run, "trex:mine:extract:b", extract_digits="8_0")
     note_submission(run, "trex:mine:probe:c", probe_digits="9_0")
     fake_slurm.says("squeue")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trex.config import Config, load
-from trex.features.store import write_features
+from trex.features.store import Contents, write_features
 from trex.interruption import StopRequest
 from trex.probing.probe import probe
 from trex.records.feature_provenance import FeatureProvenance
@@ -36,7 +36,7 @@ def make(tmp_path: Path, train: list[int], test: list[int], classes: int, dim: i
         names = [f"{i}.png" for i in range(len(labels))]
         classes_names = tuple(f"class {i}" for i in range(classes))
         made_by = replace(MADE_BY, split=split, dataset="digits_unseen")
-        write_features(file, [rows], rows.shape, np.array(labels), names, classes_names, made_by)
+        write_features(file, [rows], Contents(rows.shape, np.array(labels), names, classes_names, made_by))
     return run, config
 
 

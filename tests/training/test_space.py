@@ -113,7 +113,7 @@ def test_extraction_without_place_for_its_file_is_refused_before_its_first_block
         )  # fmt: skip
         run = saved_run(config)
         with pytest.raises(
-            Unwritable, match=r"no place for the features of few_digits trainval, .*269\.7 MB are needed"
+            Unwritable, match=r"no place for the features of few_digits trainval, .*134\.9 MB are needed"
         ):
             extract(run, config, "few_digits", Ranks(), StopRequest())
         assert not list(run.root.rglob("*.npy"))

@@ -231,6 +231,9 @@ class ExtractConfig:
     )
     batch_size: int = setting(256, "images per forward pass and rank", at_least=1, resumable=True)
     dtype: Literal["float32", "float16"] = setting("float32", "type of the stored features", resumable=True)
+    precision: Literal["off", "bf16", "fp16"] = setting(
+        "off", "autocast of the encoder: off (float32, without TF32), bf16 or fp16; features record it", resumable=True
+    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """A crop that is larger than the resized image, and the preprocessing of weights where there are none."""

@@ -125,10 +125,14 @@ def describe_file(path: str) -> str:
 
 
 def describe_transform(config: Config) -> str:
-    """A text that names the preprocessing and the encoder that images go through. Raw pixels go through no encoder.
+    """A text that names the preprocessing and the encoder that images go through, and its autocast if it has one.
+
+    Raw pixels go through no encoder.
 
     Raises:
         UserError: as `preprocessing`.
     """
-    seen = str(preprocessing(config))
-    return seen if config.extract.weights == "pixels" else f"{seen}, {config.model.encoder}"
+    seen, precision = str(preprocessing(config)), config.extract.precision
+    if config.extract.weights == "pixels":
+        return seen
+    return f"{seen}, {config.model.encoder}" + (f", {precision} autocast" if precision != "off" else "")

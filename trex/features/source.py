@@ -24,6 +24,8 @@ from trex.records.manifest import checkpoint_name
 from trex.records.run_dir import RunDir
 from trex.training.checkpoint import Checkpoints
 
+_AUTOCAST = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -111,8 +113,11 @@ def _encoder_source(config: Config, state: Mapping[str, Tensor], weights: str, r
     encoder = encoder.to(ranks.device).eval()
     seen = preprocessing(config)
 
+    amp = _AUTOCAST[config.extract.precision]
+
     def features(images: Tensor) -> Tensor:
-        made: Tensor = encoder(normalize(images, seen.mean, seen.std))
-        return made
+        with torch.autocast(ranks.device.type, dtype=amp, enabled=amp is not None):
+            made: Tensor = encoder(normalize(images, seen.mean, seen.std))
+        return made.float()
 
     return Source(torch.inference_mode()(features), encoder.feature_dim, seen, weights, state_digest(state))

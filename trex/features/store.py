@@ -12,10 +12,16 @@ compared whenever a file is opened.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import math
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +30,7 @@ import numpy as np
 
 from trex.errors import UserError
 from trex.features.index import read_index, user_block, write_index
-from trex.files import atomic_path
+from trex.files import TEMPORARY, atomic_path, move, require_may_write, sync
 from trex.records.feature_provenance import ArrayPlace, FeatureIndex, FeatureProvenance
 
 
@@ -55,51 +61,112 @@ class Features:
         return [name.decode("utf-8", "surrogateescape") for name in self.encoded_names]
 
 
-def write_features(
-    path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], labels: np.ndarray, names: list[str],
-    classes: tuple[str, ...], provenance: FeatureProvenance, skipped: Sequence[str] = (),
-) -> None:  # fmt: skip
-    """Write a feature file atomically from consecutive blocks of rows. Memory holds one block at a time.
+@dataclass(frozen=True)
+class Contents:
+    """All of a feature file but the rows of features."""
+
+    shape: tuple[int, int]  #: (n, D) of the features
+    labels: np.ndarray  #: (n,), the position of each image's class in `classes`; or (n, K), as `Features.labels`
+    names: Sequence[str]  #: n paths within the dataset
+    classes: tuple[str, ...]
+    provenance: FeatureProvenance  #: with the dtype of the features
+    skipped: Sequence[str] = ()  #: paths of the broken images that have no feature
+
+    def tables(self) -> dict[str, np.ndarray]:
+        """The arrays of the file besides the features, in the order of the digest."""
+        texts = (("names", self.names), ("classes", self.classes), ("skipped", self.skipped))
+        labels = self.labels.astype(np.int64 if self.labels.ndim == 1 else np.int8)
+        return {"labels": labels, **{key: _encoded(value) for key, value in texts}}
+
+
+def write_features(path: Path, blocks: Iterable[np.ndarray], contents: Contents) -> None:
+    """Write a feature file atomically from consecutive blocks of rows. Memory holds two blocks at a time.
+
+    Each block is hashed in a thread while it is written to the disk.
 
     Args:
         path: the file.
         blocks: arrays of D columns.
-        shape: (n, D) of all blocks together.
-        labels: (n,), the position of each image's class in `classes`; or (n, K), as `Features.labels`.
-        names: n paths within the dataset.
-        classes: the names of the classes.
-        provenance: how the features were made, their dtype, and the number of skipped images.
-        skipped: paths of the broken images that have no feature.
+        contents: everything else.
 
     Raises:
         ValueError: if the blocks do not have n rows together, or hold a number that is not finite.
     """
-    assert len(skipped) == provenance.skipped
-    digest = _Digest()
-    tables = {"labels": labels.astype(np.int64 if labels.ndim == 1 else np.int8)}
-    tables |= {key: _encoded(texts) for key, texts in (("names", names), ("classes", classes), ("skipped", skipped))}
-    largest = ArrayPlace("|S00000000", (2**63 - 1,) * 2, 2**63 - 1)
-    size = user_block(FeatureIndex(provenance, digest.hex(), dict.fromkeys(_ARRAYS, largest)))
+    shape, dtype = contents.shape, np.dtype(contents.provenance.dtype)
     with atomic_path(path) as temporary:
-        with temporary.open("w+b") as opened, h5py.File(opened, "w", userblock_size=size, **_LAYOUT) as file:
-            array = file.create_dataset("features", shape=shape, dtype=provenance.dtype)
-            digest.begin("features", array)
-            row = 0
+        offset = reserve_rows(temporary, contents.shape, contents.provenance)
+        digest, row = RowsDigest(shape, dtype), 0
+        with temporary.open("r+b", buffering=0) as file, ThreadPoolExecutor(1) as thread:
+            file.seek(offset)
+            hashed: Future[None] | None = None
             for block in blocks:
-                if not np.isfinite(block).all():
+                if row + len(block) > shape[0]:
+                    raise ValueError(f"{path}: got more than {row} rows of features, expected {shape[0]}")
+                stored = np.ascontiguousarray(block, dtype)
+                if hashed is not None:
+                    hashed.result()
+                hashed = thread.submit(digest.update, stored)
+                if not all(np.isfinite(part).all() for part in _in_chunks(stored)):
                     raise ValueError(f"{path}: a feature between rows {row} and {row + len(block)} is not finite")
-                array[row : row + len(block)] = block
-                digest.update(block.astype(array.dtype, copy=False))
+                write_all(file, stored)
+                os.fdatasync(file.fileno())
                 row += len(block)
-            if row != shape[0]:
-                raise ValueError(f"{path}: got {row} rows of features, expected {shape[0]}")
-            for key, table in tables.items():
-                file[key] = table
-                digest.add(key, table)
-            index = FeatureIndex(provenance, digest.hex(), {key: _place(file[key]) for key in _ARRAYS})
-            for key, value in index.hdf5_attributes().items():
-                file.attrs[key] = _encoded([value]).reshape(()) if isinstance(value, str) else value
-        write_index(temporary, index)
+        if row != shape[0]:
+            raise ValueError(f"{path}: got {row} rows of features, expected {shape[0]}")
+        _complete(temporary, offset, contents, digest)
+
+
+def reserve_rows(path: Path, shape: tuple[int, int], provenance: FeatureProvenance) -> int:
+    """Make an existing file as long as a feature file is up to the end of its rows; nothing is written.
+
+    The rows can then be written in any order, and `complete_rows` makes it a feature file.
+
+    Returns:
+        where the rows begin, in bytes.
+    """
+    offset = _begin_of_rows(path.parent, shape, provenance)
+    os.truncate(path, offset + _row_bytes(shape, provenance) * shape[0])
+    return offset
+
+
+def complete_rows(path: Path, rows: Path, offset: int, contents: Contents, digest: RowsDigest | None = None) -> bool:
+    """Make a file with all rows in their place a feature file, and move it to `path`.
+
+    If the process is killed meanwhile, the rows are unchanged, and this function can be called again.
+
+    Args:
+        path: the feature file.
+        rows: the file that `reserve_rows` made.
+        offset: what it returned.
+        contents: everything else.
+        digest: has seen all rows; None: they are read for it.
+
+    Returns:
+        False, after doing nothing, if the rows of such a file begin at another place: with another version of HDF5.
+    """
+    if _begin_of_rows(path.parent, contents.shape, contents.provenance) != offset:
+        return False
+    require_may_write()
+    if digest is None:
+        digest = RowsDigest(contents.shape, contents.provenance.dtype)
+        digest.update(np.memmap(rows, contents.provenance.dtype, "r", offset, contents.shape))
+    _complete(rows, offset, contents, digest)
+    sync(rows)
+    require_may_write()
+    move(rows, path)
+    sync(path.parent)
+    return True
+
+
+def write_all(file: io.FileIO, array: np.ndarray) -> None:
+    """Write all bytes of a contiguous array. Raises OSError that names the file."""
+    rest = array.reshape(-1).view(np.uint8).data
+    try:
+        while len(rest):
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        error.filename = file.name
+        raise
 
 
 def open_features(path: Path) -> Features:
@@ -125,14 +192,84 @@ def open_features(path: Path) -> Features:
     return Features(found["features"], found["labels"], found["names"], classes, skipped, index)
 
 
+def _begin_of_rows(folder: Path, shape: tuple[int, int], provenance: FeatureProvenance) -> int:
+    with _structure(folder, shape, provenance, {}, _Digest()) as (_, index):
+        return index.arrays["features"].offset
+
+
+def _row_bytes(shape: tuple[int, int], provenance: FeatureProvenance) -> int:
+    return shape[1] * np.dtype(provenance.dtype).itemsize
+
+
+def _complete(path: Path, offset: int, contents: Contents, digest: _Digest) -> None:
+    """Write everything around the rows of a file. `digest` has seen the rows."""
+    shape, provenance = contents.shape, contents.provenance
+    assert len(contents.skipped) == provenance.skipped
+    with _structure(path.parent, shape, provenance, contents.tables(), digest) as (structure, index):
+        assert index.arrays["features"].offset == offset
+        with structure.open("rb") as source, path.open("r+b") as file:
+            file.write(source.read(offset))
+            for opened in (source, file):
+                opened.seek(offset + _row_bytes(shape, provenance) * shape[0])
+            shutil.copyfileobj(source, file)
+    write_index(path, index)
+
+
+@contextlib.contextmanager
+def _structure(
+    folder: Path, shape: tuple[int, int], provenance: FeatureProvenance, tables: Mapping[str, np.ndarray],
+    digest: _Digest,
+) -> Iterator[tuple[Path, FeatureIndex]]:  # fmt: skip
+    """Yield a feature file without rows, and its index. It has a hole in their place, which takes no disk.
+
+    HDF5 makes it from nothing each time, and it is deleted at the end. So HDF5 never opens a file that a kill may have
+    damaged. The rows come first, so where they begin depends only on their shape, the provenance and HDF5's version.
+
+    Args:
+        folder: where the file is for a moment.
+        shape: of the features.
+        provenance: how they were made.
+        tables: the other arrays; none if only the place of the rows is wanted.
+        digest: of the rows; that of the tables is added.
+    """
+    largest = dict.fromkeys(_ARRAYS, ArrayPlace("|S00000000", (2**63 - 1,) * 2, 2**63 - 1))
+    size = user_block(FeatureIndex(provenance, digest.hex(), largest))
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix="-structure.h5", dir=folder)
+    os.close(handle)
+    path = Path(name)
+    try:
+        with path.open("w+b") as opened, h5py.File(opened, "w", userblock_size=size, **_LAYOUT) as file:
+            places = {"features": _place(_allocated(file, shape, np.dtype(provenance.dtype)))}
+            for key, array in tables.items():
+                file[key] = array
+                digest.add(key, array)
+                places[key] = _place(file[key])
+            index = FeatureIndex(provenance, digest.hex(), places)
+            for key, value in index.hdf5_attributes().items():
+                file.attrs[key] = _encoded([value]).reshape(()) if isinstance(value, str) else value
+        yield path, index
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _allocated(file: h5py.File, shape: tuple[int, int], dtype: np.dtype) -> h5py.Dataset:
+    """The dataset `features`, contiguous, with its place in the file but without content."""
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.CONTIGUOUS)
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    kind, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape)
+    return h5py.Dataset(h5py.h5d.create(file.id, b"features", kind, space, layout))
+
+
 #: The version of the HDF5 format whose structures have checksums, and arrays at multiples of 64 bytes. HDF5 writes
 #: through an open file: it would lock a path, which some file systems refuse, and not name the error of a full disk.
 _LAYOUT = {"libver": ("v110", "v110"), "alignment_threshold": 1, "alignment_interval": 64}
 #: The arrays, in the order of the digest: number of dimensions and dtypes of each.
 _TEXT = r"\|S[1-9]\d{0,7}"
 _ARRAYS = {"features": "<f4|<f2", "labels": r"<i8|\|i1", "names": _TEXT, "classes": _TEXT, "skipped": _TEXT}
-#: The bytes that are hashed at a time.
-_CHUNK = 16 << 20
+#: The bytes that are hashed at a time: they stay in the processor's cache.
+_CHUNK = 1 << 20
 
 
 class _Digest:
@@ -141,24 +278,35 @@ class _Digest:
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
 
-    def begin(self, key: str, array: np.ndarray | h5py.Dataset) -> None:
-        """Add name, dtype and shape of an array."""
-        self._sha256.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
-
-    def update(self, part: np.ndarray) -> None:
-        """Add the next rows of the array."""
-        self._sha256.update(np.ascontiguousarray(part).tobytes())
-
     def add(self, key: str, array: np.ndarray) -> None:
         """Add a whole array."""
-        self.begin(key, array)
-        rows = max(_CHUNK // max(array[:1].nbytes, 1), 1)
-        for begin in range(0, len(array), rows):
-            self.update(array[begin : begin + rows])
+        self._begin(key, array.dtype, array.shape)
+        self.update(array)
+
+    def _begin(self, key: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        self._sha256.update(f"{key} {dtype.str} {shape}\n".encode())
+
+    def update(self, rows: np.ndarray) -> None:
+        """Add the next rows of an array."""
+        for part in _in_chunks(rows):
+            self._sha256.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
 
     def hex(self) -> str:
         """The digest."""
         return self._sha256.hexdigest()
+
+
+class RowsDigest(_Digest):
+    """The digest of a feature file's content, of which `update` takes the rows of features, in order."""
+
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype | str) -> None:
+        super().__init__()
+        self._begin("features", np.dtype(dtype), shape)
+
+
+def _in_chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    rows = max(_CHUNK // max(array[:1].nbytes, 1), 1)
+    return (array[begin : begin + rows] for begin in range(0, len(array), rows))
 
 
 def _encoded(texts: Iterable[str]) -> np.ndarray:

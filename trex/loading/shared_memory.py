@@ -8,8 +8,21 @@ from pathlib import Path
 from trex.errors import UserError
 
 PREFETCH = 4  #: batches that each worker makes ahead
+#: The most images that a loader process of an extraction hands over at once. A batch of the encoder is put together of
+#: several parts, so that all processes work on the first batch, and small datasets have enough parts for all of them.
+PART = 32
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where PyTorch puts the batches that it hands over
+
+
+def part_bytes(batch_size: int, crop: int) -> int:
+    """Bytes of what a loader process of an extraction hands over at once.
+
+    Args:
+        batch_size: images per batch of the encoder.
+        crop: side of the images, pixels.
+    """
+    return min(batch_size, PART) * 3 * crop**2
 
 
 def require_shared_memory(batch_bytes: int, workers: int, ranks_here: int, batch_setting: str) -> None:
