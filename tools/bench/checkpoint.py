@@ -312,8 +312,8 @@ def rows() -> Iterator[Row]:
 TOPIC = Topic(
     "Saves and resumes",
     "The state of a ResNet-50 with the recipe trex_star and 1000 classes: weights, momentum, momentum encoder, "
-    "projectors and memory. The usual way is `torch.save` in the loop with a sync, and `torch.load` with a digest of the "
-    "file at a start.",
+    "projectors and memory. The usual way is `torch.save` in the loop with a sync, and `torch.load` with a digest of "
+    "the file at a start.",
     rows,
     lambda: "\n".join(f"- {note}" for note in _notes),
     cores=2,
