@@ -240,7 +240,12 @@ class Saving:
         self._note(save, _Outcome(*self._ranks.on_main(lambda: astuple(self._wait()))), before_last)
 
     def close(self, seconds: float) -> None:
-        """Give a checkpoint in the background time to be written, after an error has ended the training."""
+        """Free the memory of the copy. If an error has ended the training, wait for a checkpoint that is under way.
+
+        Args:
+            seconds: how long to wait for it.
+        """
+        self._copy = HostCopy()
         if self._background is None:
             return
         self._background.join(seconds)
