@@ -29,7 +29,7 @@ from jobs.plan.runs import open_run
 from jobs.submissions import ask
 from trex.errors import ExitCode, TrexError
 from trex.records.attempts import Attempt, training_attempts
-from trex.records.events import read_events
+from trex.records.events import IntervalChosen, read_events
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
 from trex.records.submission import Submission
@@ -156,13 +156,14 @@ def measured(run: RunDir, times: Times) -> Times:
         accounted = starts.get(one.start.job, [])
         if one.end is not None and one.start.restart < len(accounted):
             around.append(max(accounted[one.start.restart].seconds - one.hours * 3600, 0.0))
+    waits = tuple(event.save_seconds for event in events if isinstance(event, IntervalChosen))
     return replace(
         times,
         steps=status.steps * step if status.steps else times.steps,
         epoch=last.step / last.epoch * step,
         node_hours=hours * attempts[-1].start.nodes / failures if failures else times.node_hours,
         stop_hours=hours / (len(ended) - failures) if len(ended) > failures else times.stop_hours,
-        save=tuple(save.seconds for one in attempts for save in one.saves) or times.save,
+        save=waits[-1:] or tuple(save.seconds for one in attempts for save in one.saves) or times.save,
         start=tuple(one.began.time - one.start.time for one in attempts if one.began is not None),
         end=tuple(around) or times.end,
         validation=_validations(lines, step) or times.validation,

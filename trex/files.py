@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -185,6 +186,13 @@ def _tolerated(errors: set[int]) -> Iterator[None]:
 
 
 def _umask() -> int:
+    """Return the umask of this process.
+
+    os.umask changes it for a moment, in which another thread may create a file that everybody can write.
+    """
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(), re.MULTILINE):
+            return int(found[1], 8)
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import pickle
 import re
 import threading
@@ -117,11 +118,30 @@ def load(path: Path) -> Any:
     _refuse_stand_in(path)
     if path.suffix == SAFETENSORS:
         return _load_safetensors(path)
-    _refuse_inflated(path)
+    return _load_pytorch(path, path)
+
+
+def load_bytes(content: bytes, path: Path) -> Any:
+    """Read a PyTorch file whose content is in memory, as `load` does.
+
+    Args:
+        content: the whole file.
+        path: of the file, for error messages. It is not opened.
+
+    Raises:
+        UserError: if the content is damaged, or holds anything but tensors and plain values.
+    """
+    return _load_pytorch(content, path)
+
+
+def _load_pytorch(source: Path | bytes, path: Path) -> Any:
+    """Read a PyTorch file from its path or its content. Errors name `path`."""
+    _refuse_inflated(source, path)
     try:
-        _refuse_unbounded(path)
+        _refuse_unbounded(source)
         with _only_placeholders():
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            readable = source if isinstance(source, Path) else io.BytesIO(source)
+            found = torch.load(readable, map_location="cpu", weights_only=True)
         _refuse_repeated_storage(found)
         return found
     except pickle.UnpicklingError as error:
@@ -157,28 +177,35 @@ def _refuse_stand_in(path: Path) -> None:
         raise UserError(f"{path}: {found}")
 
 
-def _refuse_inflated(path: Path) -> None:
+def _opened(source: Path | bytes) -> IO[bytes]:
+    return source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
+
+
+def _refuse_inflated(source: Path | bytes, path: Path) -> None:
     """Raise UserError if the file is an archive that would need far more memory than it has bytes.
 
     `torch.save` does not compress, and weights can hardly be compressed. A damaged archive is reported later.
     """
     with (
         contextlib.suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError),
-        zipfile.ZipFile(path) as file,
+        _opened(source) as opened,
+        zipfile.ZipFile(opened) as file,
     ):
-        size, unpacked = path.stat().st_size, sum(entry.file_size for entry in file.infolist())
+        size, unpacked = opened.seek(0, io.SEEK_END), sum(entry.file_size for entry in file.infolist())
         if unpacked > _MAX_INFLATION * size:
             raise UserError(f"{path}: refused: a compressed archive of {size} bytes that unpacks to {unpacked} bytes")
 
 
-def _refuse_unbounded(path: Path) -> None:
+def _refuse_unbounded(source: Path | bytes) -> None:
     """Raise ValueError if a pickle in the file would take time or memory out of proportion to its size."""
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file, _noticed_later():
-            for _ in range(_LEGACY_PICKLES):
-                require_bounded(file)
-        return
-    with zipfile.ZipFile(path) as archive:
+    with _opened(source) as file:
+        if not zipfile.is_zipfile(file):
+            file.seek(0)
+            with _noticed_later():
+                for _ in range(_LEGACY_PICKLES):
+                    require_bounded(file)
+            return
+    with _opened(source) as file, zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
             if entry.filename.endswith(".pkl"):
                 if entry.file_size > _MAX_PICKLE:

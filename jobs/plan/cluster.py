@@ -48,7 +48,7 @@ class StageResources:
     signal_lead: int = setting(
         120,
         "seconds before the time limit at which the job is asked to save; at most a third of the limit. It must be "
-        "longer than two steps and a save together; the training warns if it is not",
+        "longer than two steps and two saves together; the training warns if it is not",
         at_least=10,
     )
     max_parallel: int = setting(

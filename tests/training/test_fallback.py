@@ -165,6 +165,7 @@ def test_only_the_last_save_uses_the_second_place(home: Path, tmp_path: Path, re
                 saving.write(state(5), Position(0, 5, 5), reason)
         else:
             saving.write(state(5), Position(0, 5, 5), reason)
+            saving.finish()
         assert saving.is_saved(Position(0, 5, 5)) == (reason == "stop")
         place = Fallback(run, settings(home))
         assert saved == ([] if reason == "timer" else [place.folder])

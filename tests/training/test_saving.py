@@ -42,6 +42,7 @@ class Run:
     def write(self, step: int, reason: SaveReason, epoch: int = 0, state: dict[str, Any] | None = None) -> None:
         position = Position(epoch, step, step)
         self.saving.write({"position": vars(position), **(state or {})}, position, reason)
+        self.saving.finish()
 
     def block_writes(self) -> None:
         """Make every write fail: a file has the path of the checkpoint folder."""
@@ -78,6 +79,7 @@ def save_slowly(ranks: Ranks, folder: Path) -> tuple[bool, int]:
     saving = Saving(checkpoints, CheckpointConfig(), limited, lambda *_: None)
     position = Position(0, 1, 1)
     saving.write({"position": vars(position)}, position, "timer")
+    saving.finish()
     return saving.is_saved(position), limited.maximum(ranks.rank)
 
 

@@ -100,7 +100,7 @@ class CheckpointSaved(Record):
     time: Time
     step: Count
     reason: SaveReason
-    seconds: Seconds  #: duration of the writing
+    seconds: Seconds  #: duration of the writing, for most of which the training does not wait
     seconds_signal_to_saved: Seconds | None  #: from the stop signal until it was saved; None without a signal
 
 
@@ -114,7 +114,7 @@ class IntervalChosen(Record):
     time: Time
     step: Count
     seconds: Seconds  #: between two saves
-    save_seconds: Seconds  #: how long a save blocks the training
+    save_seconds: Seconds  #: how long a save makes the training wait
     failure_hours: Seconds  #: expected mean time between failures, hours
     failures: Count  #: that the run has seen
     hours: Seconds  #: hours of training in which it has seen them
@@ -123,7 +123,7 @@ class IntervalChosen(Record):
     def text(self) -> str:
         """What was chosen, and why."""
         return (
-            f"saves every {duration(self.seconds)}: a save takes {self.save_seconds:.3g} s, a failure every "
+            f"saves every {duration(self.seconds)}: a save costs {self.save_seconds:.3g} s, a failure every "
             f"{duration(3600 * self.failure_hours)} is expected ({self.failures} seen in {duration(3600 * self.hours)})"
         )
 

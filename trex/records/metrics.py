@@ -57,6 +57,8 @@ class MetricsFile:
         self.kept = list(kept)
         self._in_file = 0  # how many of the lines `kept` are in the file, if nothing has failed
         self._uncertain = True  # whether the file may hold something else after `position`
+        self._end = position  # where the file ends, if nothing has failed
+        self._errors = 0  # how many writes have failed
 
     def append(self, line: MetricsLine) -> None:
         """Append a line. Raises OSError if it cannot be written now; a later call writes it."""
@@ -85,7 +87,30 @@ class MetricsFile:
                 os.close(file)  # NFS reports a full disk here
         except OSError:
             self._uncertain = True
+            self._errors += 1
             raise
+
+    def mark(self) -> tuple[int, int, int] | None:
+        """Return a mark after the present lines, for `sync` and `synced`; None if some are not in the file."""
+        if self._uncertain or self._in_file < len(self.kept):
+            return None
+        return self._errors, self._in_file, self._end
+
+    def sync(self) -> None:
+        """Flush the file to the disk. Another thread may call this meanwhile. Raises OSError if that fails."""
+        file = os.open(self._path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+    def synced(self, mark: tuple[int, int, int]) -> None:
+        """Forget the lines before a mark, because `sync` has succeeded since, unless a write has failed since."""
+        errors, count, end = mark
+        if errors == self._errors:
+            self.position = end
+            self._in_file -= count
+            del self.kept[:count]
 
     def _write(self, file: int) -> None:
         if self._uncertain:
@@ -97,4 +122,5 @@ class MetricsFile:
         while rest:
             rest = rest[os.write(file, rest) :]
         self._in_file = len(self.kept)
+        self._end = os.lseek(file, 0, os.SEEK_END)
         self._uncertain = False

@@ -8,16 +8,17 @@ checkpoints/
 
 A checkpoint is written into a temporary folder, which is renamed when everything is on disk. It is deleted by renaming
 it to a temporary name first. So a kill at any moment leaves the other checkpoints intact. Reading starts with the
-newest checkpoint and skips damaged ones.
+newest checkpoint and skips damaged ones. A state is read from the disk once: its SHA-256 is compared in memory, and
+what was compared is what is used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,9 @@ from trex.records.manifest import (
     damaged_folders,
     damaged_name,
 )
+from trex.stand_ins import read_file
 
 log = logging.getLogger(__name__)
-
-#: How long a rank waits until it can read the checkpoint that rank 0 has chosen.
-SECONDS_UNTIL_VISIBLE = 60.0
 
 #: The result of `TrainingState.to_dict`: tensors and plain values, with a "position".
 State = dict[str, Any]
@@ -50,6 +49,7 @@ class Checkpoint:
 
     path: Path
     manifest: Manifest
+    _held: list[bytes] = field(default_factory=list, repr=False, compare=False)  #: the file of its state, until used
 
     @property
     def sha256(self) -> str:
@@ -61,10 +61,39 @@ class Checkpoint:
         """Whether the training was complete when it was written."""
         return self.manifest.finished
 
+    def content(self) -> bytes:
+        """Return the file of its state, whose SHA-256 was compared with the manifest.
+
+        After `Checkpoints.newest` and `Checkpoints.at` it is in memory, until the first call of this function or of
+        `load`; a later call reads it again.
+
+        Raises:
+            UserError: if it cannot be read, or no longer matches the manifest.
+        """
+        if self._held:
+            return self._held.pop()
+        try:
+            return _content(self.path, self.manifest)
+        except (OSError, _Damaged) as error:
+            raise UserError(f"{self.path}: not an intact checkpoint ({error})") from error
+
     def load(self) -> State:
-        """Read its complete state, with tensors on the CPU. Raises UserError if it cannot be read."""
-        state: State = tensor_files.load(self.path / STATE)
-        return state
+        """Return its complete state, with tensors on the CPU. Raises UserError if it cannot be read."""
+        return parse(self.content(), self.path)
+
+
+def parse(content: bytes, path: Path) -> State:
+    """Return the complete state in the content of a state's file, with tensors on the CPU.
+
+    Args:
+        content: what `Checkpoint.content` has returned, on this or another rank.
+        path: folder of the checkpoint, for error messages.
+
+    Raises:
+        UserError: if the content is no state.
+    """
+    state: State = tensor_files.load_bytes(content, path / STATE)
+    return state
 
 
 class Checkpoints:
@@ -114,13 +143,15 @@ class Checkpoints:
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint that matches its manifest, or None if there are no checkpoints.
 
+        The file of its state is in memory until `load` or `content` is called, or the checkpoint is dropped.
+
         Raises:
             TrexError: if all checkpoints are damaged. Only the user may decide to start over.
         """
         damaged = damaged_folders(self.folder)
         for path in checkpoint_folders(self.folder):
             try:
-                return self._verified(path)
+                return self._read(path)
             except (OSError, RecordError, _Damaged) as error:
                 damaged.append(path)
                 log.warning("checkpoint %s is damaged (%s): falling back to the one before it", path, error)
@@ -139,26 +170,9 @@ class Checkpoints:
     def at(self, path: Path) -> Checkpoint:
         """Return the checkpoint in the folder `path`. Raises UserError if it does not match its manifest."""
         try:
-            return self._verified(path)
+            return self._read(path)
         except (OSError, RecordError, _Damaged) as error:
             raise UserError(f"{path}: not an intact checkpoint ({error})") from error
-
-    def wait_for(self, path: Path) -> Checkpoint:
-        """Return the checkpoint in `path`, which another node has found intact.
-
-        A network file system may show a new folder to other nodes only after a minute.
-
-        Raises:
-            UserError: if it does not match its manifest after `SECONDS_UNTIL_VISIBLE`.
-        """
-        deadline = time.monotonic() + SECONDS_UNTIL_VISIBLE
-        while True:
-            try:
-                return self.at(path)
-            except UserError:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(0.5)
 
     def tidy(self, newest: Checkpoint | None) -> None:
         """Delete unfinished checkpoints of killed processes, and rename damaged ones that are newer than `newest`."""
@@ -198,28 +212,58 @@ class Checkpoints:
         One that the file system does not deliver at the moment is left as it is.
         """
         try:
-            self._verified(path)
+            self._verify(path)
         except (OSError, RecordError, _Damaged) as error:
             if _is_damage(error):
                 log.warning("checkpoint %s is damaged (%s): renamed to %s", path, error, _set_aside(path).name)
             return False
         return True
 
-    def _verified(self, path: Path) -> Checkpoint:
-        """Return the checkpoint in `path` if it matches its manifest. It is read only if it may have changed since."""
+    def _read(self, path: Path) -> Checkpoint:
+        """Return the checkpoint in `path` if it matches its manifest, with the state's file in memory.
+
+        One that this process has compared already, and that has not changed since, is not read again.
+        """
+        manifest, signature = Manifest.read(path / MANIFEST), _signature(path)
+        if self._intact.get(path.name) == signature:
+            return Checkpoint(path, manifest)
+        content = _content(path, manifest)
+        self._intact[path.name] = signature
+        return Checkpoint(path, manifest, [content])
+
+    def _verify(self, path: Path) -> None:
+        """Raise an error unless the checkpoint in `path` matches its manifest. It is read only if it may have changed.
+
+        Other than `_read`, this needs no memory for the state.
+        """
         manifest, signature = Manifest.read(path / MANIFEST), _signature(path)
         state = path / STATE
-        if state.stat().st_size != manifest.bytes:
-            raise _Damaged(f"{STATE} has {state.stat().st_size} bytes, {MANIFEST} says {manifest.bytes}")
+        _require_size(state.stat().st_size, manifest)
         if self._intact.get(path.name) != signature:
-            if sha256(state) != manifest.sha256:
-                raise _Damaged(f"{STATE} differs from the SHA-256 in {MANIFEST}")
+            _require_digest(sha256(state), manifest)
             self._intact[path.name] = signature
-        return Checkpoint(path, manifest)
 
 
 class _Damaged(Exception):
     """A state does not match its manifest."""
+
+
+def _content(path: Path, manifest: Manifest) -> bytes:
+    """Read the file of a state once. Raises _Damaged if it differs from the manifest, OSError if it cannot be read."""
+    _require_size((path / STATE).stat().st_size, manifest)
+    content = read_file(path / STATE)
+    _require_digest(hashlib.sha256(content).hexdigest(), manifest)
+    return content
+
+
+def _require_size(found: int, manifest: Manifest) -> None:
+    if found != manifest.bytes:
+        raise _Damaged(f"{STATE} has {found} bytes, {MANIFEST} says {manifest.bytes}")
+
+
+def _require_digest(found: str, manifest: Manifest) -> None:
+    if found != manifest.sha256:
+        raise _Damaged(f"{STATE} differs from the SHA-256 in {MANIFEST}")
 
 
 def _signature(path: Path) -> tuple[int, ...]:

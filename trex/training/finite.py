@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,11 +17,14 @@ from trex.distributed import Ranks
 from trex.errors import TrexError
 from trex.records.manifest import newest_manifest
 from trex.records.run_dir import RunDir
+from trex.training.checkpoint import State
 from trex.training.metrics import Meter
 from trex.training.state import TrainingState
 
 #: After this many skipped steps in a row the training ends: the scale is then 4e9 times smaller.
 MAX_SKIPPED_IN_A_ROW = 32
+
+_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
 
 _ADVICE = (
     "Usual causes: the learning rate is too high (optimizer.lr), the warm-up is too short (optimizer.warmup_epochs), "
@@ -58,24 +62,49 @@ class FiniteChecks:
         self._look = in_a_row >= MAX_SKIPPED_IN_A_ROW  # the next steps look for the reason
         return {"loss_scale": self._scaler.get_scale(), "skipped_steps": total}
 
-    def before_save(self, is_end: bool) -> None:
+    def before_save(self, is_end: bool, later: bool = False) -> None:
         """Check the state that is about to be saved. Waits for the device.
+
+        Args:
+            is_end: whether the training is finished.
+            later: rank 0 leaves its tensors out, because `refusal` will check the copy that it writes.
 
         Raises:
             TrexError: if a loss since the last call or a tensor of the state is not finite; or at the end, if the
                 scaler skipped the last steps, or all.
         """
         self._loss()
-        bad = first_not_finite(dict(_tensors(self._state)))
+        is_later = later and self._ranks.is_main
+        bad = None if is_later else first_not_finite(dict(_tensors(self._state)))
         if self._ranks.maximum(int(bad is not None)):
-            raise TrexError(
-                f"{bad or 'a tensor of another rank'} is not finite after step {self._step}: the training ends here, "
-                f"without saving this state. {_ADVICE}{self._what_next()}"
-            )
+            raise TrexError(self._not_saved(bad or "a tensor of another rank", self._step))
         if is_end and self._scaler.is_enabled():
             in_a_row = self._scaler.skipped()[1]
             if in_a_row >= min(MAX_SKIPPED_IN_A_ROW, self._step):
                 raise self._stuck(in_a_row)
+
+    def refusal(self, saved: State) -> str:
+        """Return why a state of this training (`TrainingState.to_dict`) must not be saved; empty if it is finite.
+
+        It reads only `saved`, so it may be called from a thread while the training continues.
+        """
+        bad = first_not_finite(self._named(saved))
+        return "" if bad is None else self._not_saved(bad, saved["position"]["global_step"])
+
+    def _named(self, saved: State) -> dict[str, Tensor]:
+        """Return the tensors of the model and of the optimizer in a saved state, with the names of `_tensors`."""
+        names = {parameter: name for name, parameter in self._state.model.named_parameters()}
+        numbered = [names[one] for group in self._state.optimizer.param_groups for one in group["params"]]
+        found: dict[str, Tensor] = dict(saved["model"])
+        for number, values in saved["optimizer"]["state"].items():
+            found |= {f"{k} of {numbered[number]}": v for k, v in values.items() if isinstance(v, Tensor)}
+        return found
+
+    def _not_saved(self, what: str, step: int) -> str:
+        return (
+            f"{what} is not finite after step {step}: the training ends here, without saving this state. "
+            f"{_ADVICE}{self._what_next()}"
+        )
 
     def _loss(self) -> None:
         first = self._ranks.maximum(self._meter.first_not_finite())
@@ -114,13 +143,20 @@ class FiniteChecks:
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """Return the name of the first floating-point tensor that holds a NaN or an infinity; None if all are finite.
 
-    Each tensor is checked on its device, and the result is read once.
+    Each tensor is checked on its device, and the results are read once.
     """
     checked = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
     if not checked:
         return None
-    finite = torch.stack([torch.isfinite(tensor).all() for tensor in checked.values()]).tolist()
+    finite = torch.stack([_is_finite(tensor) for tensor in checked.values()]).tolist()
     return next((name for name, is_finite in zip(checked, finite, strict=True) if not is_finite), None)
+
+
+def _is_finite(tensor: Tensor) -> Tensor:
+    """Return whether all elements are finite, as a boolean on the tensor's device."""
+    if tensor.device.type == "cpu" and tensor.dtype in _OF_NUMPY:  # it reads the tensor once, PyTorch several times
+        return torch.tensor(bool(np.isfinite(tensor.detach().numpy()).all()))
+    return torch.isfinite(tensor).all()
 
 
 def _tensors(state: TrainingState) -> Iterator[tuple[str, Tensor]]:

@@ -35,6 +35,10 @@ UNTIL_MEASURED = 600.0
 #: long as saves then still need `CHEAP` of the time.
 SHORTEST, LONGEST, CHEAP = 60.0, 1800.0, 0.01
 
+#: A checkpoint is written in the background for at most this share of the time, because the file system is shared, and
+#: writing takes a little of the training's CPU time.
+BUSY = 0.1
+
 #: The time of a save is the mean of the last ones.
 _SAVES = 10
 #: The interval is logged and recorded again when it has changed by this factor.
@@ -89,10 +93,11 @@ def best_interval(save: float, between_failures: float) -> float:
     return math.sqrt(2 * save * between_failures) * (1 + math.sqrt(ratio) / 3 + ratio / 9) - save
 
 
-def chosen_interval(save: float, between_failures: float) -> float:
-    """Return `best_interval`, within the bounds."""
-    longest = max(LONGEST, save / CHEAP)
-    return min(max(best_interval(save, between_failures), SHORTEST), longest)
+def chosen_interval(save: float, between_failures: float, write: float = 0.0) -> float:
+    """Return `best_interval`, within the bounds. `write`: seconds that the writing in the background takes."""
+    shortest = max(SHORTEST, write / BUSY)
+    longest = max(LONGEST, save / CHEAP, shortest)
+    return min(max(best_interval(save, between_failures), shortest), longest)
 
 
 class Interval:
@@ -107,7 +112,8 @@ class Interval:
         self._is_auto = every_minutes == "auto"
         self._events = events
         self._history, self._nodes, self._since = History(), 1, time.monotonic()
-        self._saves: deque[float] = deque(maxlen=_SAVES)
+        self._saves: deque[float] = deque(maxlen=_SAVES)  # how long the training waited for each
+        self._writes: deque[float] = deque(maxlen=_SAVES)  # how long each was written
         self._recorded = 0.0
         self.seconds = UNTIL_MEASURED if every_minutes == "auto" else 60.0 * every_minutes
 
@@ -115,22 +121,37 @@ class Interval:
         """Read what earlier starts of the run have seen, and choose. Only rank 0 calls it, at the start."""
         if not self._is_auto:
             return
-        found = training_attempts(read_events(self._events).records)
+        events = read_events(self._events).records
+        found = training_attempts(events)
         if found:  # the last one is this start
             self._history, self._nodes = History.of(found[:-1]), max(found[-1].start.nodes, 1)
-        self._saves.extend(save.seconds for one in found for save in one.saves)
+        self._writes.extend(save.seconds for one in found for save in one.saves)
+        chosen = [event.save_seconds for event in events if isinstance(event, IntervalChosen)]
+        self._saves.extend(
+            chosen[-1:] or self._writes
+        )  # until it was measured, as if the training waited for all of it
         self._choose(step)
 
-    def saved(self, seconds: float, step: int) -> None:
-        """Note how long a save has blocked the training, and choose again. Only rank 0 calls it."""
-        self._saves.append(seconds)
+    def saved(self, waited: float | None, written: float, step: int) -> None:
+        """Note how long a save made the training wait, and how long it was written, in seconds, and choose again.
+
+        `waited` is None for a save after which the training ends. Only rank 0 calls this.
+        """
+        if waited is not None:
+            self._saves.append(waited)
+        self._writes.append(written)
         if self._is_auto:
             self._choose(step)
 
     @property
     def save_seconds(self) -> float | None:
-        """How long a save blocks the training, in the mean; None before the first one, and on ranks other than 0."""
+        """How long a save makes the training wait, in the mean; None before the first one, and on other ranks."""
         return sum(self._saves) / len(self._saves) if self._saves else None
+
+    @property
+    def write_seconds(self) -> float | None:
+        """How long it takes until a save is on disk, in the mean; None before the first one, and on other ranks."""
+        return sum(self._writes) / len(self._writes) if self._writes else None
 
     def _choose(self, step: int) -> None:
         save = self.save_seconds
@@ -138,7 +159,7 @@ class Interval:
             return
         history = self._history.plus((time.monotonic() - self._since) / 3600, self._nodes)
         hours = history.hours_between_failures(self._nodes)
-        self.seconds = chosen_interval(save, 3600 * hours)
+        self.seconds = chosen_interval(save, 3600 * hours, self.write_seconds or 0.0)
         if not self._recorded / _CHANGE < self.seconds < self._recorded * _CHANGE:
             self._recorded = self.seconds
             chosen = IntervalChosen(

@@ -111,6 +111,8 @@ class Curves:
         self._file = MetricsFile(run.metrics)
         self._board: Board | None = None
         self._failed = False  # whether the last write of metrics.jsonl failed
+        self._mark: tuple[int, int, int] | None = None  # after the lines of the save in the background
+        self._synced = False  # whether the file was flushed since
 
     def open(self, position: int, step: int, kept: Sequence[str] = ()) -> None:
         """Start writing.
@@ -133,13 +135,34 @@ class Curves:
     @property
     def position(self) -> int:
         """Where metrics.jsonl ends, in bytes: everything before is on disk, so that a checkpoint can refer to it."""
+        self._mark, self._synced = None, False
         if self._active:
             self._try(lambda: self._file.write(sync=True))
         return self._file.position
 
+    def position_now(self) -> int:
+        """Where metrics.jsonl ended when it was last flushed, without waiting for the disk; the rest is `unwritten`.
+
+        Call `flush` afterwards, in the thread that writes the checkpoint.
+        """
+        if self._mark is not None and self._synced:
+            self._file.synced(self._mark)
+        self._mark, self._synced = (self._file.mark() if self._active else None), False
+        return self._file.position
+
+    def flush(self) -> None:
+        """Flush metrics.jsonl to the disk, so that the next checkpoints need not hold the lines that are in it now.
+
+        An error is no loss: the checkpoint holds the lines.
+        """
+        if self._mark is not None:
+            with contextlib.suppress(OSError):
+                self._file.sync()
+                self._synced = True
+
     @property
     def unwritten(self) -> list[str]:
-        """The lines that belong after `position` and cannot be written now."""
+        """The lines that belong after `position` and are not known to be on disk."""
         return list(self._file.kept)
 
     def write(self, phase: Phase, step: int, epoch: float, values: Mapping[str, float]) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import torch
 
-from trex.config.compare import differences
 from trex.config.schema import Config
 from trex.distributed import Ranks
 from trex.errors import Interrupted, TrexError, UserError
@@ -23,18 +22,18 @@ from trex.records.events import CheckpointSaved, SaveReason, TrainingResumed, Tr
 from trex.records.metrics import SKIPPED
 from trex.records.run_dir import RunDir
 from trex.training.batches import make_batches
-from trex.training.checkpoint import Checkpoint, Checkpoints
+from trex.training.checkpoint import Checkpoint, Checkpoints, State
 from trex.training.evaluation import Evaluation
-from trex.training.fallback import Fallback
 from trex.training.finite import FiniteChecks
 from trex.training.metrics import BrokenImages, Curves, Meter
 from trex.training.network import build_network, distribute, set_up_device
-from trex.training.saving import Request, Saving
+from trex.training.resume import Found, find
+from trex.training.saving import LAST_SAVES, Request, Saving
 from trex.training.scaler import CountingScaler
 from trex.training.schedule import learning_rate
 from trex.training.space import checkpoint_bytes, require_place_for_checkpoints
 from trex.training.start import read_start
-from trex.training.state import Position, TrainingState, machine_changes, make_optimizer, require_same_run
+from trex.training.state import Position, TrainingState, make_optimizer
 from trex.training.validation import validate
 from trex.wording import duration
 
@@ -64,15 +63,15 @@ def train(
         TrexError: the loss is not finite, checkpoints cannot be written or read, or a loader process hangs.
     """
     checkpoints = Checkpoints(run.checkpoints)
-    chosen = ranks.on_main(lambda: _newest(run, config, checkpoints))
-    if chosen and chosen[1]:
-        log.info("training has already finished: nothing to do (%s)", chosen[0])
+    found = find(run, config, checkpoints, ranks)
+    if found and found.finished:
+        log.info("training has already finished: nothing to do (%s)", found.path)
         return
-    trainer = Trainer(run, config, ranks, stop, evaluation, staging)
+    trainer = Trainer(run, config, ranks, stop, evaluation, staging, checkpoints)
     try:
         require_place_for_checkpoints(run.checkpoints, config, checkpoint_bytes(trainer.state.model), ranks)
-        trainer.resume(chosen[0] if chosen else None)
-        if chosen:
+        trainer.resume(found)
+        if found:
             trainer.evaluate_milestones()  # what the last start could not ask for
         trainer.run_epochs()
         if evaluation is not None and ranks.is_main:
@@ -81,22 +80,15 @@ def train(
         trainer.close()
 
 
-def _newest(run: RunDir, config: Config, checkpoints: Checkpoints) -> tuple[str, bool] | None:
-    """Return path of the newest intact checkpoint, and whether it finished the run. Tidies up what a kill left."""
-    found = Fallback(run.root, config.checkpoint).newest(checkpoints)
-    checkpoints.tidy(found)
-    return (str(found.path), found.finished) if found else None
-
-
 class Trainer:
     """The training of one rank. The constructor builds everything; then call `resume`, `run_epochs` and `close`."""
 
     def __init__(
         self, run: RunDir, config: Config, ranks: Ranks, stop: StopRequest, evaluation: Evaluation | None = None,
-        staging: Staging | None = None,
+        staging: Staging | None = None, checkpoints: Checkpoints | None = None,
     ) -> None:  # fmt: skip
         self.run, self.config, self.ranks, self.stop, self.evaluation = run, config, ranks, stop, evaluation
-        self.checkpoints = Checkpoints(run.checkpoints)
+        self.checkpoints = checkpoints or Checkpoints(run.checkpoints)
         set_up_device(ranks, config)
         splits = list_splits(config.data.dataset, config.data, ranks, stop, staging)
         self.images, self.validation_images = splits["trainval"], splits["test"]
@@ -121,25 +113,16 @@ class Trainer:
 
     # ---- start and end
 
-    def resume(self, path: str | None) -> None:
-        """Continue from a checkpoint, or start the run.
+    def resume(self, found: Found | None) -> None:
+        """Continue from a checkpoint, or start the run. Every rank must call it.
 
         Args:
-            path: folder of the checkpoint, the same on every rank. None starts the run with the file `train.start`, or
-                with initial weights if that is not set.
+            found: the checkpoint. None starts the run with the file `train.start`, or with initial weights if that is
+                not set.
         """
         position, unwritten = 0, []
-        if path is not None:
-            saved = self.checkpoints.wait_for(self.run.checkpoints / path).load()
-            require_same_run(
-                saved, differences(saved["config"], self.config), self.images.digest, self.ranks,
-                self.config.train.allow_world_change,
-            )  # fmt: skip
-            if changes := machine_changes(saved, self.ranks):
-                log.warning(
-                    "the machine is not the one of the checkpoint: %s. The result may differ in its last bits",
-                    ", ".join(changes),
-                )
+        if found is not None:
+            saved = found.state(self.config, self.images.digest, self.ranks)
             self.state.restore(saved, self.ranks)
             position, unwritten = saved["metrics_position"], saved.get("metrics_unwritten", [])
             self.meter.restore(saved["meter"])
@@ -150,9 +133,9 @@ class Trainer:
         self.curves.open(position, at.global_step, unwritten)
         self.last_log = (at.global_step, time.monotonic())
         if self.ranks.is_main:
-            event = TrainingResumed if path else TrainingStarted
+            event = TrainingResumed if found else TrainingStarted
             record(event(round(time.time(), 3), at.global_step, at.epoch, self.start), self.run.events)
-        self.saving.begin(at, on_disk=path is not None)
+        self.saving.begin(at, on_disk=found is not None)
         log.info(
             "%s, %s, %d x %s: %d images of %d classes, %d steps per epoch; starting at epoch %d, step %d (%d in total)",
             self.config.method.name, self.config.model.encoder, self.ranks.world, self.ranks.device.type.upper(),
@@ -175,8 +158,10 @@ class Trainer:
             log.info("its names are mapped by %s, SHA-256 %s", *start.key_map.values())
 
     def close(self) -> None:
-        """Stop the loader's workers and close the files."""
+        """Stop the loader's workers, let a checkpoint be written that is under way after an error, close the files."""
         self.batches.close()
+        self.ranks.limit.pause()
+        self.saving.close(self.ranks.limit.seconds)
         self.curves.close()
         if self.evaluation is not None and self.ranks.is_main:
             self.evaluation.stop()
@@ -214,6 +199,8 @@ class Trainer:
                 self.save_and_stop()
             if request == Request.SAVE:
                 self.save("timer")
+            if request == Request.FINISH:
+                self.saving.finish()
         return batch
 
     def step(self, batch: Batch) -> None:
@@ -273,6 +260,7 @@ class Trainer:
         """
         if self.evaluation is None:
             return
+        self.saving.finish()
         if self.ranks.is_main:
             self.evaluation.start()
         waited = False
@@ -370,29 +358,41 @@ class Trainer:
         )
 
     def save(self, reason: SaveReason) -> None:
-        """Save unless this position is already saved. Every rank must call it.
+        """Save unless this position is already saved or being written. Every rank must call it.
+
+        At a stop and at the end, the checkpoint is on disk when this returns. Otherwise it is written while the
+        training continues, and an error of that is raised before a later step.
 
         Raises:
-            TrexError: if the state is not finite (see `FiniteChecks.before_save`), or the checkpoint cannot be written
-                (see `Saving.write`).
+            TrexError: if the state is not finite (see `FiniteChecks`), or the checkpoint cannot be written (see
+                `Saving.write`).
         """
-        self.finite.before_save(reason == "end")
-        if self.saving.is_saved(self.state.position):
-            return
+        at, is_last = self.state.position, reason in LAST_SAVES
         begun, (step, since) = time.monotonic(), self.last_log
+        if is_last or not self.saving.is_saved(at):
+            self.saving.finish(is_last)
+        if self.saving.is_saved(at):
+            return
+        self.finite.before_save(reason == "end", later=not is_last)
         state = self.state.to_dict(self.ranks, self.config, self.images.classes, self.images.digest)
         state["meter"] = self.meter.total()
-        state["metrics_position"], state["metrics_unwritten"] = self.curves.position, self.curves.unwritten
+        state["metrics_position"] = self.curves.position if is_last else self.curves.position_now()
+        state["metrics_unwritten"] = self.curves.unwritten
         state["start"] = self.start
-        self.saving.write(state, self.state.position, reason, begun)
+        self.saving.write(state, at, reason, begun, None if is_last else self._before_write)
         self.last_log = (step, since + time.monotonic() - begun)
+
+    def _before_write(self, copied: State) -> str:
+        """What the thread does before it writes. Returns why the copied state must not be saved, or an empty text."""
+        self.curves.flush()
+        return self.finite.refusal(copied)
 
     def _record_save(self, checkpoint: Checkpoint, reason: SaveReason, seconds: float) -> None:
         now, since = time.time(), None
         if reason == "stop" and self.stop.received_at is not None:
             since = round(now - self.stop.received_at, 3)
         saved = CheckpointSaved(
-            round(now, 3), self.state.position.global_step, reason, round(seconds, 3), seconds_signal_to_saved=since
+            round(now, 3), checkpoint.manifest.step, reason, round(seconds, 3), seconds_signal_to_saved=since
         )
         record(saved, self.run.events)
         log.info("saved %s in %.1f s", checkpoint.path.name, seconds)
