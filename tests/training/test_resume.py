@@ -163,7 +163,6 @@ def _sees_late(ranks: Ranks, config: Config, after: float) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:find_unused_parameters")
 @pytest.mark.parametrize("after", [1.0, 60.0])
 def test_rank_waits_until_it_sees_the_checkpoint_that_rank_0_chose(tiny, saved_run, on_ranks, after: float) -> None:
     config = tiny("seen_late", "train.epochs=1", "train.allow_world_change=true")
