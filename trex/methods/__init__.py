@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Method(MethodSettings, ABC):
     """One way to train an encoder: its settings and its equations.
 
-    Buffers of a method's modules must be the same on every rank, because torch's DDP does not synchronize them here.
+    Buffers of a method's modules must be the same on every rank, because nothing synchronizes them.
     `Parts.gather_rows` and `Parts.start_gathering` collect the rows of all ranks for such updates.
     """
 
