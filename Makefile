@@ -16,7 +16,7 @@ dry     = $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo showcase train run extract probe report status transfer lint check test test-slurm test-others test-faults \
-        test-slurm-newer test-install bench prerequisites docs cluster-up cluster-down clean
+        test-slurm-newer test-install bench bench-gpu prerequisites docs cluster-up cluster-down clean
 
 help:  ## list all targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -95,6 +95,9 @@ test-slurm-newer:  ## run the tests of interruptions, chains and sites on Slurm 
 bench: $(READY)  ## measure crops, loader, step, checkpoint, features, probes against the usual way; writes benchmarks/
 	@$(PYTHON) tools/prerequisites.py --photographs
 	@$(BIN)/python -m tools.bench $(if $(filter help,$(ONLY)),--help,$(ONLY))
+
+bench-gpu: $(READY)  ## measure the training on this machine's GPUs; writes benchmarks/gpu.md
+	@$(BIN)/python -m tools.bench.gpu
 
 test-install: $(READY)  ## install the wheel with all dependencies in an empty venv and test it (downloads PyTorch)
 	@TREX_FULL_INSTALL=1 $(PYTEST) tests/test_wheel.py

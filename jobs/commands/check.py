@@ -175,7 +175,8 @@ def _batch(config: Config, cluster: Cluster, found: _Images | None) -> str:
     except UserError as error:
         raise UserError(f"batch: {error}") from error
     per_process = f", {batch // world} on each of {world} processes" if world > 1 else ""
-    return f"batch: {batch} images per step{per_process}"
+    parts = f", in {config.train.accumulate} parts" if config.train.accumulate > 1 else ""
+    return f"batch: {batch} images per step{per_process}{parts}"
 
 
 def _data(name: str, config: Config, images: dict[str, _Images]) -> str:

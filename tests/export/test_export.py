@@ -53,7 +53,7 @@ def trained(
     config = load(None, Config, [*settings, *METHODS[method], "train.epochs=20", "optimizer.lr=0.0001", *more])
     torch.manual_seed(0)
     model = build_network(config, len(CLASSES), Ranks(), seed=3)
-    optimizer = make_optimizer(model, config.optimizer, torch.device("cpu"))
+    optimizer = make_optimizer(model, config.optimizer)
     model([torch.randn(4, 3, 32, 32)], torch.tensor([0, 1, 2, 3])).loss.backward()
     optimizer.step()
     scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
@@ -86,7 +86,7 @@ def test_encoder_file_has_torchvisions_keys_without_fc(run: RunDir, tmp_path: Pa
 def test_encoder_file_of_resnet50_misses_only_fc(tmp_path: Path) -> None:
     config = load(None, Config, ["method.name=trex_plain", f"runs={tmp_path}", "name=fifty"])
     model = build_network(config, 7, Ranks(), seed=0)
-    optimizer, scaler = make_optimizer(model, config.optimizer, torch.device("cpu")), torch.amp.GradScaler("cpu")
+    optimizer, scaler = make_optimizer(model, config.optimizer), torch.amp.GradScaler("cpu")
     state = TrainingState(model, optimizer, scaler, Position(1, 0, 8)).to_dict(Ranks(), config, CLASSES, "")
     Checkpoints(RunDir.of(config).checkpoints).write(state, keep=1)
     export(RunDir.of(config), tmp_path / "encoder.pth", "encoder", license=None)
@@ -165,7 +165,7 @@ def momentum_by_name(run: RunDir) -> dict[str, torch.Tensor]:
     write_text(run.config, to_yaml(state["config"]))
     config = load(run.config, Config)
     model = build_network(config, len(CLASSES), Ranks(), seed=0)
-    optimizer = make_optimizer(model, config.optimizer, torch.device("cpu"))
+    optimizer = make_optimizer(model, config.optimizer)
     optimizer.load_state_dict(state["optimizer"])
     released = {"encoder": "model.encoder", "projector": "model.head.layers", "classifier": "clf.fc"}
     made = {}

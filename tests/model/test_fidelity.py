@@ -11,17 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trex.config.schema import Config, ModelConfig, OptimizerConfig
+from trex.config.schema import Config, ModelConfig, OptimizerConfig, TrainConfig
 from trex.distributed import Ranks
 from trex.errors import UserError
 from trex.methods.trex_class_means import TrexClassMeans
 from trex.methods.trex_plain import TrexPlain
 from trex.model.encoder import build_encoder
 from trex.model.heads import ClassMeans, PlainHead
+from trex.model.loss import Output
 from trex.model.projector import Projector
 from trex.training.network import Network, build_network
+from trex.training.scaler import CountingScaler
 from trex.training.schedule import learning_rate
-from trex.training.state import make_optimizer
+from trex.training.state import Position, TrainingState, make_optimizer
+from trex.training.step import Step
 
 K, DIM = 5, 6
 
@@ -44,6 +47,14 @@ def batch(seed: int, size: int = 4) -> tuple[list[Tensor], Tensor]:
         torch.randn(2 * size, 3, 16, 16, generator=generator, dtype=torch.float64),
     ]
     return crops, torch.randint(K, (size,), generator=generator)
+
+
+def forward(net: Network, crops: list[Tensor], labels: Tensor) -> Output:
+    """Compute the loss, then do all updates that need no gradient."""
+    output = net(crops, labels)
+    if finish := net.update(crops, labels):
+        finish()
+    return output
 
 
 def test_encoder_has_torchvisions_keys_and_features() -> None:
@@ -147,12 +158,12 @@ def test_steps_follow_the_equations(bank_size: int) -> None:
     ours = model(bank_size)
     reference = copy.deepcopy(ours)
     slow = copy.deepcopy((reference.encoder, reference.projector))
-    optimizer = make_optimizer(ours, OptimizerConfig(), torch.device("cpu"))
-    theirs = make_optimizer(reference, OptimizerConfig(), torch.device("cpu"))
+    optimizer = make_optimizer(ours, OptimizerConfig())
+    theirs = make_optimizer(reference, OptimizerConfig())
     pointer = 0
     for step in range(4):
         crops, labels = batch(step)
-        output = ours(crops, labels)
+        output = forward(ours, crops, labels)
         z = reference.projector(torch.cat([reference.encoder(crop) for crop in crops]))
         z = z / z.norm(dim=1, keepdim=True)
         if bank_size:
@@ -194,7 +205,7 @@ def test_momentum_update_changes_parameters_but_not_batch_norm_statistics() -> N
     with torch.no_grad():
         next(net.encoder.parameters()).add_(1.0)
     before = next(net.momentum_encoder.parameters()).clone()
-    net(crops, labels)
+    forward(net, crops, labels)
     moved = next(net.momentum_encoder.parameters())
     assert torch.allclose(moved, 0.9 * before + 0.1 * next(net.encoder.parameters()))
     fast, slow = net.encoder.bn1.running_mean, net.momentum_encoder.bn1.running_mean
@@ -214,7 +225,7 @@ def test_only_the_first_global_crop_enters_the_memory_bank(second: str) -> None:
     encoder, projector = copy.deepcopy((net.encoder, net.projector))  # the momentum networks start as copies of these
     with torch.no_grad():
         expected = projector(encoder(first))
-    net(crops, labels)
+    forward(net, crops, labels)
     assert torch.allclose(net.classifier.features[:4], expected, rtol=1e-10)
     assert torch.equal(net.classifier.labels[:4], labels)
     assert int(net.classifier.pointer) == 4
@@ -228,7 +239,7 @@ def test_loss_and_class_weights_are_float32_under_autocast(bank_size: int) -> No
     made: list[Tensor] = []
     net.classifier.register_forward_hook(lambda _module, _inputs, logits: made.append(logits))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, metrics = net([crop.float() for crop in crops], labels)
+        loss, metrics = forward(net, [crop.float() for crop in crops], labels)
     logits = made[0].float()
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(F.cross_entropy(logits, labels.repeat(3)).item(), rel=1e-6)
@@ -265,7 +276,7 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
 
 
 def test_biases_and_one_dimensional_parameters_have_no_weight_decay() -> None:
-    optimizer = make_optimizer(model(), OptimizerConfig(), torch.device("cpu"))
+    optimizer = make_optimizer(model(), OptimizerConfig())
     decayed, spared = optimizer.param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-4, 0)
     assert all(p.ndim > 1 for p in decayed["params"])
@@ -275,7 +286,7 @@ def test_biases_and_one_dimensional_parameters_have_no_weight_decay() -> None:
 @pytest.mark.parametrize("bank_size", [0, 20])
 def test_exactly_the_learned_parameters_are_optimized(bank_size: int) -> None:
     net = model(bank_size)
-    groups = make_optimizer(net, OptimizerConfig(), torch.device("cpu")).param_groups
+    groups = make_optimizer(net, OptimizerConfig()).param_groups
     optimized = {id(p) for group in groups for p in group["params"]}
     expected = {
         name for name, _ in net.named_parameters() if name.startswith(("encoder.", "projector.", "classifier."))
@@ -287,7 +298,7 @@ def test_exactly_the_learned_parameters_are_optimized(bank_size: int) -> None:
 def test_optimizer_is_sgd_with_momentum_and_coupled_weight_decay() -> None:
     """v ← 0.9 v + g + 1e-4 w (no decay if w is 1-D), w ← w - lr v, with v = 0 before the first step."""
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
-    optimizer = make_optimizer(net, OptimizerConfig(), torch.device("cpu"))
+    optimizer = make_optimizer(net, OptimizerConfig())
     generator = torch.Generator().manual_seed(0)
     expected = [p.detach().clone() for p in net.parameters()]
     velocities = [torch.zeros_like(w) for w in expected]
@@ -324,21 +335,20 @@ def test_schedule_without_warmup_starts_at_the_peak() -> None:
 
 def _train(ranks: Ranks, bank_size: int, steps: int) -> dict[str, Tensor]:
     net = build_network(config_of(bank_size), K, ranks, 0).double()
-    wrapped = net if ranks.world == 1 else nn.parallel.DistributedDataParallel(net, find_unused_parameters=True)
-    optimizer = make_optimizer(net, OptimizerConfig(), ranks.device)
+    optimizer = make_optimizer(net, OptimizerConfig())
+    state = TrainingState(net, optimizer, CountingScaler("cpu", enabled=False), Position())
+    taken = Step(state, TrainConfig(precision="off"), ranks)
     share = 8 // ranks.world
     part = slice(ranks.rank * share, (ranks.rank + 1) * share)
     for step in range(steps):
         crops, labels = batch(step, size=8)
         mine = [crops[0][part], crops[1].unflatten(0, (2, 8))[:, part].flatten(0, 1)]
-        optimizer.zero_grad()
-        wrapped(mine, labels[part]).loss.backward()
-        optimizer.step()
+        taken.gradients(mine, labels[part])
+        taken.update()
     return net.state_dict()
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:find_unused_parameters")
 @pytest.mark.parametrize("bank_size", [0, 20])
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_together_equal_one_process_with_the_whole_batch(on_ranks, bank_size: int, world: int) -> None:

@@ -102,7 +102,6 @@ def _train(ranks: Ranks, config: Config) -> list[list[int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:find_unused_parameters")
 def test_all_ranks_wait_and_only_rank_0_asks(on_ranks, tiny, saved_run) -> None:
     config = tiny("ranks", *SETTINGS, "train.epochs=2")
     saved_run(config)

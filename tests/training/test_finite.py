@@ -69,7 +69,7 @@ def assert_finite(run: RunDir) -> int:
 
 def test_momentum_is_checked_like_the_weights(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
-    optimizer = trainer.make_optimizer(model, OptimizerConfig(), torch.device("cpu"))
+    optimizer = trainer.make_optimizer(model, OptimizerConfig())
     state = TrainingState(model, optimizer, CountingScaler("cpu", enabled=False), Position(global_step=7))
     checks = finite.FiniteChecks(RunDir(tmp_path), state, Meter(Ranks()), Ranks())
     checks.before_save(is_end=False)

@@ -160,7 +160,6 @@ def _resumes_blind(ranks: Ranks, config: Config) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:find_unused_parameters")
 def test_only_rank_0_reads_the_checkpoint_and_once_and_the_others_need_not_see_it(tiny, saved_run, on_ranks) -> None:
     config = tiny("blind", "train.epochs=1", "train.allow_world_change=true")
     run = saved_run(config)

@@ -29,7 +29,7 @@ def test_estimated_size_of_a_checkpoint_is_that_of_its_file(tiny, tmp_path: Path
     config = tiny("size", method=method)
     model = build_network(config, 7, Ranks(), 0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    state = TrainingState(model, make_optimizer(model, config.optimizer, torch.device("cpu")), scaler, Position())
+    state = TrainingState(model, make_optimizer(model, config.optimizer), scaler, Position())
     tensor_files.save(state.to_dict(Ranks(), config, ("a",) * 7, "digest"), tmp_path / "checkpoint.pt")
     estimate = checkpoint_bytes(network_on_meta(config, 7))
     assert estimate == pytest.approx((tmp_path / "checkpoint.pt").stat().st_size, rel=0.01)

@@ -28,7 +28,6 @@ def _continue(ranks: Ranks, config: Config) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:find_unused_parameters")
 def test_it_continues_only_if_the_config_allows_that(tiny, saved_run, on_ranks) -> None:
     config = tiny("one", "train.epochs=1")
     run = saved_run(config)

@@ -116,6 +116,13 @@ class TrainConfig:
 
     epochs: int = setting(100, "passes over the training set", at_least=1)
     batch_size: int = setting(256, "images per step over all ranks; an incomplete last batch is dropped", at_least=1)
+    accumulate: int = setting(
+        1,
+        "parts in which each process computes its part of the batch, one after the other, with one update per step; 4 "
+        "lets one GPU run a recipe for four. Gradients and memory bank are those of the whole batch, but the batch "
+        "norms of the trained networks see one part at a time (docs/adr/0037)",
+        at_least=1,
+    )
     precision: Literal["fp16", "bf16", "off"] = setting(
         "fp16", "mixed precision: fp16 (with gradient scaling), bf16, or off"
     )
@@ -140,6 +147,20 @@ class TrainConfig:
         True,
         "use deterministic GPU kernels, so that a resumed run gives bit-identical results; false is faster",
     )
+    cudnn_benchmark: bool | Literal["auto"] = setting(
+        "auto",
+        "let cuDNN measure its kernels and choose the fastest; auto: only if train.deterministic is false, because the "
+        "choice may differ from start to start",
+    )
+    tf32: Literal["convolutions", "all", "off"] = setting(
+        "convolutions",
+        "where a GPU computes float32 in TF32, which keeps 10 of 23 bits: in convolutions (PyTorch's default), also in "
+        "matrix products (all), or nowhere (off). Matters mostly for train.precision=off",
+    )
+    compile: bool = setting(
+        False,
+        "compile the encoder with torch.compile; the start takes minutes longer, and results are rounded differently",
+    )
     validate_every: int = setting(1, "epochs between validations", at_least=1)
     validation_knn: int = setting(
         0,
@@ -154,6 +175,11 @@ class TrainConfig:
         "allow resuming with another number of processes: same data order, but results are equal only up to rounding",
         resumable=True,
     )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """A choice of kernels by time where all starts must choose the same kernels."""
+        if self.cudnn_benchmark is True and self.deterministic:
+            yield "cudnn_benchmark", "is true: expected train.deterministic to be false, or cudnn_benchmark auto"
 
 
 @dataclass(frozen=True)

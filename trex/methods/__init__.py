@@ -8,7 +8,7 @@ before a job is submitted, when importing torch would take seconds, so these fil
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from trex.config.loader import chosen_class
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Method(MethodSettings, ABC):
     """One way to train an encoder: its settings and its equations.
 
-    Buffers of a method's modules must be the same on every rank, because torch's DDP does not synchronize them here.
-    `Parts.gather_rows` collects the rows of all ranks for such updates.
+    Buffers of a method's modules must be the same on every rank, because nothing synchronizes them.
+    `Parts.gather_rows` and `Parts.start_gathering` collect the rows of all ranks for such updates.
     """
 
     #: Modules that start as copies of other modules and receive no gradient: {name of the copy: name of the original}.
@@ -55,11 +55,15 @@ class Method(MethodSettings, ABC):
             labels: (B,) int64.
         """
 
-    def after_forward(self, parts: Parts, crops: Sequence[Tensor], labels: Tensor) -> None:
+    def after_forward(self, parts: Parts, crops: Sequence[Tensor], labels: Tensor) -> Callable[[], None] | None:
         """Update state that needs no gradient, such as a memory bank.
 
-        Called in each step after `forward` and before the backward pass, with the same arguments. The weights have not
-        changed since `forward`.
+        Called once in each step, with the batch as in `forward`, or with the whole batch if `forward` gets it in parts
+        (`train.accumulate`). The forward passes are over and the weights have not changed since. The last backward pass
+        follows.
+
+        Returns:
+            What is to be done when the backward pass has been queued, such as waiting for other ranks; or None.
         """
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -48,12 +48,12 @@ class TrexClassMeans(Trex):
             "momentum_projector": copy.deepcopy(projector).requires_grad_(requires_grad=False),
         }
 
-    def after_forward(self, parts: Parts, crops: Sequence[Tensor], labels: Tensor) -> None:
-        """Update the momentum networks, and store their outputs for the first global crop in the memory bank.
+    def after_forward(self, parts: Parts, crops: Sequence[Tensor], labels: Tensor) -> Callable[[], None]:
+        """Update the momentum networks, and let their outputs for the first global crop be stored in the memory bank.
 
         The update is p_ema ← m · p_ema + (1 - m) · p, for parameters only; batch norms of the momentum networks keep
         their own statistics. This step's logits were computed before the memory bank changes, and the optimizer has
-        not changed p since the forward pass.
+        not changed p since the forward pass. The rows of all ranks are gathered during the backward pass.
         """
         import torch
 
@@ -62,7 +62,9 @@ class TrexClassMeans(Trex):
         torch._foreach_lerp_(slow, fast, 1.0 - self.momentum)
         bank: ClassMeans = parts.classifier
         outputs: Tensor = parts.momentum_projector(parts.momentum_encoder(crops[0][: labels.shape[0]]))
-        bank.store(parts.gather_rows(outputs.to(bank.features.dtype)), parts.gather_rows(labels))
+        features = parts.start_gathering(outputs.to(bank.features.dtype))
+        of_classes = parts.start_gathering(labels)
+        return lambda: bank.store(features(), of_classes())
 
     def checkpoint_problem(self, state: Mapping[str, Tensor], classes: int) -> str | None:
         """Report labels in the memory bank that the dataset does not have."""

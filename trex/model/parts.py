@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,8 +43,19 @@ class Parts(nn.Module):
 
     def gather_rows(self, tensor: Tensor) -> Tensor:
         """Return the rows of all ranks, in rank order: (B, …) to (world * B, …). No gradient flows through it."""
+        return self.start_gathering(tensor)()
+
+    def start_gathering(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Start `gather_rows`. The function that is returned waits for the rows and returns them."""
         if self.ranks.world == 1:
-            return tensor
-        gathered = [torch.empty_like(tensor) for _ in range(self.ranks.world)]
-        dist.all_gather(gathered, tensor.contiguous())
-        return torch.cat(gathered)
+            return lambda: tensor
+        rows = tensor.new_empty(self.ranks.world * len(tensor), *tensor.shape[1:])
+        work = dist.all_gather_into_tensor(rows, tensor.contiguous(), async_op=True)
+
+        assert work is not None
+
+        def wait() -> Tensor:
+            work.wait()
+            return rows
+
+        return wait

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from trex.config.schema import Config
 from trex.distributed import Ranks
@@ -17,6 +14,7 @@ from trex.model.batchnorm import synchronize
 from trex.model.encoder import Encoder, build_encoder, require_trainable
 from trex.model.loss import Output
 from trex.model.parts import Parts
+from trex.training.host_memory import keep_freed_memory
 
 
 class Network(Parts):
@@ -27,16 +25,28 @@ class Network(Parts):
         self.method = method
 
     def forward(self, crops: Sequence[Tensor], labels: Tensor) -> Output:
-        """Run the forward pass of one training step, then the method's updates that need no gradient.
+        """Compute the loss of a batch, or of a part of it.
 
         Args:
             crops: one (count * B, 3, S, S) normalized tensor per resolution, crop-major, the global crops first.
             labels: (B,) int64.
         """
-        output = self.method.forward(self, crops, labels)
-        with torch.no_grad():
-            self.method.after_forward(self, crops, labels)
-        return output
+        return self.method.forward(self, crops, labels)
+
+    @torch.no_grad()
+    def update(self, crops: Sequence[Tensor], labels: Tensor) -> Callable[[], None] | None:
+        """Begin the method's updates that need no gradient, with the whole batch; see `Method.after_forward`.
+
+        Called once per step, after the last forward pass and before the optimizer's update. What is returned ends the
+        updates; it is to be called after the backward pass.
+        """
+        return self.method.after_forward(self, crops, labels)
+
+    def compile_encoders(self, backend: str = "inductor") -> None:
+        """Compile the encoder and its copies at their first use; the names in the state dict stay the same."""
+        copies = [name for name, original in self.method.copies.items() if original == "encoder"]
+        for name in ("encoder", *copies):
+            self.get_submodule(name).compile(dynamic=False, backend=backend)
 
     @torch.no_grad()
     def classify(self, images: Tensor) -> Tensor:
@@ -72,25 +82,17 @@ def _network(config: Config, classes: int, ranks: Ranks) -> Network:
     return Network(config.method, encoder, config.method.build(encoder, classes), ranks)
 
 
-def distribute(model: Network, ranks: Ranks) -> Network | DistributedDataParallel:
-    """Let the ranks share the gradients of `model`. With one rank, return it as it is."""
-    if ranks.world == 1:
-        return model
-    # DDP need not broadcast buffers. They are the same on all ranks, because batch norm is synchronized and methods
-    # update their buffers with the rows of all ranks.
-    is_new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
-    no_sync: dict[str, Any] = {"forward_sync_buffers": False} if is_new else {"broadcast_buffers": False}
-    # With find_unused_parameters, DDP keeps its first gradient buckets. Otherwise it rearranges them after the first
-    # step, and a resumed run would sum the gradients of its first step in another order (docs/adr/0004).
-    device_ids = [ranks.device] if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=True, **no_sync)
-
-
 def set_up_device(ranks: Ranks, config: Config) -> None:
     """Seed this rank's random numbers, and choose the kernels of its device."""
-    torch.manual_seed(config.train.seed * 100_003 + ranks.rank)
+    train = config.train
+    torch.manual_seed(train.seed * 100_003 + ranks.rank)
     if ranks.device.type == "cuda":
-        torch.backends.cudnn.benchmark = not config.train.deterministic
-        torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
+        measure = not train.deterministic if train.cudnn_benchmark == "auto" else train.cudnn_benchmark
+        torch.backends.cudnn.benchmark = measure
+        torch.backends.cudnn.allow_tf32 = train.tf32 != "off"
+        torch.backends.cuda.matmul.allow_tf32 = train.tf32 == "all"
+        torch.use_deterministic_algorithms(train.deterministic, warn_only=True)
         # PyTorch fills uninitialized memory in deterministic mode, which only helps debugging and slows every step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    else:
+        keep_freed_memory()

@@ -13,6 +13,7 @@ from trex.config.schema import CheckpointConfig, Config
 from trex.errors import UserError
 from trex.loading.shared_memory import require_shared_memory
 from trex.model.widths import is_resnet
+from trex.wording import counted
 
 if TYPE_CHECKING:
     from trex.datasets.split import Split
@@ -57,6 +58,11 @@ def require_batch(config: Config, world: int, images: Split | None) -> None:
         )
     if batch % world:
         raise UserError(f"train.batch_size is {batch}: it must be a multiple of the number of processes, {world}")
+    if batch // world % config.train.accumulate:
+        raise UserError(
+            f"train.accumulate is {config.train.accumulate}: it must divide the {batch // world} images per step of a "
+            f"process (train.batch_size {batch}, {counted(world, 'process')})"
+        )
     if images is not None and batch > len(images):
         raise UserError(f"train.batch_size is {batch}, but {images.dataset} has only {len(images)} training images")
 

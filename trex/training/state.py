@@ -65,24 +65,24 @@ class TrainingState:
         fused = [group["fused"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(saved["optimizer"])
         for group, ours in zip(self.optimizer.param_groups, fused, strict=True):
-            group["fused"] = ours  # depends on the device of this process, not of the one that saved
+            group["fused"] = ours  # released checkpoints, and those of earlier versions on CPUs, have another value
         self.scaler.load_state_dict(saved["scaler"])
         self.position = Position(**saved["position"])
         if saved["world"] == ranks.world:
             _set_random_state(saved["random"], ranks)
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig, device: torch.device) -> SGD:
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> SGD:
     """SGD with momentum; weight decay on matrices and convolutions only, none on biases and 1-D parameters."""
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in learned if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    # The fused step checks on the device whether the scaler skips it; the other implementations wait for the host at
-    # every step. If the very first step is skipped, the fused step leaves the momentum that it has just allocated
-    # uninitialized, so allocate zeros here.
-    optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, fused=device.type == "cuda")
+    # On a GPU, the fused step checks on the device whether the scaler skips it; the other implementations wait for the
+    # host at every step. If the very first step is skipped, the fused step leaves the momentum that it has just
+    # allocated uninitialized, so allocate zeros here.
+    optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
     if config.momentum:
         for parameter in learned:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

@@ -11,7 +11,6 @@ import torch
 from trex.config.schema import Config
 from trex.distributed import Ranks
 from trex.errors import Interrupted, TrexError, UserError
-from trex.images.normalize import normalize
 from trex.images.preprocessing import Geometry
 from trex.interruption import StopRequest
 from trex.loading.listing import list_splits
@@ -26,7 +25,7 @@ from trex.training.checkpoint import Checkpoint, Checkpoints, State
 from trex.training.evaluation import Evaluation
 from trex.training.finite import FiniteChecks
 from trex.training.metrics import BrokenImages, Curves, Meter
-from trex.training.network import build_network, distribute, set_up_device
+from trex.training.network import build_network, set_up_device
 from trex.training.resume import Found, find
 from trex.training.saving import LAST_SAVES, Request, Saving
 from trex.training.scaler import CountingScaler
@@ -34,12 +33,11 @@ from trex.training.schedule import learning_rate
 from trex.training.space import checkpoint_bytes, require_place_for_checkpoints
 from trex.training.start import read_start
 from trex.training.state import Position, TrainingState, make_optimizer
+from trex.training.step import Step
 from trex.training.validation import validate
 from trex.wording import duration
 
 log = logging.getLogger(__name__)
-
-PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "off": None}
 
 
 def train(
@@ -94,14 +92,15 @@ class Trainer:
         self.images, self.validation_images = splits["trainval"], splits["test"]
         self.batches = make_batches(config, self.images, ranks, stop)
         model = build_network(config, len(self.images.classes), ranks, config.train.seed)
-        self.amp = PRECISIONS[config.train.precision]
+        if config.train.compile:
+            model.compile_encoders()
         self.state = TrainingState(
             model=model,
-            optimizer=make_optimizer(model, config.optimizer, ranks.device),
+            optimizer=make_optimizer(model, config.optimizer),
             scaler=CountingScaler(ranks.device.type, enabled=config.train.precision == "fp16"),
             position=Position(),
         )
-        self.network = distribute(model, ranks)
+        self.steps = Step(self.state, config.train, ranks)
         self.saving = Saving(self.checkpoints, config.checkpoint, ranks, self._record_save)
         self.curves = Curves(run, ranks)
         self.meter = Meter(ranks)
@@ -205,24 +204,14 @@ class Trainer:
 
     def step(self, batch: Batch) -> None:
         """Run one training step: forward, backward, update. Queues work for the device and does not wait for it."""
-        at, state = self.state.position, self.state
+        at = self.state.position
         assert (batch.epoch, batch.step) == (at.epoch, at.step), "the loader and the trainer have different positions"
         rate = learning_rate(
             at.global_step, self.batches.steps_per_epoch, self.config.train.epochs, self.config.optimizer,
             self.config.train.batch_size,
         )  # fmt: skip
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        device = self.ranks.device
-        crops = [normalize(crop.to(device, non_blocking=True)) for crop in batch.crops]
-        labels = batch.labels.to(device, non_blocking=True)
-        with torch.autocast(device.type, dtype=self.amp, enabled=self.amp is not None):
-            output = self.network(crops, labels)
-        state.scaler.scale(output.loss).backward()
-        self.finite.gradients(at.global_step + 1 == self.total_steps)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
+        last = at.global_step + 1 == self.total_steps
+        output = self.steps.run(batch, rate, lambda: self.finite.gradients(last))
         self.meter.add(at.global_step, output)
         self.broken.add(batch.broken)
         at.step += 1
@@ -299,7 +288,7 @@ class Trainer:
                 self.state.model, self.validation_images, self.ranks, self.stop,
                 geometry=Geometry(resize=round(size * 256 / 224), crop=size, interpolation="bilinear"),
                 batch_size=self.config.train.batch_size // self.ranks.world, workers=self.config.data.workers,
-                amp=self.amp, knn=self.config.train.validation_knn, skip_broken=self.skip_broken,
+                amp=self.steps.amp, knn=self.config.train.validation_knn, skip_broken=self.skip_broken,
             )  # fmt: skip
         except Interrupted:
             self.save_and_stop()
