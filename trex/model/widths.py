@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 
-#: Feature dimensions of torchvision's encoders.
-_TORCHVISION = {
+#: Feature dimensions of the encoders that have torchvision's names.
+TORCHVISION = {
     "resnet18": 512,
     "resnet34": 512,
     "resnet50": 2048,
@@ -30,7 +30,7 @@ _TORCHVISION = {
 
 def is_resnet(name: str) -> bool:
     """Return whether `name` is a ResNet of the table: an encoder that can be trained, for images of any size."""
-    return name in _TORCHVISION and not name.startswith("vit_")
+    return name in TORCHVISION and not name.startswith("vit_")
 
 
 @functools.cache
@@ -42,8 +42,8 @@ def feature_dim(name: str) -> int:
     Raises:
         UserError: if there is no such encoder, or if it is a timm model and timm is not installed.
     """
-    if name in _TORCHVISION:
-        return _TORCHVISION[name]
+    if name in TORCHVISION:
+        return TORCHVISION[name]
     from trex.model.encoder import build_encoder_on_meta
 
     return build_encoder_on_meta(name).feature_dim
