@@ -15,6 +15,7 @@ from trex.files import write_text
 from trex.records.events import AttemptStarted
 from trex.records.metrics import MetricsLine
 from trex.records.run_dir import RunDir
+from trex.records.stage import STAGES
 from trex.records.submission import Submission
 
 ROUNDS = 5
@@ -25,7 +26,6 @@ TREX = [sys.executable, "-m", "jobs.cli"]
 def write_runs(folder: Path, count: int = RUNS) -> None:
     """Write run folders as a cluster leaves them: a config, metrics, submissions and starts of jobs, no checkpoints."""
     config = load(ROOT / "configs" / "trex_star.yaml", Config)
-    stages = ("train", "extract", "probe", "report")
     for number in range(count):
         run = RunDir(folder / f"run{number:03d}")
         write_text(run.config, to_yaml(config))
@@ -34,7 +34,7 @@ def write_runs(folder: Path, count: int = RUNS) -> None:
             values = {"loss": 7.0 - step / 100, "top1": step / 10, "lr": 0.1, "images_per_second": 3000.0}
             MetricsLine("train", 50 * (step + 1), step / 100, values, now + step).append(run.metrics)
         for part in range(6):
-            stage, job = stages[part % 4], f"{1000 * number + part}"
+            stage, job = STAGES[part % 4], f"{1000 * number + part}"
             jobs = {"train" if stage == "train" else f"{stage}-{part}": job}
             Submission(
                 now, "slurm", stage, jobs, "", f"trex {number}-{part}", f"{run.jobs}/{stage}.sh", "code-1", ""
