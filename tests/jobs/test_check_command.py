@@ -13,8 +13,6 @@ from tests.datasets.conftest import put
 from tests.disks import small_disk
 from trex.files import write_text
 
-pytestmark = pytest.mark.slow  # each check takes about a second
-
 RECIPE = """
 name: mine
 data: {dataset: digits_seen}

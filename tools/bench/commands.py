@@ -185,9 +185,9 @@ def _commands(here: _Processes) -> Iterator[Row]:
 
 TOPIC = Topic(
     "The command line, and the start of jobs",
-    "Seconds of CPU of a whole process, with those of the processes that it starts; `usual` is a short program that does "
-    "as much as most programs do in that place, written as most are written. Everything is in the cache of the file "
-    "system. A training on several devices also imports `torch._dynamo`, because PyTorch's DistributedDataParallel does; "
-    "that adds about 1.4 s to each rank (docs/adr/0039).",
+    "Seconds of CPU of a whole process, with those of the processes that it starts; `usual` is a short program that "
+    "does as much as most programs do in that place, written as most are written. Everything is in the cache of the "
+    "file system. A training on several devices also imports `torch._dynamo`, because PyTorch's "
+    "DistributedDataParallel does; that adds about 1.4 s to each rank (docs/adr/0039).",
     rows,
 )
