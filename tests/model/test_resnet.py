@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from trex.model.encoder import build_encoder, build_encoder_on_meta, encoder_names
-from trex.model.widths import is_resnet
+from trex.model.sizes import is_resnet
 
 NAMES = [name for name in encoder_names() if is_resnet(name)]
 

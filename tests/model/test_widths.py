@@ -10,7 +10,8 @@ import torch
 
 from trex.errors import UserError
 from trex.model.encoder import build_encoder_on_meta, encoder_names
-from trex.model.widths import EncoderSize, encoder_size, feature_dim
+from trex.model.sizes import EncoderSize
+from trex.model.widths import encoder_size, feature_dim
 
 
 @pytest.mark.parametrize("name", encoder_names())

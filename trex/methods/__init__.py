@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trex.model.encoder import Encoder
     from trex.model.loss import Output
     from trex.model.parts import Parts
-    from trex.model.widths import EncoderSize, TensorBytes
+    from trex.model.sizes import EncoderSize, TensorBytes
 
 
 class Method(MethodSettings, ABC):

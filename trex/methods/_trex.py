@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from trex.config.loader import setting
 from trex.methods import Method
-from trex.model.widths import EncoderSize, TensorBytes, batch_norm_bytes, linear_bytes
+from trex.model.sizes import EncoderSize, TensorBytes, batch_norm_bytes, linear_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from trex.methods import Method
-from trex.model.widths import EncoderSize, TensorBytes, linear_bytes
+from trex.model.sizes import EncoderSize, TensorBytes, linear_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from trex.config.loader import setting
 from trex.methods._trex import TRAINED_NAMES, Trex
-from trex.model.widths import EncoderSize, TensorBytes
+from trex.model.sizes import EncoderSize, TensorBytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

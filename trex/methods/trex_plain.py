@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from trex.methods._trex import TRAINED_NAMES, Trex
-from trex.model.widths import EncoderSize, TensorBytes, linear_bytes
+from trex.model.sizes import EncoderSize, TensorBytes, linear_bytes
 
 if TYPE_CHECKING:
     from torch import nn

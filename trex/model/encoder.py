@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from trex.errors import UserError
 from trex.images.preprocessing import MEAN, STD
 from trex.model.resnet import resnet_layers
+from trex.model.sizes import TORCHVISION, is_resnet
 from trex.model.timm_names import TIMM, import_timm
-from trex.model.widths import TORCHVISION, feature_dim, is_resnet
 from trex.wording import did_you_mean
 
 
@@ -32,7 +32,7 @@ class ResNet(Encoder):
         super().__init__()
         for key, layer in resnet_layers(name).named_children():
             self.add_module(key, layer)
-        self.feature_dim = feature_dim(name)
+        self.feature_dim = TORCHVISION[name].features
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the output of the average pool.
