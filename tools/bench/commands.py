@@ -149,7 +149,7 @@ def rows() -> Iterator[Row]:
         write_runs(folder / "runs")
         write_photos(folder / "photos")
         write_text(folder / "recipe.yaml", "name: mine\ndata: {dataset: photos, folders: {photos: photos}}\n"
-                   "extract: {datasets: [photos]}\n")  # fmt: skip
+                   "train: {batch_size: 64}\nextract: {datasets: [photos]}\n")  # fmt: skip
         here = _Processes(folder)
         yield _row("an empty program (ours) and one that imports torch: the unit of this page",
                    here.compare(("-c", "import torch"), ("-c", "pass")))  # fmt: skip
