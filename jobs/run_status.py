@@ -22,7 +22,7 @@ from trex.records.events import IntervalChosen, read_events
 from trex.records.job_state import JobState, State
 from trex.records.manifest import newest_manifest
 from trex.records.metrics import MetricsLine
-from trex.records.run_dir import RunDir
+from trex.records.run_dir import RunDir, dataset_folder
 from trex.records.submission import Submission
 
 #: The state of a job or stage as `trex status` shows it.
@@ -130,14 +130,15 @@ def status_of(run: RunDir, config: Config, answers: Answers) -> RunStatus:
             continue
         finished = _finished(run, config, stage, status)
         parts = [
-            _part(run, key, is_finished, jobs, _recorded(run, key, status)) for key, is_finished in finished.items()
+            _part(run, key, is_finished, jobs, _recorded(run, key, jobs, status))
+            for key, is_finished in finished.items()
         ]
         if parts:  # without datasets, nothing is extracted or probed
             status.stages.append(StageStatus(stage, parts))
     if parts := _milestones(run, config, jobs, status):
         status.stages.append(StageStatus(MILESTONES, parts))
     _read_progress(run, config, status)
-    _read_attempts(run, config, status, jobs.starts)
+    _read_attempts(run, config, status, jobs)
     return status
 
 
@@ -157,7 +158,7 @@ def _milestones(run: RunDir, config: Config, jobs: _Jobs, status: RunStatus) -> 
             keys = [f"probe-{item.name}"]
             if not finished and not is_complete(at, wanted, "extract", item):
                 keys.insert(0, f"extract-{replace(item, seeds=()).name}")
-            found += [_part(run, key, finished, jobs, _recorded(run, key, status)) for key in keys]
+            found += [_part(run, key, finished, jobs, _recorded(run, key, jobs, status)) for key in keys]
         worst = StageStatus(MILESTONES, found)
         job = next((part.job for part in found if part.state == worst.state), None)
         why = f"trex retry {status.word}" if worst.state == "open" else worst.why
@@ -171,7 +172,9 @@ class _Jobs:
 
     newest: Mapping[str, str]  #: the newest job id of each key; a job in the queue is preferred
     queued: Mapping[str, QueuedJob]  #: the newest job of each key that is in the queue
+    submissions: Sequence[Submission]
     submitted: frozenset[str]  #: ids of all jobs that were submitted
+    recorded: frozenset[str]  #: keys that have a state file
     starts: Mapping[str, Sequence[Start]]  #: what accounting says about them, by job id
     silent: tuple[str, ...]  #: titles of the queues that did not answer
 
@@ -183,8 +186,9 @@ def _jobs(run: RunDir, answers: Answers, status: RunStatus) -> _Jobs:
     queued = {job.key: job for job in answers.queued.get(run.root, ())}
     newest = dict(submitted) | {key: job.job for key, job in queued.items()}
     return _Jobs(
-        newest, queued, frozenset(job for _, job in submitted), answers.starts.get(run.root, {}), answers.silent
-    )
+        newest, queued, submissions.records, frozenset(job for _, job in submitted), run.recorded_keys(),
+        answers.starts.get(run.root, {}), answers.silent,
+    )  # fmt: skip
 
 
 def _finished(run: RunDir, config: Config, stage: Stage, status: RunStatus) -> dict[str, bool]:
@@ -193,8 +197,12 @@ def _finished(run: RunDir, config: Config, stage: Stage, status: RunStatus) -> d
         return {stage: is_trained(run)}
     if stage == "report":
         return {stage: is_reported(run)}
-    found = {item: is_complete(run, config, stage, item) for item in items(stage, config)}
-    if stage == "probe":
+    begun = run.datasets("features" if stage == "extract" else "probes")  # to look for each file takes long
+    found = {
+        item: dataset_folder(item.dataset) in begun and is_complete(run, config, stage, item)
+        for item in items(stage, config)
+    }
+    if stage == "probe" and begun:
         open_items = [item for item, is_finished in found.items() if not is_finished]
         status.damaged += _damaged_results(run, config, open_items, status)
     return {f"{stage}-{item.name}": is_finished for item, is_finished in found.items()}
@@ -209,7 +217,9 @@ def _damaged_results(run: RunDir, config: Config, open_items: Sequence[Item], st
     ]
 
 
-def _recorded(run: RunDir, key: str, status: RunStatus) -> JobState | None:
+def _recorded(run: RunDir, key: str, jobs: _Jobs, status: RunStatus) -> JobState | None:
+    if key not in jobs.recorded:
+        return None
     try:
         return JobState.of(run, key)
     except RecordError as error:
@@ -295,16 +305,16 @@ def _ratio(value: float, by: float) -> float | None:
     return ratio if abs(ratio) < 1e15 else None
 
 
-def _read_attempts(run: RunDir, config: Config, status: RunStatus, starts: Mapping[str, Sequence[Start]]) -> None:
+def _read_attempts(run: RunDir, config: Config, status: RunStatus, jobs: _Jobs) -> None:
     """Read the restarts of the training, why each start ended, how often it saves, and what all starts used."""
     events = read_events(run.events)
     status.damaged += map(str, events.damaged)
     if config.checkpoint.every_minutes == "auto":
         status.saves = next((one.text for one in reversed(events.records) if isinstance(one, IntervalChosen)), "")
     active = ("running", "preempted", "suspended", "ending")
-    made = attempts(events.records, starts)
+    made = attempts(events.records, jobs.starts)
     running = {part.job for stage in status.stages for part in stage.parts if part.state in active and part.job}
-    status.usage = usage(made, Submission.of(run).records, starts, running)
+    status.usage = usage(made, jobs.submissions, jobs.starts, running)
     trainings = [attempt for attempt in made if attempt.start.stage == "train"]
     status.restarts = max(len(trainings) - 1, 0)
     status.stops += map(_why, trainings[:-1])

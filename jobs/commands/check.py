@@ -25,11 +25,13 @@ from trex.config.compare import differences
 from trex.config.loader import to_dict
 from trex.config.schema import WEIGHTS_OF_RUN
 from trex.errors import ExitCode, UserError
+from trex.model.widths import encoder_size
 from trex.probing.kind import kinds_of, left_out
 from trex.records.manifest import checkpoint_folders, newest_manifest
 from trex.records.run_dir import RunDir
 from trex.storage import Space, in_bytes
 from trex.training.requirements import require_batch, require_encoder
+from trex.training.space import missing_checkpoints, planned_checkpoint_bytes
 from trex.wording import counted
 
 if TYPE_CHECKING:
@@ -121,9 +123,9 @@ def _encoder(config: Config) -> str:
         require_encoder(config)
     if config.extract.weights in WEIGHTS_OF_RUN:  # the check of a weights file says the rest
         require_source(config)
-    feature_dim, parameters = _encoder_size(config)
+    found = encoder_size(config.model.encoder)
     return (
-        f"encoder: {config.model.encoder}, {parameters / 1e6:.1f} million parameters, {feature_dim} features; "
+        f"encoder: {config.model.encoder}, {found.parameters / 1e6:.1f} million parameters, {found.features} features; "
         f"extract.preprocess is {preprocessing(config)}"
     )
 
@@ -157,14 +159,6 @@ def _start(config: Config) -> str:
         f"start: {start.file}, {start.how}: all keys match{details}; training starts at epoch "
         f"{start.position.epoch + 1}"
     )
-
-
-def _encoder_size(config: Config) -> tuple[int, int]:
-    """Return the number of features and of parameters of the encoder. Raises UserError if it does not exist."""
-    from trex.model.encoder import build_encoder_on_meta
-
-    encoder = build_encoder_on_meta(config.model.encoder)
-    return encoder.feature_dim, sum(parameter.numel() for parameter in encoder.parameters())
 
 
 def _batch(config: Config, cluster: Cluster, found: _Images | None) -> str:
@@ -218,22 +212,15 @@ def _processes(config: Config, cluster: Cluster, found: Mapping[str, _Images]) -
     """The CPUs and the memory of training and extraction. Other checks report an encoder or data that do not exist."""
     needs = []
     with contextlib.suppress(UserError):
-        encoder = 0 if config.extract.weights == "pixels" else _encoder_size(config)[1] * 4
+        encoder = 0 if config.extract.weights == "pixels" else encoder_size(config.model.encoder).parameters * 4
         needs.append(Needs.of("extract", config, cluster, encoder))
         if config.extract.weights == "trained" and config.data.dataset in found:
-            state = _checkpoint_bytes(config, found[config.data.dataset].classes)
+            state = planned_checkpoint_bytes(config, found[config.data.dataset].classes)
             needs.insert(0, Needs.of("train", config, cluster, state))
     for one in needs:
         if warning := cpu_warning(one, cluster):
             yield Finding(True, warning)
         yield Finding.of(functools.partial(require_memory_for, one, cluster))
-
-
-def _checkpoint_bytes(config: Config, classes: int) -> int:
-    from trex.training.network import network_on_meta
-    from trex.training.space import checkpoint_bytes
-
-    return checkpoint_bytes(network_on_meta(config, classes))
 
 
 def _memory(config: Config, cluster: Cluster) -> str:
@@ -284,9 +271,7 @@ def _checkpoints(run: RunDir, config: Config, found: Mapping[str, _Images]) -> t
     is_trained = newest is not None and newest[1].finished
     if config.extract.weights != "trained" or is_trained or config.data.dataset not in found:
         return 0, 0
-    from trex.training.space import missing_checkpoints
-
-    size = _checkpoint_bytes(config, found[config.data.dataset].classes)
+    size = planned_checkpoint_bytes(config, found[config.data.dataset].classes)
     return size, missing_checkpoints(run.checkpoints, config)
 
 

@@ -13,7 +13,7 @@ from trex.config.schema import WEIGHTS_OF_RUN, Config
 from trex.datasets.registry import located
 from trex.errors import UserError
 from trex.features.origin import no_checkpoint
-from trex.model.widths import is_resnet
+from trex.model.sizes import is_resnet
 from trex.records.run_dir import RunDir
 from trex.training.requirements import require_training
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,6 @@ from jobs.cli import main
 from tests.datasets.conftest import put
 from tests.disks import small_disk
 from trex.files import write_text
-
-pytestmark = pytest.mark.slow  # each check builds the encoder, about a second
 
 RECIPE = """
 name: mine
@@ -135,3 +135,13 @@ def test_folder_that_cannot_be_written_is_found(home: Path, capsys: pytest.Captu
     code, failed = check(capsys, "runs=/proc/mine")
     assert code == 2
     assert any("/proc" in line and "runs=" in line for line in failed.values())
+
+
+def test_check_of_a_recipe_for_training_imports_no_torch(home: Path) -> None:
+    program = (
+        "import sys; from jobs.cli import main\n"
+        "code = main(['check', 'recipe.yaml', '--cluster', 'local'])\n"
+        "sys.exit(code or ('torch' in sys.modules and 'imports torch'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

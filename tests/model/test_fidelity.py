@@ -382,3 +382,11 @@ def test_synchronized_batch_norm_equals_batch_norm_of_the_whole_batch(on_ranks) 
     assert torch.allclose(torch.cat([part[0] for part in parts]), y, atol=1e-5)
     assert torch.allclose(torch.cat([part[1] for part in parts]), gradient, atol=1e-5)
     assert torch.allclose(parts[0][2], variance, atol=1e-5)
+
+
+def test_memory_bank_begins_with_normal_features_and_uniform_labels() -> None:
+    torch.manual_seed(5)
+    bank = ClassMeans(DIM, K, temperature=0.1, size=1000)
+    torch.manual_seed(5)
+    assert torch.equal(bank.features, torch.randn(1000, DIM))
+    assert torch.equal(bank.labels, torch.randint(K, (1000,)))

@@ -6,15 +6,23 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from trex.errors import UserError
 from trex.model.encoder import build_encoder_on_meta, encoder_names
-from trex.model.widths import feature_dim
+from trex.model.sizes import EncoderSize
+from trex.model.widths import encoder_size, feature_dim
 
 
 @pytest.mark.parametrize("name", encoder_names())
-def test_width_in_the_table_is_that_of_the_encoder(name: str) -> None:
-    assert feature_dim(name) == build_encoder_on_meta(name).feature_dim
+def test_size_in_the_table_is_that_of_the_encoder(name: str) -> None:
+    encoder = build_encoder_on_meta(name)
+    assert encoder_size(name) == EncoderSize(
+        encoder.feature_dim,
+        sum(one.numel() for one in encoder.parameters()),
+        sum(one.nbytes for one in encoder.buffers()),
+    )
+    assert {one.dtype for one in encoder.parameters()} == {torch.float32}
 
 
 def test_widths_of_all_torchvision_encoders_are_known_without_importing_torch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from dataclasses import replace
@@ -24,6 +25,7 @@ from trex.training.metrics import Curves, Meter
 from trex.training.released import full_checkpoint
 from trex.training.schedule import learning_rate
 from trex.training.state import FORMAT, require_same_run
+from trex.training.tensorboard import framed
 from trex.wording import duration
 
 
@@ -150,6 +152,15 @@ def test_tensorboard_reads_the_copy_and_hides_what_is_done_again(tmp_path: Path)
     assert [(one.step, one.value) for one in read.Scalars("train/loss")] == [
         (0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0), (5, 2.0), (6, 2.0), (7, 2.0)
     ]  # fmt: skip
+
+
+def test_records_have_the_bytes_of_tensorboards_own_writer() -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    for content in (b"", b"123456789", bytes(32), bytes(range(256)) * 5):
+        file = io.BytesIO()
+        RecordWriter(file).write(content)
+        assert framed(content) == file.getvalue()
 
 
 @pytest.mark.parametrize(

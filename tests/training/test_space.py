@@ -8,18 +8,26 @@ import pytest
 import torch
 
 from tests.disks import small_disk
+from tests.training.conftest import METHODS
 from trex import tensor_files
 from trex.distributed import Ranks
 from trex.errors import Unwritable
 from trex.features.extract import extract
 from trex.interruption import StopRequest
+from trex.methods import Method
+from trex.model.widths import encoder_size
 from trex.records.events import read_events
 from trex.records.manifest import Manifest
 from trex.records.run_dir import RunDir
 from trex.training import space
 from trex.training.checkpoint import Checkpoints
 from trex.training.network import build_network, network_on_meta
-from trex.training.space import checkpoint_bytes, missing_checkpoints, require_place_for_checkpoints
+from trex.training.space import (
+    checkpoint_bytes,
+    missing_checkpoints,
+    planned_checkpoint_bytes,
+    require_place_for_checkpoints,
+)
 from trex.training.state import Position, TrainingState, make_optimizer
 from trex.training.trainer import train
 
@@ -33,6 +41,16 @@ def test_estimated_size_of_a_checkpoint_is_that_of_its_file(tiny, tmp_path: Path
     tensor_files.save(state.to_dict(Ranks(), config, ("a",) * 7, "digest"), tmp_path / "checkpoint.pt")
     estimate = checkpoint_bytes(network_on_meta(config, 7))
     assert estimate == pytest.approx((tmp_path / "checkpoint.pt").stat().st_size, rel=0.01)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("method", METHODS)
+def test_size_of_a_checkpoint_is_known_without_its_network(tiny, method: str, encoder: str) -> None:
+    more = () if method == "supervised" else ("method.hidden_layers=2",)
+    config = tiny("planned", f"model.encoder={encoder}", *more, method=method)
+    assert isinstance(config.method, Method)
+    assert config.method.tensor_bytes(encoder_size(encoder), 7) is not None
+    assert planned_checkpoint_bytes(config, 7) == checkpoint_bytes(network_on_meta(config, 7))
 
 
 @pytest.mark.parametrize(

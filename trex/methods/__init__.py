@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trex.model.encoder import Encoder
     from trex.model.loss import Output
     from trex.model.parts import Parts
+    from trex.model.sizes import EncoderSize, TensorBytes
 
 
 class Method(MethodSettings, ABC):
@@ -44,6 +45,13 @@ class Method(MethodSettings, ABC):
         Initial weights are drawn from torch's global generator. The optimizer's parameters follow the order of the
         modules.
         """
+
+    def tensor_bytes(self, encoder: EncoderSize, classes: int) -> TensorBytes | None:  # noqa: ARG002
+        """Return the bytes of the modules that `build` returns for such an encoder, without building them.
+
+        So that `trex check` needs no torch. None: not known, the modules are built without storage.
+        """
+        return None
 
     @abstractmethod
     def forward(self, parts: Parts, crops: Sequence[Tensor], labels: Tensor) -> Output:

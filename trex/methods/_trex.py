@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from trex.config.loader import setting
 from trex.methods import Method
+from trex.model.sizes import EncoderSize, TensorBytes, batch_norm_bytes, linear_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +43,16 @@ class Trex(Method):
         return Projector(
             encoder.feature_dim, self.hidden_layers, self.hidden_dim, self.output_dim, self.normalize_input
         )
+
+    def projector_bytes(self, encoder: EncoderSize) -> TensorBytes:
+        """Return the bytes of a projector's tensors."""
+        learned, others, width = 0, 0, encoder.features
+        for _ in range(self.hidden_layers):
+            norm = batch_norm_bytes(self.hidden_dim)
+            learned += linear_bytes(width, self.hidden_dim) + norm.learned
+            others += norm.others
+            width = self.hidden_dim
+        return TensorBytes(learned + linear_bytes(width, self.output_dim, bias=False), others)
 
     def settings_of(self, state: Mapping[str, Tensor]) -> dict[str, object] | None:
         """Return the projector's settings."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from trex.methods import Method
+from trex.model.sizes import EncoderSize, TensorBytes, linear_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,6 +28,10 @@ class Supervised(Method):
         from torch import nn
 
         return {"classifier": nn.Linear(encoder.feature_dim, classes)}
+
+    def tensor_bytes(self, encoder: EncoderSize, classes: int) -> TensorBytes:
+        """Return the bytes of the classifier."""
+        return TensorBytes(linear_bytes(encoder.features, classes), 0)
 
     def forward(self, parts: Parts, crops: Sequence[Tensor], labels: Tensor) -> Output:
         """Compute the mean cross-entropy over all crops."""

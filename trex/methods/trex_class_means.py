@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from trex.config.loader import setting
 from trex.methods._trex import TRAINED_NAMES, Trex
+from trex.model.sizes import EncoderSize, TensorBytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,6 +48,12 @@ class TrexClassMeans(Trex):
             "momentum_encoder": copy.deepcopy(encoder).requires_grad_(requires_grad=False),
             "momentum_projector": copy.deepcopy(projector).requires_grad_(requires_grad=False),
         }
+
+    def tensor_bytes(self, encoder: EncoderSize, classes: int) -> TensorBytes:  # noqa: ARG002
+        """Return the bytes of the projector, the momentum networks, and the memory bank with its pointer."""
+        learned, others = self.projector_bytes(encoder)
+        copied = encoder.parameters * 4 + encoder.buffers + learned + others
+        return TensorBytes(learned, others + copied + self.memory_bank_size * (4 * self.output_dim + 8) + 8)
 
     def after_forward(self, parts: Parts, crops: Sequence[Tensor], labels: Tensor) -> Callable[[], None]:
         """Update the momentum networks, and let their outputs for the first global crop be stored in the memory bank.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from trex.methods._trex import TRAINED_NAMES, Trex
+from trex.model.sizes import EncoderSize, TensorBytes, linear_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,3 +29,8 @@ class TrexPlain(Trex):
 
         projector = self.projector(encoder)
         return {"projector": projector, "classifier": PlainHead(self.output_dim, classes, self.temperature)}
+
+    def tensor_bytes(self, encoder: EncoderSize, classes: int) -> TensorBytes:
+        """Return the bytes of the projector and the class weights."""
+        learned, others = self.projector_bytes(encoder)
+        return TensorBytes(learned + linear_bytes(self.output_dim, classes, bias=False), others)

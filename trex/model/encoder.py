@@ -1,4 +1,4 @@
-"""Encoders: torchvision's ResNets can be trained and evaluated, torchvision's ViTs and timm's models only evaluated."""
+"""Encoders: ResNets can be trained and evaluated, torchvision's ViTs and timm's models only evaluated."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from trex.errors import UserError
 from trex.images.preprocessing import MEAN, STD
+from trex.model.resnet import resnet_layers
+from trex.model.sizes import TORCHVISION, is_resnet
 from trex.model.timm_names import TIMM, import_timm
 from trex.wording import did_you_mean
 
@@ -24,14 +26,13 @@ class Encoder(nn.Module):
 
 
 class ResNet(Encoder):
-    """A torchvision ResNet without its classifier; the state dict has torchvision's keys without `fc.*`."""
+    """A ResNet without its classifier; the state dict has torchvision's keys without `fc.*`."""
 
-    def __init__(self, resnet: nn.Module) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        for name, child in resnet.named_children():
-            if name != "fc":
-                self.add_module(name, child)
-        self.feature_dim = int(resnet.fc.in_features)  # type: ignore[union-attr, arg-type]
+        for key, layer in resnet_layers(name).named_children():
+            self.add_module(key, layer)
+        self.feature_dim = TORCHVISION[name].features
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the output of the average pool.
@@ -106,8 +107,8 @@ class TimmEncoder(Encoder):
 
 
 def encoder_names() -> list[str]:
-    """Return the names of torchvision's encoders that can be built: ResNets, wide ResNets, ResNeXts, ViTs."""
-    return sorted([*_resnets(), *_named("vit_*")])
+    """Return torchvision's names of the encoders that can be built: ResNets, wide ResNets, ResNeXts, ViTs."""
+    return sorted(TORCHVISION)
 
 
 def build_encoder(name: str) -> Encoder:
@@ -127,8 +128,7 @@ def build_encoder(name: str) -> Encoder:
             f"model.encoder is {name!r}: expected one of {', '.join(known)}, or timm/ followed by a model name of timm"
             f"{did_you_mean(name, known)}"
         )
-    network = _models().get_model(name, weights=None)
-    encoder = ResNet(network) if name in _resnets() else VisionTransformer(network)
+    encoder = ResNet(name) if is_resnet(name) else _vision_transformer(name)
     return encoder.to(memory_format=torch.channels_last)
 
 
@@ -148,12 +148,13 @@ def require_trainable(name: str) -> None:
     Multi-crop training needs an encoder that accepts crops of any size and whose batch norms can be synchronized. The
     ResNets are such encoders.
     """
-    if name not in _resnets():
+    if not is_resnet(name):
         build_encoder_on_meta(name)  # an unknown name gets its own error
+        trainable = ", ".join(filter(is_resnet, encoder_names()))
         raise UserError(
-            f"model.encoder is {name!r}: it can be evaluated, not trained. Encoders that can be trained: "
-            f"{', '.join(_resnets())}. To evaluate it, set extract.weights=FILE (or untrained) and run `trex extract` "
-            f"and `trex probe`, or `trex run`"
+            f"model.encoder is {name!r}: it can be evaluated, not trained. Encoders that can be trained: {trainable}. "
+            f"To evaluate it, set extract.weights=FILE (or untrained) and run `trex extract` and `trex probe`, or "
+            f"`trex run`"
         )
 
 
@@ -163,21 +164,10 @@ def build_encoder_on_meta(name: str) -> Encoder:
         return build_encoder(name)
 
 
-def _resnets() -> list[str]:
-    return _named("resnet*", "wide_resnet*", "resnext*")
+def _vision_transformer(name: str) -> Encoder:
+    from torchvision import models  # here, because it takes 1.5 s, and jobs with other encoders do not need it
 
-
-def _named(*patterns: str) -> list[str]:
-    """Return the names of torchvision's models that match a pattern, sorted."""
-    models = _models()
-    return sorted(models.list_models(models, include=patterns))
-
-
-def _models() -> Any:
-    """Return torchvision's module of models. Its import takes two seconds, and jobs without an encoder do not pay."""
-    from torchvision import models
-
-    return models
+    return VisionTransformer(models.get_model(name, weights=None))
 
 
 def _timm(name: str) -> Encoder:

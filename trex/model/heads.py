@@ -36,8 +36,12 @@ class ClassMeans(nn.Module):
         super().__init__()
         self.classes = classes
         self.temperature = temperature
-        self.register_buffer("features", torch.randn(size, dim))
-        self.register_buffer("labels", torch.randint(classes, (size,)))
+        features, labels = torch.empty(size, dim), torch.empty(size, dtype=torch.int64)
+        if not features.is_meta:  # to draw on the meta device, PyTorch imports its compiler (docs/adr/0039)
+            features.normal_()
+            labels.random_(0, classes)
+        self.register_buffer("features", features)
+        self.register_buffer("labels", labels)
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
     def weights(self) -> Tensor:

@@ -6,6 +6,7 @@ this module and the kinds import them only inside `fit`.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ class Kind(ABC):
         )
 
 
+@functools.cache
 def kind_of(name: str) -> Kind:
     """The kind of probe with this name. Raises ValueError for an unknown name; the config loader refuses those."""
     parsed = parse_probe_name(name)

@@ -150,18 +150,19 @@ def read_lines_of(path: Path, *kinds: type[R]) -> Lines[R]:
     except RecordError as error:
         return Lines((), (error,))
     *lines, last = content.split(b"\n")
+    name = str(path)
     records: list[R] = []
     damaged: list[RecordError] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            records.append(_record_of_line(line, f"{path}:{number}", kinds))
+            records.append(_record_of_line(line, f"{name}:{number}", kinds))
         except RecordError as error:
             damaged.append(error)
     if last:
         with contextlib.suppress(RecordError):
-            records.append(_record_of_line(last, str(path), kinds))
+            records.append(_record_of_line(last, name, kinds))
     return Lines(tuple(records), tuple(damaged))
 
 

@@ -17,11 +17,13 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from trex.config.schema import DATASET, NAME, Config
 from trex.errors import UserError
 
 _MILESTONES = "milestones"
+_STATE = ".state.json"
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,11 @@ class RunDir:
 
     def state(self, key: str) -> Path:
         """State of a stage's job, or of one task of its job array: `train`, `probe-dtd`, …"""
-        return self.jobs / f"{key}.state.json"
+        return self.jobs / f"{key}{_STATE}"
+
+    def recorded_keys(self) -> frozenset[str]:
+        """The keys that have a state file."""
+        return frozenset(name.removesuffix(_STATE) for name in _names(self.jobs) if name.endswith(_STATE))
 
     def state_for_shell(self, key: str) -> Path:
         """The same state for the batch script."""
@@ -186,6 +192,10 @@ class RunDir:
         """Probe results of a dataset: one folder per kind of probe."""
         return self._evaluation / "probes" / dataset_folder(dataset)
 
+    def datasets(self, what: Literal["features", "probes"]) -> frozenset[str]:
+        """The folders of datasets that have features or probe results, by name (`dataset_folder`)."""
+        return _names(self._evaluation / what)
+
     def probe_results(self) -> list[Path]:
         """The existing results of all probes."""
         return list(self._evaluation.glob("probes/*/*/seed_*.json"))
@@ -202,6 +212,14 @@ class RunDir:
     def probe(self, dataset: str, probe: str, seed: int) -> Path:
         """Result of one probe (`exact`, `published`, `exact-5shot`, `knn20`, …) with one seed."""
         return self.probes(dataset) / _plain(probe) / f"seed_{seed}.json"
+
+
+def _names(folder: Path) -> frozenset[str]:
+    """Names of what is in a folder; of nothing if there is no folder."""
+    try:
+        return frozenset(path.name for path in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
 
 
 def milestone_name(epoch: int) -> str:

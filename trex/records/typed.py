@@ -56,16 +56,13 @@ def decode_dataclass(cls: type[D], value: object) -> D:
     The keys of `value` must be exactly the fields, and for a record the format number and kind. Raises Mismatch.
     """
     fields = _fields(cls)
-    hints, fixed = fields.hints, fields.fixed
     if not isinstance(value, dict):
-        raise Mismatch("", f"found {shown(value)}, expected an object with {', '.join(hints)}")
-    for key, expected in fixed.items():
+        raise Mismatch("", f"found {shown(value)}, expected an object with {', '.join(fields.hints)}")
+    for key, expected in fields.fixed.items():
         if type(value.get(key)) is not type(expected) or value[key] != expected:
             raise Mismatch(key, f"{found_or_missing(value, key)}, expected {expected!r} ({cls.__name__})")
-    if missing := [key for key in hints if key not in value]:
-        raise Mismatch(missing[0], f"missing, expected {_type_name(hints[missing[0]])}")
-    if unknown := [key for key in value if key not in hints and key not in fixed]:
-        raise Mismatch("", f"found the unknown key {shown(unknown[0])}, expected only {', '.join(hints)}")
+    if value.keys() != fields.keys:
+        raise _wrong_keys(fields, value)
     decoded = {}
     for key, decode_field in fields.decoders:
         try:
@@ -76,6 +73,14 @@ def decode_dataclass(cls: type[D], value: object) -> D:
         return cls(**decoded)
     except ValueError as error:  # raised by __post_init__
         raise Mismatch("", str(error)) from error
+
+
+def _wrong_keys(fields: _Fields, value: Mapping[str, object]) -> Mismatch:
+    hints = fields.hints
+    if missing := [key for key in hints if key not in value]:
+        return Mismatch(missing[0], f"missing, expected {_type_name(hints[missing[0]])}")
+    unknown = next(key for key in value if key not in fields.keys)
+    return Mismatch("", f"found the unknown key {shown(unknown)}, expected only {', '.join(hints)}")
 
 
 #: Converts a JSON value to one type, or raises Mismatch. One is made per type, because `trex status` decodes the lines
@@ -89,7 +94,7 @@ def _decoder(hint: object) -> Decoder:
         return _plain_decoder(hint)
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _bounded_decoder(_decoder(args[0]), args[1])
+        return _bounded_decoder(args[0], args[1])
     if origin is Literal:
         return _literal_decoder(args, hint)
     if origin in (typing.Union, types.UnionType):
@@ -147,10 +152,14 @@ def _text_value(text: str) -> str:
     return text
 
 
-def _bounded_decoder(inner: Decoder, bounds: Bounds) -> Decoder:
-    low, high = bounds.low, bounds.high
+def _bounded_decoder(hint: object, bounds: Bounds) -> Decoder:
+    inner, low, high = _decoder(hint), bounds.low, bounds.high
+    #: Nearly all values are of exactly this type. A number within the bounds is then finite and has at most 64 bits.
+    usual = hint if hint is float or (hint is int and low >= -(2**63) and high < 2**63) else None
 
     def decode_bounded(value: object) -> object:
+        if type(value) is usual and low <= value <= high:
+            return value
         decoded = inner(value)
         if isinstance(decoded, int | float) and not low <= decoded <= high:
             raise Mismatch("", f"found {shown(decoded)}, expected {low:g} to {high:g}")
@@ -204,7 +213,14 @@ def _dict_decoder(inner: Decoder, hint: object) -> Decoder:
     def decode_dict(value: object) -> object:
         if not isinstance(value, dict):
             raise _unexpected(value, hint)
-        return {_text_value(key): _in(key, inner, one) for key, one in value.items()}
+        decoded = {}
+        for key, one in value.items():
+            _text_value(key)
+            try:
+                decoded[key] = inner(one)
+            except Mismatch as error:
+                raise error.inside(shown(key)) from error
+        return decoded
 
     return decode_dict
 
@@ -223,6 +239,7 @@ class _Fields:
     hints: Mapping[str, object]
     decoders: tuple[tuple[str, Decoder], ...]
     fixed: Mapping[str, int | str]
+    keys: frozenset[str]  #: of both
 
 
 def _fields(cls: object) -> _Fields:
@@ -234,7 +251,9 @@ def _cached_fields(cls: Any) -> _Fields:
     of_module = typing.get_type_hints(cls, include_extras=True)
     assert dataclasses.is_dataclass(cls)
     hints = {field.name: of_module[field.name] for field in dataclasses.fields(cls)}
-    return _Fields(hints, tuple((key, _decoder(hint)) for key, hint in hints.items()), fixed_keys(cls))
+    fixed = fixed_keys(cls)
+    decoders = tuple((key, _decoder(hint)) for key, hint in hints.items())
+    return _Fields(hints, decoders, fixed, frozenset((*hints, *fixed)))
 
 
 def encode(value: object) -> object:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from trex.config.schema import CheckpointConfig, Config
 from trex.errors import UserError
 from trex.loading.shared_memory import require_shared_memory
-from trex.model.widths import is_resnet
+from trex.model.sizes import is_resnet
 from trex.wording import counted
 
 if TYPE_CHECKING:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from trex import tensor_files
 from trex.config.schema import Config
-from trex.distributed import Ranks
 from trex.errors import Unwritable
+from trex.methods import Method
+from trex.model.widths import encoder_size
 from trex.records.manifest import checkpoint_folders, milestones
 from trex.storage import Space, in_bytes, require_space, unwritable
+from trex.training.requirements import require_encoder
 from trex.wording import counted
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from trex.distributed import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +28,27 @@ INODES_PER_CHECKPOINT = 4
 
 def checkpoint_bytes(network: nn.Module) -> int:
     """Return about how many bytes a checkpoint takes: all tensors of the network, and each parameter's momentum."""
+    from trex import tensor_files
+
     learned: int = sum(parameter.nbytes for parameter in network.parameters() if parameter.requires_grad)
     return learned + tensor_files.size(dict(network.state_dict()))
+
+
+def planned_checkpoint_bytes(config: Config, classes: int) -> int:
+    """Return what `checkpoint_bytes` returns for the network of a run, without building it where its sizes are known.
+
+    Raises:
+        UserError: if the encoder does not exist or cannot be trained.
+    """
+    assert isinstance(config.method, Method), "the loader reads the section `method` as a class of trex.methods"
+    require_encoder(config)
+    encoder = encoder_size(config.model.encoder)
+    others = config.method.tensor_bytes(encoder, classes)
+    if others is None:
+        from trex.training.network import network_on_meta
+
+        return checkpoint_bytes(network_on_meta(config, classes))
+    return 2 * 4 * encoder.parameters + encoder.buffers + 2 * others.learned + others.others
 
 
 def missing_checkpoints(folder: Path, config: Config) -> int:

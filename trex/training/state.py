@@ -17,6 +17,7 @@ from trex.errors import ResumeRefused
 from trex.machine import machine
 from trex.training.network import Network
 from trex.training.scaler import CountingScaler
+from trex.training.sgd import Sgd
 
 FORMAT = 4
 
@@ -82,7 +83,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> SGD:
     # On a GPU, the fused step checks on the device whether the scaler skips it; the other implementations wait for the
     # host at every step. If the very first step is skipped, the fused step leaves the momentum that it has just
     # allocated uninitialized, so allocate zeros here.
-    optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    optimizer = Sgd(groups, lr=config.lr, momentum=config.momentum, fused=True)
     if config.momentum:
         for parameter in learned:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

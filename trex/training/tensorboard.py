@@ -1,13 +1,15 @@
 """A copy of a run's metrics for TensorBoard.
 
 PyTorch's SummaryWriter writes in a thread, which prints a traceback when the disk is full. This writes at once, so that
-an error reaches the caller.
+an error reaches the caller. TensorBoard's own writer of records would import 200 modules for 12 bytes per record.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
+import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +17,6 @@ from typing import BinaryIO
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from trex.storage import make_folder
 
@@ -45,7 +46,7 @@ class Board:
     def _write(self, event: Event) -> None:
         assert self._file is not None, "the file was begun"
         event.wall_time = time.time()
-        RecordWriter(self._file).write(event.SerializeToString())
+        self._file.write(framed(event.SerializeToString()))
         self._file.flush()
 
     def close(self) -> None:
@@ -53,3 +54,37 @@ class Board:
         with contextlib.suppress(OSError):
             if self._file is not None:
                 self._file.close()
+
+
+def framed(content: bytes) -> bytes:
+    """Return a record of a file of events: its length (uint64), the length's checksum, the content, its checksum.
+
+    All numbers are little-endian. The checksums are `masked_crc32c`. This is TensorFlow's TFRecord format.
+    """
+    length = struct.pack("<Q", len(content))
+    return b"".join((length, _checksum(length), content, _checksum(content)))
+
+
+def _checksum(content: bytes) -> bytes:
+    return struct.pack("<I", masked_crc32c(content))
+
+
+def masked_crc32c(content: bytes) -> int:
+    """Return the CRC-32C of RFC 3720, rotated right by 15 bits, plus 0xA282EAD8, modulo 2**32."""
+    crc, table = 0xFFFFFFFF, _table()
+    for byte in content:
+        crc = crc >> 8 ^ table[(crc ^ byte) & 0xFF]
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@functools.cache
+def _table() -> tuple[int, ...]:
+    """Return the remainder of each byte divided by the reversed polynomial of CRC-32C."""
+
+    def remainder(value: int) -> int:
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        return value
+
+    return tuple(map(remainder, range(256)))
