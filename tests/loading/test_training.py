@@ -18,6 +18,7 @@ from trex.config.schema import CropsConfig, DataConfig
 from trex.datasets.registry import load_split
 from trex.images.crops import multi_crop
 from trex.images.decode import ImageFault
+from trex.images.finish import finish
 from trex.images.preprocessing import Geometry
 from trex.loading.evaluation import evaluation_batches
 from trex.loading.training import Batch, TrainingBatches
@@ -40,6 +41,18 @@ def take(made: TrainingBatches, epoch: int, step: int, count: int) -> list[Batch
 def same(a: Batch, b: Batch) -> bool:
     tensors = zip((*a.crops, a.labels), (*b.crops, b.labels), strict=True)
     return (a.epoch, a.step) == (b.epoch, b.step) and all(torch.equal(x, y) for x, y in tensors)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_crops_that_are_finished_later_have_the_same_bytes(workers: int) -> None:
+    split = load_split("digits_seen", "trainval", DataConfig())
+    unfinished = TrainingBatches(split, CROPS, 3, 128, 0, 1, workers, unfinished=True)
+    for found, expected in zip(take(unfinished, 0, 0, 2), take(batches(), 0, 0, 2), strict=True):
+        assert expected.draws == ()
+        assert not same(found, expected)
+        for crop, table in zip(found.crops, found.draws, strict=True):
+            finish(crop, table)
+        assert same(found, expected)
 
 
 def test_an_epoch_shows_each_image_at_most_once_and_drops_the_incomplete_batch() -> None:

@@ -51,7 +51,7 @@ class Run:
         self.folder, self.ranks = folder, Ranks()
         self.config = load(RECIPE, Config, ["name=bench", f"runs={folder}"])
         model = build_network(self.config, CLASSES, self.ranks, 0)
-        optimizer = make_optimizer(model, self.config.optimizer, self.ranks.device)
+        optimizer = make_optimizer(model, self.config.optimizer)
         self.state = TrainingState(model, optimizer, CountingScaler("cpu", enabled=False), Position())
         self.checks = FiniteChecks(RunDir(folder), self.state, Meter(self.ranks), self.ranks)
         self.checkpoints = Checkpoints(folder / "checkpoints")

@@ -41,8 +41,9 @@ def apply_crops(out: np.ndarray, place: int, image: np.ndarray, table: np.ndarra
 
 
 def multi_crop_into(
-    batch: list[np.ndarray], place: int, rgb: np.ndarray, config: CropsConfig, seed: int, epoch: int, index: int
-) -> np.ndarray:
+    batch: list[np.ndarray], place: int, rgb: np.ndarray, config: CropsConfig, seed: int, epoch: int, index: int,
+    unfinished: bool = False,
+) -> np.ndarray:  # fmt: skip
     """Make all crops of one image, in its place of a batch. The result depends on the arguments only.
 
     Args:
@@ -53,14 +54,16 @@ def multi_crop_into(
         seed: seed of the run.
         epoch: epoch, from 0.
         index: index of the image in its split.
+        unfinished: whether the crops are only resized and flipped, and the rest is left to `trex.images.finish`.
 
     Returns:
         The draws, float64 (crops, draws.FIELDS), global crops first.
     """
     table = draws.draw_crops(rgb.shape[0], rgb.shape[1], config, seed, epoch, index)
+    applied = draws.only_geometry(table) if unfinished else table
     image, begin = prepare(np.ascontiguousarray(rgb)), 0
     for out in batch:
-        apply_crops(out, place, image, table[begin : begin + len(out)])
+        apply_crops(out, place, image, applied[begin : begin + len(out)])
         begin += len(out)
     return table
 

@@ -63,6 +63,14 @@ def draw_crops(height: int, width: int, config: CropsConfig, seed: int, epoch: i
     return table
 
 
+def only_geometry(table: np.ndarray) -> np.ndarray:
+    """The table with cut, resize and flip only, for crops whose colors are changed later (`trex.images.finish`)."""
+    plain = np.zeros_like(table)
+    plain[:, : FLIP + 1] = table[:, : FLIP + 1]
+    plain[:, ORDER : ORDER + 4] = -1
+    return plain
+
+
 @functools.lru_cache(maxsize=8)
 def _settings(config: CropsConfig) -> np.ndarray:
     """What the compiled code needs of the config, float64 (2, 13): a row for global crops, a row for local crops."""

@@ -10,12 +10,14 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from trex.config.schema import CropsConfig
 from trex.datasets.split import Split
+from trex.images import draws
 from trex.images.crops import crop_shapes, multi_crop_into
 from trex.images.decode import RGB, ImageFault
 from trex.loading.order import epoch_order
@@ -30,7 +32,8 @@ from trex.loading.workers import (
 )
 
 SampleIndex = tuple[int, int]  #: (epoch, image index)
-Made = tuple[list[Tensor], Tensor, list[ImageFault]]  #: crops, labels and broken images of a batch
+#: Crops, labels, broken images and draws of a batch.
+Made = tuple[list[Tensor], Tensor, list[ImageFault], list[np.ndarray]]
 
 
 class Batch(NamedTuple):
@@ -41,6 +44,9 @@ class Batch(NamedTuple):
     epoch: int
     step: int  #: within the epoch
     broken: tuple[ImageFault, ...] = ()  #: the images of this batch that others replace
+    #: Per resolution the draws of its crops, float64 (count * B, draws.FIELDS), if their colors are still to be changed
+    #: (`trex.images.finish`); otherwise empty.
+    draws: tuple[np.ndarray, ...] = ()
 
 
 class TrainingBatches:
@@ -52,20 +58,21 @@ class TrainingBatches:
     With `skip_broken`, the next image of the split that can be read takes the place of a broken image. This depends on
     the files only, so it is the same in every worker, rank and resumed run. In a split that is sorted by class, it is
     mostly an image of the same class.
+
+    With `unfinished`, the crops are only resized and flipped, and the batches have their draws.
     """
 
     def __init__(
         self, split: Split, crops: CropsConfig, seed: int, batch_size: int, rank: int, world: int, workers: int,
-        skip_broken: bool = False, wait: Wait | None = None,
+        skip_broken: bool = False, wait: Wait | None = None, unfinished: bool = False,
     ) -> None:  # fmt: skip
         assert batch_size % world == 0, "the global batch must be divisible by the number of ranks"
         self.split, self.crops, self.seed, self.batch_size = split, crops, seed, batch_size
         self.rank, self.world, self.workers, self.skip_broken = rank, world, workers, skip_broken
-        self.wait = wait or Wait()
+        self.wait, self.unfinished = wait or Wait(), unfinished
         self.steps_per_epoch = len(split) // batch_size
-        self._context = worker_context(
-            workers, crops=True
-        )  # here, so that its server is ready when the first batch is needed
+        # Here, so that its server is ready when the first batch is needed.
+        self._context = worker_context(workers, crops=True)
         self._batches: object = None
 
     def starting_at(self, epoch: int, step: int) -> Iterator[Batch | None]:
@@ -80,7 +87,7 @@ class TrainingBatches:
         """
         self.close()
         loader = DataLoader(
-            _Cropped(self.split, self.crops, self.seed, self.skip_broken),
+            _Cropped(self.split, self.crops, self.seed, self.skip_broken, self.unfinished),
             batch_sampler=_BatchSampler(self, epoch, step),
             num_workers=self.workers,
             multiprocessing_context=self._context,
@@ -98,8 +105,8 @@ class TrainingBatches:
                 continue
             if isinstance(made, ImageFault):
                 raise made
-            crops, labels, broken = made
-            yield Batch(tuple(crops), labels, epoch, step, tuple(broken))
+            crops, labels, broken, tables = made
+            yield Batch(tuple(crops), labels, epoch, step, tuple(broken), tuple(tables))
             step += 1
             if step == self.steps_per_epoch:
                 epoch, step = epoch + 1, 0
@@ -132,14 +139,16 @@ class _BatchSampler(Sampler[list[SampleIndex]]):
 class _Cropped(Dataset[Made]):
     """Makes whole batches, in memory that the worker shares with its rank, so that no crop is copied."""
 
-    def __init__(self, split: Split, crops: CropsConfig, seed: int, skip_broken: bool) -> None:
+    def __init__(self, split: Split, crops: CropsConfig, seed: int, skip_broken: bool, unfinished: bool) -> None:
         self.split, self.crops, self.seed, self.skip_broken = split, crops, seed, skip_broken
+        self.unfinished = unfinished
 
     def __getitems__(self, indices: list[SampleIndex]) -> Made | ImageFault:
         """The batch of these samples; or a fault, because DataLoader would wrap its message in a traceback."""
         shapes = crop_shapes(self.crops)
         tensors = [_empty((count, len(indices), 3, size, size)) for count, size in shapes]
         arrays, labels = [tensor.numpy() for tensor in tensors], []
+        tables = [np.empty((count, len(indices), draws.FIELDS)) for count, _ in shapes]
         broken: list[ImageFault] = []
         for place, (epoch, index) in enumerate(indices):
             try:
@@ -147,9 +156,13 @@ class _Cropped(Dataset[Made]):
             except ImageFault as fault:
                 return fault
             # The augmentation is that of the replaced image, so that no crop occurs twice in an epoch.
-            multi_crop_into(arrays, place, rgb, self.crops, self.seed, epoch, index)
+            drawn = multi_crop_into(arrays, place, rgb, self.crops, self.seed, epoch, index, self.unfinished)
+            begin = 0
+            for table in tables:
+                table[:, place], begin = drawn[begin : begin + len(table)], begin + len(table)
             labels.append(int(self.split.labels[shown]))
-        return [tensor.flatten(0, 1) for tensor in tensors], torch.tensor(labels, dtype=torch.int64), broken
+        left = [table.reshape(-1, draws.FIELDS) for table in tables] if self.unfinished else []
+        return [tensor.flatten(0, 1) for tensor in tensors], torch.tensor(labels, dtype=torch.int64), broken, left
 
     def _read(self, index: int, broken: list[ImageFault]) -> tuple[RGB, int]:
         """Image `index`, or the one that takes its place, and its index. Broken images are added to `broken`."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trex.config.schema import TrainConfig
 from trex.distributed import Ranks
+from trex.images.finish import finish
 from trex.images.normalize import normalize
 from trex.loading.training import Batch
 from trex.model.loss import Output
@@ -46,6 +47,8 @@ class Step:
         for group in self._state.optimizer.param_groups:
             group["lr"] = rate
         *crops, labels = self._to_device([*batch.crops, batch.labels])
+        for crop, table in zip(crops, batch.draws, strict=False):  # no tables: the loader has finished the crops
+            finish(crop, table)
         output = self.gradients([normalize(crop) for crop in crops], labels)
         check()
         self.update()
@@ -71,20 +74,20 @@ class Step:
             crops: one (count * B, 3, S, S) normalized tensor per resolution, crop-major, the global crops first.
             labels: (B,) int64.
         """
-        state, outputs, finish = self._state, [], None
+        state, outputs, end_updates = self._state, [], None
         for number, (part, labels_of_part) in enumerate(parts_of(crops, labels, self._parts)):
             last = number + 1 == self._parts
             with torch.autocast(self._device.type, dtype=self.amp, enabled=self.amp is not None):
                 output = state.model(part, labels_of_part)
                 if last:
-                    finish = state.model.update(crops, labels)
+                    end_updates = state.model.update(crops, labels)
             if self._shared is not None:
                 self._shared.begin(last)
             loss = output.loss if self._parts == 1 else output.loss / self._parts
             state.scaler.scale(loss).backward()
             outputs.append(Output(output.loss.detach(), output.metrics))
-        if finish is not None:
-            finish()
+        if end_updates is not None:
+            end_updates()
         if self._shared is not None:
             self._shared.finish()
         return _together(outputs)
