@@ -100,10 +100,10 @@ TOPIC = Topic(
     title="Crops of a training image",
     about=(
         "From the bytes of a JPEG file to all crops of an image, seconds of CPU of one thread. Usual: PIL, and "
-        "torchvision's transforms (RandomResizedCrop bicubic, flip, ColorJitter, gray, Pillow's GaussianBlur, solarize, "
-        "ToTensor, and in the rows with normalization Normalize). Ours: libjpeg-turbo and compiled code; crops are bytes, which "
-        "the device normalizes; in the rows with normalization they are normalized on the same core. 120 photographs "
-        "of 500 × 375, both with random numbers of their own."
+        "torchvision's transforms (RandomResizedCrop bicubic, flip, ColorJitter, gray, Pillow's GaussianBlur, "
+        "solarize, ToTensor, and in the rows with normalization Normalize). Ours: libjpeg-turbo and compiled code; "
+        "crops are bytes, which the device normalizes; in the rows with normalization they are normalized on the same "
+        "core. 120 photographs of 500 × 375, both with random numbers of their own."
     ),
     rows=rows,
 )
