@@ -75,7 +75,7 @@ def _change_colors(flat: np.ndarray, draw: np.ndarray, begin: int, end: int, mea
         for c in range(3):
             _to_float(flat[c, first:last], floats[c, :n])
         for place in range(begin, end):
-            _operate(int(draw[ORDER + place]), draw, floats[:, :n], mean)
+            _operate(int(draw[ORDER + place]), draw, red, green, blue, gray, mean)
         if not is_last or draw[GRAYSCALE] > 0:
             _to_gray(gray, red, green, blue)
         if not is_last:
@@ -88,18 +88,21 @@ def _change_colors(flat: np.ndarray, draw: np.ndarray, begin: int, end: int, mea
 
 
 @compiled
-def _operate(operation: int, draw: np.ndarray, floats: np.ndarray, mean: np.float32) -> None:
-    """Apply an operation of the jitter, 0 … 3 (none if -1), to a block, float32 (4, n): red, green, blue, and space."""
-    red, green, blue, gray = floats[0], floats[1], floats[2], floats[3]
+def _operate(operation: int, draw: np.ndarray, red: np.ndarray, green: np.ndarray, blue: np.ndarray, gray: np.ndarray,
+             mean: np.float32) -> None:  # fmt: skip
+    """Apply an operation of the jitter, 0 … 3 (none if -1), to a block. `gray` is space for its gray levels.
+
+    The arrays are float32 (n,), each contiguous: rows of a part of a larger array are not, for the compiler.
+    """
     if operation == 0 or operation == 1:  # noqa: PLR1714 - compiled code has no sets
         level = np.float32(mean if operation == 1 else _ZERO)
         factor = np.float32(draw[CONTRAST] if operation == 1 else draw[BRIGHTNESS])
-        for c in range(3):
-            _blend(floats[c], level, factor)
+        for values in (red, green, blue):
+            _blend(values, level, factor)
     elif operation == 2:
         _to_gray(gray, red, green, blue)
-        for c in range(3):
-            _blend_with(floats[c], gray, np.float32(draw[SATURATION]))
+        for values in (red, green, blue):
+            _blend_with(values, gray, np.float32(draw[SATURATION]))
     elif operation == 3:
         _shift_hue(red, green, blue, np.float32(draw[SHIFT]))
 
