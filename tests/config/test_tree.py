@@ -24,6 +24,22 @@ TEXTS = {
     "tag": "a: !!python/object/apply:os.system [true]\n",
     "documents": "a: 1\n---\nb: 2\n",
     "not closed": "a: [1, 2\nb: 3\n",
+    "tab": "a:\n\tb: 1\n",
+    "tab after a key": "a:\t1\nb:\n  - \tc\n",
+    "anchors that grow": "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+    "merge": "a: &a {b: 1}\nc:\n  <<: *a\n",
+    "directive": "%YAML 9.9\n---\na: 1\n",
+    "tag of a mapping": "a: !!map {b: 1}\n",
+    "control character": "a: \x01\n",
+    "indentation": "a:\n    b: 1\n  c: 2\n",
+    "two values": "a: b: c\n",
+    "not closed quote": "a: 'b\nc: d\n",
+    "escape": 'a: "\\q"\n',
+    "reserved": "a: @b\nc: `d\n",
+    "mark": "\ufeffa: 1\n",
+    "carriage returns": "a: 1\r\nb:\r\n  c: 2\r\n",
+    "only a list": "- a\n- b\n",
+    "long key": f"{'k' * 2000}: 1\n",
 }
 
 
