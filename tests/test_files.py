@@ -63,6 +63,13 @@ def test_file_may_be_read_by_whom_the_umask_allows(tmp_path: Path, mask: int) ->
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
+def test_umask_is_not_changed_for_a_moment_in_which_another_thread_could_create_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask was changed"))
+    write_text(tmp_path / "file", "text")
+
+
 def test_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text("theirs")
     (tmp_path / "file").symlink_to("elsewhere")

@@ -126,6 +126,24 @@ class FailingDisk:
         return getattr(os, name)
 
 
+def test_lines_are_forgotten_up_to_the_mark_before_which_they_were_flushed(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path)
+    file.append(line(1))
+    mark, end = file.mark(), path.stat().st_size
+    assert mark is not None
+    file.append(line(2))
+    assert (file.position, len(file.kept)) == (0, 2), "nothing was flushed yet"
+    file.sync()
+    file.synced(mark)
+    assert (file.position, len(file.kept)) == (end, 1)
+    file.append(line(3))
+    assert steps(path) == [1, 2, 3]
+    resumed = MetricsFile(path, file.position, file.kept)
+    resumed.write()
+    assert steps(path) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("seed", range(200))
 def test_every_line_is_there_once_after_any_failures_and_restarts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
@@ -133,17 +151,27 @@ def test_every_line_is_there_once_after_any_failures_and_restarts(
     path, generator = tmp_path / "metrics.jsonl", random.Random(seed)
     disk = FailingDisk(path, generator)
     monkeypatch.setattr(metrics, "os", disk)
-    file, step, saved = MetricsFile(path), 0, (0, 0, [])
+    file, step, saved, mark = MetricsFile(path), 0, (0, 0, []), None
     for _ in range(60):
         with contextlib.suppress(OSError):
-            match generator.randrange(4):
-                case 0:  # a checkpoint
+            match generator.randrange(6):
+                case 0:  # a checkpoint that is written at once
+                    mark = None
                     with contextlib.suppress(OSError):
                         file.write(sync=True)
                     saved = (step, file.position, list(file.kept))
                 case 1 if generator.random() < 0.4:  # killed, and started again from the newest checkpoint
-                    step, file = saved[0], MetricsFile(path, *saved[1:])
+                    step, file, mark = saved[0], MetricsFile(path, *saved[1:]), None
                     file.write()
+                case 2:  # a checkpoint in the background
+                    if mark is not None:
+                        try:
+                            file.sync()
+                            file.synced(mark)
+                        except OSError:
+                            file.doubt()
+                    mark = file.mark()
+                    saved = (step, file.position, list(file.kept))
                 case _:
                     step += 1
                     file.append(line(step))

@@ -86,8 +86,7 @@ class MetricsFile:
             finally:
                 os.close(file)  # NFS reports a full disk here
         except OSError:
-            self._uncertain = True
-            self._errors += 1
+            self.doubt()
             raise
 
     def mark(self) -> tuple[int, int, int] | None:
@@ -97,7 +96,11 @@ class MetricsFile:
         return self._errors, self._in_file, self._end
 
     def sync(self) -> None:
-        """Flush the file to the disk. Another thread may call this meanwhile. Raises OSError if that fails."""
+        """Flush the file to the disk; another thread may call this. Then call `synced`, or `doubt` if it has failed.
+
+        Raises:
+            OSError: if that fails.
+        """
         file = os.open(self._path, os.O_RDONLY)
         try:
             os.fsync(file)
@@ -111,6 +114,11 @@ class MetricsFile:
             self.position = end
             self._in_file -= count
             del self.kept[:count]
+
+    def doubt(self) -> None:
+        """Write all lines `kept` again at the next call of `write`, because `sync` has failed."""
+        self._uncertain = True
+        self._errors += 1
 
     def _write(self, file: int) -> None:
         if self._uncertain:

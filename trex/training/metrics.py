@@ -147,6 +147,8 @@ class Curves:
         """
         if self._mark is not None and self._synced:
             self._file.synced(self._mark)
+        elif self._mark is not None:
+            self._file.doubt()
         self._mark, self._synced = (self._file.mark() if self._active else None), False
         return self._file.position
 
