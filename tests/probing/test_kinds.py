@@ -57,7 +57,7 @@ def test_provenance_names_the_features_and_how_they_are_treated_and_fitted() -> 
     trainval, test = (FeatureIndex(FeatureProvenance(*split), digest, {}) for digest in ("a" * 64, "b" * 64))
     found = kind_of("exact").provenance(PLAIN, trainval, test)
     assert (found.trainval_digest, found.test_digest, found.encoder_digest) == ("a" * 64, "b" * 64, "encoder")
-    assert (found.dtype, found.normalized, found.fitted_by) == ("float16", False, "exact solver 5")
+    assert (found.dtype, found.normalized, found.fitted_by) == ("float16", False, "exact solver 6")
     large = kind_of("published").provenance(Treatment(normalize=True, sgd=True), trainval, test)
     assert (large.normalized, large.fitted_by) == (True, "SGD, search 2")
     assert kind_of("knn20").provenance(PLAIN, trainval, test).normalized, "by cosine similarity"

@@ -11,10 +11,11 @@ import torch
 from trex.errors import UserError
 from trex.features.store import open_features
 from trex.interruption import StopRequest
+from trex.probing.approach import Approaches
 from trex.probing.design import CPU, Basis, Design
 from trex.probing.hardware import memory_of, multiplies_bfloat16
 from trex.probing.knn import Neighbors, nearest
-from trex.probing.memory import Size, SolverMemory, solver_memory
+from trex.probing.memory import Size, SolverMemory, is_small, solver_memory
 from trex.probing.predictions import Outcomes
 from trex.probing.rankings import Rankings
 from trex.probing.rows import Rows
@@ -69,6 +70,7 @@ class ProbeDataset:
         self.rows, self.test_rows = (Rows(split.features, treatment.normalize) for split in (trainval, test))
         self.labels: np.ndarray = trainval.labels  #: (n,) int64; (n, K) int8 in a multi-label dataset
         self.test_labels: np.ndarray = test.labels
+        self.approaches = Approaches()  #: of the exact solver's fits of all of trainval
         self.refits: dict[float, Outcomes] = {}  #: of the exact solver's fits of all of trainval, by C
         self.rankings: dict[float, Rankings] = {}  #: the same in a multi-label dataset
 
@@ -105,8 +107,10 @@ class ProbeDataset:
         place = self.solver_memory.rows
         if place == "file":
             log.info("%s: the features do not fit into memory and are read in pieces, which is slower", self.name)
-        basis = Basis.of(self.rows, self.device)
-        test = Design.of(self.test_rows, basis, self.classes, in_memory=place == "rotated")
+        small = is_small(len(self.labels), self.rows.dim, self.classes)
+        basis = Basis.of(self.rows, self.device, torch.float64 if small else torch.float32)
+        # rotating the weights of each final fit takes less time than rotating the images of test once
+        test = Design.of(self.test_rows, basis, self.classes, in_memory=False)
         return Design.at(self.rows, basis, self.classes, place), test
 
     def designs_of(self, places: np.ndarray) -> tuple[Design, Design]:

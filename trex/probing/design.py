@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trex.probing.memory import Place, piece_rows
@@ -17,6 +18,29 @@ from trex.probing.rows import Rows
 #: in float64 they cannot be told from rounding errors.
 NEGLIGIBLE = 1e-13
 CPU = torch.device("cpu")
+#: Pieces in bfloat16 have a multiple of this number of columns: with 2049, products take up to twice as long.
+COLUMNS = 32
+
+
+def padded(columns: int) -> int:
+    """The number of columns of a piece in bfloat16."""
+    return -(-columns // COLUMNS) * COLUMNS
+
+
+def _low(rows: Tensor) -> Tensor:
+    """Rows in bfloat16, with columns of zeros at their end."""
+    found = torch.zeros(len(rows), padded(rows.shape[1]), dtype=torch.bfloat16, device=rows.device)
+    found[:, : rows.shape[1]] = rows
+    return found
+
+
+def add_product(total: Tensor, residual: Tensor, rows: Tensor) -> Tensor:
+    """Add residual @ rows, computed in the type of `rows`, to `total`; an empty `total` is zero."""
+    if not total.ndim:
+        return (residual.to(rows.dtype) @ rows).to(residual.dtype)
+    if residual.dtype == rows.dtype:
+        return total.addmm_(residual, rows)
+    return total.add_(residual.to(rows.dtype) @ rows)
 
 
 @dataclass(frozen=True)
@@ -34,23 +58,32 @@ class Basis:
     radius: float  #: the greatest distance of a feature from the mean, divided by s
 
     @classmethod
-    def of(cls, rows: Rows, device: torch.device = CPU) -> Basis:
-        """The basis of N rows of D numbers: from the covariance if N >= D, else from the Gram matrix."""
+    def of(cls, rows: Rows, device: torch.device = CPU, dtype: torch.dtype = torch.float64) -> Basis:
+        """The basis of N rows of D numbers: from the covariance if N >= D, else from the Gram matrix.
+
+        Args:
+            rows: the features.
+            device: where to compute it, and where it is.
+            dtype: of the covariance and its eigenvectors. float32 takes less than half the time; its eigenvectors are
+                orthogonal up to 1e-6, which changes the penalty by as much. The Gram matrix is always float64: in
+                float32, small eigenvalues could not be told from rounding errors.
+        """
         n, d = len(rows), rows.dim
         piece = piece_rows(d, 1)
         mean = torch.zeros(d, dtype=torch.float64, device=device)
         for part in rows.pieces(piece):
-            mean += part.to(device).double().sum(0)
+            mean += part.to(device).sum(0, dtype=torch.float64)
         mean /= n
         square = torch.zeros((), dtype=torch.float64, device=device)
         if n >= d:
             covariance = torch.zeros(d, d, dtype=torch.float64, device=device)
             for part in rows.pieces(piece):
-                centered = part.to(device).double() - mean
-                square = torch.maximum(square, centered.square().sum(1).max())
-                covariance.addmm_(centered.T, centered)
-            values, vectors = torch.linalg.eigh(covariance / n)
-            values, vectors = values.flip(0), vectors.flip(1)
+                centered = part.to(device, dtype) - mean.to(dtype)
+                square = torch.maximum(square, torch.linalg.vector_norm(centered, dim=1).max().double().square())
+                covariance += centered.T @ centered
+            unit = float(covariance.diagonal().sum()) / n or 1.0  # so that float32 neither overflows nor underflows
+            values, vectors = torch.linalg.eigh((covariance / n / unit).to(dtype))
+            values, vectors = values.flip(0).double() * unit, vectors.flip(1).double()
         else:
             centered = rows.take(slice(None)).to(device).double() - mean
             square = centered.square().sum(1).max()
@@ -171,6 +204,8 @@ class Design:
     def pieces(self, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
         """All rows in order, in pieces of n <= `piece`: (n, r + 1) if R is in memory, else (n, D + 1).
 
+        In bfloat16, columns of zeros follow, up to a multiple of COLUMNS.
+
         Args:
             dtype: of the pieces, if it is another one than that of the matrix.
         """
@@ -182,36 +217,50 @@ class Design:
                 yield (self._low if dtype == torch.bfloat16 else self.rotated)[where].to(dtype)
             elif self.half is not None:
                 part = self.half[where] if self.order is None else self.half[self.order[where]]
-                yield part.float().to(dtype)
+                yield _low(part) if dtype == torch.bfloat16 else part.to(dtype)
             else:
                 part = self.rows.take(where).to(self.device)
                 columns = torch.ones(len(part), part.shape[1] + 1, dtype=self.dtype, device=self.device)
                 torch.sub(part.to(self.dtype), mean, out=columns[:, :-1])
-                yield columns.to(dtype)
+                yield _low(columns) if dtype == torch.bfloat16 else columns.to(dtype)
 
     @cached_property
     def _low(self) -> Tensor:
         """`rotated` in bfloat16."""
         assert self.rotated is not None
-        return self.rotated.bfloat16()
+        return _low(self.rotated)
+
+    def _vectors(self, dtype: torch.dtype) -> Tensor:
+        """(D, r), the basis of the pieces if R is not in memory."""
+        return self._vectors_float32 if dtype == torch.float32 else self._vectors_float64
 
     @cached_property
-    def _vectors(self) -> Tensor:
-        """(D, r), the basis of the pieces if R is not in memory."""
+    def _vectors_float64(self) -> Tensor:
         return self.basis.vectors if self.half is None else self.basis.vectors * self.basis.scale
+
+    @cached_property
+    def _vectors_float32(self) -> Tensor:
+        return self._vectors_float64.float()
+
+    def factor(self, weights: Tensor, dtype: torch.dtype) -> Tensor:
+        """`piece_weights` in the type and with the columns of `pieces(dtype)`."""
+        found = self.piece_weights(weights).to(dtype)
+        return found if dtype != torch.bfloat16 else F.pad(found, (0, padded(found.shape[1]) - found.shape[1]))
 
     def piece_weights(self, weights: Tensor) -> Tensor:
         """Convert (K, r + 1) weights W to (K, width of a piece) weights, whose product with a piece is its logits."""
         if self.rotated is not None:
             return weights
-        factor = (weights[:, :-1].double() @ self._vectors.T).to(weights.dtype)
+        factor = weights[:, :-1] @ self._vectors(weights.dtype).T
         return torch.cat([factor, weights[:, -1:]], dim=1)
 
     def basis_gradient(self, gradient: Tensor) -> Tensor:
-        """Convert the gradient with respect to `piece_weights(W)` to that with respect to W, (K, r + 1)."""
+        """Convert the gradient with respect to `piece_weights(W)`, or to `factor(W)`, to that with respect to W,
+        (K, r + 1)."""
+        gradient = gradient[:, : self.width if self.rotated is not None else self.rows.dim + 1]
         if self.rotated is not None:
             return gradient
-        factor = (gradient[:, :-1].double() @ self._vectors).to(gradient.dtype)
+        factor = gradient[:, :-1] @ self._vectors(gradient.dtype)
         return torch.cat([factor, gradient[:, -1:]], dim=1)
 
     def logits(self, weights: Tensor) -> Iterator[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trex.interruption import StopRequest
 from trex.probing import choice
+from trex.probing.approach import Approach, Approaches, decades_to
 from trex.probing.choice import GRID
 from trex.probing.design import Design
 from trex.probing.folds import Fold
@@ -28,7 +29,6 @@ from trex.probing.solution import (
     SEARCH_LARGE,
     Accuracy,
     PathState,
-    approach_to,
     strength_of,
 )
 from trex.probing.solver import RegularizationPath
@@ -50,11 +50,16 @@ class Problem:
     keep_logits: bool  #: whether the solver keeps the logits of all images in memory
     stop: StopRequest
     fast: bool = False  #: whether large problems are computed in bfloat16, as far as that is precise enough
+    approaches: Approaches = field(default_factory=Approaches)  #: shared by the problems of all seeds
 
     @property
     def is_small(self) -> bool:
         """Whether everything is computed in float64."""
         return is_small(len(self.labels), self.design.width, self.classes)
+
+    def strength(self, c: float) -> float:
+        """λ of all images at C = `c`."""
+        return strength_of(c, len(self.labels), len(np.unique(self.labels)), self.design.basis.scale)
 
     @property
     def search(self) -> Accuracy:
@@ -100,7 +105,7 @@ class _Progress:
     paths: tuple[PathState, ...] = ()  #: one per fold; none before the first C
     best: Tensor | None = None  #: (n,) bool, which validation images the best trial classifies correctly
     ended: bool = False  #: whether the last trial was clearly worse than the best
-    refit: tuple[int, PathState] | None = None  #: number of values of C that the final fit has solved, and its path
+    refit: Approach | None = None  #: of the final fit
 
     @classmethod
     def of(cls, partial: Partial) -> Self:
@@ -108,12 +113,12 @@ class _Progress:
         if partial.own is None:
             return cls()
         own: Any = partial.own
-        refit = None if own["refit"] is None else (int(own["refit"][0]), PathState.of(own["refit"][1]))
+        refit = None if own["refit"] is None else Approach.of(own["refit"])
         return cls(int(own["start"]), tuple(map(PathState.of, own["paths"])), own["best"], bool(own["ended"]), refit)
 
     def plain(self) -> dict[str, object]:
         """The progress as tensors in lists, tuples and dicts, for the file."""
-        refit = None if self.refit is None else (self.refit[0], self.refit[1].plain())
+        refit = None if self.refit is None else self.refit.plain()
         paths = [path.plain() for path in self.paths]
         return {"start": self.start, "paths": paths, "best": self.best, "ended": self.ended, "refit": refit}
 
@@ -199,35 +204,50 @@ def _ascend(
 
 
 def fit(problem: Problem, c: float, partial: Partial) -> Tensor:
-    """Fit all images at C = `c`, along a coarse path up to it. Returns (K, r + 1) weights.
+    """Fit all images at C = `c`, along a path of decades up to it. Returns (K, r + 1) weights.
 
-    A small problem is solved to FINAL accuracy. The path of a larger one approaches C with a part of the images,
-    continues with all of them, and ends in float32; then float64 confirms its last solution or continues from there.
+    A small problem is solved to FINAL accuracy. The path of a larger one begins with a part of the images and continues
+    with all of them where the part has learned the classes: after that, the solution of a part is a poor start. It ends
+    in float32; then float64 confirms its last solution or continues from there.
 
     Raises:
         Interrupted: if asked to stop; `partial` holds the progress.
     """
     progress = _Progress.of(partial)
-    done, state = progress.refit or (0, None)
-    places = None if problem.is_small else _part_of_each_class(problem.labels, APPROACH_PART)
-    more = 1.0 if places is None else len(problem.labels) / len(places)  # for the same λ = 1 / (C · N)
-    strength = strength_of(c, len(problem.labels), len(np.unique(problem.labels)), problem.design.basis.scale)
-    coarse = approach_to(c, strength)
-    steps = [(step * more, APPROACH) for step in coarse]
+    decades = decades_to(c, problem.strength(1.0))
+    steps = [(step, APPROACH) for step in decades]
     steps += [(c, FINAL)] if problem.is_small else [(c, SEARCH_LARGE), (c, FINAL_FLOAT32)]
+    refit = progress.refit or problem.approaches.nearest(decades)
     path: RegularizationPath | None = None
-    for number, (step, accuracy) in enumerate(steps[done:], start=done):
-        if places is not None and number == len(coarse):
-            path, state = None, state and state.moved()  # frees the features of the part
-        if path is None:
-            path = problem.path(places if number < len(coarse) else None, state)
-        solution = (path.solve_precisely if accuracy is FINAL_FLOAT32 else path.solve)(step, accuracy)
-        state = path.state()
-        partial.update(own=replace(progress, refit=(number + 1, state)).plain())
+    while refit.done < len(steps):
+        (step, accuracy), is_last = steps[refit.done], refit.done >= len(decades)
+        if not refit.whole and not problem.is_small and not is_last:
+            refit = _approach_with_part(problem, decades, refit)
+        else:
+            state = refit.state if refit.whole or refit.state is None else refit.state.moved()
+            path = path or problem.path(None, state)
+            (path.solve_precisely if accuracy is FINAL_FLOAT32 else path.solve)(step, accuracy)
+            refit = Approach(refit.done + 1, path.state(), whole=True)
+            if not is_last:
+                problem.approaches.keep(step, refit)
+        partial.update(own=replace(progress, refit=refit).plain())
+    assert refit.state is not None
     if problem.is_small:
-        return solution.weights if path is not None else problem.path(None, state).all_weights()
-    assert state is not None
-    return problem.precise_path(state).solve(c, CONFIRMED).weights
+        return (path or problem.path(None, refit.state)).all_weights()
+    del path
+    return problem.precise_path(refit.state).solve(c, CONFIRMED).weights
+
+
+def _approach_with_part(problem: Problem, decades: Sequence[float], refit: Approach) -> Approach:
+    """Solve for the decades with a part of the images and the same λ, until it has learned the classes or all are done.
+    The decade at which it has is then solved again with all images."""
+    places = _part_of_each_class(problem.labels, APPROACH_PART)
+    more = len(problem.labels) / len(places)  # for the same λ = 1 / (C · N)
+    path, prior = problem.path(places, refit.state), choice.entropy(problem.labels[places])
+    for number in range(refit.done, len(decades)):
+        if path.solve(decades[number] * more, APPROACH).entropy <= choice.LEARNED * prior:
+            return Approach(number, path.state().moved(), whole=True)
+    return Approach(len(decades), path.state().moved(), whole=True)
 
 
 def _part_of_each_class(labels: np.ndarray, part: int) -> np.ndarray:

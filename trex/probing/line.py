@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -16,14 +17,23 @@ from torch import Tensor
 from trex.interruption import StopRequest
 from trex.probing.softmax import cross_entropy
 
+#: What `cross_entropy` returns.
+Residual = tuple[Tensor, Tensor]
+
 
 @dataclass(frozen=True)
 class Part:
     """Some images on a line."""
 
     logits: Tensor  #: (K, n) at its beginning, without the logarithms of the class frequencies
-    along: Tensor  #: (K, n) their change over a step of length 1
+    along: Tensor  #: (K, n) their change over a step of length 1, less that of the label's logit
     labels: Tensor  #: (n,) int64
+
+    @classmethod
+    def of(cls, logits: Tensor, along: Tensor, labels: Tensor) -> Self:
+        """The images with the change `along` of their logits, which is changed in place: the loss depends on the
+        differences between the logits of an image only."""
+        return cls(logits, along.sub_(along[labels, torch.arange(len(labels), device=labels.device)]), labels)
 
 
 @dataclass(frozen=True)
@@ -37,12 +47,16 @@ class Line:
     loss_slope: float | None  #: the derivative of the mean cross-entropy of all images, if `parts` are a sample
     stop: StopRequest
 
-    def minimum(self) -> float:
-        """The step length at which f' is zero, by Newton's method within a bracket."""
+    def minimum(self) -> tuple[float, list[Residual]]:
+        """The step length at which f' is zero, by Newton's method within a bracket.
+
+        Returns:
+            The length, and `cross_entropy` of each part there, or () if it is not known.
+        """
         known = 0.0 if self.loss_slope is None else self.loss_slope - self._loss(0.0)[0]
         length, low, high = 1.0, 0.0, float("inf")
         for _ in range(8):
-            slope, curvature = self._loss(length)
+            slope, curvature, residuals = self._loss(length)
             slope += known + self.linear + length * self.quadratic
             curvature += self.quadratic
             low, high = (low, length) if slope > 0 else (length, high)
@@ -52,22 +66,24 @@ class Line:
             if high == float("inf"):
                 wanted = min(wanted, 4 * length + 1)
             if abs(wanted - length) < 0.15 * abs(length):
-                return length
+                return length, residuals
             length = wanted
-        return length
+        return length, []
 
-    def _loss(self, length: float) -> tuple[float, float]:
-        """The derivatives of the mean cross-entropy of `parts` at a step length."""
-        slopes, curvatures, count = [], [], 0
+    def _loss(self, length: float) -> tuple[float, float, list[Residual]]:
+        """The derivatives of the mean cross-entropy of `parts` at a step length, and `cross_entropy` of each part if
+        the parts are all images."""
+        slopes, curvatures, count, found = [], [], 0, []
         for part in self.parts:
             self.stop.check()
-            places = torch.arange(len(part.labels), device=part.labels.device)
-            margins = part.along - part.along[part.labels, places]
-            residual = cross_entropy(torch.add(part.logits, part.along, alpha=length), part.labels, self.prior)[1]
-            weighted = residual.mul_(margins)  # 0 in the row of the label, whose margin is 0
+            logits = torch.add(part.logits, part.along, alpha=length)
+            residual = cross_entropy(logits, part.labels, self.prior)
+            weighted = torch.mul(residual[1], part.along, out=logits)  # 0 in the row of the label, whose change is 0
             mean = weighted.sum(0)
             slopes.append(mean.double().sum())
-            curvatures.append(weighted.mul_(margins).sum(0).sub_(mean * mean).double().sum())
+            curvatures.append(weighted.mul_(part.along).sum(0).sub_(mean * mean).double().sum())
             count += len(part.labels)
+            if self.loss_slope is None:
+                found.append(residual)
         slope, curvature = torch.stack([sum(slopes), sum(curvatures)]).tolist()  # type: ignore[list-item]
-        return slope / count, curvature / count
+        return slope / count, curvature / count, found

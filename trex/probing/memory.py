@@ -20,6 +20,8 @@ SAMPLE, SAMPLE_LOGITS = 1 << 13, 16 << 20
 PAIRS, MANY_PAIRS, PAIR_NUMBERS = 12, 100, 2_000_000
 #: Bytes that the interpreter takes with PyTorch, scikit-learn and Optuna.
 PROGRAM = 700 << 20
+#: The most bytes of the paths that final fits of several seeds share.
+SHARED_STATES = 64 << 20
 #: Bytes per float32.
 FLOAT = 4
 #: The exact solver computes in float64 if images x dimensions x classes, and images x dimensions, are at most this.
@@ -117,11 +119,11 @@ def _bytes(size: Size, rows: Place, logits: bool) -> int:
     basis = 4 * size.dim * min(size.dim, max(n, 1)) * 8
     pieces = 4 * FLOAT * PIECE + 10 * FLOAT * max(LOGITS, LEAST_ROWS * k)
     kept = {
-        # all of trainval, a copy of the images that it trains on, also in bfloat16, and test
-        "rotated": (2 * n + size.test) * d * number + n * d * FLOAT // 2,
+        # all of trainval, a copy of the images that it trains on, also in bfloat16
+        "rotated": 2 * n * d * number + n * d * FLOAT // 2,
         "half": n * d * FLOAT // 2,
         "file": min(n, sample_images(k)) * d * FLOAT // 2,
     }[rows]
     of_line = min(n, (4 if logits else 1) * sample_images(k)) * k * number  # the logits' changes in a line search
-    kept += n * k * number + of_line if logits else 2 * of_line
-    return PROGRAM + weights + basis + pieces + kept
+    kept += n * k * number + 3 * of_line if logits else 2 * of_line  # and the residuals before and after it
+    return PROGRAM + SHARED_STATES + weights + basis + pieces + kept

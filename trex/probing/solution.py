@@ -8,6 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from trex.probing.lbfgs import norm
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -79,7 +81,7 @@ def upper_bound(gradient: Tensor, point: Point, strength: float, radius: float) 
     """
     intercepts = gradient[:, -1].double()
     missing = 2 * float((intercepts.square() / point.spread[:, 0].double()).sum())
-    length = float(gradient[:, :-1].double().norm()) + 2 * radius * float(intercepts.norm())
+    length = norm(gradient[:, :-1]) + 2 * radius * float(intercepts.norm())
     return missing + length * length / (2 * strength)
 
 
@@ -104,6 +106,14 @@ class PathState:
         """The state as tensors and numbers in tuples and lists, for a file."""
         point = self.point and (self.point.entropy, self.point.excess, self.point.slope, self.point.spread)
         return self.weights, self.previous, list(self.pairs), point, self.fast
+
+    @property
+    def bytes(self) -> int:
+        """RAM."""
+        tensors = [self.weights, *(tensor for pair in self.pairs for tensor in pair)]
+        tensors += [] if self.previous is None else [self.previous]
+        tensors += [] if self.point is None else [self.point.slope]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def to(self, device: torch.device) -> Self:
         """The same on a device."""

@@ -27,7 +27,7 @@ compute its products in bfloat16. It changes to the type of its design, for good
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -36,9 +36,9 @@ import torch
 from torch import Tensor
 
 from trex.interruption import StopRequest
-from trex.probing.design import CPU, Design
-from trex.probing.lbfgs import Pair, direction, dot, inner
-from trex.probing.line import Line, Part
+from trex.probing.design import CPU, Design, add_product
+from trex.probing.lbfgs import Directions, Pair, dot, inner, quick_inner
+from trex.probing.line import Line, Part, Residual
 from trex.probing.memory import curvature_pairs, sample_images
 from trex.probing.softmax import NEAR, cross_entropy, near_prior
 from trex.probing.solution import SEARCH, Accuracy, PathState, Point, Solution, approach_to, strength_of, upper_bound
@@ -115,7 +115,7 @@ class RegularizationPath:
         point = self.point
         if point is not None:  # the last solution may be accurate enough here, too
             _, bound = self._gradient(point, strength)
-            solution = self._solution(c, strength, bound, self.weights, point, 0)
+            solution = self._solution(c, bound, self.weights, point, self._penalty(strength), 0)
             if solution.gap <= accuracy.gap:
                 return solution
         if point is None or c != self._unfinished:
@@ -133,7 +133,8 @@ class RegularizationPath:
         strength, before = self.strength(c), float("inf")
         point = self._recompute()
         while self.fast and self.keep_logits:
-            solution = self._solution(c, strength, self._gradient(point, strength)[1], self.weights, point, 0)
+            bound = self._gradient(point, strength)[1]
+            solution = self._solution(c, bound, self.weights, point, self._penalty(strength), 0)
             if solution.gap <= accuracy.gap or solution.gap > 0.5 * before:
                 break
             before = solution.gap
@@ -144,15 +145,16 @@ class RegularizationPath:
 
     def _iterate(self, c: float, strength: float, point: Point, accuracy: Accuracy, relative: bool = False) -> Solution:
         """L-BFGS from the given point. `relative`: bfloat16 computes the changes of the gradient."""
-        inverse = self._inverse(point, strength)
-        iteration, best, since, before = 0, (float("inf"), self.weights, point), 0, (0.0, 0.0)
+        directions = Directions(self._inverse(point, strength), self.penalized * strength)
+        iteration, best, since, before = 0, (float("inf"), self.weights, point, 0.0), 0, (0.0, 0.0)
         while True:
             gradient, bound = self._gradient(point, strength)
-            now = self._values(point, strength)
+            penalty = self._penalty(strength)
+            now = point.entropy + penalty, point.excess + penalty  # f with and without the entropy of the frequencies
             better = bound < 0.95 * best[0] or (not self.fast and self._decreases(before, now))
             since, before = 0 if better or iteration == 0 else since + 1, now
-            best = min(best, (bound, self.weights, point), key=lambda found: found[0])
-            solution = self._solution(c, strength, *best, iteration)
+            best = min(best, (bound, self.weights, point, penalty), key=lambda found: found[0])
+            solution = self._solution(c, *best, iteration)
             if solution.gap <= accuracy.gap or iteration == accuracy.iterations:
                 break
             if since >= (STALLED_FAST if self.fast else STALLED):
@@ -160,15 +162,15 @@ class RegularizationPath:
                     break
                 self.weights, self.fast = best[1], False
                 point = self._recompute()
-                best, since, before = (float("inf"), self.weights, point), 0, (0.0, 0.0)
+                best, since, before = (float("inf"), self.weights, point, 0.0), 0, (0.0, 0.0)
                 continue
             weights, slope = self.weights, point.slope
-            found = self._direction(gradient, inverse, strength)
+            found = self._direction(gradient, directions)
             point = self._search(point, found, strength, relative and self.fast)
             self.pairs = [*self.pairs, Pair.of(self.weights - weights, point.slope - slope)][-self.memory :]
             iteration += 1
         self._unfinished = c if best[1] is self.weights else None
-        self.weights, self.point = best[1:]
+        self.weights, self.point = best[1:3]
         return solution
 
     def _recompute(self) -> Point:
@@ -188,21 +190,19 @@ class RegularizationPath:
         gradient = torch.addcmul(point.slope, self.weights, self.penalized, value=strength)
         return gradient, upper_bound(gradient, point, strength, self.design.basis.radius)
 
-    def _values(self, point: Point, strength: float) -> tuple[float, float]:
-        """f at `weights`, with and without the entropy of the class frequencies."""
-        penalty = 0.5 * strength * inner(self.weights, self.weights)
-        return point.entropy + penalty, point.excess + penalty
+    def _penalty(self, strength: float) -> float:
+        """The penalty in f at `weights`."""
+        return 0.5 * strength * inner(self.weights, self.weights)
 
     def _decreases(self, before: tuple[float, float], now: tuple[float, float]) -> bool:
-        """Whether f, from and to the given `_values`, decreases by more than its rounding error; of the two values, the
-        smaller one has the smaller error."""
+        """Whether f, from and to the given values with and without the entropy of the class frequencies, decreases by
+        more than its rounding error; of the two values, the smaller one has the smaller error."""
         then, value = min(zip(before, now, strict=True), key=lambda pair: abs(pair[1]))
         return then - value > torch.finfo(self.design.dtype).eps * abs(value)
 
     def _solution(
-        self, c: float, strength: float, bound: float, weights: Tensor, point: Point, iterations: int
+        self, c: float, bound: float, weights: Tensor, point: Point, penalty: float, iterations: int
     ) -> Solution:
-        penalty = 0.5 * strength * inner(weights, weights)
         objective, gain = point.entropy + penalty, -point.excess - penalty
         whole = max(penalty, min(objective, gain) if gain > 1e-3 * self.prior_entropy else 0.0)
         gap = bound / whole if whole else 0.0 if not bound else float("inf")
@@ -217,12 +217,12 @@ class RegularizationPath:
             found[self.present, -1] += self.prior
         return found
 
-    def _direction(self, gradient: Tensor, inverse: Tensor, strength: float) -> Tensor:
-        found = direction(self.pairs, gradient, inverse, self.penalized * strength)
+    def _direction(self, gradient: Tensor, directions: Directions) -> Tensor:
+        found = directions.of(self.pairs, gradient)
         if found is not None:
             return found
         self.pairs = []  # the pairs from other values of C do not fit here
-        return -gradient * inverse
+        return -gradient * directions.inverse
 
     def _extrapolate(self, point: Point | None, strength: float) -> Point:
         """Move to the minimum along the line through the last two solutions.
@@ -238,18 +238,21 @@ class RegularizationPath:
 
     def _search(self, point: Point, direction: Tensor, strength: float, relative: bool = False) -> Point:
         """Move from `weights`, at `point`, to the minimum along a direction. `relative`: as in `_iterate`."""
-        linear, quadratic = strength * inner(self.weights, direction), strength * inner(direction, direction)
+        linear, quadratic = (strength * quick_inner(one, direction) for one in (self.weights, direction))
         parts = self._parts(direction)
         slope = dot(point.slope, direction) if self.is_sampled else None
-        length = Line(parts, self.prior, linear, quadratic, slope, self.stop).minimum()
+        line = Line(parts, self.prior, linear, quadratic, slope, self.stop)
+        length, residuals = line.minimum()
         self.weights = self.weights + length * direction
         if not self.keep_logits:
             return self._evaluate()
-        if self.is_sampled or relative:
-            return self._evaluate(length * direction, point if relative else None)
+        last = point if relative else None
+        if self.is_sampled:
+            return self._evaluate(length * direction, last)
+        before = [cross_entropy(part.logits, part.labels, self.prior)[1] for part in parts] if relative else ()
         for part in parts:
             part.logits.add_(part.along, alpha=length)
-        return self._evaluate()
+        return self._evaluate(last=last, known=residuals, before=before)
 
     @property
     def is_sampled(self) -> bool:
@@ -273,14 +276,14 @@ class RegularizationPath:
         if not self.is_sampled and self.keep_logits:
             along = self._logits(direction, self.type)
             targets = torch.split(self.labels, self.design.piece)
-            return [Part(*all_of) for all_of in zip(self.kept, along, targets, strict=True)]
+            return [Part.of(*all_of) for all_of in zip(self.kept, along, targets, strict=True)]
         design, labels = self._sample
-        start, factor = self._logits_of_sample(design), design.piece_weights(direction).to(self.type)
+        start, factor = self._logits_of_sample(design), design.factor(direction, self.type)
         pieces = zip(design.pieces(self.type), torch.split(labels, design.piece), strict=True)
         found = []
         for logits, (features, part) in zip(start, pieces, strict=True):
             self.stop.check()
-            found.append(Part(logits, (factor @ features.T).to(design.dtype), part))
+            found.append(Part.of(logits, (factor @ features.T).to(design.dtype), part))
         return found
 
     def _logits_of_sample(self, design: Design) -> list[Tensor]:
@@ -309,7 +312,7 @@ class RegularizationPath:
     def _logits(self, weights: Tensor, dtype: torch.dtype | None = None) -> list[Tensor]:
         """The (K, n) logits of each piece; the product is computed in `dtype` (None: the type of the design)."""
         dtype = dtype or self.design.dtype
-        factor = self.design.piece_weights(weights).to(dtype)
+        factor = self.design.factor(weights, dtype)
         return [(factor @ rows.T).to(weights.dtype) for _, rows, _ in self.pieces(dtype)]
 
     def _pieces_with_logits(
@@ -322,7 +325,7 @@ class RegularizationPath:
             relative: whether the residuals before it are wanted, else None.
         """
         if self.kept:
-            factor = None if step is None else self.design.piece_weights(step).to(self.type)
+            factor = None if step is None else self.design.factor(step, self.type)
             for number, rows, labels in self.pieces():
                 before = cross_entropy(self.kept[number], labels, self.prior)[1] if relative else None
                 if factor is not None:
@@ -333,22 +336,29 @@ class RegularizationPath:
         for _, rows, labels in self.pieces(self.design.dtype):
             yield factor @ rows.T, rows.to(self.type), labels, None
 
-    def _evaluate(self, step: Tensor | None = None, last: Point | None = None) -> Point:
+    def _evaluate(
+        self, step: Tensor | None = None, last: Point | None = None, known: Sequence[Residual] = (),
+        before: Sequence[Tensor] = (),
+    ) -> Point:  # fmt: skip
         """Loss and gradient at the current weights.
 
         Args:
             step: as in `_pieces_with_logits`.
             last: the point before the step. If it is given, its gradient is corrected by the change over the step.
+            known: `cross_entropy` of each piece at the current weights, if the line search has computed it last.
+            before: the residuals of each piece at `last`, if they are known.
         """
         if self._is_near_prior():
             return self._evaluate_near_prior(step)
         entropy = torch.zeros((), dtype=torch.float64, device=self.design.device)
         slope = torch.zeros(())
         spread, intercepts = entropy.new_zeros(2, len(self.weights))
-        for logits, rows, labels, before in self._pieces_with_logits(step, relative=last is not None):
-            total, residual = cross_entropy(logits, labels, self.prior)
+        pieces = self._pieces_with_logits(step, relative=last is not None and not before)
+        for number, (logits, rows, labels, computed) in enumerate(pieces):
+            total, residual = known[number] if known else cross_entropy(logits, labels, self.prior)
+            former = before[number] if before else computed
             entropy += total
-            slope = _add_product(slope, residual if before is None else residual - before, rows)
+            slope = add_product(slope, residual if former is None else residual - former, rows)
             intercepts += residual.sum(1, dtype=torch.float64)  # more precise than the product with a column of ones
             absolute = residual.abs_()
             spread += absolute.addcmul_(absolute, absolute, value=-1).sum(1)
@@ -371,7 +381,7 @@ class RegularizationPath:
         for logits, rows, labels, _ in self._pieces_with_logits(step):
             total, change = near_prior(logits, labels, self.shares)
             excess += total
-            slope = _add_product(slope, change, rows)
+            slope = add_product(slope, change, rows)
         count = len(self.labels)
         slope = self.design.basis_gradient(slope).div_(count) + self._prior_slope
         mean, spread = float(excess) / count, (self.shares * (1 - self.shares))[:, None]
@@ -388,12 +398,3 @@ class RegularizationPath:
         slope = (self.shares.double()[:, None] * sums.sum(0) - sums) / len(self.labels)
         slope[:, -1] = 0
         return self.design.basis_gradient(slope).to(self.design.dtype)
-
-
-def _add_product(total: Tensor, residual: Tensor, rows: Tensor) -> Tensor:
-    """Add residual @ rows, computed in the type of `rows`, to `total`; an empty `total` is zero."""
-    if not total.ndim:
-        return (residual.to(rows.dtype) @ rows).to(residual.dtype)
-    if residual.dtype == rows.dtype:
-        return total.addmm_(residual, rows)
-    return total.add_(residual.to(rows.dtype) @ rows)

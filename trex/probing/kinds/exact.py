@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trex.probing.partial import Partial
 
 #: Version of the solver and of the search: results of another version are computed again.
-SOLVER = 5
+SOLVER = 6
 #: The same for what is special to multi-label datasets.
 MULTI_LABEL = 1
 
@@ -60,13 +60,15 @@ class Exact(Kind):
 
             return fit_multi_label(data, seed, partial)
         from trex.probing import exact
+        from trex.probing.approach import Approaches
         from trex.probing.folds import few_shot, few_shot_folds, validation_fold
         from trex.probing.predictions import outcomes
 
         chosen = None if self.shots is None else few_shot(data.labels, self.shots, seed)
         labels = data.labels if chosen is None else data.labels[chosen]
         design, test = data.designs if chosen is None else data.designs_of(chosen)
-        problem = exact.Problem(design, labels, data.classes, data.solver_memory.logits, data.stop, data.fast)
+        shared = data.approaches if chosen is None else Approaches()
+        problem = exact.Problem(design, labels, data.classes, data.solver_memory.logits, data.stop, data.fast, shared)
         folds = [validation_fold(labels, seed)] if chosen is None else few_shot_folds(labels, seed)
         search = exact.choose_c(problem, folds, partial, few=chosen is not None)
         validation = len(folds[0][1]) if chosen is None else 0

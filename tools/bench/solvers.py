@@ -1,6 +1,6 @@
 """Compare the CPU time of solvers for one multinomial logistic regression, at equal accuracy.
 
-The features are the synthetic ones of tools/benchmark_probes.py with wrong labels. Each solver minimizes the same
+The features are `mislabeled` of tools/bench/probe_sets.py. Each solver minimizes the same
 objective, C Σ CE + ½ ‖W‖² with an intercept without penalty. It is run with ever more iterations (or epochs); the first
 run whose objective is within a relative distance of 1e-3, or 1e-5, of the minimum counts. The minimum is the smallest
 objective that any run finds, computed in float64. Test images decide the accuracy. One thread.
@@ -10,7 +10,7 @@ objective that any run finds, computed in float64. Test images decide the accura
 - SGD: minibatches of 256, momentum 0.9, cosine learning rate; three learning rates. A user has to find the best one.
 - exact: the final fit of the exact probe, with the eigenbasis and the confirmation in float64.
 
-Run: .venv/bin/python -m tools.benchmark_solvers [--images N --classes K --C C]
+Run: python -m tools.bench.solvers [--images N --classes K --C C]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tools.benchmark_probes import mislabeled
+from tools.bench.probe_sets import mislabeled
 from trex.interruption import StopRequest
 from trex.probing import exact
 from trex.probing.design import Basis, Design
@@ -138,7 +138,7 @@ def ours(task: Task) -> Iterator[tuple[Tensor, float]]:
     """The final fit of the exact probe."""
     start = time.process_time()
     rows = Rows(task.features.numpy())
-    basis, fast = Basis.of(rows), multiplies_bfloat16(torch.device("cpu"))
+    basis, fast = Basis.of(rows, dtype=torch.float32), multiplies_bfloat16(torch.device("cpu"))
     design = Design.at(rows, basis, task.classes, "rotated")
     problem = Problem(design, task.labels.numpy(), task.classes, True, StopRequest(), fast)
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +156,8 @@ def main() -> None:
     parser.add_argument("--C", type=float, default=10.0, help="of features with a mean squared length of 1")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    features, labels, images = mislabeled(args.images, TESTS, args.classes, DIM)
+    data, images = mislabeled(args.images, TESTS, args.classes, DIM), args.images
+    features, labels = data.features, data.labels
     features = features - features[:images].mean(0)
     features /= np.sqrt(np.square(features[:images]).sum(1).mean())
     x, y = torch.from_numpy(features), torch.from_numpy(labels)
