@@ -74,7 +74,7 @@ class CropsConfig:
     device: Literal["auto", "cpu", "gpu"] = setting(
         "auto",
         "where crops change colors and are blurred and solarized, with the same bytes. cpu: in the loader processes; "
-        "gpu: on the GPU of the rank, so that these processes only decode and resize; auto: on the GPU if there is one, "
+        "gpu: on the GPU of the rank, so that these processes only decode and resize; auto: on the GPU if there is one "
         "and fewer than 8 loader processes or CPUs work for it",
         resumable=True,
     )
