@@ -156,7 +156,7 @@ def test_digest_is_that_of_sha256sum(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("word", "expected"),
-    [("resnet5", "'resnet50'"), ("RESNET50", ""), ("vit", ""), ("", ""), ("resnet18", "'resnet18'")],
+    [("resnet5", "'resnet50'"), ("RESNET50", "'resnet50'"), ("vit", ""), ("", ""), ("resnet18", "'resnet18'")],
 )
 def test_suggestion_is_made_for_a_near_name_only(word: str, expected: str) -> None:
     found = did_you_mean(word, ["resnet18", "resnet50"])

@@ -251,10 +251,7 @@ def test_encoder_computes_without_tf32(setup, monkeypatch: pytest.MonkeyPatch) -
     assert open_features(run.features("photos", "test")).provenance.versions["tf32"] == "off"
 
 
-@pytest.mark.parametrize(
-    "device",
-    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],
-)
+@pytest.mark.parametrize("device", ["cpu", *["cuda"] * torch.cuda.is_available()])
 def test_features_of_a_batch_are_its_own_while_the_next_ones_are_computed(device: str) -> None:
     def sums(images: torch.Tensor) -> torch.Tensor:
         return images.flatten(1).float().sum(1, keepdim=True)

@@ -50,7 +50,9 @@ def singly(crops: np.ndarray, table: np.ndarray) -> np.ndarray:
 def assert_equal(crops: np.ndarray, table: np.ndarray) -> None:
     expected = singly(crops, table)
     assert not np.array_equal(expected, crops), "the operation changes something"
-    assert np.array_equal(finish(torch.from_numpy(crops.copy()), table).numpy(), expected)
+    for device in ("cpu", *["cuda"] * torch.cuda.is_available()):
+        images = torch.tensor(crops, device=device)
+        assert np.array_equal(finish(images, table).cpu().numpy(), expected)
 
 
 @pytest.mark.parametrize("operation", [0, 1, 2], ids=["brightness", "contrast", "saturation"])

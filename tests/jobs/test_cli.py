@@ -85,7 +85,7 @@ def test_every_mistake_is_reported_with_file_line_and_nearest_key_and_creates_no
             ["train", "tiny.yaml", "model.encoder=vit_b_32", "--cluster", "local"], "it can be evaluated, not trained"
         ),
         (["status", "nothing"], "expected a config file or a run folder"),
-        (["frobnicate"], "no command 'frobnicate'; expected train, extract,"),
+        (["frobnicate"], "no command 'frobnicate'; expected new, train, extract,"),
         (["trian", "tiny.yaml"], "no command 'trian'; did you mean 'train'?"),
         (["data", "lst"], "no command 'lst'; did you mean 'list'?"),
         (["train", "tiny.yaml", "--train.epochs=50"], "settings have no dashes: train.epochs=50"),
