@@ -73,7 +73,7 @@ def on_ranks(tmp_path: Path):
         if world == 1:
             return [function(Ranks(), *args)]
         # The server imports PyTorch once, and then starts each rank in a moment.
-        multiprocessing.set_forkserver_preload(["tests.conftest", "torch._dynamo", "torchvision"])
+        multiprocessing.set_forkserver_preload(["tests.conftest"])
         mp.start_processes(_entry, (world, str(tmp_path), function, args), nprocs=world, start_method="forkserver")
         return [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
 

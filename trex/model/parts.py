@@ -13,6 +13,10 @@ from trex.distributed import Ranks
 from trex.model.encoder import Encoder
 
 
+#: The name that PyTorch 2.14 deprecates is the only one that earlier versions have.
+_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
 class Parts(nn.Module):
     """The encoder and a method's modules. Each is an attribute, and checkpoints use the same names."""
 
@@ -50,8 +54,7 @@ class Parts(nn.Module):
         if self.ranks.world == 1:
             return lambda: tensor
         rows = tensor.new_empty(self.ranks.world * len(tensor), *tensor.shape[1:])
-        work = dist.all_gather_into_tensor(rows, tensor.contiguous(), async_op=True)
-
+        work = _GATHER(rows, tensor.contiguous(), async_op=True)
         assert work is not None
 
         def wait() -> Tensor:
