@@ -113,26 +113,18 @@ def _write_checkpoints(folder: Path) -> None:
 
 
 def _register_small_encoder() -> None:
-    """Let torchvision build `resnet_small`: the first two blocks of a ResNet, with 0.7 million parameters."""
-    from torch import nn
-    from torchvision import models
-    from torchvision.models import _api
+    """Add `resnet_small` to the ResNets: the first two stages with one block each, 0.7 million parameters."""
+    from trex.model import resnet, sizes
 
-    def resnet_small(**_: Any) -> models.ResNet:
-        network = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1])
-        network.layer3 = network.layer4 = nn.Identity()
-        network.fc = nn.Linear(128, 1000)
-        return network
-
-    resnet_small.__module__ = models.resnet.__name__
-    _api.register_model()(resnet_small)
+    resnet._ARCHITECTURES["resnet_small"] = resnet._Architecture((1, 1), bottleneck=False)  # type: ignore[arg-type]
+    layers = resnet.resnet_layers("resnet_small")
+    parameters, buffers = (sum(one.nbytes for one in found) for found in (layers.parameters(), layers.buffers()))
+    sizes.TORCHVISION["resnet_small"] = sizes.EncoderSize(128, parameters // 4, buffers)
 
 
 def _serve() -> None:
     # Everything that a training imports and compiles. Nothing here may start a thread, which a fork would not have.
     import numpy as np
-    import torch.utils.tensorboard
-    import torchvision
 
     import trex.training.trainer
     from trex.config.schema import CropsConfig
@@ -140,8 +132,6 @@ def _serve() -> None:
 
     _register_small_encoder()
     multi_crop(np.zeros((32, 32, 3), np.uint8), CropsConfig(global_size=16, local_size=8, local_count=2), 0, 0, 0)
-    assert torch.utils.tensorboard
-    assert torchvision
     assert trex.training.trainer
     for line in sys.stdin:
         request = Request(**json.loads(line))

@@ -16,6 +16,7 @@ from jobs.plan.spec import TaskSpec
 from jobs.worker.lock import locked
 from jobs.worker.place import Site, Task
 from trex.errors import ExitCode
+from trex.files import TEMPORARY
 from trex.records.typed import encode
 
 #: What another node is told by a scheduler that no longer sees the first one.
@@ -23,8 +24,9 @@ UNREACHABLE = Site(owner_is_alive=lambda *_: False, addresses=lambda _: [], has_
 
 
 def content(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return size and time of each file of a run, apart from logs."""
+    """Return size and time of each file of a run, apart from logs, and from files that a process has not finished."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".out")
+    files = (path for path in files if TEMPORARY not in str(path.relative_to(folder)))
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 

@@ -62,7 +62,7 @@ from trex.methods import method_named
 from trex.training import trainer
 config = Config(method=method_named("supervised")())
 network = trainer.build_network(config, 1000, Ranks(), 0)
-optimizer = trainer.make_optimizer(network, config.optimizer, torch.device("cpu"))
+optimizer = trainer.make_optimizer(network, config.optimizer)
 """
 USUAL_EXTRACTION = f"{IMPORTS}, h5py\nfrom torchvision import transforms\ntorchvision.models.resnet50()"
 OUR_EXTRACTION = """

@@ -168,7 +168,9 @@ def parts_of_a_step() -> Iterator[Row]:
             if parameter.requires_grad:
                 parameter.grad = torch.full_like(parameter, 1e-3)
     times = alternate(lambda _: usual.optimizer.step(), lambda _: state.optimizer.step(), 20)
-    differ = max(float((p - q).abs().max()) for p, q in zip(net.parameters(), usual.network.parameters(), strict=True))
+    differ = max(
+        float((p - q).detach().abs().max()) for p, q in zip(net.parameters(), usual.network.parameters(), strict=True)
+    )
     yield Row(
         "SGD, for-loop and fused", *seconds(times), quality=f"weights differ by at most {differ:.0e} after 21 updates"
     )

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from trex.distributed import Ranks
 from trex.model.encoder import Encoder
 
-
 #: The name that PyTorch 2.14 deprecates is the only one that earlier versions have.
 _GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
