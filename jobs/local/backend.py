@@ -17,7 +17,7 @@ from jobs.plan.cluster import Cluster
 from jobs.plan.memory import require_memory
 from jobs.plan.requirements import require_startable
 from jobs.plan.runs import save_config
-from jobs.plan.spec import Stage, TaskSpec
+from jobs.plan.spec import STAGES, Stage, TaskSpec
 from jobs.plan.stages import require_gpu
 from jobs.worker.lock import process_start
 from jobs.worker.place import Task
@@ -29,7 +29,7 @@ from trex.records.lock_owner import LockOwner
 from trex.records.run_dir import RunDir
 from trex.wording import counted
 
-#: Why a probe has no GPU here, and what to do.
+#: Why a job has no GPU here, and what to do.
 _NO_GPU = "this machine has no GPU: use a cluster with --cluster"
 
 
@@ -48,11 +48,12 @@ class Local:
         return iter(())
 
     def check(self, run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
-        """Check the GPU of the probes, and whether the largest probe fits into this machine's memory."""
-        try:
-            require_gpu(config, _gpus(), _NO_GPU)
-        except UserError as error:
-            yield Finding(False, str(error))
+        """Check the GPUs of the stages, and whether the largest probe fits into this machine's memory."""
+        for stage in STAGES:
+            try:
+                require_gpu(config, stage, _gpus, _NO_GPU)
+            except UserError as error:
+                yield Finding(False, str(error))
         try:
             largest = require_memory(config, cluster)
         except UserError:
@@ -65,8 +66,8 @@ class Local:
     ) -> ExitCode:  # fmt: skip
         """Run one stage after the other. Stops at the first stage that fails, with its exit code."""
         counts = [_processes(cluster, spec.stage, processes) for spec in specs]
-        if any(spec.stage == "probe" for spec in specs):
-            require_gpu(config, _gpus(), _NO_GPU)
+        for spec in specs:
+            require_gpu(config, spec.stage, _gpus, _NO_GPU)
         if dry_run:
             for spec, count in zip(specs, counts, strict=True):
                 items = f" of {', '.join(item.name for item in spec.items)}" if spec.items else ""

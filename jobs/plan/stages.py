@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -194,16 +194,19 @@ def require_kinds(config: Config, stage: str) -> None:
             )
 
 
-def require_gpu(config: Config, gpus: int, remedy: str) -> None:
-    """Raise UserError if `probe.device` asks for a GPU and a job of the stage probe has none.
+def require_gpu(config: Config, stage: Stage, gpus: Callable[[], int], remedy: str) -> None:
+    """Raise UserError if a setting of a stage asks for a GPU and its jobs have none.
 
     Args:
         config: the config of the run.
-        gpus: the number of GPUs of such a job.
-        remedy: why it has none and what to do, as the end of a sentence.
+        stage: the stage.
+        gpus: returns the number of GPUs per node of its jobs; called only if a setting asks for one.
+        remedy: why they have none and what to do, as the end of a sentence.
     """
-    if config.probe.device == "cuda" and not gpus:
-        raise UserError(f"probe.device is cuda, but {remedy}, or set probe.device=auto")
+    asked = {"train": ("crops.device", config.crops.device), "probe": ("probe.device", config.probe.device)}
+    setting, device = asked.get(stage, ("", ""))
+    if device == "cuda" and not gpus():
+        raise UserError(f"{setting} is cuda, but {remedy}, or set {setting}=auto")
 
 
 def missing_data(config: Config, specs: Sequence[TaskSpec]) -> dict[str, Path]:

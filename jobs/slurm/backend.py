@@ -13,7 +13,7 @@ from jobs.plan.cluster import Cluster
 from jobs.plan.memory import require_memory
 from jobs.plan.rights import require_protected
 from jobs.plan.runs import save_config
-from jobs.plan.spec import TaskSpec
+from jobs.plan.spec import STAGES, Stage, TaskSpec
 from jobs.plan.stages import is_reported, missing_data, require_gpu
 from jobs.slurm import check, limits, queue, start, variables
 from jobs.slurm.calls import call, is_busy
@@ -60,11 +60,12 @@ class Slurm:
         return limits.problems(cluster)
 
     def check(self, run: RunDir, config: Config, cluster: Cluster) -> Iterator[Finding]:
-        """Check the GPU of the probes, and ask Slurm whether it would accept and ever start the job of each stage."""
-        try:
-            _require_gpu(config, cluster)
-        except UserError as error:
-            yield Finding(False, str(error))
+        """Check the GPUs of the stages, and ask Slurm whether it would accept and ever start the job of each."""
+        for stage in STAGES:
+            try:
+                _require_gpu(config, cluster, stage)
+            except UserError as error:
+                yield Finding(False, str(error))
         yield from start.findings(cluster)
         yield from check.findings(run, config, cluster)
 
@@ -81,7 +82,8 @@ class Slurm:
             require_batch(config, cluster.train.nodes * cluster.train.tasks, None)
         if probed := dict.fromkeys(item.dataset for spec in specs if spec.stage == "probe" for item in spec.items):
             require_memory(config, cluster, probed)
-            _require_gpu(config, cluster)
+        for spec in specs:
+            _require_gpu(config, cluster, spec.stage)
         if missing := missing_data(config, specs):
             listed = ", ".join(f"{name} ({folder})" for name, folder in missing.items())
             _say(f"warning: these datasets were not found on this machine: {listed}")
@@ -188,9 +190,9 @@ def _say(text: str) -> None:
     sys.stderr.write(f"trex: {text}\n")
 
 
-def _require_gpu(config: Config, cluster: Cluster) -> None:
-    remedy = "the cluster file requests no GPU for the stage probe: set gpus_per_node: 1 there"
-    require_gpu(config, cluster.probe.gpus_per_node, remedy)
+def _require_gpu(config: Config, cluster: Cluster, stage: Stage) -> None:
+    remedy = f"the cluster file requests no GPU for the stage {stage}: set gpus_per_node: 1 there"
+    require_gpu(config, stage, lambda: cluster.resources(stage).gpus_per_node, remedy)
 
 
 BACKEND: Backend = Slurm()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,25 +113,25 @@ def test_probe_that_does_not_fit_into_this_machine_is_reported_once(fake_slurm: 
     assert [finding.ok for finding in found] == [False]
 
 
-def test_gpu_that_probes_ask_for_and_do_not_get_is_found_before_they_wait(
-    answering: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("stage", "setting"), [("probe", "probe.device"), ("train", "crops.device")])
+def test_gpu_that_a_stage_asks_for_and_does_not_get_is_found_before_it_waits(
+    answering: FakeSlurm, monkeypatch: pytest.MonkeyPatch, stage: str, setting: str
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    config = load(None, Config, ["probe.device=cuda", "extract.weights=untrained", "extract.datasets=[digits]"])
+    small = ["data.dataset=digits", "extract.datasets=[digits]", "train.batch_size=4"]
+    config = load(None, Config, [f"{setting}=cuda", *small])
     run, gpu = RunDir(Path.cwd() / "run"), StageResources(gpus_per_node=1)
 
     def found(cluster: Cluster) -> list[str]:
-        return [one.text for one in findings(run, config, cluster) if not one.ok and "probe.device" in one.text]
+        return [one.text for one in findings(run, config, cluster) if not one.ok and setting in one.text]
 
-    on_slurm = (
-        "the cluster file requests no GPU for the stage probe: set gpus_per_node: 1 there, or set probe.device=auto"
-    )
-    assert found(Cluster(kind="slurm")) == [f"probe.device is cuda, but {on_slurm}"]
-    assert found(Cluster(kind="slurm", probe=gpu)) == []
-    here = "this machine has no GPU: use a cluster with --cluster, or set probe.device=auto"
-    assert found(Cluster(kind="local")) == [f"probe.device is cuda, but {here}"]
+    on_slurm = f"the cluster file requests no GPU for the stage {stage}: set gpus_per_node: 1 there, or set {setting}="
+    assert found(Cluster(kind="slurm")) == [f"{setting} is cuda, but {on_slurm}auto"]
+    assert found(replace(Cluster(kind="slurm"), **{stage: gpu})) == []
+    here = f"this machine has no GPU: use a cluster with --cluster, or set {setting}=auto"
+    assert found(Cluster(kind="local")) == [f"{setting} is cuda, but {here}"]
     for cluster in (Cluster(kind="slurm"), Cluster(kind="local")):
-        with pytest.raises(UserError, match=r"probe\.device is cuda, but "):
+        with pytest.raises(UserError, match=re.escape(f"{setting} is cuda, but ")):
             launch(run, config, cluster, "run", None, dry_run=True)
 
 

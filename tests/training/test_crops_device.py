@@ -34,10 +34,10 @@ def test_auto_is_the_gpu_if_few_processes_load_for_it(monkeypatch: pytest.Monkey
 
 
 def test_what_is_asked_for_holds() -> None:
-    assert finishes_on_gpu(config("crops.device=gpu", "data.workers=64"), GPU)
+    assert finishes_on_gpu(config("crops.device=cuda", "data.workers=64"), GPU)
     assert not finishes_on_gpu(config("crops.device=cpu", "data.workers=0"), GPU)
     with pytest.raises(UserError, match="this training has no GPU: set it to auto or cpu"):
-        finishes_on_gpu(config("crops.device=gpu"), Ranks())
+        finishes_on_gpu(config("crops.device=cuda"), Ranks())
 
 
 @pytest.mark.slow

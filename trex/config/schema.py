@@ -71,11 +71,11 @@ class CropsConfig:
     local_blur: float = setting(0.5, "probability of Gaussian blur of a local crop", at_least=0, at_most=1)
     blur_radius: Pair = setting((0.1, 2.0), "range of the blur's radius, as Pillow counts it", above=0, at_most=20)
     solarize: float = setting(0.2, "probability of solarizing a global crop at 128", at_least=0, at_most=1)
-    device: Literal["auto", "cpu", "gpu"] = setting(
+    device: Literal["auto", "cpu", "cuda"] = setting(
         "auto",
         "where crops change colors and are blurred and solarized, with the same bytes. cpu: in the loader processes; "
-        "gpu: on the GPU of the rank, so that these processes only decode and resize; auto: on the GPU if there is one "
-        "and fewer than 8 loader processes or CPUs work for it",
+        "cuda: on the GPU of the rank, so that these processes only decode and resize; auto: on the GPU, if it has "
+        "fewer than 8 loader processes or CPUs",
         resumable=True,
     )
 

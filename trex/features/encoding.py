@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trex.training.transfer import Transfer
+
 
 class Encoding:
     """Starts an encoder on a batch, and hands over its features later.
@@ -20,8 +22,7 @@ class Encoding:
 
     def __init__(self, features: Callable[[Tensor], Tensor], device: torch.device) -> None:
         """Start batches on `device` with `features`, which takes uint8 (B, 3, S, S) there to float32 (B, D)."""
-        self._features, self._device = features, device
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._features, self._to_device, self._is_gpu = features, Transfer(device), device.type == "cuda"
 
     def start(self, parts: Sequence[Tensor]) -> Callable[[], np.ndarray]:
         """Start with a batch.
@@ -32,10 +33,10 @@ class Encoding:
         Returns:
             a function that waits for the features and returns them, float32 (B, D).
         """
-        if self._copies is None:
-            made = self._features(parts[0] if len(parts) == 1 else torch.cat(list(parts)))
+        images = self._to_device(parts)
+        made = self._features(images[0] if len(images) == 1 else torch.cat(images))
+        if not self._is_gpu:
             return made.numpy
-        made = self._features(self._on_device(parts, self._copies))
         fetched = torch.empty(made.shape, dtype=made.dtype, pin_memory=True)
         fetched.copy_(made, non_blocking=True)
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -46,18 +47,6 @@ class Encoding:
             return fetched.numpy()
 
         return fetch
-
-    def _on_device(self, parts: Sequence[Tensor], copies: torch.cuda.Stream) -> Tensor:
-        computing = torch.cuda.current_stream(self._device)
-        with torch.cuda.stream(copies):
-            images = torch.empty((sum(map(len, parts)), *parts[0].shape[1:]), dtype=torch.uint8, device=self._device)
-            begin = 0
-            for part in parts:
-                images[begin : begin + len(part)].copy_(part, non_blocking=True)
-                begin += len(part)
-        computing.wait_stream(copies)
-        images.record_stream(computing)  # its memory belongs to the other stream, and must not be used again too early
-        return images
 
 
 @contextlib.contextmanager

@@ -41,9 +41,9 @@ def finishes_on_gpu(config: Config, ranks: Ranks) -> bool:
     Raises:
         UserError: if that is asked for and there is no GPU.
     """
-    if config.crops.device == "gpu" and ranks.device.type != "cuda":
-        raise UserError("crops.device is gpu, but this training has no GPU: set it to auto or cpu")
+    if config.crops.device == "cuda" and ranks.device.type != "cuda":
+        raise UserError("crops.device is cuda, but this training has no GPU: set it to auto or cpu")
     if config.crops.device == "auto":
         busy = min(config.data.workers, len(os.sched_getaffinity(0)))
         return ranks.device.type == "cuda" and busy < ENOUGH_CPUS
-    return config.crops.device == "gpu"
+    return config.crops.device == "cuda"
